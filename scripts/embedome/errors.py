@@ -1,0 +1,40 @@
+"""The one class of errors that are the user's to mend, and how a program ends on one."""
+
+import errno
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+USER_ERROR_EXIT = 2
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what is wrong, where, and what to do.
+
+    Command line and rule scripts print its message alone and exit with code 2; every other exception is a
+    defect of embedome and keeps its traceback.
+    """
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the program with one line and exit code 2 on a `UserError`, or where the disk or quota is full."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        # A full disk, an exceeded quota or file size limit: mended by the user, wherever it strikes.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        what = error.strerror or str(error)
+        message = f"{error.filename or 'output'}: {what}; free some space and run again, finished work is kept"
+    except KeyboardInterrupt:
+        message = "interrupted; finished work is kept, run again to go on"
+    else:
+        return
+    log.error("%s", message)
+    sys.exit(USER_ERROR_EXIT)

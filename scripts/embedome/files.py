@@ -1,0 +1,127 @@
+"""Files that are there whole or not at all, and their checksums."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from embedome.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; publish it as `path` when the block ends.
+
+    The file is flushed to disk before it is renamed, so that a reader sees the old file or the new one, whole,
+    whatever is killed and when. The temporary name is new each time: two processes that write one file do not
+    meet. Temporaries that a killed process left behind are removed with the next publication.
+
+    Raises
+    ------
+    OSError
+        As the file system gives it (a full disk, say); the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file to `path` and sweep away what killed writers of `path` left."""
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        # Another process published the same file meanwhile and swept ours away; what it wrote is as good.
+        if not path.exists():
+            raise
+    sync_directory(path.parent)
+    for stale in path.parent.glob(f".{glob_escape(path.name)}.????????????.tmp"):
+        stale.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; put it in the place of `path` when the block ends.
+
+    What stood at `path` stays until the new folder is whole. Folders that killed processes left are removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_directory(temporary)
+        if path.exists():
+            os.replace(path, path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp"))
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for stale in path.parent.glob(f".{glob_escape(path.name)}.????????????.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def glob_escape(name: str) -> str:
+    """Escape the characters of `name` that mean something to glob."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read as a stream."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string per JSON value: sorted keys, no white space, so that equal values have equal digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def json_sha256(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON value's canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write a JSON file atomically, indented for reading, keys in the order given."""
+    with atomic_path(path) as temporary:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or is not JSON; names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from None

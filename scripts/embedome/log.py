@@ -1,0 +1,81 @@
+"""Logging to the terminal and to a rule's log file, and progress on long work."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+from embedome.errors import user_errors
+
+LINE_EVERY_S = 30.0
+
+
+def setup_logging(path: str | None = None) -> None:
+    """Send log lines to stderr and, where given, to a file; uncaught exceptions go there too."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if path:
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
+    )
+    sys.excepthook = log_uncaught
+
+
+@contextmanager
+def rule_log(paths: Sequence[str]) -> Iterator[None]:
+    """Run a rule's script: log to the rule's file and to stderr, end on a user's error with one line."""
+    setup_logging(paths[0])
+    with user_errors():
+        yield
+
+
+def log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log an uncaught exception with its traceback."""
+    logging.getLogger("embedome").critical("unexpected error, please report it", exc_info=(kind, error, trace))
+
+
+class Progress:
+    """Count work done: a bar on a terminal, a plain line every half minute in a log.
+
+    Parameters
+    ----------
+    label : str
+        What is being done, e.g. ``filter``.
+    unit : str
+        What is counted, e.g. ``sequences``.
+    total : int, optional
+        How much there is, where known; adds percentage and time left.
+    """
+
+    def __init__(self, label: str, unit: str, total: int | None = None) -> None:
+        from tqdm import tqdm
+
+        self.label, self.unit, self.total = label, unit, total
+        self.done = 0
+        self.started = self.line_at = time.monotonic()
+        self.bar = tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True, disable=not sys.stderr.isatty())
+
+    def update(self, count: int) -> None:
+        """Add `count` to the work done."""
+        self.done += count
+        self.bar.update(count)
+        if self.bar.disable and time.monotonic() - self.line_at >= LINE_EVERY_S:
+            self.line_at = time.monotonic()
+            logging.getLogger(__name__).info("%s", self.line())
+
+    def line(self) -> str:
+        """The state as a line of text: count, rate, time left."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        rate = self.done / elapsed
+        text = f"{self.label}: {self.done:,} {self.unit}, {rate:,.0f}/s"
+        if self.total and rate:
+            text += f", {100 * self.done / self.total:.0f} %, {(self.total - self.done) / rate:,.0f} s left"
+        return text
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
