@@ -1,0 +1,142 @@
+"""FASTA as a stream of raw entries: plain, gzip or zstandard, any line ends, memory of one block."""
+
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from embedome.errors import UserError
+
+BLOCK_BYTES = 1 << 20
+# The longest protein known has about 45,000 residues (PKZILLA-1, Fallon et al. 2024): an entry of 64 MiB is not one.
+MAX_ENTRY_BYTES = 64 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class Entry(NamedTuple):
+    """One FASTA entry as it stands in the file."""
+
+    number: int
+    """Position in the file, from 1."""
+    header: bytes
+    """The header line without ``>`` and line end."""
+    body: bytes
+    """The lines below it, line ends included."""
+
+
+def open_decompressed(path: str | os.PathLike) -> IO[bytes]:
+    """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing, is no regular file, cannot be read, or is empty.
+    """
+    path = Path(path)
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a FASTA file") from None
+    magic = handle.read(4)
+    handle.seek(0)
+    if not magic:
+        handle.close()
+        raise UserError(f"{path}: the file is empty; expected FASTA records")
+    if magic.startswith(GZIP_MAGIC):
+        from isal import igzip_threaded
+
+        return igzip_threaded.open(handle, "rb", threads=1)
+    if magic == ZSTD_MAGIC:
+        from backports import zstd
+
+        return zstd.ZstdFile(handle)
+    return handle
+
+
+def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
+    """Yield a file's uncompressed bytes in blocks.
+
+    Raises
+    ------
+    UserError
+        As `open_decompressed`, and where the compressed data are cut short or damaged.
+    """
+    from backports.zstd import ZstdError
+
+    with open_decompressed(path) as stream:
+        try:
+            while block := stream.read(BLOCK_BYTES):
+                yield block
+        except EOFError:
+            raise UserError(f"{path}: the compressed data end too early; download or copy the file again") from None
+        except (zlib.error, ZstdError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
+
+
+def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
+    """Yield the entries of a FASTA file in file order.
+
+    Blank lines are passed over, a byte order mark too; lines may end in LF or CR LF.
+
+    Raises
+    ------
+    UserError
+        As `read_blocks`; where the first line is no header, where an entry is longer than 64 MiB, and
+        where the line ends are bare carriage returns. Names the file and the entry.
+    """
+    number = 0
+    carry = b""
+    started = False
+    for block in read_blocks(path):
+        data = carry + block if carry else block
+        if not started:
+            data = data.removeprefix(BYTE_ORDER_MARK).lstrip()
+            if not data:
+                continue
+            started = check_start(path, data)
+        cut = data.rfind(b"\n>")
+        carry = data[cut + 1 :]
+        if cut >= 0:
+            for text in data[1:cut].split(b"\n>"):
+                number += 1
+                yield split_entry(path, number, text)
+        if len(carry) > MAX_ENTRY_BYTES:
+            raise UserError(
+                f"{path}: record {number + 1} is longer than {MAX_ENTRY_BYTES >> 20} MiB; is this a protein FASTA file?"
+            )
+    if not started:
+        raise UserError(f"{path}: the file holds white space only; expected FASTA records")
+    yield split_entry(path, number + 1, carry[1:])
+
+
+def check_start(path: str | os.PathLike, data: bytes) -> bool:
+    """Check that a file's text begins with a header."""
+    if data[:1] == b">":
+        return True
+    line = data.split(b"\n", 1)[0][:40]
+    raise UserError(f"{path}: the file begins with {line!r}; expected a FASTA header, a line that begins with '>'")
+
+
+def split_entry(path: str | os.PathLike, number: int, text: bytes) -> Entry:
+    """Split an entry's text, without its ``>``, into header and body."""
+    header, _, body = text.partition(b"\n")
+    header = header.rstrip(b"\r")
+    if b"\r" in header:
+        raise UserError(
+            f"{path}: record {number} has bare carriage returns as line ends; "
+            "convert the file, e.g. with tr '\\r' '\\n'"
+        )
+    return Entry(number, header, body)
+
+
+def write_entry(stream: io.BufferedIOBase | IO[bytes], name: str, description: str, sequence: bytes) -> None:
+    """Write one entry, the sequence on one line."""
+    header = f"{name} {description}" if description else name
+    stream.write(b">%s\n%s\n" % (header.encode(), sequence))

@@ -1,0 +1,97 @@
+"""What one sequence record is: its id, its sequence, its digest, and whether it can be used at all."""
+
+import base64
+import hashlib
+from typing import NamedTuple
+
+from embedome.fasta import Entry
+
+MAX_ID_CHARACTERS = 1000
+UPPER_CASE = bytes(range(256)).upper()
+WHITE_SPACE = b" \t\r\n\x0b\x0c"
+# All 26 letters are IUPAC amino-acid codes: the 20, U and O, and the ambiguous B, J, X, Z.
+RESIDUES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+STOP = b"*"
+
+
+class Record(NamedTuple):
+    """A checked record; with a `reason`, one that cannot be used."""
+
+    id: str
+    description: str
+    sequence: bytes
+    reason: str | None = None
+    detail: str | None = None
+
+
+def check_entry(entry: Entry) -> Record:
+    """Check and normalise a FASTA entry.
+
+    The id is the first word of the header, kept as it is. The sequence is upper-cased, white space and one
+    stop sign (``*``) at its end are taken off.
+
+    Returns
+    -------
+    Record
+        With a reason where the record cannot be used: ``no-id``, ``invalid-id`` (not UTF-8, control characters,
+        more than 1,000 characters), ``empty-sequence``, ``invalid-residue`` (anything but a letter: gaps, inner
+        stop signs, digits; the detail names the first one and its position).
+    """
+    words = entry.header.split(None, 1)
+    name = words[0] if words else b""
+    description = decode(words[1].rstrip()) if len(words) > 1 else ""
+    sequence = entry.body.translate(UPPER_CASE, WHITE_SPACE).removesuffix(STOP)
+    text = name.decode("utf-8", errors="backslashreplace")
+    if fault := id_fault(name, text) or sequence_fault(sequence):
+        return Record(text, description, sequence, *fault)
+    return Record(text, description, sequence)
+
+
+def decode(text: bytes) -> str:
+    """Decode a description: UTF-8, or Latin-1 in old files; control characters become spaces."""
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        decoded = text.decode("latin-1")
+    if decoded.isprintable():
+        return decoded
+    return "".join(c if c.isprintable() else " " for c in decoded)
+
+
+def id_fault(name: bytes, text: str) -> tuple[str, str] | None:
+    """Reason and detail for which an id cannot be used, if any."""
+    if not name:
+        return "no-id", "the header holds no word"
+    if len(text) > MAX_ID_CHARACTERS:
+        return "invalid-id", f"{len(text)} characters; at most {MAX_ID_CHARACTERS}"
+    if name.isascii():
+        return None if text.isprintable() else ("invalid-id", "control characters")
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        return "invalid-id", "not UTF-8"
+    return None if text.isprintable() else ("invalid-id", "characters that do not print")
+
+
+def sequence_fault(sequence: bytes) -> tuple[str, str] | None:
+    """Reason and detail for which a sequence cannot be used, if any."""
+    if not sequence:
+        return "empty-sequence", "the header has no sequence below it"
+    if odd := sequence.translate(None, RESIDUES):
+        return "invalid-residue", f"{odd[:1].decode('ascii', 'backslashreplace')!r} at {sequence.index(odd[:1]) + 1}"
+    return None
+
+
+def refget_digest(sequence: bytes) -> str:
+    """GA4GH refget digest of an upper-case sequence: ``SQ.`` and its sha512t24u.
+
+    References
+    ----------
+    GA4GH refget v2, "sha512t24u": base64url of the first 24 bytes of SHA-512 (https://ga4gh.github.io/refget/).
+
+    Examples
+    --------
+    >>> refget_digest(b"ACGT")
+    'SQ.aKF498dAxcJAqme6QYQ7EZ07-fiw8Kw2'
+    """
+    return "SQ." + base64.urlsafe_b64encode(hashlib.sha512(sequence).digest()[:24]).decode()
