@@ -1,0 +1,52 @@
+"""The catalog: the kept records, sorted by id, as Parquet files that any reader opens."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from embedome.errors import UserError
+from embedome.tables import open_parquet
+
+CATALOG_GROUP_ROWS = 1 << 14
+CATALOG_FILE_ROWS = 64 * CATALOG_GROUP_ROWS
+
+CATALOG = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("n_members", pa.int32()),
+        pa.field("taxid", pa.int32()),
+        pa.field("taxon", pa.string()),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("representative", pa.string()),
+        pa.field("description", pa.string(), nullable=False),
+        pa.field("record", pa.int64(), nullable=False),
+        pa.field("duplicate_of", pa.string()),
+        pa.field("sequence", pa.large_string(), nullable=False),
+    ]
+)
+
+
+def catalog_files(folder: str | os.PathLike) -> list[Path]:
+    """The catalog's files in id order.
+
+    Raises
+    ------
+    UserError
+        Where there are none.
+    """
+    files = sorted(Path(folder).glob("part-*.parquet"))
+    if not files:
+        raise UserError(f"{folder}: no catalog there; run the filter stage")
+    return files
+
+
+def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the named columns of the catalog, a row group at a time, in id order."""
+    for path in catalog_files(folder):
+        file = open_parquet(path)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=list(columns), use_threads=False)

@@ -1,0 +1,140 @@
+"""Arrow tables to Parquet files whose bytes depend on their rows alone."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedome.errors import UserError
+
+
+class ParquetSink:
+    """Write tables to one Parquet file whose row groups have exactly `rows` rows, however the tables are cut.
+
+    Used as a context manager; the file at `path` is whole only when the block has ended.
+
+    Parameters
+    ----------
+    path : path
+        The file, written in place: wrap it in `files.atomic_path` or `files.atomic_directory`.
+    schema : pyarrow.Schema
+    rows : int
+        Rows of a row group; memory is that of one.
+    **options
+        Passed to `pyarrow.parquet.ParquetWriter`, e.g. `use_dictionary` and `write_statistics`.
+    """
+
+    def __init__(self, path: str | os.PathLike, schema: pa.Schema, rows: int, **options) -> None:
+        self.group_rows = rows
+        self.rows = 0
+        self.waiting: list[pa.Table] = []
+        self.n_waiting = 0
+        self.writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            write_page_index=True,
+            write_page_checksum=True,
+            **options,
+        )
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        self.waiting.append(table)
+        self.n_waiting += len(table)
+        self.rows += len(table)
+        if self.n_waiting >= self.group_rows:
+            joined = pa.concat_tables(self.waiting)
+            whole = len(joined) - len(joined) % self.group_rows
+            for start in range(0, whole, self.group_rows):
+                self.write_group(joined.slice(start, self.group_rows))
+            self.waiting, self.n_waiting = [joined.slice(whole)], len(joined) - whole
+
+    def write_group(self, table: pa.Table) -> None:
+        # One chunk per column: pages end where chunks end, and bytes must not depend on how rows arrived.
+        self.writer.write_table(table.combine_chunks(), row_group_size=self.group_rows)
+
+    def __enter__(self) -> "ParquetSink":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self.n_waiting:
+            self.write_group(pa.concat_tables(self.waiting))
+        self.writer.close()
+
+
+class FolderSink:
+    """Write tables to a folder of Parquet files ``part-NNNNN.parquet`` of `file_rows` rows each.
+
+    Parameters are those of `ParquetSink`; `files` lists what was written.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, file_rows: int, **options) -> None:
+        self.folder, self.schema, self.file_rows, self.options = folder, schema, file_rows, options
+        self.files: list[Path] = []
+        self.sink: ParquetSink | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        while len(table):
+            sink = self.sink or self.open_next()
+            piece = table.slice(0, self.file_rows - sink.rows)
+            sink.write(piece)
+            table = table.slice(len(piece))
+            if sink.rows == self.file_rows:
+                self.close()
+
+    def open_next(self) -> ParquetSink:
+        path = self.folder / f"part-{len(self.files):05d}.parquet"
+        self.files.append(path)
+        self.sink = ParquetSink(path, self.schema, **self.options)
+        return self.sink
+
+    def close(self) -> None:
+        """End the file under way; with no row at all, write one empty file, so that the schema is there."""
+        sink = self.sink or (None if self.files else self.open_next())
+        if sink:
+            sink.__exit__(None)
+        self.sink = None
+
+
+class RowReader:
+    """Takes rows off a stream of tables, as many as are asked for."""
+
+    def __init__(self, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+        self.tables = iter(tables)
+        self.rest = schema.empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows, fewer at the end."""
+        pieces, length = [self.rest], len(self.rest)
+        while length < count and (table := next(self.tables, None)) is not None:
+            pieces.append(table)
+            length += len(table)
+        joined = pa.concat_tables(pieces)
+        self.rest = joined.slice(count)
+        return joined.slice(0, count).combine_chunks()
+
+
+def open_parquet(path: str | os.PathLike) -> pq.ParquetFile:
+    """Open a Parquet file, its page checksums verified as pages are read.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or is not (or no longer) a Parquet file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    return str(error).split("\n", 1)[0]
