@@ -1,0 +1,235 @@
+"""Shard stage: FASTA files of contiguous id ranges that cost the same predicted time, in one pass over the catalog.
+
+Memory: 17 bytes per record.
+"""
+
+import gzip
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.cost import PICOSECONDS, CostModel
+from embedome.errors import UserError
+from embedome.fasta import write_entry
+from embedome.files import atomic_path, read_json, write_json
+from embedome.log import Progress
+from embedome.split import SPLITS, read_split_catalog
+
+log = logging.getLogger(__name__)
+
+COMPRESSION_LEVEL = 1
+BUFFER_BYTES = 1 << 18
+
+
+def shard_name(index: int) -> str:
+    """Name of a shard within its split: five digits."""
+    return f"{index:05d}"
+
+
+def write_shards(
+    catalog: str | os.PathLike,
+    splits: str | os.PathLike,
+    split_summary: str | os.PathLike,
+    n_shards: Mapping[str, int],
+    cost: CostModel,
+    *,
+    folder: str | os.PathLike,
+    summary: str | os.PathLike,
+) -> dict:
+    """Write the distinct sequences of each split as `n_shards[split]` gzipped FASTA files.
+
+    Duplicates are left out: they get their canonical sequence's vector at merge. A shard may be empty where
+    there are fewer sequences than shards.
+
+    Parameters
+    ----------
+    catalog, splits, split_summary : path
+        What the filter and split stages wrote.
+    n_shards : mapping of str to int
+        Number of shards of each split.
+    cost : CostModel
+        Predicted seconds of a sequence.
+    folder : path
+        For ``<split>/<NNNNN>.fasta.gz``.
+    summary : path
+        JSON file (shards.json) with range, count, residues, predicted seconds and digest of each; also returned.
+
+    Raises
+    ------
+    UserError
+        Where catalog and splits do not belong together.
+    """
+    account = read_json(split_summary)
+    owners = shard_of_rows(catalog, splits, n_shards, cost)
+    shards = {name: [Shard() for _ in range(n_shards[name])] for name in SPLITS}
+    columns = ["id", "description", "length", "duplicate_of", "sequence"]
+    with ShardFiles(Path(folder), n_shards) as files, Progress("shard", "sequences", account["kept"]) as progress:
+        start = 0
+        for table, codes in read_split_catalog(catalog, splits, columns):
+            costs = cost.picoseconds(table["length"].to_numpy()).tolist()
+            rows = zip(
+                owners[start : start + len(table)].tolist(), codes.tolist(), costs, *row_values(table), strict=True
+            )
+            for owner, code, row_cost, name, description, sequence in rows:
+                if owner < 0:
+                    continue
+                text = sequence.encode()
+                write_entry(files.writer(code, owner), name, description, text)
+                shards[SPLITS[code]][owner].add(name, text, row_cost)
+            start += len(table)
+            progress.update(len(table))
+    result = {
+        "format": 1,
+        "cost": asdict(cost),
+        "splits": {
+            name: [{"shard": shard_name(i), **shard.as_json()} for i, shard in enumerate(shards[name])]
+            for name in SPLITS
+        },
+    }
+    check_counts(result, account)
+    write_json(summary, result)
+    for name in SPLITS:
+        seconds = [shard["predicted_s"] for shard in result["splits"][name]]
+        log.info("%s: %d shards of %.0f to %.0f predicted seconds", name, len(seconds), min(seconds), max(seconds))
+    return result
+
+
+@dataclass(slots=True)
+class Shard:
+    """The account of one shard."""
+
+    sequences: int = 0
+    residues: int = 0
+    picoseconds: int = 0
+    first_id: str | None = None
+    last_id: str | None = None
+    content: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def add(self, name: str, sequence: bytes, picoseconds: int) -> None:
+        """Count one sequence."""
+        self.sequences += 1
+        self.residues += len(sequence)
+        self.picoseconds += picoseconds
+        self.first_id = self.first_id or name
+        self.last_id = name
+        self.content.update(b"%s\n%s\n" % (name.encode(), sequence))
+
+    def as_json(self) -> dict:
+        """The account; `content_sha256` is over ``id LF sequence LF`` of each sequence, whatever the compression."""
+        return {
+            "sequences": self.sequences,
+            "residues": self.residues,
+            "predicted_s": self.picoseconds / PICOSECONDS,
+            "first_id": self.first_id,
+            "last_id": self.last_id,
+            "content_sha256": self.content.hexdigest(),
+        }
+
+
+def row_values(table: pa.Table) -> list[list]:
+    """A table's ids, descriptions and sequences as lists."""
+    return [table[column].to_pylist() for column in ("id", "description", "sequence")]
+
+
+def shard_of_rows(
+    catalog: str | os.PathLike, splits: str | os.PathLike, n_shards: Mapping[str, int], cost: CostModel
+) -> np.ndarray:
+    """Index of the shard of each catalog row within its split, -1 for duplicates; dtype=int32, shape (n,)."""
+    codes, costs = [np.empty(0, np.int8)], [np.empty(0, np.int64)]
+    for table, split in read_split_catalog(catalog, splits, ["id", "length", "duplicate_of"]):
+        codes.append(np.where(table["duplicate_of"].is_null().to_numpy(), split, -1).astype(np.int8))
+        costs.append(cost.picoseconds(table["length"].to_numpy()))
+    code_of, cost_of = np.concatenate(codes), np.concatenate(costs)
+    owners = np.full(len(code_of), -1, np.int32)
+    for code, name in enumerate(SPLITS):
+        mine = code_of == code
+        owners[mine] = equal_cost_shards(cost_of[mine], n_shards[name])
+    return owners
+
+
+def equal_cost_shards(costs: np.ndarray, n_shards: int) -> np.ndarray:
+    """Cut a row of costs into contiguous shards of equal cost.
+
+    A sequence belongs to the shard in which the middle of its cost falls.
+
+    Parameters
+    ----------
+    costs : numpy.ndarray, dtype=int64, shape=(n,)
+    n_shards : int
+
+    Returns
+    -------
+    numpy.ndarray, dtype=int32, shape=(n,)
+        Index of each sequence's shard, ascending.
+    """
+    if not len(costs):
+        return np.empty(0, np.int32)
+    ends = np.cumsum(costs)
+    total = int(ends[-1])
+    cuts = np.array([total * k // n_shards for k in range(1, n_shards)], np.int64)
+    return np.searchsorted(cuts, ends - (costs + 1) // 2, side="right").astype(np.int32)
+
+
+class ShardFiles:
+    """The shard files under way: one open file per split, as ids and so shards come in order."""
+
+    def __init__(self, folder: Path, n_shards: Mapping[str, int]) -> None:
+        self.folder, self.n_shards = folder, n_shards
+        self.next_shard = dict.fromkeys(SPLITS, 0)
+        self.open: dict[str, tuple[ExitStack, IO[bytes]]] = {}
+
+    def writer(self, code: int, shard: int) -> IO[bytes]:
+        """The stream of a shard; ends the one before it and writes empty ones in between."""
+        split = SPLITS[code]
+        while self.next_shard[split] <= shard:
+            self.advance(split)
+        return self.open[split][1]
+
+    def advance(self, split: str) -> None:
+        """End a split's file under way and begin the next one."""
+        self.end(split)
+        stack = ExitStack()
+        path = stack.enter_context(atomic_path(self.folder / split / f"{shard_name(self.next_shard[split])}.fasta.gz"))
+        raw = stack.enter_context(path.open("wb"))
+        # No time and no name in the header: the same sequences give the same bytes.
+        stream = stack.enter_context(gzip.GzipFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0))
+        self.open[split] = (stack, stack.enter_context(io.BufferedWriter(stream, BUFFER_BYTES)))
+        self.next_shard[split] += 1
+
+    def end(self, split: str) -> None:
+        """End a split's file under way, if any."""
+        if split in self.open:
+            self.open.pop(split)[0].close()
+
+    def __enter__(self) -> "ShardFiles":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for split in SPLITS:
+            while kind is None and self.next_shard[split] < self.n_shards[split]:
+                self.advance(split)
+            if kind is None:
+                self.end(split)
+            elif split in self.open:
+                self.open.pop(split)[0].__exit__(kind, error, trace)
+
+
+def check_counts(result: dict, account: dict) -> None:
+    """Fail where the shards do not hold exactly the distinct sequences of their split."""
+    for name, shards in result["splits"].items():
+        split = account["splits"][name]
+        held = sum(shard["sequences"] for shard in shards)
+        if held != split["sequences"] - split["duplicates"]:
+            raise UserError(
+                f"split {name}: {held:,} sequences in shards, but {split['sequences'] - split['duplicates']:,} "
+                "distinct ones in the split's summary; rerun the split stage"
+            )
