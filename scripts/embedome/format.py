@@ -1,0 +1,159 @@
+"""The embedding files: schema, how they are written, what their metadata say. docs/format.md describes them.
+
+A part file holds a contiguous range of ids, sorted, and, in its metadata, the provenance of its vectors, the
+fingerprint of all that went into it, and the sequences that were skipped.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.errors import UserError
+from embedome.files import atomic_path, canonical_json, file_sha256
+from embedome.tables import ParquetSink, open_parquet
+
+FORMAT = 1
+GROUP_ROWS = 8192
+METADATA_KEY = b"embedome"
+# States of a row.
+EMBEDDED, TRUNCATED, WINDOWED, DUPLICATE = "embedded", "truncated", "windowed", "duplicate"
+# Files of a data set; a leading underscore makes readers pass one over.
+MANIFEST = "manifest.json"
+SKIPPED_FILE = "_skipped.parquet"
+SKIPPED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
+
+
+def embedding_schema(dimension: int) -> pa.Schema:
+    """Schema of an embedding row; `embedding` is a fixed-size list of half floats."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("digest", pa.string(), nullable=False),
+            pa.field("length", pa.int32(), nullable=False),
+            pa.field("n_residues_used", pa.int32(), nullable=False),
+            pa.field("state", pa.string(), nullable=False),
+            pa.field("taxid", pa.int32()),
+            pa.field("n_members", pa.int32()),
+            pa.field("embedding", vector_type(dimension), nullable=False),
+        ]
+    )
+
+
+def vector_type(dimension: int) -> pa.DataType:
+    """Arrow type of a vector: float16[dimension], nothing nullable."""
+    return pa.list_(pa.field("element", pa.float16(), nullable=False), dimension)
+
+
+def vector_array(vectors: np.ndarray) -> pa.Array:
+    """Wrap a float16 matrix [n, D] as an Arrow array, without a copy where it is contiguous."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float16())
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(vectors.shape[1]))
+
+
+def vector_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """The float16 matrix [n, D] of an embedding column."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+
+
+def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
+    """Open an embedding file for writing.
+
+    Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read
+    it for half floats, and a dictionary makes writing several times slower.
+    """
+    return ParquetSink(
+        path,
+        schema,
+        GROUP_ROWS,
+        use_dictionary=["state"],
+        write_statistics=["id", "length", "n_residues_used", "taxid", "n_members"],
+    )
+
+
+def write_part(path: Path, table: pa.Table, skipped: pa.Table, provenance: Mapping, fingerprint: str) -> None:
+    """Write a part file atomically: rows in id order, the rest in the metadata."""
+    about = {
+        "format": FORMAT,
+        "provenance": provenance,
+        "fingerprint": fingerprint,
+        "skipped": skipped.to_pylist(),
+    }
+    schema = table.schema.with_metadata({METADATA_KEY: canonical_json(about)})
+    with atomic_path(path) as temporary, embedding_sink(temporary, schema) as sink:
+        sink.write(table.cast(schema))
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """What a part file says of itself in its footer."""
+
+    rows: int
+    dimension: int
+    fingerprint: str
+    provenance: dict[str, Any]
+    skipped: list[dict[str, Any]]
+
+
+def part_info(path: str | os.PathLike) -> PartInfo:
+    """Read a part file's footer.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing, damaged, not an embedding file, or of another format version.
+    """
+    file = open_parquet(path)
+    text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    if text is None or "embedding" not in file.schema_arrow.names:
+        raise UserError(f"{path}: not an embedome embedding file")
+    about = json.loads(text)
+    if about["format"] != FORMAT:
+        raise UserError(f"{path}: format {about['format']!r}; expected {FORMAT}. Rebuild it with this version")
+    vectors = file.schema_arrow.field("embedding").type
+    if file.schema_arrow.remove_metadata() != embedding_schema(vectors.list_size):
+        raise UserError(f"{path}: its columns are not those of format {FORMAT}")
+    return PartInfo(
+        file.metadata.num_rows, vectors.list_size, about["fingerprint"], about["provenance"], about["skipped"]
+    )
+
+
+def describe_file(path: Path, rows: int, ids: Sequence[str]) -> dict[str, Any]:
+    """A file's line in a manifest."""
+    return {
+        "file": path.name,
+        "rows": rows,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+    }
+
+
+def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a part file's rows.
+
+    Raises
+    ------
+    UserError
+        Where a page is damaged; names the file.
+    """
+    file = open_parquet(path)
+    try:
+        return file.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again") from None
