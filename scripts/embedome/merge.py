@@ -1,0 +1,353 @@
+"""Merge stage: verify every part of every shard against the catalog, then link it into the data set.
+
+Nothing is rewritten, and nothing is visible before all of it is proven. Memory: a part per thread, the rows of
+`DUPLICATE_ROWS` duplicates, and the table of skipped sequences.
+"""
+
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embedome.errors import UserError
+from embedome.files import atomic_directory, canonical_json, file_sha256, read_json, write_json
+from embedome.format import (
+    DUPLICATE,
+    FORMAT,
+    KEYS,
+    MANIFEST,
+    METADATA_KEY,
+    SKIPPED,
+    SKIPPED_FILE,
+    describe_file,
+    embedding_schema,
+    embedding_sink,
+    part_info,
+    read_rows,
+    vector_matrix,
+)
+from embedome.log import Progress
+from embedome.lookup import find_in_files
+from embedome.parallel import map_in_order
+from embedome.split import SPLITS, read_split_catalog
+from embedome.tables import RowReader, open_parquet
+
+log = logging.getLogger(__name__)
+
+DUPLICATE_ROWS = 100_000
+CATALOG_COLUMNS = ["id", "digest", "length", "taxid", "n_members", "duplicate_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPart:
+    """A part, as its shard's manifest lists it."""
+
+    split: str
+    path: Path
+    manifest: Path
+    entry: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its path in the data set."""
+        return f"split={self.split}/part-{self.path.name}"
+
+    def fault(self, what: str) -> UserError:
+        """The error that says what is wrong with it and how to rebuild it alone."""
+        return UserError(f"{self.path}: {what}; rebuild it: rm '{self.path}' '{self.manifest}' and run again")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPart:
+    """A part that is sound in itself: ids and digests of its sequences in id order, and the skipped among them."""
+
+    part: ShardPart
+    keys: pa.Table
+    skipped: pa.Table
+    states: Counter[str]
+
+
+def merge_shards(
+    manifests: Sequence[str | os.PathLike],
+    shards: str | os.PathLike,
+    catalog: str | os.PathLike,
+    splits: str | os.PathLike,
+    dataset: str | os.PathLike,
+    *,
+    threads: int = 1,
+) -> dict:
+    """Verify the shards' parts and publish them as one data set.
+
+    Parameters
+    ----------
+    manifests : sequence of paths
+        ``<split>/<shard>.json`` of every shard.
+    shards, catalog, splits : path
+        What the stages before wrote: the sequences that must be there.
+    dataset : path
+        Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
+        ``_common_metadata``, ``_skipped.parquet`` and ``manifest.json``.
+    threads : int
+        Parts verified at once.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    UserError
+        Names the part that is missing, damaged, stale or not of its shard, and how to rebuild it.
+    """
+    parts, provenance = list_parts([Path(path) for path in manifests], read_json(shards))
+    with atomic_directory(dataset) as folder:
+        merger = Merger(folder, parts, catalog, splits, provenance)
+        with ThreadPoolExecutor(threads) as pool, Progress("merge", "parts", len(parts)) as progress:
+            for split in SPLITS:
+                mine = [part for part in parts if part.split == split]
+                for checked in merger.prove(split, map_in_order(pool, check_part, mine, threads + 1)):
+                    merger.link(checked)
+                    progress.update(1)
+        for split in SPLITS:
+            merger.write_duplicates(split)
+        manifest = merger.finish()
+    log.info("%s: %s rows in %d splits", dataset, f"{manifest['rows']:,}", len(SPLITS))
+    return manifest
+
+
+def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[list[ShardPart], dict[str, Any]]:
+    """List the parts of all shards in order, with their common provenance.
+
+    Raises
+    ------
+    UserError
+        Where a shard is missing or stale, or shards were embedded in different ways.
+    """
+    found = {(path.parent.name, path.stem): path for path in manifests}
+    parts: list[ShardPart] = []
+    first: tuple[Path, dict[str, Any]] | None = None
+    for split in SPLITS:
+        for shard in shards["splits"][split]:
+            path = found.pop((split, shard["shard"]), None)
+            if path is None:
+                raise UserError(f"split {split}: shard {shard['shard']} has no manifest; run the embed stage")
+            manifest = read_json(path)
+            if manifest["content_sha256"] != shard["content_sha256"]:
+                raise UserError(f"{path}: made from other sequences than the shard's; rm '{path}' and run again")
+            first = first or (path, manifest["provenance"])
+            if manifest["provenance"] != first[1]:
+                raise UserError(f"{path}: embedded in another way than {first[0]}; rm '{path}' and run again")
+            parts += [ShardPart(split, path.parent / entry["file"], path, entry) for entry in manifest["parts"]]
+    if found:
+        raise UserError(f"{next(iter(found.values()))}: not one of the shards in shards.json; leave it out")
+    if first is None or not parts:
+        raise UserError("there is no embedded sequence to merge")
+    return parts, first[1]
+
+
+def check_part(part: ShardPart) -> CheckedPart:
+    """Check that a part's file is the one its manifest tells of, and sound.
+
+    Raises
+    ------
+    UserError
+        Where it is missing, changed or damaged, holds a vector that is not finite, or ids out of order.
+    """
+    if not part.path.is_file():
+        raise part.fault("missing")
+    if file_sha256(part.path) != part.entry["sha256"]:
+        raise part.fault("changed since it was written (its sha256 is not the manifest's)")
+    info = part_info(part.path)
+    if info.fingerprint != part.entry["fingerprint"]:
+        raise part.fault("of another run (its fingerprint is not the manifest's)")
+    table = read_rows(part.path)
+    if len(table) != part.entry["rows"] or len(table) + len(info.skipped) != part.entry["sequences"]:
+        raise part.fault(f"{len(table)} rows and {len(info.skipped)} skipped; expected {part.entry['sequences']}")
+    if len(table) and not np.isfinite(vector_matrix(table["embedding"])).all():
+        raise part.fault("a vector is not finite")
+    skipped = pa.Table.from_pylist(info.skipped, SKIPPED)
+    keys = pa.concat_tables([table.select(KEYS.names).cast(KEYS), skipped.select(KEYS.names)]).sort_by("id")
+    ids = table["id"].combine_chunks()
+    if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
+        raise part.fault("ids out of order")
+    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()))
+
+
+class Merger:
+    """Builds the data set in a folder, split by split, and keeps its account."""
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: Sequence[ShardPart],
+        catalog: str | os.PathLike,
+        splits: str | os.PathLike,
+        provenance: dict[str, Any],
+    ) -> None:
+        self.folder, self.parts, self.catalog, self.splits = folder, parts, catalog, splits
+        self.provenance = provenance
+        self.dimension = part_info(parts[0].path).dimension
+        self.states = {split: Counter() for split in SPLITS}
+        self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self.skipped: list[pa.Table] = []
+        for split in SPLITS:
+            (folder / f"split={split}").mkdir()
+
+    def rows(self, split: str, *, duplicates: bool) -> Iterator[pa.Table]:
+        """Yield the catalog's rows of a split: its canonical ids, or its duplicates."""
+        code = SPLITS.index(split)
+        for table, codes in read_split_catalog(self.catalog, self.splits, CATALOG_COLUMNS):
+            is_duplicate = table["duplicate_of"].is_valid().to_numpy()
+            yield table.filter((codes == code) & (is_duplicate == duplicates))
+
+    def prove(self, split: str, checked: Iterable[CheckedPart]) -> Iterator[CheckedPart]:
+        """Pass parts on, as long as they hold the split's distinct sequences, each once and in order, and no other.
+
+        Raises
+        ------
+        UserError
+            At the first id that is missing, alien or has another sequence.
+        """
+        canonical = (table.select(KEYS.names).cast(KEYS) for table in self.rows(split, duplicates=False))
+        expected = RowReader(canonical, KEYS)
+        for each in checked:
+            keys = expected.take(len(each.keys))
+            if not keys.equals(each.keys.combine_chunks()):
+                pairs = zip(each.keys.to_pylist(), [*keys.to_pylist(), None], strict=False)
+                found, wanted = next(pair for pair in pairs if pair[0] != pair[1])
+                raise each.part.fault(f"has {found} where the catalog has {wanted}")
+            yield each
+        if missing := expected.take(1).to_pylist():
+            raise UserError(f"split {split}: {missing[0]['id']!r} and what follows was not embedded; run embed again")
+
+    def link(self, checked: CheckedPart) -> None:
+        """Put a proven part into the data set: a second name for the same file, or a copy where that cannot be."""
+        part = checked.part
+        target = self.folder / part.name
+        try:
+            os.link(part.path, target)
+        except OSError as error:
+            log.info("%s: copied, as it cannot be linked (%s)", part.path, error.strerror)
+            shutil.copyfile(part.path, target)
+        keep = ("rows", "first_id", "last_id", "bytes", "sha256")
+        self.files[part.split].append({"file": part.name, **{key: part.entry[key] for key in keep}})
+        self.states[part.split].update(checked.states)
+        self.add_skipped(part.split, checked.skipped)
+
+    def add_skipped(self, split: str, skipped: pa.Table) -> None:
+        """Note sequences that got no vector."""
+        self.skipped.append(skipped.append_column("split", pa.array([split] * len(skipped), pa.string())))
+
+    def write_duplicates(self, split: str) -> None:
+        """Write a split's duplicates, each with its canonical row's vector, in files of bounded size."""
+        reader = RowReader(self.rows(split, duplicates=True), self.duplicate_schema())
+        index = 0
+        while len(rows := reader.take(DUPLICATE_ROWS)):
+            table = self.with_vectors(split, rows)
+            if len(table):
+                name = f"split={split}/duplicates-{index:05d}.parquet"
+                self.write_rows(split, name, table)
+                index += 1
+
+    def duplicate_schema(self) -> pa.Schema:
+        """Schema of the catalog columns read."""
+        return next(self.rows(SPLITS[0], duplicates=True)).schema
+
+    def with_vectors(self, split: str, rows: pa.Table) -> pa.Table:
+        """Give duplicates the vectors of their canonical ids, whatever split these are in; note the skipped ones."""
+        wanted = sorted(set(rows["duplicate_of"].to_pylist()))
+        files = [file for split in SPLITS for file in self.files[split]]
+        found = find_in_files(self.folder, files, wanted, embedding_schema(self.dimension))
+        position = pc.index_in(rows["duplicate_of"], value_set=found["id"])
+        lost = rows.filter(pc.is_null(position))
+        if len(lost):
+            self.add_skipped(split, self.skipped_duplicates(lost))
+        canonical = found.take(pc.drop_null(position))
+        rows = rows.filter(pc.is_valid(position))
+        same = ("n_residues_used", "embedding")
+        columns = {name: canonical[name] if name in same else rows[name] for name in ROW_COLUMNS}
+        columns["state"] = pa.array([DUPLICATE] * len(rows), pa.string())
+        schema = embedding_schema(self.dimension)
+        return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+    def skipped_duplicates(self, rows: pa.Table) -> pa.Table:
+        """Skipped rows for duplicates whose canonical sequence was skipped, with its reason.
+
+        Raises
+        ------
+        UserError
+            Where a canonical sequence was neither embedded nor skipped.
+        """
+        known = pa.concat_tables(self.skipped)
+        position = pc.index_in(rows["duplicate_of"], value_set=known["id"])
+        if position.null_count:
+            lost = rows.filter(pc.is_null(position))["duplicate_of"][0].as_py()
+            raise UserError(
+                f"{lost!r}, of which there are duplicates, was neither embedded nor skipped; run embed again"
+            )
+        reasons = known["reason"].take(position)
+        return rows.select(["id", "digest", "length"]).append_column("reason", reasons).cast(SKIPPED)
+
+    def write_rows(self, split: str, name: str, table: pa.Table) -> None:
+        """Write rows as one more file of the data set."""
+        path = self.folder / name
+        about = {"format": FORMAT, "provenance": self.provenance, "fingerprint": None, "skipped": []}
+        schema = table.schema.with_metadata({METADATA_KEY: canonical_json(about)})
+        with embedding_sink(path, schema) as sink:
+            sink.write(table.cast(schema))
+        self.files[split].append({**describe_file(path, len(table), table["id"].to_pylist()), "file": name})
+        self.states[split].update(table["state"].to_pylist())
+
+    def finish(self) -> dict[str, Any]:
+        """Write the metadata files and the manifest."""
+        skipped = pa.concat_tables(self.skipped).sort_by("id")
+        pq.write_table(skipped, self.folder / SKIPPED_FILE, compression="zstd", use_dictionary=["reason", "split"])
+        self.write_metadata()
+        reasons = {
+            split: dict(
+                sorted(Counter(skipped.filter(pc.equal(skipped["split"], split))["reason"].to_pylist()).items())
+            )
+            for split in SPLITS
+        }
+        manifest = {
+            "format": FORMAT,
+            "dimension": self.dimension,
+            "rows": sum(sum(states.values()) for states in self.states.values()),
+            "splits": {
+                split: {
+                    "rows": sum(self.states[split].values()),
+                    "states": dict(sorted(self.states[split].items())),
+                    "skipped": reasons[split],
+                    "files": self.files[split],
+                }
+                for split in SPLITS
+            },
+            "provenance": self.provenance,
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def write_metadata(self) -> None:
+        """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema."""
+        schema = embedding_schema(self.dimension)
+        pq.write_metadata(schema, self.folder / "_common_metadata")
+        footers = []
+        for file in (file for split in SPLITS for file in self.files[split]):
+            footer = open_parquet(self.folder / file["file"]).metadata
+            footer.set_file_path(file["file"])
+            footers.append(footer)
+        pq.write_metadata(schema, self.folder / "_metadata", footers)
+
+
+ROW_COLUMNS = ("id", "digest", "length", "n_residues_used", "taxid", "n_members", "embedding")
