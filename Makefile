@@ -1,0 +1,45 @@
+# make run     set up .venv and run the demo; the result is in results/dataset
+# make test    run the tests          make lint     check the code
+# make report  one HTML file with the last run's plots, ledger and run times
+PYTHON ?= python3
+CORES ?= all
+# Options for snakemake, e.g. make run ARGS="--configfile my.yaml"
+ARGS ?=
+
+BIN := .venv/bin
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: setup run report test lint format clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedome needs Python 3.11 or later, not " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+# A lock that ends with its holder, so that a killed run leaves nothing to unlock (Snakemake's own locks would stay).
+run: setup
+	@exec 9>.embedome.lock; flock --nonblock 9 || { echo "another run is going on in this folder" >&2; exit 1; }; \
+	$(BIN)/snakemake --cores $(CORES) --nolock $(ARGS)
+
+report: setup
+	$(BIN)/snakemake --cores 1 --nolock --report report.html $(ARGS)
+
+test: setup
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile rules
+
+clean:
+	rm -rf results resources .snakemake report.html .embedome.lock

@@ -1,0 +1,27 @@
+# embedome: from a protein sequence database to a verified table of language-model embeddings.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: workflow.source_path("config.yaml")
+
+
+report: "docs/report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/download.smk"
+include: "rules/filter.smk"
+include: "rules/split.smk"
+include: "rules/shard.smk"
+include: "rules/model.smk"
+include: "rules/embed.smk"
+include: "rules/merge.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        get_targets(),

@@ -1,0 +1,102 @@
+# Paths and helpers; no rules.
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from embedome.config import check_config, config_sha256, load_schema
+from embedome.errors import UserError
+
+SPLITS = ["val", "test", "train"]
+MODEL = config["model"]["name"] if isinstance(config.get("model"), dict) else ""
+
+try:
+    check_config(
+        config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
+    )
+except UserError as error:
+    sys.exit(str(error))
+
+
+wildcard_constraints:
+    split="|".join(SPLITS),
+    shard=r"\d{5}",
+    model=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    database=r"[A-Za-z0-9_.-]+",
+
+
+def get_targets():
+    """What `rule all` asks for."""
+    return [
+        f"results/dataset/{MODEL}/manifest.json",
+        "results/ledger.json",
+        *(f"results/report/{MODEL}/{name}" for name in REPORT_FILES),
+    ]
+
+
+def is_kind(kind):
+    """Whether the sequences come from a demo release, a downloaded one, or files of the user's."""
+    return config["source"]["kind"] == kind
+
+
+def source_folder():
+    """Where the downloaded release lies; the demo must not be taken for the real one."""
+    return "resources/demo" if is_kind("demo") else "resources/release"
+
+
+def release_file(name):
+    """A file of the downloaded release."""
+    return f"{source_folder()}/{database()}/{name}"
+
+
+def database():
+    """Name of the database; the demo is always a UniRef50."""
+    return "uniref50" if is_kind("demo") else config["source"]["database"]
+
+
+def get_fasta():
+    """The sequence files to filter."""
+    if is_kind("fasta"):
+        return config["source"]["fasta"]
+    return [release_file(f"{database()}.fasta.gz")]
+
+
+def get_release():
+    """The release.json of a downloaded file, if it was downloaded."""
+    return [] if is_kind("fasta") else release_file("release.json")
+
+
+def get_mirrors():
+    """Folders to download from."""
+    if is_kind("demo"):
+        return [Path("resources/demo/mirror").resolve().as_uri()]
+    return config["source"]["mirrors"]
+
+
+def shard_names(split):
+    """Names of a split's shards; their number is configured, so that the graph of jobs is known from the start."""
+    return [f"{index:05d}" for index in range(config["shard"][split])]
+
+
+def all_shards(pattern):
+    """A path for every shard of every split; the pattern has the fields split and shard."""
+    return [
+        pattern.format(split=split, shard=shard)
+        for split in SPLITS
+        for shard in shard_names(split)
+    ]
+
+
+def by_attempt(amount):
+    """A resource that grows with each attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def model_file(name):
+    """A file of the model directory."""
+    return f"{config['model']['directory']}/{name}"
+
+
+def families():
+    """The truth about the demo's families, to colour plots by."""
+    return "resources/demo/mirror/families.tsv.gz" if is_kind("demo") else []

@@ -1,0 +1,31 @@
+# One job per shard, on one GPU or one core. The parts are not declared: Snakemake would delete them with a failed job.
+
+
+rule embed:
+    input:
+        fasta="results/shards/{split}/{shard}.fasta.gz",
+        summary="results/summaries/filter.json",
+        config=model_file("config.json"),
+        weights=model_file("model.safetensors"),
+        tokenizer=model_file("tokenizer.json"),
+    output:
+        manifest="results/embeddings/{model}/{split}/{shard}.json",
+    log:
+        "results/logs/embed/{model}/{split}/{shard}.log",
+    benchmark:
+        "results/benchmarks/embed/{model}/{split}/{shard}.tsv"
+    conda:
+        "../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(240),
+        gpu=0,
+    params:
+        embed=config["embed"],
+        cost=config["cost"],
+        config_sha256=config_sha256(config),
+    message:
+        "Embedding {wildcards.split} shard {wildcards.shard} with {wildcards.model}"
+    script:
+        "../scripts/embed.py"

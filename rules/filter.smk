@@ -1,0 +1,27 @@
+# FASTA in, a catalog sorted by id out; every rejected record with its reason.
+
+
+rule filter:
+    input:
+        fasta=get_fasta(),
+        release=get_release(),
+    output:
+        catalog=directory("results/catalog"),
+        rejects="results/rejects.parquet",
+        summary="results/summaries/filter.json",
+    log:
+        "results/logs/filter.log",
+    benchmark:
+        "results/benchmarks/filter.tsv"
+    conda:
+        "../envs/data.yaml"
+    threads: 2
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(240),
+    params:
+        limits=config["filter"],
+    message:
+        "Filtering records"
+    script:
+        "../scripts/filter.py"

@@ -1,0 +1,50 @@
+# Every part verified and linked into the data set; then the account of the whole run.
+
+
+rule merge:
+    input:
+        manifests=all_shards(f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"),
+        shards="results/shards/shards.json",
+        catalog="results/catalog",
+        splits="results/splits.parquet",
+    output:
+        manifest=f"results/dataset/{MODEL}/manifest.json",
+    log:
+        f"results/logs/merge_{MODEL}.log",
+    benchmark:
+        f"results/benchmarks/merge_{MODEL}.tsv"
+    conda:
+        "../envs/data.yaml"
+    threads: 4
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(240),
+    message:
+        "Verifying and merging the shards' parts"
+    script:
+        "../scripts/merge.py"
+
+
+rule ledger:
+    input:
+        filter="results/summaries/filter.json",
+        split="results/summaries/split.json",
+        shards="results/shards/shards.json",
+        manifests=all_shards(f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"),
+        dataset=f"results/dataset/{MODEL}/manifest.json",
+    output:
+        ledger="results/ledger.json",
+    log:
+        "results/logs/ledger.log",
+    benchmark:
+        "results/benchmarks/ledger.tsv"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(30),
+    message:
+        "Adding up the ledger"
+    script:
+        "../scripts/ledger.py"

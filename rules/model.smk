@@ -1,0 +1,24 @@
+# The model directory, where the configuration asks for random weights; real ones are put there beforehand.
+
+
+if config["model"]["untrained"]:
+
+    rule make_model:
+        output:
+            config=model_file("config.json"),
+            weights=model_file("model.safetensors"),
+            tokenizer=model_file("tokenizer.json"),
+        log:
+            "results/logs/make_model.log",
+        benchmark:
+            "results/benchmarks/make_model.tsv"
+        localrule: True
+        conda:
+            "../envs/model.yaml"
+        params:
+            name=MODEL,
+            size=config["model"]["untrained"],
+        message:
+            "Making an untrained model, {params.name}"
+        script:
+            "../scripts/make_model.py"

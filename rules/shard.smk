@@ -1,0 +1,28 @@
+# One FASTA file per embed job, of equal predicted cost.
+
+
+rule shard:
+    input:
+        catalog="results/catalog",
+        splits="results/splits.parquet",
+        summary="results/summaries/split.json",
+    output:
+        shards=all_shards("results/shards/{split}/{shard}.fasta.gz"),
+        summary="results/shards/shards.json",
+    log:
+        "results/logs/shard.log",
+    benchmark:
+        "results/benchmarks/shard.tsv"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(120),
+    params:
+        n_shards=config["shard"],
+        cost=config["cost"],
+    message:
+        "Writing shards"
+    script:
+        "../scripts/shard.py"

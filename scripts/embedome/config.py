@@ -1,0 +1,93 @@
+"""Checking a configuration: one line per fault, in the words of whoever wrote it."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedome.errors import UserError
+from embedome.files import json_sha256
+
+# What decides about sequences and vectors; the rest only about how a run looks.
+SCIENCE = ("source", "demo", "filter", "split", "shard", "cost", "model", "embed")
+
+
+def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Check a configuration against its JSON schema, and its keys against each other.
+
+    Raises
+    ------
+    UserError
+        Lists each wrong key as typed, with what was found and what is expected.
+    """
+    from jsonschema import Draft202012Validator
+
+    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
+    faults = [fault for error in errors for fault in describe(error)] or list(contradictions(config))
+    if faults:
+        raise UserError("\n".join(f"configuration: {fault}" for fault in faults))
+
+
+def describe(error: Any) -> Iterator[str]:
+    """Say what is wrong in a line per key."""
+    path = ".".join(str(part) for part in error.path)
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        for key in error.instance:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+                yield f"unknown key {dotted(path, key)!r}; {hint}"
+    elif error.validator == "required":
+        for key in error.validator_value:
+            if key not in error.instance:
+                yield f"{dotted(path, key)} is missing; expected {expectation(error.schema['properties'][key])}"
+    else:
+        yield f"{path} is {error.instance!r}; expected {expectation(error.schema)}"
+
+
+def dotted(path: str, key: Any) -> str:
+    """A key with the path to it."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def expectation(schema: Mapping[str, Any]) -> str:
+    """What a schema admits, in words."""
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    kinds = schema.get("type", "object")
+    words = [" or ".join([kinds] if isinstance(kinds, str) else kinds)]
+    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "pattern": "of the form"}
+    words += [f"{text} {schema[key]}" for key, text in limits.items() if key in schema]
+    if "minLength" in schema:
+        words.append("not empty")
+    return ", ".join(words)
+
+
+def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    """Faults between keys that are each well-formed."""
+    source, limits, embed = config["source"], config["filter"], config["embed"]
+    if source["kind"] == "fasta" and not source["fasta"]:
+        yield "source.fasta is []; expected at least one path, as source.kind is 'fasta'"
+    if source["kind"] == "release" and not source["mirrors"]:
+        yield "source.mirrors is []; expected at least one URL, as source.kind is 'release'"
+    shortest, longest = limits["min_length"], limits["max_length"]
+    if longest is not None and longest < shortest:
+        yield f"filter.max_length is {longest}; expected at least filter.min_length, {shortest}"
+    untrained = config["model"]["untrained"]
+    if untrained and untrained["hidden"] % untrained["heads"]:
+        yield f"model.untrained.hidden is {untrained['hidden']}; expected a multiple of heads, {untrained['heads']}"
+    if embed["long_sequences"] != "window" and embed["overlap"]:
+        yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
+
+
+def load_schema(path: str | Path) -> dict[str, Any]:
+    """Read the schema file."""
+    import yaml
+
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Digest of the keys that decide about sequences and vectors."""
+    return json_sha256({key: config[key] for key in SCIENCE})

@@ -1,0 +1,14 @@
+"""Rule ledger."""
+
+from embedome.ledger import write_ledger
+from embedome.log import rule_log
+
+with rule_log(snakemake.log):
+    write_ledger(
+        snakemake.input["filter"],
+        snakemake.input["split"],
+        snakemake.input["shards"],
+        snakemake.input["manifests"],
+        snakemake.input["dataset"],
+        snakemake.output.ledger,
+    )

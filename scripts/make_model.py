@@ -1,0 +1,9 @@
+"""Rule make_model."""
+
+from pathlib import Path
+
+from embedome.log import rule_log
+from embedome.models import make_untrained
+
+with rule_log(snakemake.log):
+    make_untrained(Path(snakemake.output.config).parent, snakemake.params.name, snakemake.params.size)

@@ -1,0 +1,18 @@
+"""Rule shard."""
+
+from pathlib import Path
+
+from embedome.cost import CostModel
+from embedome.log import rule_log
+from embedome.shard import write_shards
+
+with rule_log(snakemake.log):
+    write_shards(
+        snakemake.input.catalog,
+        snakemake.input.splits,
+        snakemake.input.summary,
+        snakemake.params.n_shards,
+        CostModel(**snakemake.params.cost),
+        folder=Path(snakemake.output.summary).parent,
+        summary=snakemake.output.summary,
+    )

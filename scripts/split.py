@@ -1,0 +1,13 @@
+"""Rule split."""
+
+from embedome.log import rule_log
+from embedome.split import SplitPlan, split_catalog
+
+with rule_log(snakemake.log):
+    split_catalog(
+        snakemake.input.catalog,
+        snakemake.input.summary,
+        SplitPlan(**snakemake.params.plan),
+        splits=snakemake.output.splits,
+        summary=snakemake.output.summary,
+    )
