@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from embedome import download
+from embedome import download, http
 from embedome.errors import UserError
 
 SCRIPTS = Path(download.__file__).parents[1]
@@ -162,8 +162,8 @@ def redirect(to: str) -> Fault:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], ThreadingHTTPServer]]:
     """Start servers on 127.0.0.1; no waits worth the name."""
     monkeypatch.setattr(download, "BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr(download, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(download, "READ_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(http, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 5.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     started = []
 
@@ -276,8 +276,8 @@ def test_never_ending_drops_are_given_up_and_the_part_is_kept(mirror, target):
     mirror.faults = [drop(HALF)] * 100
     message = refuse(target, mirror.url)
     assert f"the connection ended after {HALF} of {len(DATA)} bytes" in message or "IncompleteRead" in message
-    assert f"given up after {download.RETRIES + 1} tries" in message
-    assert len(mirror.ranges) == download.RETRIES + 1
+    assert f"given up after {http.RETRIES + 1} tries" in message
+    assert len(mirror.ranges) == http.RETRIES + 1
     assert left(target) == DATA[:HALF]
     mirror.faults = []
     fetch(target, mirror.url)
@@ -285,18 +285,18 @@ def test_never_ending_drops_are_given_up_and_the_part_is_kept(mirror, target):
 
 
 def test_retries_are_counted_afresh_when_the_download_gets_further(mirror, target, monkeypatch):
-    monkeypatch.setattr(download, "PROGRESS_BYTES", 50_000)
+    monkeypatch.setattr(http, "PROGRESS_BYTES", 50_000)
     mirror.faults = [drop(at) for at in range(60_000, 900_000, 60_000)]
-    assert len(mirror.faults) > 2 * download.RETRIES
+    assert len(mirror.faults) > 2 * http.RETRIES
     fetch(target, mirror.url)
     assert mirror.sent == len(DATA)
 
 
 def test_drops_without_ranges_end_although_each_try_brings_bytes(mirror, target, monkeypatch):
-    monkeypatch.setattr(download, "PROGRESS_BYTES", 1)
+    monkeypatch.setattr(http, "PROGRESS_BYTES", 1)
     mirror.faults = [unannounced(HALF)] * 100
     refuse(target, mirror.url)
-    assert len(mirror.ranges) <= download.RETRIES + 2
+    assert len(mirror.ranges) <= http.RETRIES + 2
 
 
 @pytest.mark.parametrize("validator", ["etag", "modified", "weak etag"])
@@ -397,7 +397,7 @@ def test_redirect_loop_and_redirect_off_the_web_fail(mirror, target):
 @pytest.mark.parametrize(("header", "seconds"), [("3", 3.0), ("7200", 120.0), ("date", 60.0), ("soon", 0.001)])
 def test_busy_server_is_given_the_time_it_asks_for(mirror, target, monkeypatch, code, header, seconds):
     waits = []
-    monkeypatch.setattr(download.time, "sleep", waits.append)
+    monkeypatch.setattr(http.time, "sleep", waits.append)
     header = email.utils.formatdate(time.time() + 60, usegmt=True) if header == "date" else header
     mirror.faults = [status(code, **{"Retry-After": header})]
     fetch(target, mirror.url)
@@ -406,8 +406,8 @@ def test_busy_server_is_given_the_time_it_asks_for(mirror, target, monkeypatch, 
 
 def test_waits_double_up_to_the_cap(mirror, target, monkeypatch):
     waits = []
-    monkeypatch.setattr(download.time, "sleep", waits.append)
-    monkeypatch.setattr(download, "BACKOFF_S", 10.0)
+    monkeypatch.setattr(http.time, "sleep", waits.append)
+    monkeypatch.setattr(http, "BACKOFF_S", 10.0)
     mirror.faults = [status(500)] * 100
     assert f"{NAME}: HTTP status 500 Internal Server Error, given up after 6 tries" in refuse(target, mirror.url)
     assert waits == [10, 20, 40, 60, 60]
@@ -436,7 +436,7 @@ def test_metalink_without_end_is_refused(mirror, target, monkeypatch):
 
 
 def test_stalled_server_times_out_and_is_resumed(mirror, target, monkeypatch):
-    monkeypatch.setattr(download, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.2)
     mirror.faults = [stall]
     started = time.monotonic()
     fetch(target, mirror.url)
@@ -446,7 +446,7 @@ def test_stalled_server_times_out_and_is_resumed(mirror, target, monkeypatch):
 
 
 def test_server_that_is_not_there_gives_one_line(target, monkeypatch):
-    monkeypatch.setattr(download, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(http, "BACKOFF_S", 0.001)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.socket() as silent:  # bound, but it does not listen
         silent.bind(("127.0.0.1", 0))
