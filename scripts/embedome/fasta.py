@@ -2,8 +2,8 @@
 
 import io
 import os
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -27,7 +27,8 @@ class Entry(NamedTuple):
     """The lines below it, line ends included."""
 
 
-def open_decompressed(path: str | os.PathLike) -> IO[bytes]:
+@contextmanager
+def open_decompressed(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
 
     Raises
@@ -36,26 +37,32 @@ def open_decompressed(path: str | os.PathLike) -> IO[bytes]:
         Where the file is missing, is no regular file, cannot be read, or is empty.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise UserError(f"{path} is {what}; expected a FASTA file")
     try:
-        handle = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+        handle = open(path, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected a FASTA file") from None
-    magic = handle.read(4)
-    handle.seek(0)
-    if not magic:
-        handle.close()
-        raise UserError(f"{path}: the file is empty; expected FASTA records")
-    if magic.startswith(GZIP_MAGIC):
-        from isal import igzip_threaded
+    with handle:
+        magic = handle.read(4)
+        handle.seek(0)
+        if not magic:
+            raise UserError(f"{path}: the file is empty; expected FASTA records")
+        if magic.startswith(GZIP_MAGIC):
+            from isal import igzip_threaded
 
-        return igzip_threaded.open(handle, "rb", threads=1)
-    if magic == ZSTD_MAGIC:
-        from backports import zstd
+            with igzip_threaded.open(handle, "rb", threads=1) as stream:
+                yield stream
+        elif magic == ZSTD_MAGIC:
+            from backports import zstd
 
-        return zstd.ZstdFile(handle)
-    return handle
+            with zstd.ZstdFile(handle) as stream:
+                yield stream
+        else:
+            yield handle
 
 
 def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
@@ -67,6 +74,7 @@ def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
         As `open_decompressed`, and where the compressed data are cut short or damaged.
     """
     from backports.zstd import ZstdError
+    from isal.isal_zlib import IsalError
 
     with open_decompressed(path) as stream:
         try:
@@ -74,7 +82,7 @@ def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
                 yield block
         except EOFError:
             raise UserError(f"{path}: the compressed data end too early; download or copy the file again") from None
-        except (zlib.error, ZstdError, OSError) as error:
+        except (IsalError, ZstdError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None

@@ -27,10 +27,8 @@ class Header(NamedTuple):
 
 
 # Greedy up to the last " n=" or " OS=": names may themselves contain "n=" or "=", so fields are found from the right.
-UNIREF = re.compile(
-    r"(?P<name>.*) n=(?P<members>\d+) Tax=(?P<taxon>.*?)(?: TaxID=(?P<taxid>\S*))? RepID=(?P<rep>\S+)\s*"
-)
-UNIPROTKB = re.compile(r"(?P<name>.*) OS=(?P<taxon>.*?)(?: OX=(?P<taxid>\d+))?(?: GN=.*?)?(?: PE=\d)?(?: SV=\d+)?\s*")
+UNIREF = re.compile(r"(?P<name>.*) n=(?P<members>\d+) Tax=(?P<taxon>.*?)(?: TaxID=(?P<taxid>\S*))? RepID=(?P<rep>\S+)")
+UNIPROTKB = re.compile(r"(?P<name>.*) OS=(?P<taxon>.*?)(?: OX=(?P<taxid>\d+))?(?: GN=.*?)?(?: PE=\d)?(?: SV=\d+)?")
 
 
 def parse_description(description: str) -> Header:
@@ -45,15 +43,17 @@ def parse_description(description: str) -> Header:
     >>> parse_description("some protein")
     Header(name='some protein', n_members=None, taxon=None, taxid=None, representative=None)
     """
-    if " RepID=" in description and (match := UNIREF.fullmatch(description)):
+    text = description.rstrip()
+    if " RepID=" in text and (match := UNIREF.fullmatch(text)):
         return Header(match["name"], to_int(match["members"]), match["taxon"], to_int(match["taxid"]), match["rep"])
-    if " OS=" in description and (match := UNIPROTKB.fullmatch(description)):
+    if " OS=" in text and (match := UNIPROTKB.fullmatch(text)):
         return Header(match["name"], None, match["taxon"], to_int(match["taxid"]))
     return Header(description)
 
 
 def to_int(text: str | None) -> int | None:
     """A field as a 32-bit integer; None where it is missing or is none."""
-    if not text or not text.isascii() or not text.isdecimal() or (value := int(text)) > MAX_INT32:
+    if not text or len(text) > 10 or not text.isascii() or not text.isdecimal():
         return None
-    return value
+    value = int(text)
+    return value if value <= MAX_INT32 else None

@@ -1,0 +1,119 @@
+"""What several test files need: small FASTA files, the filter stage run on them, and processes that are killed."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import embedome
+import pytest
+from embedome.filter import Limits, filter_records
+from hypothesis import settings
+
+# Machines are slow at times; how long an example takes says nothing of its truth.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+SCRIPTS = Path(embedome.__file__).parents[1]
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# Insulin, ubiquitin and a repeat of ubiquitin under another id.
+THREE_PROTEINS = [
+    ("sp|P01308|INS_HUMAN Insulin OS=Homo sapiens OX=9606 GN=INS PE=1 SV=1", "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEAL"),
+    (
+        "UniRef50_P0CG48 Ubiquitin n=7 Tax=Homo sapiens TaxID=9606 RepID=UBC_HUMAN",
+        "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEG",
+    ),
+    (
+        "UniRef50_P0CG47 Ubiquitin n=3 Tax=Mus musculus TaxID=10090 RepID=UBB_MOUSE",
+        "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEG",
+    ),
+]
+
+
+def write_fasta(path: Path, records: Iterable[tuple[str, str]], width: int = 60) -> Path:
+    """Write (header, sequence) records."""
+    lines = []
+    for header, sequence in records:
+        lines += [f">{header}", *(sequence[start : start + width] for start in range(0, len(sequence), width))]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def three_proteins(tmp_path: Path) -> Path:
+    """A FASTA file with three records, two of one sequence."""
+    return write_fasta(tmp_path / "three.fasta", THREE_PROTEINS)
+
+
+class Filtered(NamedTuple):
+    """What the filter stage wrote."""
+
+    catalog: Path
+    rejects: Path
+    summary: Path
+    account: dict
+
+    def rows(self, columns: str = "*") -> list[tuple]:
+        """The catalog's rows in file order, as DuckDB reads them."""
+        return duckdb.sql(f"SELECT {columns} FROM read_parquet('{self.catalog}/*.parquet')").fetchall()
+
+    def rejected(self, columns: str = "*") -> list[tuple]:
+        """The rejected rows, as DuckDB reads them."""
+        return duckdb.sql(f"SELECT {columns} FROM read_parquet('{self.rejects}')").fetchall()
+
+
+def run_filter(folder: Path, *fasta: Path, **limits: int) -> Filtered:
+    """Run the filter stage with its outputs in a folder."""
+    paths = {"catalog": folder / "catalog", "rejects": folder / "rejects.parquet", "summary": folder / "filter.json"}
+    return Filtered(**paths, account=filter_records(fasta, Limits(**limits), **paths))
+
+
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make catalogs of 64 rows a file and 16 a row group, so that few records make many of both."""
+    for target, value in (
+        ("filter.CATALOG_GROUP_ROWS", 16),
+        ("filter.CATALOG_FILE_ROWS", 64),
+        ("split.CATALOG_GROUP_ROWS", 16),
+        ("split.GROUP_ROWS", 128),
+    ):
+        monkeypatch.setattr(f"embedome.{target}", value)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def start_python(code: str, *arguments: object) -> subprocess.Popen:
+    """Start a Python process on `code`; returns when it has printed ``ready``."""
+    command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{code}", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def run_python(code: str, *arguments: object) -> float:
+    """Run `code` to its end; gives the seconds from ``ready`` on."""
+    with start_python(code, *arguments) as process:
+        start = time.monotonic()
+        assert process.wait(60) == 0
+        return time.monotonic() - start
+
+
+def kill_at_random(code: str, arguments: Sequence[object], duration_s: float, times: int = 5) -> None:
+    """Start `code` again and again, and kill it at some moment of its work."""
+    chance = random.Random(9)
+    killed = 0
+    for turn in range(times):
+        with start_python(code, *arguments) as process:
+            # One moment out of each fifth of the time.
+            time.sleep(duration_s * (turn + chance.random()) / times * 0.9)
+            process.kill()
+            killed += process.wait(60) == -signal.SIGKILL
+    assert killed >= times // 2, "the process was done before it was killed"

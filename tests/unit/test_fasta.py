@@ -1,0 +1,127 @@
+"""The FASTA reader, against a parser that goes line by line and against Biopython."""
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+from backports import zstd
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+from embedome import fasta
+from embedome.errors import UserError
+from embedome.fasta import read_entries, write_entry
+from hypothesis import given
+from hypothesis import strategies as st
+
+COMPRESSIONS = {
+    "plain": lambda data: data,
+    "gzip": gzip.compress,
+    "gzip members": lambda data: gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]),
+    "zstandard": zstd.compress,
+    "zstandard frames": lambda data: zstd.compress(data[: len(data) // 3]) + zstd.compress(data[len(data) // 3 :]),
+}
+WHITE_SPACE = b" \t\r\n\x0b\x0c"
+
+
+def slow_parse(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Header and sequence of each record, line by line."""
+    records: list[tuple[bytes, bytes]] = []
+    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if line.startswith(b">"):
+            records.append((line[1:].rstrip(b"\r"), b""))
+        elif records:
+            header, sequence = records.pop()
+            records.append((header, sequence + bytes(c for c in line if c not in WHITE_SPACE)))
+    return records
+
+
+def fast_parse(path: Path) -> list[tuple[bytes, bytes]]:
+    entries = list(read_entries(path))
+    assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
+    return [(entry.header, bytes(c for c in entry.body if c not in WHITE_SPACE)) for entry in entries]
+
+
+headers = st.binary(max_size=30).map(lambda text: text.replace(b"\n", b" ").replace(b"\r", b" "))
+# A ">" may stand in a line, but not at its beginning.
+lines = st.binary(max_size=20).map(lambda text: text.translate(None, b"\n\r").lstrip(b">"))
+
+
+@st.composite
+def fasta_files(draw: st.DrawFn) -> bytes:
+    """A FASTA file as bytes: any headers and sequences, LF or CR LF, blank lines, with or without a last line end."""
+    end = draw(st.sampled_from([b"\n", b"\r\n"]))
+    records = draw(st.lists(st.tuples(headers, st.lists(lines, max_size=4)), min_size=1, max_size=8))
+    text = end.join(part for header, body in records for part in (b">" + header, *body))
+    return draw(st.sampled_from([b"", end, b" " + end + end])) + text + draw(st.sampled_from([b"", end, end + end]))
+
+
+@given(data=fasta_files(), compression=st.sampled_from(sorted(COMPRESSIONS)), block_bytes=st.integers(1, 40))
+def test_any_file_in_any_blocks(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, compression: str, block_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "x"
+    path.write_bytes(COMPRESSIONS[compression](data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta, "BLOCK_BYTES", block_bytes)
+        assert fast_parse(path) == slow_parse(data)
+
+
+@pytest.mark.parametrize("width", [1, 7, 60, 10_000])
+@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+def test_agrees_with_biopython(tmp_path: Path, compression: str, width: int) -> None:
+    sequences = ["MKV" * n for n in range(1, 40)]
+    text = "".join(
+        f">id{n} some protein n={n}\n" + "\n".join(s[i : i + width] for i in range(0, len(s), width)) + "\n"
+        for n, s in enumerate(sequences)
+    )
+    path = tmp_path / "x.fasta"  # the name tells nothing of the compression
+    path.write_bytes(COMPRESSIONS[compression](text.encode()))
+    expected = [(title.encode(), s.encode()) for title, s in SimpleFastaParser(io.StringIO(text))]
+    assert len(expected) == 39
+    assert fast_parse(path) == expected
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n\n", b"\xef\xbb\xbf\r\n", b" \t\n"])
+def test_what_may_stand_before_the_first_header(tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "x.fasta"
+    path.write_bytes(before + b">a\nMK\n")
+    assert fast_parse(path) == [(b"a", b"MK")]
+
+
+def test_an_entry_of_any_length_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fasta, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(fasta, "MAX_ENTRY_BYTES", 1 << 20)
+    path = tmp_path / "x.fasta"
+    path.write_bytes(b">a\nMK\n>b\n" + b"M" * 1_000_000)
+    assert [len(sequence) for _, sequence in fast_parse(path)] == [2, 1_000_000]
+    path.write_bytes(b">a\nMK\n>b\n" + b"M" * 2_000_000)
+    with pytest.raises(UserError, match="record 2 is longer than 1 MiB") as caught:
+        fast_parse(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+def test_files_are_closed(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "x.fasta"
+    path.write_bytes(COMPRESSIONS[compression](b">a\nMK\n>b\nMK\n"))
+    fast_parse(path)
+    next(read_entries(path))  # and one given up half-way
+    assert str(path) not in {str(Path(link).resolve()) for link in Path("/proc/self/fd").iterdir()}
+
+
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+
+
+@given(name=names, description=st.text("abc =[]", max_size=20).map(str.strip), sequence=st.text("ACDEF", min_size=1))
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, name: str, description: str, sequence: str
+) -> None:
+    path = tmp_path_factory.mktemp("written") / "x.fasta"
+    with path.open("wb") as stream:
+        write_entry(stream, "before", "", b"MK")
+        write_entry(stream, name, description, sequence.encode())
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        (title, text), (second, text_two) = SimpleFastaParser(stream)
+    assert (title, text, text_two) == ("before", "MK", sequence)
+    assert second == f"{name} {description}".rstrip()
