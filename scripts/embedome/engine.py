@@ -104,16 +104,17 @@ class Engine:
     Raises
     ------
     UserError
-        Where the device is not there, or the overlap is as long as the model's positions.
+        Where the device is not there, or the overlap is negative or as long as the model's positions.
     """
 
     def __init__(
         self, model: Model, *, device: str = "cpu", dtype: str = "float32", policy: LongPolicy | None = None
     ) -> None:
         self.policy = policy or LongPolicy()
-        if self.policy.name == "window" and self.policy.overlap >= model.max_residues:
+        if self.policy.name == "window" and not 0 <= self.policy.overlap < model.max_residues:
             raise UserError(
-                f"embed.overlap is {self.policy.overlap}; expected less than the model's {model.max_residues} residues"
+                f"embed.overlap is {self.policy.overlap}; expected 0 or more, and less than the model's "
+                f"{model.max_residues} residues"
             )
         self.device = torch.device(check_device(device))
         if self.device.type == "cpu":
@@ -136,7 +137,8 @@ class Engine:
             pooled = self.pool(sequences.residues[index], None if weights is None else weights[index])
             sums.index_add_(0, torch.from_numpy(pieces.owner[batch]), pooled)
         used = lengths if self.policy.name == "window" else np.minimum(lengths, self.max_residues)
-        vectors = (sums.numpy() / np.maximum(used, 1)[:, None]).astype(np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):  # `judge` tells of these
+            vectors = (sums.numpy() / np.maximum(used, 1)[:, None]).astype(np.float16)
         return self.judge(vectors, lengths, used)
 
     def pool(self, residues: np.ndarray, weights: np.ndarray | None) -> torch.Tensor:

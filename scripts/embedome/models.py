@@ -93,7 +93,10 @@ def check_model_directory(directory: str | os.PathLike) -> None:
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (directory / name).is_file():
             raise UserError(f"{directory}: the model directory has no {name}")
-    kind = read_json(directory / CONFIG).get("model_type")
+    config = read_json(directory / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{directory / CONFIG}: expected a JSON object, as Hugging Face writes it")
+    kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise UserError(f"{directory / CONFIG}: model_type is {kind!r}; expected one of {', '.join(ARCHITECTURES)}")
 
@@ -112,11 +115,12 @@ def load_model(directory: str | os.PathLike) -> Model:
     config = read_json(directory / CONFIG)
     architecture = ARCHITECTURES[config["model_type"]]
     tokenizer = load_tokenizer(directory, architecture.first, architecture.last)
+    encoder = load_encoder(directory, architecture, config)
     if tokenizer.size > config["vocab_size"]:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.size} tokens, but the model only {config['vocab_size']}"
         )
-    return Model(load_encoder(directory, architecture, config), tokenizer)
+    return Model(encoder, tokenizer)
 
 
 def load_encoder(directory: Path, architecture: Architecture, config: Mapping) -> "nn.Module":
@@ -129,11 +133,18 @@ def load_encoder(directory: Path, architecture: Architecture, config: Mapping) -
     kind = architecture.encoder()
     try:
         encoder = kind(config)
+    except KeyError as error:
+        raise UserError(f"{directory / CONFIG}: {error.args[0]} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{directory / CONFIG}: {error}") from None
+    try:
         weights = kind.rename(load_file(path), config)
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); copy it again") from None
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]} is missing; the file is not whole or of another model") from None
+    except RuntimeError as error:
+        raise UserError(f"{path}: tensors have other shapes than by {CONFIG} ({error})") from None
     for name, parameter in encoder.state_dict().items():
         found = weights.get(name)
         if found is None or found.shape != parameter.shape:

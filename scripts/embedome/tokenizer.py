@@ -10,7 +10,7 @@ from embedome.errors import UserError
 from embedome.files import read_json
 
 # The 30 pieces of the SentencePiece model that ESM-1nv and ProtT5nv share, in id order (docs/models.md).
-ESM1NV_PIECES = ("<unk>", "<s>", "</s>", "<pad>", "<mask>", *"LAGSVERTDIPKNFQYHMCWXBZUO")
+ESM1NV_PIECES = ("<unk>", "<s>", "</s>", "<pad>", "<mask>", *"LASGVERTDIPKNFQYHMCWXBZUO")
 
 
 class ResidueTokenizer:
@@ -59,16 +59,17 @@ def load_tokenizer(directory: str | os.PathLike, first: str | None, last: str | 
         Where it is missing, is no vocabulary of single residues, or lacks a special token.
     """
     path = Path(directory) / "tokenizer.json"
-    model = read_json(path).get("model", {})
-    vocabulary, unknown = model.get("vocab"), model.get("unk_token")
-    if not isinstance(vocabulary, dict) or unknown not in vocabulary:
+    content = read_json(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict) or model.get("unk_token") not in vocabulary:
         raise UserError(f"{path}: expected a vocabulary with an unknown token, as `embedome` writes it")
     missing = [
         token for token in (*"ACDEFGHIKLMNPQRSTVWY", first, last) if token is not None and token not in vocabulary
     ]
     if missing:
         raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is this a protein model?")
-    return ResidueTokenizer(vocabulary, unknown, first, last)
+    return ResidueTokenizer(vocabulary, model["unk_token"], first, last)
 
 
 def save_esm1nv_tokenizer(directory: str | os.PathLike, max_tokens: int) -> None:

@@ -47,10 +47,19 @@ class PreLNEncoder(nn.Module):
     ----------
     config : mapping
         The fields of a Hugging Face config.json with model_type ``megatron-bert``.
+
+    Raises
+    ------
+    KeyError
+        Names a field that is missing.
+    ValueError
+        Says which field has a value that is not known.
     """
 
     def __init__(self, config: Mapping) -> None:
         super().__init__()
+        if config["hidden_act"] not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {config['hidden_act']!r}; expected one of {', '.join(ACTIVATIONS)}")
         self.dimension = config["hidden_size"]
         self.n_layers = config["num_hidden_layers"]
         self.max_tokens = config["max_position_embeddings"]

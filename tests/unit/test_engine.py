@@ -1,0 +1,316 @@
+"""The engine against the Hugging Face class, run one sequence at a time in float32."""
+
+import random
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import embedding_line as line
+import numpy as np
+import pytest
+import torch
+from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
+from embedome.engine import Engine, LongPolicy, Sequences
+from embedome.errors import UserError
+from embedome.models import load_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import MegatronBertModel
+
+TRYPTOPHAN = 24  # a token id
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line.rough_model(tmp_path_factory.mktemp("engine") / "model")
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path) -> HuggingFace:
+    return HuggingFace(model)
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Engine:
+    return Engine(load_model(model))
+
+
+def make_engine(model: Path, policy: str = "truncate", overlap: int = 0) -> Engine:
+    return Engine(load_model(model), policy=LongPolicy(policy, overlap))
+
+
+def join(sequences: list[str]) -> Sequences:
+    return Sequences.join([sequence.encode() for sequence in sequences])
+
+
+def randoms(seed: int, lengths: list[int]) -> list[str]:
+    rng = random.Random(seed)
+    return [line.random_sequence(rng, length) for length in lengths]
+
+
+# Hidden states
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_hidden_states_equal_hugging_face_at_every_length(engine: Engine, reference: HuggingFace, batch: int) -> None:
+    for length in range(1, MAX_RESIDUES + 1):
+        sequences = randoms(1000 * batch + length, [length] * batch)
+        residues = np.array([list(sequence.encode()) for sequence in sequences], np.uint8)
+        hidden = engine.encoder(torch.from_numpy(engine.tokenizer.tokens(residues))).numpy()
+        assert hidden.dtype == np.float32
+        for mine, sequence in zip(hidden, sequences, strict=True):
+            assert np.abs(mine - reference.hidden(sequence)).max() < 1e-5
+
+
+@torch.inference_mode()
+def test_hidden_states_of_a_large_batch(engine: Engine, reference: HuggingFace) -> None:
+    sequences = randoms(3, [33] * 200)
+    residues = np.array([list(sequence.encode()) for sequence in sequences], np.uint8)
+    hidden = engine.encoder(torch.from_numpy(engine.tokenizer.tokens(residues))).numpy()
+    expected = np.stack([reference.hidden(sequence) for sequence in sequences])
+    assert np.abs(hidden - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
+def test_other_activations_and_depths(tmp_path: Path, activation: str) -> None:
+    reference = MegatronBertModel(
+        MegatronBertModel.config_class(
+            vocab_size=40,
+            hidden_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            intermediate_size=80,
+            max_position_embeddings=line.POSITIONS,
+            hidden_act=activation,
+            layer_norm_eps=1e-3,
+            initializer_range=0.3,
+        ),
+        add_pooling_layer=False,
+    ).eval()
+    # Saved from the bare class: no name begins with "bert.".
+    reference.save_pretrained(tmp_path)
+    shutil.copy(line.rough_model(tmp_path / "other") / "tokenizer.json", tmp_path)
+    assert not any(name.startswith("bert.") for name in load_file(tmp_path / "model.safetensors"))
+    encoder = load_model(tmp_path).encoder
+    tokens = torch.randint(0, 40, (5, 20), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        for row in tokens:
+            expected = reference(row[None]).last_hidden_state[0]
+            assert (encoder(row[None])[0] - expected).abs().max() < 1e-5
+            # Wide initial weights make the three activations differ by far more than the tolerance.
+        assert (encoder(tokens) - reference(tokens).last_hidden_state).abs().max() < 1e-5
+
+
+def test_token_types_of_a_checkpoint_are_honoured(model: Path, reference: HuggingFace, tmp_path: Path) -> None:
+    typed = shutil.copytree(model, tmp_path / "typed")
+    weights = load_file(typed / "model.safetensors")
+    types = weights["bert.embeddings.token_type_embeddings.weight"]
+    types.copy_(torch.randn(types.shape, generator=torch.Generator().manual_seed(2)))
+    save_file(weights, typed / "model.safetensors", {"format": "pt"})
+    sequences = randoms(5, [1, 9, 62])
+    found = make_engine(typed).embed(join(sequences)).vectors
+    assert_within_one_ulp(found, np.stack([HuggingFace(typed).mean(sequence) for sequence in sequences]))
+    assert np.abs(found - np.stack([reference.mean(sequence) for sequence in sequences])).max() > 0.1
+
+
+# Pooled vectors
+
+
+@pytest.mark.parametrize("budget", [1, 64, 200, 4096])
+def test_vectors_equal_the_mean_over_residues(model: Path, reference: HuggingFace, budget: int) -> None:
+    sequences = randoms(7, [*range(1, MAX_RESIDUES + 1), 5, 5, 5, 62, 1])
+    engine = make_engine(model)
+    engine.token_budget = budget
+    found = engine.embed(join(sequences))
+    assert_within_one_ulp(found.vectors, np.stack([reference.mean(sequence) for sequence in sequences]))
+    assert found.used.tolist() == [len(sequence) for sequence in sequences]
+    assert set(found.state.tolist()) == {"embedded"}
+    assert not found.skipped.any()
+
+
+POOL = randoms(11, [1, 1, 2, 3, 3, 3, 7, 8, 20, 20, 21, 40, 61, 62, 62, 63, 64, 90, 124, 125])
+KNOWN: dict[tuple[str, str, int], np.ndarray] = {}
+
+
+def expected(reference: HuggingFace, sequence: str, policy: str = "truncate", overlap: int = 0) -> np.ndarray:
+    key = (sequence, policy, overlap)
+    if key not in KNOWN:
+        KNOWN[key] = reference.vector(*key)
+    return KNOWN[key]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    picks=st.lists(st.integers(0, len(POOL) - 1), min_size=1, max_size=40),
+    budget=st.integers(1, 3000),
+    policy=st.sampled_from([("truncate", 0), ("window", 0), ("window", 17)]),
+)
+def test_vectors_do_not_depend_on_company(
+    model: Path, engine: Engine, reference: HuggingFace, picks: list[int], budget: int, policy: tuple[str, int]
+) -> None:
+    sequences = [POOL[pick] for pick in picks]
+    engine.policy, engine.token_budget = LongPolicy(*policy), budget
+    try:
+        found = engine.embed(join(sequences))
+    finally:
+        engine.policy, engine.token_budget = LongPolicy(), 4096
+    assert_within_one_ulp(found.vectors, np.stack([expected(reference, each, *policy) for each in sequences]))
+
+
+def test_batches_are_dense_and_within_the_budget(model: Path) -> None:
+    engine = make_engine(model)
+    engine.token_budget = 100
+    shapes: list[tuple[int, int]] = []
+    encode = engine.encoder
+
+    def watch(tokens: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(tokens.shape))
+        assert (tokens[:, 0] == 1).all()
+        assert (tokens[:, -1] == 2).all()
+        assert (tokens[:, 1:-1] > 4).all()  # residues only: no padding
+        return encode(tokens)
+
+    engine.encoder = watch
+    lengths = [3] * 45 + [60] * 3 + [8] * 11
+    engine.embed(join(randoms(1, random.Random(1).sample(lengths, len(lengths)))))
+    assert sorted(shapes) == sorted([(20, 5), (20, 5), (5, 5), (10, 10), (1, 10), (1, 62), (1, 62), (1, 62)])
+
+
+def test_no_sequences_give_no_vectors(engine: Engine) -> None:
+    found = engine.embed(Sequences.join([]))
+    assert found.vectors.shape == (0, 32)
+    assert len(found.used) == len(found.state) == len(found.skipped) == 0
+
+
+def test_bfloat16_is_near_float32(model: Path, reference: HuggingFace) -> None:
+    sequences = randoms(13, [1, 5, 5, 30, 62, 80])
+    found = Engine(load_model(model), dtype="bfloat16").embed(join(sequences)).vectors.astype(np.float64)
+    exact = np.stack([expected(reference, sequence) for sequence in sequences])
+    error = np.abs(found - exact).max()
+    assert 1e-4 < error < 0.1  # another precision, not another result
+
+
+# Long sequences
+
+
+LENGTHS = [1, 61, 62, 63, 64, 100, 123, 124, 125, 186, 187, 300]
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 13, 31, 60, 61])
+def test_windows_equal_a_loop_over_hugging_face(model: Path, reference: HuggingFace, overlap: int) -> None:
+    lengths = LENGTHS if overlap < 60 else [62, 63, 80]
+    sequences = randoms(17, lengths)
+    found = make_engine(model, "window", overlap).embed(join(sequences))
+    assert_within_one_ulp(
+        found.vectors, np.stack([reference.vector(sequence, "window", overlap) for sequence in sequences])
+    )
+    assert found.used.tolist() == lengths
+    assert found.state.tolist() == ["windowed" if length > 62 else "embedded" for length in lengths]
+    assert not found.skipped.any()
+
+
+def test_truncation_uses_the_first_residues(model: Path, reference: HuggingFace) -> None:
+    sequences = randoms(19, LENGTHS)
+    found = make_engine(model).embed(join(sequences))
+    assert_within_one_ulp(found.vectors, np.stack([reference.mean(sequence[:62]) for sequence in sequences]))
+    assert found.used.tolist() == [min(length, 62) for length in LENGTHS]
+    assert found.state.tolist() == ["truncated" if length > 62 else "embedded" for length in LENGTHS]
+    assert not found.skipped.any()
+
+
+def test_skipping_leaves_the_others_alone(model: Path, reference: HuggingFace) -> None:
+    sequences = randoms(23, LENGTHS)
+    found = make_engine(model, "skip").embed(join(sequences))
+    assert found.skipped.tolist() == [length > 62 for length in LENGTHS]
+    assert found.state.tolist() == ["too-long" if length > 62 else "embedded" for length in LENGTHS]
+    kept = [sequence for sequence in sequences if len(sequence) <= 62]
+    assert_within_one_ulp(found.vectors[~found.skipped], np.stack([reference.mean(sequence) for sequence in kept]))
+    assert found.used[~found.skipped].tolist() == [len(sequence) for sequence in kept]
+    only = make_engine(model, "skip").embed(join(sequences[3:]))
+    assert only.skipped.all()
+
+
+@pytest.mark.parametrize("overlap", [62, 63, 1000, -1])
+def test_impossible_overlap_is_refused(model: Path, overlap: int) -> None:
+    with pytest.raises(UserError, match=rf"embed\.overlap is {overlap}; .*62 residues"):
+        make_engine(model, "window", overlap)
+
+
+def test_missing_gpu_is_refused(model: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="a GPU was asked for") as excinfo:
+        Engine(load_model(model), device="cuda")
+    message = str(excinfo.value)
+    assert torch.__version__ in message
+    assert "\n" not in message
+    assert (torch.version.cuda or "CPU only") in message
+
+
+# Vectors that are not finite
+
+
+def spoil(engine: Engine, change: Callable[[torch.Tensor], None]) -> None:
+    """Change the hidden states [L, D] of each sequence that holds a tryptophan."""
+    encode = engine.encoder
+
+    def broken(tokens: torch.Tensor) -> torch.Tensor:
+        hidden = encode(tokens)
+        for row in torch.nonzero((tokens == TRYPTOPHAN).any(1)).flatten().tolist():
+            change(hidden[row])
+        return hidden
+
+    engine.encoder = broken
+
+
+def one_residue(value: float) -> Callable[[torch.Tensor], None]:
+    return lambda hidden: hidden[1, 3].fill_(value)
+
+
+def everywhere(value: float) -> Callable[[torch.Tensor], None]:
+    return lambda hidden: hidden.fill_(value)
+
+
+def both_infinities(hidden: torch.Tensor) -> None:
+    hidden[1, 0], hidden[2, 0] = float("inf"), float("-inf")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        one_residue(float("nan")),
+        one_residue(float("inf")),
+        one_residue(float("-inf")),
+        both_infinities,
+        everywhere(1e6),  # finite, but beyond float16
+        everywhere(-1e30),
+    ],
+)
+@pytest.mark.parametrize("policy", [("truncate", 0), ("window", 10)])
+def test_not_finite_is_skipped_and_spoils_nothing_else(
+    model: Path, reference: HuggingFace, change: Callable[[torch.Tensor], None], policy: tuple[str, int]
+) -> None:
+    sequences = [sequence.replace("W", "A") for sequence in randoms(29, [5, 10, 10, 10, 10, 62, 70, 70, 130, 130])]
+    bad = [2, 6, 8]
+    sequences = [f"W{sequence[1:]}" if i in bad else sequence for i, sequence in enumerate(sequences)]
+    engine = make_engine(model, *policy)
+    spoil(engine, change)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = engine.embed(join(sequences))
+    assert np.flatnonzero(found.skipped).tolist() == bad
+    assert set(found.state[bad].tolist()) == {"non-finite"}
+    good = [i for i in range(len(sequences)) if i not in bad]
+    assert not set(found.state[good].tolist()) & {"non-finite", "too-long"}
+    assert_within_one_ulp(found.vectors[good], np.stack([expected(reference, sequences[i], *policy) for i in good]))
+
+
+def test_the_largest_half_float_is_kept(model: Path) -> None:
+    engine = make_engine(model)
+    spoil(engine, everywhere(65504.0))
+    found = engine.embed(join(["AWA", "AAA"]))
+    assert not found.skipped.any()
+    assert (found.vectors[0] == 65504).all()
