@@ -6,16 +6,19 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from embedome.config import check_config, config_sha256, load_schema
 from embedome.errors import UserError
-
-SPLITS = ["val", "test", "train"]
-MODEL = config["model"]["name"] if isinstance(config.get("model"), dict) else ""
+from embedome.models import check_model_directory
 
 try:
     check_config(
         config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
     )
+    if not config["model"]["untrained"]:
+        check_model_directory(config["model"]["directory"])
 except UserError as error:
     sys.exit(str(error))
+
+SPLITS = ["val", "test", "train"]
+MODEL = config["model"]["name"]
 
 
 wildcard_constraints:
@@ -28,7 +31,7 @@ wildcard_constraints:
 def get_targets():
     """What `rule all` asks for."""
     return [
-        f"results/dataset/{MODEL}/manifest.json",
+        f"results/dataset/{MODEL}/_manifest.json",
         "results/ledger.json",
         *(f"results/report/{MODEL}/{name}" for name in REPORT_FILES),
     ]

@@ -8,7 +8,7 @@ rule merge:
         catalog="results/catalog",
         splits="results/splits.parquet",
     output:
-        manifest=f"results/dataset/{MODEL}/manifest.json",
+        manifest=f"results/dataset/{MODEL}/_manifest.json",
     log:
         f"results/logs/merge_{MODEL}.log",
     benchmark:
@@ -31,7 +31,7 @@ rule ledger:
         split="results/summaries/split.json",
         shards="results/shards/shards.json",
         manifests=all_shards(f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"),
-        dataset=f"results/dataset/{MODEL}/manifest.json",
+        dataset=f"results/dataset/{MODEL}/_manifest.json",
     output:
         ledger="results/ledger.json",
     log:

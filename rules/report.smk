@@ -5,7 +5,7 @@ REPORT_FILES = ["ledger.tsv", "lengths.svg", "pca.svg", "statistics.json"]
 
 rule report:
     input:
-        dataset=f"results/dataset/{MODEL}/manifest.json",
+        dataset=f"results/dataset/{MODEL}/_manifest.json",
         ledger="results/ledger.json",
         families=families(),
     output:

@@ -1,10 +1,19 @@
 """Predicted device time of a sequence: linear in its length for the layers, quadratic for attention."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import nn
+
 PICOSECONDS = 1e12
+# 53 days: costs are added up as 64-bit numbers of picoseconds, and must not run over.
+MAX_TOTAL_PICOSECONDS = 2**62
+# A guess of the floating-point operations per second that a device sustains, where nothing was measured: one CPU
+# core in float32, and a data centre's GPU.
+SUSTAINED_FLOPS = {"cpu": 5e10, "cuda": 1e14}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class CostModel:
     def picoseconds(self, lengths: np.ndarray) -> np.ndarray:
         """Cost of each length as whole picoseconds.
 
-        Integers add up to the same on every machine, and 10^18 of them, ten days, fit in 64 bits.
+        Integers add up to the same on every machine. None is larger than `MAX_TOTAL_PICOSECONDS`.
 
         Parameters
         ----------
@@ -41,4 +50,25 @@ class CostModel:
         """
         used = np.minimum(lengths, self.longest) if self.longest else lengths
         used = used.astype(np.float64)
-        return (used * (self.linear * PICOSECONDS) + used * used * (self.quadratic * PICOSECONDS)).astype(np.int64)
+        costs = used * (self.linear * PICOSECONDS) + used * used * (self.quadratic * PICOSECONDS)
+        return np.minimum(costs, MAX_TOTAL_PICOSECONDS).astype(np.int64)
+
+
+def cost_of(encoder: "nn.Module", longest: int | None, device: str) -> CostModel:
+    """Cost model of an encoder, from its size.
+
+    Per residue 2 operations for each weight of the layers, per pair of residues 4 for each dimension of each layer
+    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        One of `embedome.encoders`.
+    longest : int, optional
+        As in `CostModel`.
+    device : str
+        ``cpu`` or ``cuda``.
+    """
+    weights = sum(parameter.numel() for parameter in encoder.layers.parameters())
+    flops = SUSTAINED_FLOPS[device]
+    return CostModel(2 * weights / flops, 4 * encoder.dimension * encoder.n_layers / flops, longest)

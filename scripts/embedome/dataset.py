@@ -173,6 +173,7 @@ class Dataset:
         chunks = [
             dask.array.from_delayed(load(self.folder / file["file"]), (file["rows"], self.dimension), np.float16)
             for file in self.files(split)
+            if file["rows"]
         ]
         return dask.array.concatenate(chunks) if chunks else dask.array.zeros((0, self.dimension), np.float16)
 

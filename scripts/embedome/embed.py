@@ -4,7 +4,6 @@ A part is final when it is written. A run that finds a part with the fingerprint
 a killed run loses the part under way and nothing else. Memory is that of one part.
 """
 
-import gzip
 import hashlib
 import logging
 import os
@@ -25,7 +24,7 @@ from embedome import __version__
 from embedome.cost import PICOSECONDS, CostModel
 from embedome.engine import Embedded, Engine, LongPolicy, Sequences
 from embedome.errors import UserError
-from embedome.fasta import read_entries
+from embedome.fasta import read_blocks, read_entries
 from embedome.files import glob_escape, json_sha256, write_json
 from embedome.format import SKIPPED, describe_file, embedding_schema, part_info, read_rows, vector_array, write_part
 from embedome.headers import parse_description
@@ -162,8 +161,7 @@ def shard_records(fasta: str | os.PathLike) -> Iterator[Record]:
 
 def is_empty_shard(fasta: str | os.PathLike) -> bool:
     """Whether a shard got no sequence, as there were fewer than shards."""
-    with gzip.open(fasta) as stream:
-        return not stream.read(1)
+    return next(read_blocks(fasta), None) is None
 
 
 def embed_records(
@@ -274,7 +272,7 @@ def embed_part(part: Part, model: str, settings: Settings, device: str) -> dict[
     if is_written(part):
         log.info("%s is there already", part.path.name)
     else:
-        engine = load_engine(model, settings, device)
+        engine = load_engine(model, json_sha256(part.provenance["model"]), settings, device)
         sequences = Sequences.join([record.sequence for record in part.records])
         table, skipped = part_tables(part.records, sequences, engine.embed(sequences))
         write_part(part.path, table, skipped, part.provenance, part.fingerprint)
@@ -282,8 +280,8 @@ def embed_part(part: Part, model: str, settings: Settings, device: str) -> dict[
 
 
 @cache
-def load_engine(model: str, settings: Settings, device: str) -> Engine:
-    """Load the model once per process."""
+def load_engine(model: str, identity: str, settings: Settings, device: str) -> Engine:
+    """Load the model once per process, and again where the directory's `identity` has changed."""
     policy = LongPolicy(settings.long_sequences, settings.overlap)
     return Engine(load_model(model), device=device, dtype=settings.dtype, policy=policy)
 
@@ -291,9 +289,12 @@ def load_engine(model: str, settings: Settings, device: str) -> Engine:
 def is_written(part: Part) -> bool:
     """Whether the part's file is there, whole and of the same fingerprint."""
     try:
-        return part_info(part.path).fingerprint == part.fingerprint
+        if part_info(part.path).fingerprint != part.fingerprint:
+            return False
+        read_rows(part.path)
     except UserError:
         return False
+    return True
 
 
 def part_tables(records: list[Record], sequences: Sequences, embedded: Embedded) -> tuple[pa.Table, pa.Table]:

@@ -1,12 +1,13 @@
 """Files that are there whole or not at all, and their checksums."""
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
         publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,13 +40,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def publish(temporary: Path, path: Path) -> None:
     """Rename a finished temporary file to `path` and sweep away what killed writers of `path` left."""
     try:
+        sync(temporary)
         os.replace(temporary, path)
     except FileNotFoundError:
         # Another process published the same file meanwhile and swept ours away; what it wrote is as good.
         if not path.exists():
             raise
     sync_directory(path.parent)
-    for stale in path.parent.glob(f".{glob_escape(path.name)}.????????????.tmp"):
+    for stale in temporaries_beside(path):
         stale.unlink(missing_ok=True)
 
 
@@ -59,19 +59,51 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(path)
     temporary.mkdir()
     try:
         yield temporary
-        sync_directory(temporary)
-        if path.exists():
-            os.replace(path, path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp"))
-        os.replace(temporary, path)
+        for entry in [*temporary.rglob("*"), temporary]:
+            sync(entry)
+        replace_directory(temporary, path)
         sync_directory(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for stale in path.parent.glob(f".{glob_escape(path.name)}.????????????.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+        remove_directory(temporary, path)
+    for stale in temporaries_beside(path):
+        remove_directory(stale, path)
+
+
+def replace_directory(temporary: Path, path: Path) -> None:
+    """Rename a folder to `path`, out of which any folder is moved first."""
+    while True:
+        with suppress(FileNotFoundError):
+            os.replace(path, temporary_beside(path))
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            # Another process may have put its folder there in between.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+
+
+def remove_directory(temporary: Path, path: Path) -> None:
+    """Remove a temporary folder of `path`; a process that still fills it fails, and does not go on with half of it."""
+    doomed = temporary_beside(path)
+    with suppress(OSError):
+        os.replace(temporary, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new temporary name in the folder of `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def temporaries_beside(path: Path) -> list[Path]:
+    """Files and folders that were given a temporary name beside `path`."""
+    return list(path.parent.glob(f".{glob_escape(path.name)}.????????????.tmp"))
 
 
 def glob_escape(name: str) -> str:
@@ -79,13 +111,18 @@ def glob_escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to disk, so that a rename survives a power cut."""
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries to disk, so that a rename survives a power cut."""
+    sync(path)
 
 
 def file_sha256(path: str | os.PathLike) -> str:

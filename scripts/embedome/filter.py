@@ -7,7 +7,6 @@ for duplicate sequences.
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from embedome.files import atomic_directory, atomic_path, file_sha256, read_json
 from embedome.headers import parse_description
 from embedome.log import Progress
 from embedome.records import Record, check_entry, refget_digest
-from embedome.sorting import RUN_BYTES, RUN_ROWS, merge_runs, sort_by_id, write_run
+from embedome.sorting import RUN_BYTES, RUN_ROWS, SortedRuns, sort_by_id
 from embedome.tables import FolderSink, ParquetSink
 
 log = logging.getLogger(__name__)
@@ -111,14 +110,17 @@ def filter_records(
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
     with atomic_directory(catalog) as folder:
-        scratch = folder / "runs"
-        scratch.mkdir()
+        runs = SortedRuns(folder / "runs.arrow", RUN)
         counts = Counts([Path(path) for path in fasta])
-        runs = [write_run(scratch, index, table) for index, table in enumerate(make_runs(fasta, limits, counts))]
-        files = write_sorted(unique_ids(merge_runs(runs), counts), folder, rejects, counts)
-        shutil.rmtree(scratch)
+        for table in make_runs(fasta, limits, counts):
+            runs.add(table)
+        files = write_sorted(unique_ids(runs.merge(), counts), folder, rejects, counts)
+        runs.path.unlink()
         if not counts.kept:
-            raise UserError(f"no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter")
+            names = ", ".join(map(str, fasta))
+            raise UserError(
+                f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
+            )
         result = counts.summary(files, read_json(release) if release else None)
     write_json(summary, result)
     log.info(

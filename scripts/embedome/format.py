@@ -23,8 +23,8 @@ GROUP_ROWS = 8192
 METADATA_KEY = b"embedome"
 # States of a row.
 EMBEDDED, TRUNCATED, WINDOWED, DUPLICATE = "embedded", "truncated", "windowed", "duplicate"
-# Files of a data set; a leading underscore makes readers pass one over.
-MANIFEST = "manifest.json"
+# Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
+MANIFEST = "_manifest.json"
 SKIPPED_FILE = "_skipped.parquet"
 SKIPPED = pa.schema(
     [
@@ -85,17 +85,24 @@ def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
     )
 
 
-def write_part(path: Path, table: pa.Table, skipped: pa.Table, provenance: Mapping, fingerprint: str) -> None:
-    """Write a part file atomically: rows in id order, the rest in the metadata."""
+def embedding_metadata(
+    provenance: Mapping[str, Any], skipped: pa.Table | None = None, fingerprint: str | None = None
+) -> dict[bytes, bytes]:
+    """Metadata of an embedding file: where its vectors come from, and the sequences that got none."""
     about = {
         "format": FORMAT,
         "provenance": provenance,
         "fingerprint": fingerprint,
-        "skipped": skipped.to_pylist(),
+        "skipped": [] if skipped is None else skipped.to_pylist(),
     }
-    schema = table.schema.with_metadata({METADATA_KEY: canonical_json(about)})
-    with atomic_path(path) as temporary, embedding_sink(temporary, schema) as sink:
-        sink.write(table.cast(schema))
+    return {METADATA_KEY: canonical_json(about)}
+
+
+def write_part(path: Path, table: pa.Table, skipped: pa.Table, provenance: Mapping, fingerprint: str) -> None:
+    """Write a part file atomically: rows in id order, the rest in the metadata."""
+    with atomic_path(path) as temporary, embedding_sink(temporary, table.schema) as sink:
+        sink.write(table)
+        sink.describe(embedding_metadata(provenance, skipped, fingerprint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ class PartInfo:
 
     rows: int
     dimension: int
-    fingerprint: str
+    fingerprint: str | None
     provenance: dict[str, Any]
     skipped: list[dict[str, Any]]
 
@@ -118,7 +125,7 @@ def part_info(path: str | os.PathLike) -> PartInfo:
         Where the file is missing, damaged, not an embedding file, or of another format version.
     """
     file = open_parquet(path)
-    text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    text = (file.metadata.metadata or {}).get(METADATA_KEY)
     if text is None or "embedding" not in file.schema_arrow.names:
         raise UserError(f"{path}: not an embedome embedding file")
     about = json.loads(text)

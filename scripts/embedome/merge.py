@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.errors import UserError
-from embedome.files import atomic_directory, canonical_json, file_sha256, read_json, write_json
+from embedome.files import atomic_directory, file_sha256, read_json, write_json
 from embedome.format import (
-    DUPLICATE,
     FORMAT,
     KEYS,
     MANIFEST,
-    METADATA_KEY,
     SKIPPED,
     SKIPPED_FILE,
     describe_file,
+    embedding_metadata,
     embedding_schema,
     embedding_sink,
     part_info,
@@ -45,7 +45,6 @@ from embedome.tables import RowReader, open_parquet
 log = logging.getLogger(__name__)
 
 DUPLICATE_ROWS = 100_000
-CATALOG_COLUMNS = ["id", "digest", "length", "taxid", "n_members", "duplicate_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class ShardPart:
 
     def fault(self, what: str) -> UserError:
         """The error that says what is wrong with it and how to rebuild it alone."""
-        return UserError(f"{self.path}: {what}; rebuild it: rm '{self.path}' '{self.manifest}' and run again")
+        return UserError(f"{self.path}: {what}; rebuild it: rm -f '{self.path}' '{self.manifest}' and run again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ class CheckedPart:
     keys: pa.Table
     skipped: pa.Table
     states: Counter[str]
+    dimension: int
 
 
 def merge_shards(
@@ -96,7 +96,7 @@ def merge_shards(
         What the stages before wrote: the sequences that must be there.
     dataset : path
         Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
-        ``_common_metadata``, ``_skipped.parquet`` and ``manifest.json``.
+        ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``.
     threads : int
         Parts verified at once.
 
@@ -112,7 +112,7 @@ def merge_shards(
     """
     parts, provenance = list_parts([Path(path) for path in manifests], read_json(shards))
     with atomic_directory(dataset) as folder:
-        merger = Merger(folder, parts, catalog, splits, provenance)
+        merger = Merger(folder, catalog, splits, provenance)
         with ThreadPoolExecutor(threads) as pool, Progress("merge", "parts", len(parts)) as progress:
             for split in SPLITS:
                 mine = [part for part in parts if part.split == split]
@@ -140,20 +140,43 @@ def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[li
     for split in SPLITS:
         for shard in shards["splits"][split]:
             path = found.pop((split, shard["shard"]), None)
-            if path is None:
+            if path is None or not path.is_file():
                 raise UserError(f"split {split}: shard {shard['shard']} has no manifest; run the embed stage")
-            manifest = read_json(path)
-            if manifest["content_sha256"] != shard["content_sha256"]:
-                raise UserError(f"{path}: made from other sequences than the shard's; rm '{path}' and run again")
+            manifest = read_manifest(path, shard)
             first = first or (path, manifest["provenance"])
             if manifest["provenance"] != first[1]:
-                raise UserError(f"{path}: embedded in another way than {first[0]}; rm '{path}' and run again")
+                raise UserError(
+                    f"{path}: embedded in another way than {first[0]}; "
+                    f"rebuild both: rm -f '{path}' '{first[0]}' and run again"
+                )
             parts += [ShardPart(split, path.parent / entry["file"], path, entry) for entry in manifest["parts"]]
     if found:
         raise UserError(f"{next(iter(found.values()))}: not one of the shards in shards.json; leave it out")
     if first is None or not parts:
         raise UserError("there is no embedded sequence to merge")
     return parts, first[1]
+
+
+def read_manifest(path: Path, shard: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a shard's manifest.
+
+    Raises
+    ------
+    UserError
+        Where it is not one, or not of the shard's sequences, each of them.
+    """
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: not a shard's manifest of format {FORMAT}; rm -f '{path}' and run again")
+    if manifest["content_sha256"] != shard["content_sha256"]:
+        raise UserError(f"{path}: made from other sequences than the shard's; rm -f '{path}' and run again")
+    held = sum(entry["sequences"] for entry in manifest["parts"])
+    if held != shard["sequences"]:
+        raise UserError(
+            f"{path}: its parts hold {held:,} sequences, the shard {shard['sequences']:,}; "
+            f"rebuild them: rm -f '{path.with_suffix('')}'-*.parquet '{path}' and run again"
+        )
+    return manifest
 
 
 def check_part(part: ShardPart) -> CheckedPart:
@@ -181,7 +204,7 @@ def check_part(part: ShardPart) -> CheckedPart:
     ids = table["id"].combine_chunks()
     if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
         raise part.fault("ids out of order")
-    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()))
+    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.dimension)
 
 
 class Merger:
@@ -190,14 +213,12 @@ class Merger:
     def __init__(
         self,
         folder: Path,
-        parts: Sequence[ShardPart],
         catalog: str | os.PathLike,
         splits: str | os.PathLike,
         provenance: dict[str, Any],
     ) -> None:
-        self.folder, self.parts, self.catalog, self.splits = folder, parts, catalog, splits
-        self.provenance = provenance
-        self.dimension = part_info(parts[0].path).dimension
+        self.folder, self.catalog, self.splits, self.provenance = folder, catalog, splits, provenance
+        self.dimension = 0
         self.states = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self.skipped: list[pa.Table] = []
@@ -229,7 +250,8 @@ class Merger:
                 raise each.part.fault(f"has {found} where the catalog has {wanted}")
             yield each
         if missing := expected.take(1).to_pylist():
-            raise UserError(f"split {split}: {missing[0]['id']!r} and what follows was not embedded; run embed again")
+            name = missing[0]["id"]
+            raise UserError(f"split {split}: {name!r} and what follows is in no shard; rerun the shard stage")
 
     def link(self, checked: CheckedPart) -> None:
         """Put a proven part into the data set: a second name for the same file, or a copy where that cannot be."""
@@ -243,6 +265,7 @@ class Merger:
         keep = ("rows", "first_id", "last_id", "bytes", "sha256")
         self.files[part.split].append({"file": part.name, **{key: part.entry[key] for key in keep}})
         self.states[part.split].update(checked.states)
+        self.dimension = checked.dimension
         self.add_skipped(part.split, checked.skipped)
 
     def add_skipped(self, split: str, skipped: pa.Table) -> None:
@@ -268,44 +291,18 @@ class Merger:
         """Give duplicates the vectors of their canonical ids, whatever split these are in; note the skipped ones."""
         wanted = sorted(set(rows["duplicate_of"].to_pylist()))
         files = [file for split in SPLITS for file in self.files[split]]
-        found = find_in_files(self.folder, files, wanted, embedding_schema(self.dimension))
-        position = pc.index_in(rows["duplicate_of"], value_set=found["id"])
-        lost = rows.filter(pc.is_null(position))
+        canonical = find_in_files(self.folder, files, wanted, embedding_schema(self.dimension))
+        table, lost = duplicate_rows(rows, canonical)
         if len(lost):
-            self.add_skipped(split, self.skipped_duplicates(lost))
-        canonical = found.take(pc.drop_null(position))
-        rows = rows.filter(pc.is_valid(position))
-        same = ("n_residues_used", "embedding")
-        columns = {name: canonical[name] if name in same else rows[name] for name in ROW_COLUMNS}
-        columns["state"] = pa.array([DUPLICATE] * len(rows), pa.string())
-        schema = embedding_schema(self.dimension)
-        return pa.table({name: columns[name] for name in schema.names}).cast(schema)
-
-    def skipped_duplicates(self, rows: pa.Table) -> pa.Table:
-        """Skipped rows for duplicates whose canonical sequence was skipped, with its reason.
-
-        Raises
-        ------
-        UserError
-            Where a canonical sequence was neither embedded nor skipped.
-        """
-        known = pa.concat_tables(self.skipped)
-        position = pc.index_in(rows["duplicate_of"], value_set=known["id"])
-        if position.null_count:
-            lost = rows.filter(pc.is_null(position))["duplicate_of"][0].as_py()
-            raise UserError(
-                f"{lost!r}, of which there are duplicates, was neither embedded nor skipped; run embed again"
-            )
-        reasons = known["reason"].take(position)
-        return rows.select(["id", "digest", "length"]).append_column("reason", reasons).cast(SKIPPED)
+            self.add_skipped(split, skipped_duplicates(lost, pa.concat_tables(self.skipped)))
+        return table
 
     def write_rows(self, split: str, name: str, table: pa.Table) -> None:
         """Write rows as one more file of the data set."""
         path = self.folder / name
-        about = {"format": FORMAT, "provenance": self.provenance, "fingerprint": None, "skipped": []}
-        schema = table.schema.with_metadata({METADATA_KEY: canonical_json(about)})
-        with embedding_sink(path, schema) as sink:
-            sink.write(table.cast(schema))
+        with embedding_sink(path, table.schema) as sink:
+            sink.write(table)
+            sink.describe(embedding_metadata(self.provenance))
         self.files[split].append({**describe_file(path, len(table), table["id"].to_pylist()), "file": name})
         self.states[split].update(table["state"].to_pylist())
 
@@ -348,6 +345,3 @@ class Merger:
             footer.set_file_path(file["file"])
             footers.append(footer)
         pq.write_metadata(schema, self.folder / "_metadata", footers)
-
-
-ROW_COLUMNS = ("id", "digest", "length", "n_residues_used", "taxid", "n_members", "embedding")

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from embedome.cost import PICOSECONDS, CostModel
+from embedome.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
 from embedome.errors import UserError
 from embedome.fasta import write_entry
 from embedome.files import atomic_path, read_json, write_json
@@ -149,6 +149,12 @@ def shard_of_rows(
         codes.append(np.where(table["duplicate_of"].is_null().to_numpy(), split, -1).astype(np.int8))
         costs.append(cost.picoseconds(table["length"].to_numpy()))
     code_of, cost_of = np.concatenate(codes), np.concatenate(costs)
+    if (total := cost_of.sum(dtype=np.float64)) > MAX_TOTAL_PICOSECONDS:
+        raise UserError(
+            f"cost: {total / PICOSECONDS / 86400:,.0f} days are predicted for all sequences, more than can be counted "
+            f"({MAX_TOTAL_PICOSECONDS / PICOSECONDS / 86400:.0f}); lower cost.linear and cost.quadratic alike, "
+            "only their ratio matters for the cuts"
+        )
     owners = np.full(len(code_of), -1, np.int32)
     for code, name in enumerate(SPLITS):
         mine = code_of == code

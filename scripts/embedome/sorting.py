@@ -1,17 +1,16 @@
 """External sort by id: sorted runs on disk, merged range by range in the memory of one range."""
 
 import bisect
-import ctypes
-import mmap
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 RUN_ROWS = 100_000
 RUN_BYTES = 64 << 20
-# Every so many rows of a run an id is noted, to find where to cut the merge into ranges.
-SAMPLE_EVERY = 1000
+# A run is written in so many batches: the merge holds one batch of each run, and takes ranges of so many batches.
+RUN_BATCHES = 400
 
 
 def sort_by_id(table: pa.Table) -> pa.Table:
@@ -19,41 +18,76 @@ def sort_by_id(table: pa.Table) -> pa.Table:
     return table.sort_by([("id", "ascending"), ("record", "ascending")])
 
 
-def write_run(folder: Path, index: int, table: pa.Table) -> Path:
-    """Write a sorted table as an Arrow file, which can be mapped into memory and sliced without being read."""
-    path = folder / f"{index:05d}.arrow"
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return path
+class SortedRuns:
+    """Sorted tables in one scratch file, and their merge.
+
+    The file is read batch by batch, each once, and not mapped into memory: mapped pages count as memory used.
+
+    Parameters
+    ----------
+    path : path
+        The scratch file; the caller removes it.
+    schema : pyarrow.Schema
+        With fields ``id`` and ``record``.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.writer = pa.ipc.new_file(str(path), schema)
+        self.first_ids: list[list[str]] = []
+        """First id of each batch, run by run."""
+
+    def add(self, table: pa.Table) -> None:
+        """Write a run: rows in the order of `sort_by_id`, at least one."""
+        batches = table.combine_chunks().to_batches(max_chunksize=-(-len(table) // RUN_BATCHES))
+        for batch in batches:
+            self.writer.write_batch(batch)
+        self.first_ids.append([batch["id"][0].as_py() for batch in batches])
+
+    def merge(self) -> Iterator[pa.Table]:
+        """Yield the rows of all runs in tables in id order, none empty, each about as large as a run.
+
+        Rows of one id are in one table.
+        """
+        self.writer.close()
+        with pa.OSFile(str(self.path)) as source:
+            reader = pa.ipc.open_file(source)
+            starts = itertools.accumulate(map(len, self.first_ids), initial=0)
+            runs = [Run(reader, start, ids) for start, ids in zip(starts, self.first_ids, strict=False)]
+            pivots = sorted(itertools.chain.from_iterable(self.first_ids))[RUN_BATCHES::RUN_BATCHES]
+            for pivot in [*pivots, None]:
+                batches = [batch for run in runs for batch in run.take_below(pivot)]
+                if batches:
+                    yield sort_by_id(pa.Table.from_batches(batches).combine_chunks())
 
 
-def merge_runs(paths: Sequence[Path]) -> Iterator[pa.Table]:
-    """Merge sorted runs: yield tables in id order, none empty, each about as large as a run."""
-    files = [pa.memory_map(str(path)).read_buffer() for path in paths]
-    runs = [pa.ipc.open_file(file).read_all() for file in files]
-    samples = sorted(run["id"][row].as_py() for run in runs for row in range(0, len(run), SAMPLE_EVERY))
-    pivots = samples[RUN_ROWS // SAMPLE_EVERY :: RUN_ROWS // SAMPLE_EVERY]
-    starts = [0] * len(runs)
-    for pivot in [*pivots, None]:
-        release_pages(files)
-        ends = [find_id(run, pivot, start) for run, start in zip(runs, starts, strict=True)]
-        slices = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
-        starts = ends
-        table = sort_by_id(pa.concat_tables(slices))
-        if len(table):
-            yield table
+class Run:
+    """Where the merge stands in one run.
 
+    Parameters
+    ----------
+    reader : pyarrow.ipc.RecordBatchFileReader
+    start : int
+        The run's first batch in the file.
+    first_ids : list of str
+        First id of each of its batches.
+    """
 
-def release_pages(files: Sequence[pa.Buffer]) -> None:
-    """Give back the memory of mapped files: pages once read would stay, and count, until the file is unmapped."""
-    advise = ctypes.CDLL(None).madvise
-    for file in files:
-        advise(ctypes.c_void_p(file.address), ctypes.c_size_t(file.size), mmap.MADV_DONTNEED)
+    def __init__(self, reader: pa.ipc.RecordBatchFileReader, start: int, first_ids: list[str]) -> None:
+        self.reader, self.start, self.first_ids = reader, start, first_ids
+        self.n_read = 0
+        self.rest: pa.RecordBatch | None = None
 
-
-def find_id(run: pa.Table, name: str | None, start: int) -> int:
-    """First row from `start` on whose id is not below `name`; with None, the end of the run."""
-    if name is None:
-        return len(run)
-    ids = run["id"]
-    return bisect.bisect_left(range(len(run)), name.encode(), lo=start, key=lambda row: ids[row].as_py().encode())
+    def take_below(self, pivot: str | None) -> list[pa.RecordBatch]:
+        """The next rows whose ids are below `pivot`; with None, all that are left."""
+        batches = [self.rest] if self.rest else []
+        end = len(self.first_ids) if pivot is None else bisect.bisect_left(self.first_ids, pivot)
+        batches += [self.reader.get_batch(self.start + number) for number in range(self.n_read, end)]
+        self.n_read = max(self.n_read, end)
+        self.rest = None
+        if batches and pivot is not None:
+            last = batches.pop()
+            cut = bisect.bisect_left(range(len(last)), pivot, key=lambda row: last["id"][row].as_py())
+            batches.append(last[:cut])
+            self.rest = last[cut:]
+        return [batch for batch in batches if len(batch)]

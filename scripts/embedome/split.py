@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, read_catalog
+from embedome.catalog import CATALOG_GROUP_ROWS, catalog_files, read_catalog
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, write_json
 from embedome.tables import ParquetSink, open_parquet
@@ -59,6 +59,8 @@ class SplitPlan:
             Where they are more than there are.
         """
         n_val, n_test = (round(size * total) if size < 1 else int(size) for size in (self.val, self.test))
+        if max(self.val, self.test) < 1 and self.val + self.test <= 1:
+            n_test = min(n_test, total - n_val)  # both may have been rounded up
         if n_val + n_test > total:
             raise UserError(
                 f"split.val and split.test ask for {n_val:,} and {n_test:,} sequences, but there are {total:,}; "
@@ -90,9 +92,14 @@ def split_catalog(
     Raises
     ------
     UserError
-        Where val and test are larger than the catalog.
+        Where val and test are larger than the catalog, and where the catalog is not that of the summary.
     """
     account = read_json(filter_summary)
+    total = sum(open_parquet(path).metadata.num_rows for path in catalog_files(catalog))
+    if total != account["kept"]:
+        raise UserError(
+            f"{catalog}: {total:,} records, but the filter kept {account['kept']:,}; rerun the filter stage"
+        )
     method = {"hash": hash_splits, "bionemo": bionemo_splits}[plan.method]
     assign = method(catalog, account, plan)
     counts = {name: {"sequences": 0, "duplicates": 0, "residues": 0} for name in SPLITS}
@@ -102,11 +109,6 @@ def split_catalog(
             sink.write(pa.Table.from_arrays([table["id"], pa.array(np.array(SPLITS)[codes])], schema=SCHEMA))
             count(counts, table, codes)
     result = {"format": 1, "method": plan.method, "seed": plan.seed, "kept": account["kept"], "splits": counts}
-    total = sum(split["sequences"] for split in counts.values())
-    if total != account["kept"]:
-        raise UserError(
-            f"{catalog}: {total:,} records, but the filter kept {account['kept']:,}; rerun the filter stage"
-        )
     write_json(summary, result)
     log.info("%s", ", ".join(f"{name}: {split['sequences']:,} sequences" for name, split in counts.items()))
     return result
@@ -194,11 +196,16 @@ def read_split_catalog(
         Where the two files do not list the same ids.
     """
     batches = open_parquet(splits).iter_batches(CATALOG_GROUP_ROWS, use_threads=False)
+    mismatch = UserError(f"{splits}: its ids are not those of {catalog}; rerun the split stage")
     for table in read_catalog(catalog, columns):
         batch = next(batches, None)
-        if batch is None or not table["id"].combine_chunks().equals(batch["id"]):
-            raise UserError(f"{splits}: its ids are not those of {catalog}; rerun the split stage")
+        if batch is None or batch.schema.names != SCHEMA.names:
+            raise mismatch
+        if not table["id"].combine_chunks().equals(batch["id"]):
+            raise mismatch
         codes = np.zeros(len(batch), np.int8)
         for code, name in enumerate(SPLITS):
             codes[pc.equal(batch["split"], name).to_numpy(zero_copy_only=False)] = code
         yield table, codes
+    if next(batches, None) is not None:
+        raise mismatch

@@ -1,7 +1,7 @@
 """Arrow tables to Parquet files whose bytes depend on their rows alone."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +52,10 @@ class ParquetSink:
             for start in range(0, whole, self.group_rows):
                 self.write_group(joined.slice(start, self.group_rows))
             self.waiting, self.n_waiting = [joined.slice(whole)], len(joined) - whole
+
+    def describe(self, metadata: Mapping[bytes, bytes]) -> None:
+        """Add entries to the file's metadata."""
+        self.writer.add_key_value_metadata(dict(metadata))
 
     def write_group(self, table: pa.Table) -> None:
         # One chunk per column: pages end where chunks end, and bytes must not depend on how rows arrived.

@@ -1,0 +1,119 @@
+"""The command line: `embedome embed`, `describe`, `get`."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+
+from embedome import __version__
+from embedome.errors import user_errors
+from embedome.log import setup_logging
+
+EPILOG = """\
+The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
+FASTA files on this machine, and reads what either wrote.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 2 on an error of the user's."""
+    options = make_parser().parse_args(arguments)
+    setup_logging()
+    with user_errors():
+        options.run(options)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="embedome", description="Protein language model embeddings as verified Parquet tables.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"embedome {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_embed(commands)
+    describe = commands.add_parser("describe", help="print a data set's counts, schema, size and provenance as JSON")
+    describe.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
+    describe.set_defaults(run=run_describe)
+    get = commands.add_parser("get", help="print vectors by id, a line each: id and numbers, separated by tabs")
+    get.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
+    get.add_argument("ids", metavar="ID", nargs="+", help="an id, as in the FASTA header")
+    get.set_defaults(run=run_get)
+    return parser
+
+
+def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `embed`."""
+    parser = commands.add_parser(
+        "embed",
+        help="embed FASTA files into one Parquet file",
+        description="Embed FASTA files into one Parquet file, sorted by id. Run again after a crash: it goes on.",
+    )
+    parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: the GPU if there is one (default)"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default: float32")
+    parser.add_argument(
+        "--long",
+        choices=["truncate", "window", "skip"],
+        default="truncate",
+        help="sequences longer than the model's positions: use the first residues (default), average overlapping "
+        "windows, or leave out",
+    )
+    parser.add_argument("--overlap", type=int, default=0, metavar="N", help="residues that windows share (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes on the CPU, each with the model in memory (default: cores)"
+    )
+    parser.set_defaults(run=run_embed)
+
+
+def run_embed(options: argparse.Namespace) -> None:
+    """Embed FASTA files into one file."""
+    import torch
+
+    from embedome.embed import Settings
+    from embedome.errors import UserError
+    from embedome.onefile import embed_fasta
+
+    if options.overlap < 0 or (options.overlap and options.long != "window"):
+        raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers is {options.workers}; expected 1 or more")
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    account = embed_fasta(
+        options.fasta,
+        options.model,
+        options.out,
+        settings=Settings(options.dtype, options.long, options.overlap),
+        device=device,
+        workers=options.workers or (available_cores() if device == "cpu" else 1),
+    )
+    print(f"{options.out}: {json.dumps(account)}")
+
+
+def available_cores() -> int:
+    """Cores this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_describe(options: argparse.Namespace) -> None:
+    """Print what a data set says of itself."""
+    from embedome.dataset import open_dataset
+
+    print(json.dumps(open_dataset(options.dataset).describe(), indent=2, ensure_ascii=False))
+
+
+def run_get(options: argparse.Namespace) -> None:
+    """Print vectors by id."""
+    from embedome.dataset import open_dataset
+
+    for name, vector in zip(options.ids, open_dataset(options.dataset).get(options.ids), strict=True):
+        print(name, *vector.tolist(), sep="\t")
+
+
+if __name__ == "__main__":
+    main()

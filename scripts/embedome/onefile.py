@@ -1,0 +1,161 @@
+"""One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
+
+import csv
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.catalog import read_catalog
+from embedome.cost import cost_of
+from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
+from embedome.embed import PartLimits, Settings, embed_records
+from embedome.errors import UserError
+from embedome.files import atomic_path
+from embedome.filter import Limits, filter_records, source_identity
+from embedome.format import SKIPPED, embedding_metadata, embedding_schema, embedding_sink, part_info, read_rows
+from embedome.ledger import close
+from embedome.models import load_model
+from embedome.records import Record
+from embedome.tables import RowReader
+
+log = logging.getLogger(__name__)
+
+PART_SEQUENCES = 100_000
+PART_SECONDS = 60.0
+
+
+def embed_fasta(
+    fasta: Sequence[str | os.PathLike],
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    settings: Settings,
+    device: str,
+    workers: int,
+) -> dict[str, Any]:
+    """Embed FASTA files into one Parquet file, sorted by id, in the format of the workflow's data sets.
+
+    Work under way lies in ``<out>.work`` beside the file; a run that was killed goes on from there. Records that
+    got no row are listed in ``<out>.dropped.tsv``, with the reason.
+
+    Parameters
+    ----------
+    fasta : sequence of paths
+    model : path
+        Model directory.
+    out : path
+        The Parquet file.
+    settings : Settings
+    device : str
+        ``cpu`` or ``cuda``.
+    workers : int
+        Processes, each with the model in memory.
+
+    Returns
+    -------
+    dict
+        The account: records read, and what became of them.
+
+    Raises
+    ------
+    UserError
+        As the filter and embed stages.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; expected the name of a file to write")
+    loaded = load_model(model)
+    longest = None if settings.long_sequences == "window" else loaded.max_residues
+    limits = PartLimits(PART_SEQUENCES, PART_SECONDS, cost_of(loaded.encoder, longest, device))
+    del loaded
+    work = out.with_name(out.name + ".work")
+    account = filter_records(
+        fasta,
+        Limits(),
+        catalog=work / "catalog",
+        rejects=work / "rejects.parquet",
+        summary=work / "filter.json",
+    )
+    manifest = embed_records(
+        canonical_records(work / "catalog"),
+        model,
+        work / "all.json",
+        settings=settings,
+        limits=limits,
+        source=source_identity(work / "filter.json"),
+        device=device,
+        workers=workers,
+        total=account["kept"] - account["duplicates"],
+    )
+    parts = [work / part["file"] for part in manifest["parts"]]
+    states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
+    close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
+    write_dropped(out.with_name(out.name + ".dropped.tsv"), work / "rejects.parquet", skipped)
+    shutil.rmtree(work)
+    return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
+
+
+def canonical_records(catalog: Path) -> Iterator[Record]:
+    """The catalog's distinct sequences in id order."""
+    for table in read_catalog(catalog, ["id", "description", "sequence", "duplicate_of"]):
+        distinct = table.filter(table["duplicate_of"].is_null())
+        columns = (distinct[name].to_pylist() for name in ("id", "description", "sequence"))
+        for name, description, sequence in zip(*columns, strict=True):
+            yield Record(name, description, sequence.encode())
+
+
+def join_parts(
+    parts: Sequence[Path], catalog: Path, out: Path, provenance: dict[str, Any]
+) -> tuple[dict[str, int], pa.Table]:
+    """Write parts and duplicates as one file in id order; give the rows by state and the skipped sequences.
+
+    Memory: a part, and a vector for every sequence that has duplicates.
+    """
+    infos = [part_info(path) for path in parts]
+    schema = embedding_schema(infos[0].dimension)
+    skipped = pa.Table.from_pylist([row for info in infos for row in info.skipped], SKIPPED)
+    repeated = repeated_ids(catalog)
+    reader = RowReader((read_rows(path).cast(schema) for path in parts), schema)
+    originals = schema.empty_table()
+    states: Counter[str] = Counter()
+    with atomic_path(out) as temporary, embedding_sink(temporary, schema) as sink:
+        for rows in read_catalog(catalog, CATALOG_COLUMNS):
+            canonical = rows.filter(rows["duplicate_of"].is_null())
+            is_skipped = pc.is_in(canonical["id"], value_set=skipped["id"])
+            taken = reader.take(len(canonical) - (pc.sum(is_skipped).as_py() or 0))
+            originals = pa.concat_tables([originals, taken.filter(pc.is_in(taken["id"], value_set=repeated))])
+            # A canonical id sorts before its duplicates, so its row has been seen.
+            copies, lost = duplicate_rows(rows.filter(rows["duplicate_of"].is_valid()), originals)
+            skipped = pa.concat_tables([skipped, skipped_duplicates(lost, skipped)])
+            states.update(taken["state"].to_pylist() + copies["state"].to_pylist())
+            sink.write(pa.concat_tables([taken, copies]).sort_by("id"))
+        sink.describe(embedding_metadata(provenance, skipped))
+    return dict(states), skipped
+
+
+def repeated_ids(catalog: Path) -> pa.Array:
+    """Canonical ids that have duplicates."""
+    tables = read_catalog(catalog, ["duplicate_of"])
+    found = [pa.array([], pa.string()), *(table["duplicate_of"].drop_null().combine_chunks() for table in tables)]
+    return pa.concat_arrays(found).unique()
+
+
+def write_dropped(path: Path, rejects: Path, skipped: pa.Table) -> None:
+    """List the records that got no row; with none, leave no file of an earlier run."""
+    rejected = read_rows(rejects, ["id", "reason", "detail", "length"]).to_pylist()
+    rows = [("rejected", row["id"], row["reason"], row["detail"], row["length"]) for row in rejected]
+    rows += [("skipped", row["id"], row["reason"], "", row["length"]) for row in skipped.to_pylist()]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        writer.writerows([("state", "id", "reason", "detail", "length"), *rows])
+    log.info("%d records got no row; they are listed in %s", len(rows), path)

@@ -1,0 +1,165 @@
+"""The command line, as a user types it."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp, fasta_text, random_records, rough_model
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "embedome", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+
+
+def embedome(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return rough_model(tmp_path_factory.mktemp("model") / "rough")
+
+
+@pytest.fixture(scope="module")
+def records():
+    """40 sequences, some longer than the model's positions, three of them duplicates."""
+    found = random_records(2, [*range(20, 55), *range(60, 65)])
+    return [*found, *((f"copy{i}", found[i][1]) for i in (1, 5, 39))]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, model, records):
+    """The file that `embedome embed` makes of the records."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "in.fasta").write_text(fasta_text(records))
+    result = embedome("embed", folder / "in.fasta", "-m", model, "-o", folder / "out.parquet", "--workers", 1)
+    assert result.returncode == 0, result.stderr
+    return folder / "out.parquet", result
+
+
+def test_embed_writes_every_id_once_in_order_with_the_reference_vector(made, model, records):
+    path, _ = made
+    rows = duckdb.sql(f"select id, embedding, state, n_residues_used from '{path}'").fetchall()
+    assert [name for name, *_ in rows] == sorted(name for name, _ in records)
+    reference, sequences = HuggingFace(model), dict(records)
+    for name, vector, state, used in rows:
+        sequence = sequences[name]
+        assert_within_one_ulp(np.array(vector, np.float16)[None], reference.vector(sequence)[None])
+        assert used == min(len(sequence), MAX_RESIDUES)
+        copied = name != min(other for other, same in records if same == sequence)
+        assert state == ("duplicate" if copied else "truncated" if len(sequence) > MAX_RESIDUES else "embedded")
+
+
+def test_embed_prints_an_account_that_adds_up_and_leaves_only_the_file(made, records):
+    path, result = made
+    account = json.loads(result.stdout.split(": ", 1)[1])
+    assert account["read"] == len(records)
+    assert account["embedded"] + account["truncated"] + account["duplicate"] == len(records)
+    assert sorted(each.name for each in path.parent.iterdir()) == ["in.fasta", "out.parquet"]
+
+
+def test_two_workers_give_the_same_bytes(made, model, tmp_path):
+    path, _ = made
+    out = tmp_path / "two.parquet"
+    result = embedome("embed", path.parent / "in.fasta", "-m", model, "-o", out, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert out.read_bytes() == path.read_bytes()
+
+
+def test_dropped_records_are_listed_with_their_reasons(model, tmp_path):
+    (tmp_path / "in.fasta").write_text(
+        ">good\nMKTAYIAK\n>gap\nMK-TA\n>empty\n>long\n" + "MKTAYIAK" * 10 + "\n>long2\n" + "MKTAYIAK" * 10
+    )
+    out = tmp_path / "out.parquet"
+    result = embedome("embed", tmp_path / "in.fasta", "-m", model, "-o", out, "--long", "skip")
+    assert result.returncode == 0, result.stderr
+    account = json.loads(result.stdout.split(": ", 1)[1])
+    assert account == {
+        "read": 5, "embedded": 1, "skipped": 2, "rejected": {"empty-sequence": 1, "invalid-residue": 1}
+    }  # fmt: skip
+    with open(f"{out}.dropped.tsv", newline="") as handle:
+        rows = {row["id"]: (row["state"], row["reason"]) for row in csv.DictReader(handle, delimiter="\t")}
+    assert rows == {
+        "gap": ("rejected", "invalid-residue"),
+        "empty": ("rejected", "empty-sequence"),
+        "long": ("skipped", "too-long"),
+        "long2": ("skipped", "too-long"),
+    }
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):
+    path, _ = made
+    out = tmp_path / "killed.parquet"
+    arguments = ("embed", path.parent / "in.fasta", "-m", model, "-o", out, "--workers", 1)
+    for delay in (0.5, 1.5, 2.5):
+        process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert embedome(*arguments).returncode == 0
+    assert out.read_bytes() == path.read_bytes()
+    assert [each.name for each in tmp_path.iterdir()] == ["killed.parquet"]
+
+
+def test_describe_prints_counts_schema_and_provenance(made, records):
+    path, _ = made
+    about = json.loads(embedome("describe", path).stdout)
+    assert about["rows"] == len(records)
+    assert about["bytes"] == path.stat().st_size
+    assert about["schema"]["embedding"].startswith("fixed_size_list")
+    assert about["provenance"]["model"]["name"] == "rough"
+
+
+def test_get_prints_a_line_per_id_in_the_order_given(made):
+    path, _ = made
+    result = embedome("get", path, "copy5", "copy1")
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["copy5", "copy1"]
+    for name, *numbers in lines:
+        (expected,) = duckdb.sql(f"select embedding from '{path}' where id = '{name}'").fetchall()[0]
+        assert [float(number) for number in numbers] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("embed", "{tmp}/none.fasta", "-m", "{model}", "-o", "{tmp}/o"), "none.fasta: no such file"),
+        (("embed", "{fasta}", "-m", "{tmp}/none", "-o", "{tmp}/o"), "none: no such model directory"),
+        (("embed", "{fasta}", "-m", "{model}", "-o", "{tmp}/o", "--overlap", "3"), "--overlap is 3; expected"),
+        (("embed", "{fasta}", "-m", "{model}", "-o", "{tmp}/o", "--workers", "0"), "--workers is 0; expected 1"),
+        (("embed", "{fasta}", "-m", "{model}", "-o", "{tmp}"), "is a folder; expected the name of a file"),
+        (("describe", "{fasta}"), "in.fasta: not a readable Parquet file"),
+        (("describe", "{tmp}"), "no data set there"),
+        (("get", "{made}", "nobody"), "no row has the id 'nobody'"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, arguments, message):
+    path, _ = made
+    names = {"tmp": tmp_path, "model": model, "fasta": path.parent / "in.fasta", "made": path}
+    result = embedome(*(argument.format(**names) for argument in arguments))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_help_names_every_command():
+    result = embedome("--help")
+    assert result.returncode == 0
+    assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in ("embed", "describe", "get"))

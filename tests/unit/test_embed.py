@@ -1,0 +1,684 @@
+"""The embed stage: parts, their files, resumption, and what happens when it is killed."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from unittest import mock
+
+import embedding_line as line
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
+from embedome import embed
+from embedome.cost import CostModel
+from embedome.embed import PartLimits, Settings, cut_parts, embed_records, embed_shard, shard_records
+from embedome.errors import UserError
+from embedome.format import embedding_schema, vector_array, vector_matrix, write_part
+from embedome.lookup import find_rows
+from embedome.models import load_model
+from embedome.parallel import map_in_order
+from embedome.records import Record
+from embedome.tables import ParquetSink, RowReader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LENGTHS = [*range(1, 71), *[30] * 10]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line.rough_model(tmp_path_factory.mktemp("embed") / "model")
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path) -> HuggingFace:
+    return HuggingFace(model)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """One shard of 80 sequences, 10 of them longer than the model."""
+    plan = line.SplitPlan("hash", 1, 0, 0)
+    folder = tmp_path_factory.mktemp("prepared")
+    return line.prepare(folder, line.random_records(1, LENGTHS), {"val": 1, "test": 1, "train": 1}, plan)
+
+
+@pytest.fixture(scope="module")
+def shard(prepared: Line) -> Path:
+    return prepared.fasta("train")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(shard, model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processes() -> Processes:
+    return Processes()
+
+
+def work(shard: Path, model: Path, folder: Path, **changes: object) -> Callable[[], dict]:
+    return partial(embed_shard, shard, model, folder / "00000.json", **{**arguments(), **changes})
+
+
+def run(shard: Path, model: Path, folder: Path, **changes: object) -> dict:
+    return work(shard, model, folder, **changes)()
+
+
+def arguments() -> dict:
+    return {"settings": Settings(), "limits": line.limits(5), "source": line.SOURCE}
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts(folder)}
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    assert line.snapshot(folder) == line.snapshot(other)
+
+
+# Cutting a shard into parts
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 3000), max_size=60),
+    sequences=st.integers(1, 12),
+    milliseconds=st.integers(0, 40),
+    per_residue=st.integers(0, 5),
+    per_square=st.integers(0, 5),
+    longest=st.one_of(st.none(), st.integers(1, 1000)),
+    residues=st.integers(1, 20_000),
+)
+def test_parts_keep_order_and_limits(
+    lengths: list[int],
+    sequences: int,
+    milliseconds: int,
+    per_residue: int,
+    per_square: int,
+    longest: int | None,
+    residues: int,
+) -> None:
+    records = [Record(f"{i:03d}", "", b"A" * length) for i, length in enumerate(lengths)]
+    # Microseconds per residue, nanoseconds per residue squared: costs are whole nanoseconds.
+    cost = CostModel(per_residue * 1e-6, per_square * 1e-9, longest)
+    with mock.patch.object(embed, "PART_RESIDUES", residues):
+        found = list(cut_parts(iter(records), PartLimits(sequences, milliseconds / 1000, cost)))
+
+    def fits(rows: list[Record]) -> bool:
+        used = [min(len(row.sequence), longest or 3000) for row in rows]
+        nanoseconds = sum(1000 * per_residue * length + per_square * length**2 for length in used)
+        return (
+            len(rows) <= sequences
+            # The limit is in floating point: a cost that equals it may fall on either side.
+            and nanoseconds <= milliseconds * 1e6 + 1
+            and sum(len(row.sequence) for row in rows) <= residues
+        )
+
+    assert [row for rows in found for row in rows] == records
+    for i, rows in enumerate(found):
+        assert rows
+        assert len(rows) == 1 or fits(rows)
+        # No smaller than need be.
+        if i + 1 < len(found):
+            after = [*rows, found[i + 1][0]]
+            used = [min(len(row.sequence), longest or 3000) for row in after]
+            nanoseconds = sum(1000 * per_residue * length + per_square * length**2 for length in used)
+            assert not fits(after) or abs(nanoseconds - milliseconds * 1e6) <= 1
+
+
+def test_parts_are_cut_by_the_limits_alone(model: Path, shard: Path, tmp_path: Path) -> None:
+    def ranges(name: str, **changes: object) -> list[tuple]:
+        manifest = run(shard, changes.pop("model", model), tmp_path / name, **changes)
+        return [(part["file"], part["sequences"]) for part in manifest["parts"]]
+
+    by_number = ranges("a")
+    assert [count for _, count in by_number] == [5] * 16
+    other = line.rough_model(tmp_path / "model", seed=9)
+    for name, changes in {"b": {"model": other}, "c": {"settings": Settings("bfloat16", "window", 7)}}.items():
+        assert ranges(name, **changes) == by_number
+    seconds = ranges("d", limits=line.limits(80, 1e-4))
+    # 1e-4 s at 1e-6 s per residue and 1e-9 per residue squared: some 90 residues.
+    lengths = [len(sequence) for sequence in line.read_fasta(shard).values()]
+    expected, cost = [], 1.0
+    for length in lengths:
+        own = length * 1e-6 + length**2 * 1e-9
+        if cost + own > 1e-4:
+            expected.append(0)
+            cost = 0.0
+        expected[-1] += 1
+        cost += own
+    assert [count for _, count in seconds] == expected
+    assert ranges("e", limits=line.limits(80, 1e-4), settings=Settings("float32", "skip")) == seconds
+
+
+# What a shard's files hold
+
+
+def test_manifest_adds_up(prepared: Line, undisturbed: Path, shard: Path) -> None:
+    manifest = json.loads((undisturbed / "00000.json").read_text())
+    sequences = line.read_fasta(shard)
+    assert manifest["sequences"] == len(sequences) == 80
+    assert manifest["residues"] == sum(map(len, sequences.values()))
+    assert manifest["states"] == {"embedded": 72, "truncated": 8}
+    assert manifest["skipped"] == {}
+    content = hashlib.sha256("".join(f"{k}\n{v}\n" for k, v in sequences.items()).encode()).hexdigest()
+    summary = json.loads((prepared.folder / "shards.json").read_text())
+    assert manifest["content_sha256"] == content == summary["splits"]["train"][0]["content_sha256"]
+    assert [part["file"] for part in manifest["parts"]] == [path.name for path in parts(undisturbed)]
+    assert sum(part["sequences"] for part in manifest["parts"]) == 80
+    for part in manifest["parts"]:
+        path = undisturbed / part["file"]
+        assert part["bytes"] == path.stat().st_size
+        assert part["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        rows = line.rows(path, "id, state")
+        assert part["rows"] == len(rows) == part["sequences"]
+        assert (part["first_id"], part["last_id"]) == (rows[0][0], rows[-1][0])
+        assert part["states"] == Counter(state for _, state in rows)
+    assert set(line.snapshot(undisturbed)) == {"00000.json", *(part["file"] for part in manifest["parts"])}
+
+
+def test_rows_as_duckdb_reads_them(undisturbed: Path, shard: Path, reference: HuggingFace) -> None:
+    sequences = line.read_fasta(shard)
+    found = line.rows(undisturbed / "*.parquet", "id, length, n_residues_used, state, taxid, n_members, embedding")
+    assert [row[0] for row in found] == sorted(sequences)
+    for name, length, used, state, taxid, n_members, vector in found:
+        assert length == len(sequences[name])
+        assert used == min(length, 62)
+        assert state == ("truncated" if length > 62 else "embedded")
+        assert (taxid, n_members) == (9606, 2)
+        assert_within_one_ulp(np.array(vector, np.float16), reference.vector(sequences[name]))
+
+
+def test_digests_are_refget(undisturbed: Path, shard: Path) -> None:
+    sequences = line.read_fasta(shard)
+    for name, digest in line.rows(undisturbed / "*.parquet", "id, digest"):
+        sha = hashlib.sha512(sequences[name].encode()).digest()[:24]
+        assert digest == "SQ." + base64.urlsafe_b64encode(sha).decode()
+
+
+def test_metadata_hold_the_provenance(undisturbed: Path, model: Path) -> None:
+    manifest = json.loads((undisturbed / "00000.json").read_text())
+    for path, part in zip(parts(undisturbed), manifest["parts"], strict=True):
+        about = json.loads(pq.read_metadata(path).metadata[b"embedome"])
+        assert about["format"] == 1
+        assert about["skipped"] == []
+        assert about["fingerprint"] == part["fingerprint"]
+        assert about["provenance"] == manifest["provenance"]
+    provenance = manifest["provenance"]
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    assert provenance["model"]["weights_sha256"] == weights
+    assert provenance["model"]["trained"] is False
+    assert provenance["source"] == line.SOURCE
+    assert (provenance["layer"], provenance["pooling"]) == ("last", "mean")
+    assert (provenance["dtype"], provenance["long_sequences"], provenance["overlap"]) == ("float32", "truncate", 0)
+    text = json.dumps(manifest)
+    assert str(undisturbed) not in text
+    assert str(model.parent) not in text
+
+
+@pytest.mark.parametrize(("policy", "overlap"), [("window", 11), ("skip", 0)])
+def test_long_sequences_in_a_shard(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, policy: str, overlap: int
+) -> None:
+    sequences = line.read_fasta(shard)
+    long = {name for name, sequence in sequences.items() if len(sequence) > 62}
+    # So few to a part that with "skip" some part keeps no row at all.
+    manifest = run(shard, model, tmp_path, settings=Settings("float32", policy, overlap), limits=line.limits(1))
+    found = line.vectors(tmp_path / "*.parquet")
+    if policy == "skip":
+        assert set(found) == set(sequences) - long
+        assert manifest["skipped"] == {"too-long": 8}
+        assert manifest["states"] == {"embedded": 72}
+        told = [
+            row
+            for path in parts(tmp_path)
+            for row in json.loads(pq.read_metadata(path).metadata[b"embedome"])["skipped"]
+        ]
+        assert {row["id"]: (row["length"], row["reason"]) for row in told} == {
+            name: (len(sequences[name]), "too-long") for name in long
+        }
+        assert [part["first_id"] for part in manifest["parts"] if part["rows"] == 0] == [None] * 8
+    else:
+        assert set(found) == set(sequences)
+        assert manifest["states"] == {"embedded": 72, "windowed": 8}
+    for name, vector in found.items():
+        assert_within_one_ulp(vector, reference.vector(sequences[name], policy, overlap))
+
+
+def test_not_finite_is_never_written(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = line.read_fasta(shard)
+    bad = next(name for name, sequence in sequences.items() if len(sequence) == 30)
+    sick = torch.tensor(reference.tokenizer(sequences[bad]).input_ids)
+
+    def load(directory: Path) -> object:
+        loaded = load_model(directory)
+        encode = loaded.encoder.forward
+
+        def broken(tokens: torch.Tensor) -> torch.Tensor:
+            hidden = encode(tokens)
+            if tokens.shape[1] == len(sick):
+                hidden[(tokens == sick).all(1)] = float("nan")
+            return hidden
+
+        loaded.encoder.forward = broken
+        return loaded
+
+    monkeypatch.setattr(embed, "load_model", load)
+    embed.load_engine.cache_clear()
+    try:
+        manifest = run(shard, model, tmp_path, limits=line.limits(40))
+    finally:
+        embed.load_engine.cache_clear()
+    assert manifest["skipped"] == {"non-finite": 1}
+    assert sum(manifest["states"].values()) == 79
+    found = line.vectors(tmp_path / "*.parquet")
+    assert set(found) == set(sequences) - {bad}
+    for name, vector in found.items():
+        assert_within_one_ulp(vector, reference.vector(sequences[name]))
+
+
+# The Parquet format
+
+
+@pytest.fixture(scope="module")
+def large_part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of 20,000 rows with made-up vectors."""
+    n = 20_000
+    path = tmp_path_factory.mktemp("format") / "part.parquet"
+    generator = np.random.default_rng(1)
+    values = generator.normal(size=(n, 16)).astype(np.float16)
+    table = pa.table(
+        {
+            "id": [f"P{i:05d}" for i in range(n)],
+            "digest": [f"SQ.{generator.bytes(12).hex()}" for _ in range(n)],
+            "length": np.arange(n, dtype=np.int32),
+            "n_residues_used": np.arange(n, dtype=np.int32),
+            "state": ["embedded"] * n,
+            "taxid": pa.array([9606, None] * (n // 2), pa.int32()),
+            "n_members": pa.array([1] * n, pa.int32()),
+            "embedding": vector_array(values),
+        }
+    )
+    schema = embedding_schema(16)
+    write_part(path, table.cast(schema), embed.SKIPPED.empty_table(), {"a": "b"}, "f")
+    np.save(path.with_suffix(".npy"), values)
+    return path
+
+
+def test_schema_of_a_part(undisturbed: Path) -> None:
+    vector = pa.list_(pa.field("element", pa.float16(), nullable=False), 32)
+    assert pq.read_schema(parts(undisturbed)[0]).remove_metadata() == pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("digest", pa.string(), nullable=False),
+            pa.field("length", pa.int32(), nullable=False),
+            pa.field("n_residues_used", pa.int32(), nullable=False),
+            pa.field("state", pa.string(), nullable=False),
+            pa.field("taxid", pa.int32()),
+            pa.field("n_members", pa.int32()),
+            pa.field("embedding", vector, nullable=False),
+        ]
+    )
+
+
+def test_layout_of_a_part(large_part: Path) -> None:
+    metadata = pq.read_metadata(large_part)
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8192, 8192, 3616]
+    first = None
+    for i in range(metadata.num_row_groups):
+        columns = {metadata.row_group(i).column(j).path_in_schema: metadata.row_group(i).column(j) for j in range(8)}
+        assert {column.compression for column in columns.values()} == {"ZSTD"}
+        vectors = columns.pop("embedding.list.element")
+        assert "PLAIN" in vectors.encodings
+        assert not {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "BYTE_STREAM_SPLIT"} & set(vectors.encodings)
+        assert not vectors.has_dictionary_page
+        assert vectors.statistics is None or not vectors.statistics.has_min_max
+        ids = columns["id"].statistics
+        assert (ids.min, ids.max) == (f"P{8192 * i:05d}", f"P{min(8192 * i + 8191, 19_999):05d}")
+        assert first is None or first < ids.min
+        first = ids.max
+        assert columns["length"].statistics.min == 8192 * i
+        assert all(column.has_offset_index for column in [vectors, *columns.values()])
+        assert columns["id"].has_column_index
+
+
+def test_duckdb_reads_the_vectors_exactly(large_part: Path) -> None:
+    found = line.vectors(large_part)
+    assert list(found) == [f"P{i:05d}" for i in range(20_000)]
+    assert np.array_equal(np.stack(list(found.values())), np.load(large_part.with_suffix(".npy")))
+
+
+@pytest.mark.parametrize("column", range(8))
+def test_a_flipped_bit_in_a_page_is_found(large_part: Path, tmp_path: Path, column: int) -> None:
+    path = shutil.copy(large_part, tmp_path / "flipped.parquet")
+    line.flip(path, line.page_byte(path, 1, column))
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(path, page_checksum_verification=True).read()
+    with pytest.raises(UserError, match=r"flipped\.parquet: damaged") as excinfo:
+        embed.read_rows(path)
+    assert "\n" not in str(excinfo.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 20_000), max_size=6))
+def test_bytes_do_not_depend_on_how_rows_arrive(large_part: Path, cuts: list[int]) -> None:
+    rows = pq.ParquetFile(large_part).read(columns=["id", "state"])
+    bounds = [0, *sorted(cuts), len(rows)]
+
+    def written(tables: Iterable[pa.Table]) -> bytes:
+        stream = io.BytesIO()
+        with ParquetSink(stream, rows.schema, 8192, use_dictionary=["state"]) as sink:
+            for table in tables:
+                sink.write(table)
+        return stream.getvalue()
+
+    assert written(rows.slice(a, b - a) for a, b in pairwise(bounds)) == written([rows])
+
+
+@settings(max_examples=30, deadline=None)
+@given(wanted=st.sets(st.integers(-5, 20_100), max_size=12))
+def test_rows_are_found_by_id(large_part: Path, wanted: set[int]) -> None:
+    ids = sorted(f"P{i:05d}" for i in wanted)
+    found = find_rows(large_part, ids)
+    assert found["id"].to_pylist() == [name for name in ids if "P00000" <= name <= "P19999" and len(name) == 6]
+    assert found["length"].to_pylist() == sorted(i for i in wanted if 0 <= i < 20_000)
+    values = np.load(large_part.with_suffix(".npy"))
+    assert np.array_equal(vector_matrix(found["embedding"]), values[found["length"].to_numpy()])
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(0, 9), max_size=8), takes=st.lists(st.integers(0, 12), max_size=12))
+def test_rows_are_taken_in_order(sizes: list[int], takes: list[int]) -> None:
+    schema = pa.schema([("n", pa.int64())])
+    bounds = np.cumsum([0, *sizes]).tolist()
+    reader = RowReader((pa.table({"n": list(range(a, b))}, schema) for a, b in pairwise(bounds)), schema)
+    left = list(range(bounds[-1]))
+    for count in takes:
+        assert reader.take(count)["n"].to_pylist() == left[:count]
+        left = left[count:]
+
+
+def test_work_is_given_back_in_order_and_few_items_wait() -> None:
+    begun = given_back = 0
+
+    def items() -> Iterator[int]:
+        nonlocal begun
+        for i in range(30):
+            begun += 1
+            yield i
+
+    def work(i: int) -> int:
+        time.sleep(0.002 * (i % 3))
+        return i * i
+
+    with ThreadPoolExecutor(4) as pool:
+        for i, result in enumerate(map_in_order(pool, work, items(), 5)):
+            assert result == i * i
+            given_back += 1
+            assert begun - given_back <= 5
+    assert given_back == 30
+
+
+# Resuming
+
+
+def test_a_second_run_recomputes_nothing(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(undisturbed, tmp_path / "again")
+    (folder / "00000.json").unlink()
+    parts(folder)[3].unlink()
+    before = stamps(folder)
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    after = stamps(folder)
+    assert len(after) == 16
+    assert before.items() <= after.items()
+
+
+def rewrite(change: Callable[[list[tuple[str, str]]], None]) -> Callable[[Path, Path, Path], tuple]:
+    def make(shard: Path, model: Path, scratch: Path) -> tuple:
+        records = [(head[1:], seq) for head, seq in headers(shard)]
+        change(records)
+        text = "".join(f">{head}\n{seq}\n" for head, seq in records)
+        (scratch / "changed.fasta.gz").write_bytes(gzip.compress(text.encode()))
+        return scratch / "changed.fasta.gz", model, {}
+
+    return make
+
+
+def headers(shard: Path) -> list[tuple[str, str]]:
+    lines = gzip.decompress(shard.read_bytes()).decode().splitlines()
+    return list(zip(lines[::2], lines[1::2], strict=True))
+
+
+def other_description(records: list[tuple[str, str]]) -> None:
+    head, sequence = records[7]
+    records[7] = (head.replace("TaxID=9606", "TaxID=10090"), sequence)
+
+
+def other_sequence(records: list[tuple[str, str]]) -> None:
+    head, sequence = records[7]
+    records[7] = (head, "W" + sequence[1:])
+
+
+def new_weights(shard: Path, model: Path, scratch: Path) -> tuple:
+    """The same directory, with other weights in it."""
+    line.rough_model(scratch / "model", seed=77)
+    return shard, scratch / "model", {}
+
+
+def new_settings(**changes: object) -> Callable[[Path, Path, Path], tuple]:
+    return lambda shard, model, _: (shard, model, changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "n_changed"),
+    [
+        (rewrite(other_description), 1),
+        (rewrite(other_sequence), 1),
+        (new_weights, 16),
+        (new_settings(settings=Settings("bfloat16")), 16),
+        (new_settings(settings=Settings("float32", "window", 3)), 16),
+        (new_settings(source={"release": "next"}), 16),
+    ],
+)
+def test_what_changes_the_numbers_recomputes(
+    model: Path, shard: Path, tmp_path: Path, make: Callable[..., tuple], n_changed: int
+) -> None:
+    here = shutil.copytree(model, tmp_path / "model")
+    run(shard, here, tmp_path / "out")
+    before = stamps(tmp_path / "out")
+    scratch = tmp_path
+    new_shard, new_model, changes = make(shard, here, scratch)
+    run(new_shard, new_model, tmp_path / "out", **changes)
+    after = stamps(tmp_path / "out")
+    assert sum(before[name] != after[name] for name in before) == n_changed
+    run(new_shard, new_model, tmp_path / "fresh", **changes)
+    assert_same(tmp_path / "out", tmp_path / "fresh")
+
+
+def test_new_weights_in_the_same_folder_are_used(model: Path, shard: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(model, tmp_path / "model")
+    run(shard, here, tmp_path / "out")
+    line.rough_model(here, seed=77)
+    run(shard, here, tmp_path / "out")
+    reference = HuggingFace(here)
+    found = line.vectors(tmp_path / "out" / "*.parquet")
+    for name, sequence in line.read_fasta(shard).items():
+        assert_within_one_ulp(found[name], reference.vector(sequence))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other_file(path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"]}), path)
+
+
+def flip(position: int) -> Callable[[Path], None]:
+    return lambda path: line.flip(path, position)
+
+
+def flip_in_page(column: int) -> Callable[[Path], None]:
+    return lambda path: line.flip(path, line.page_byte(path, 0, column))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, empty, other_file, flip(-1), flip(-6), *map(flip_in_page, (0, 1, 2, 3, 4, 7))],
+)
+def test_damaged_parts_are_recomputed(
+    model: Path, shard: Path, undisturbed: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(undisturbed, tmp_path / "damaged")
+    victim = parts(folder)[4]
+    damage(victim)
+    before = stamps(folder)
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    after = stamps(folder)
+    assert [name for name in before if before[name] != after[name]] == [victim.name]
+
+
+def test_parts_of_another_cut_are_removed(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    run(shard, model, folder, limits=line.limits(3))
+    assert len(parts(folder)) == 27
+    bystanders = [folder / name for name in ("00001-00000.parquet", "000000-00009.parquet", "00000.txt")]
+    for path in bystanders:
+        path.write_bytes(b"of another shard")
+    run(shard, model, folder)
+    for path in bystanders:
+        path.unlink()
+    assert_same(folder, undisturbed)
+
+
+def test_an_empty_shard_has_a_manifest_and_no_part(model: Path, prepared: Line, tmp_path: Path) -> None:
+    manifest = run(prepared.fasta("val"), model, tmp_path)
+    assert manifest["sequences"] == manifest["residues"] == 0
+    assert manifest["parts"] == []
+    assert manifest["states"] == manifest["skipped"] == {}
+    assert manifest["content_sha256"] == hashlib.sha256(b"").hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.json"]
+    assert json.loads((tmp_path / "00000.json").read_text()) == manifest
+
+
+# Faulty shards
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b">a\nACD\n>b\nAC-D\n", r"record 2: invalid-residue"),
+        (b">a\nACD\n>b\n", r"record 2: empty-sequence"),
+        (b">\nACD\n", r"record 1: no-id"),
+        (b"ACD\n", r"expected a FASTA header"),
+    ],
+)
+def test_a_faulty_record_in_a_shard_is_refused(model: Path, tmp_path: Path, text: bytes, what: str) -> None:
+    shard = tmp_path / "bad.fasta.gz"
+    shard.write_bytes(gzip.compress(text))
+    with pytest.raises(UserError, match=what) as excinfo:
+        run(shard, model, tmp_path / "out")
+    assert str(shard) in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
+    assert not (tmp_path / "out" / "00000.json").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.99])
+def test_a_cut_shard_is_refused(model: Path, shard: Path, tmp_path: Path, share: float) -> None:
+    data = shard.read_bytes()
+    (tmp_path / "cut.fasta.gz").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(UserError, match=r"cut\.fasta\.gz: "):
+        run(tmp_path / "cut.fasta.gz", model, tmp_path / "out")
+    assert not (tmp_path / "out" / "00000.json").exists()
+
+
+def test_a_missing_shard_is_refused_and_a_plain_one_read(
+    model: Path, shard: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"absent\.fasta\.gz: no such file"):
+        run(tmp_path / "absent.fasta.gz", model, tmp_path / "out")
+    (tmp_path / "plain.fasta").write_bytes(gzip.decompress(shard.read_bytes()))
+    run(tmp_path / "plain.fasta", model, tmp_path / "plain")
+    assert_same(tmp_path / "plain", undisturbed)
+
+
+# Several processes
+
+
+def test_two_workers_give_the_same_bytes(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    manifest = embed_records(
+        shard_records(shard), model, tmp_path / "00000.json", **arguments(), device="cpu", workers=2, total=80
+    )
+    assert manifest == json.loads((undisturbed / "00000.json").read_text())
+    expected = line.snapshot(undisturbed)
+    del expected["00000.json"]
+    assert line.snapshot(tmp_path) == expected
+
+
+def test_two_runs_at_once_give_the_same_bytes(
+    model: Path, shard: Path, undisturbed: Path, tmp_path: Path, processes: Processes
+) -> None:
+    for attempt in range(4):
+        folder = tmp_path / str(attempt)
+        both = [processes.start(work(shard, model, folder)) for _ in range(2)]
+        for process in both:
+            process.join(60)
+        assert [process.exitcode for process in both] == [0, 0]
+        assert_same(folder, undisturbed)
+
+
+def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processes: Processes) -> None:
+    rng = random.Random(5)
+    shard = line.write_shard(
+        tmp_path / "00000.fasta.gz", line.random_records(2, [rng.randint(1, 70) for _ in range(96)])
+    )
+    limits = line.limits(2)
+    run(shard, model, tmp_path / "expected", limits=limits)
+    folder = tmp_path / "killed"
+    kills, done = 0, {}
+    while True:
+        goal = len(done) + rng.randint(1, 4)
+        killed = processes.kill(
+            processes.start(work(shard, model, folder, limits=limits)),
+            rng.uniform(0, 0.02),
+            lambda goal=goal: len(parts(folder)) >= goal,
+        )
+        after = stamps(folder)
+        assert done.items() <= after.items()
+        if not killed:
+            break
+        kills += 1
+        done = after
+        assert not (folder / "00000.json").exists() or len(done) == 48
+    assert kills >= 8
+    assert_same(folder, tmp_path / "expected")
