@@ -6,6 +6,10 @@ CORES ?= all
 # Options for snakemake, e.g. make run ARGS="--configfile my.yaml"
 ARGS ?=
 
+# Debian splits the venv module off; root installs it, others are told what to ask for.
+INSTALL_VENV = { test $$(id -u) = 0 && apt-get update -qq && apt-get install -y -qq python3-venv; } || \
+	{ echo "python3-venv is missing: sudo apt-get install python3-venv" >&2; exit 1; }
+
 BIN := .venv/bin
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -15,6 +19,7 @@ setup: .venv/ready
 
 .venv/ready: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedome needs Python 3.11 or later, not " + sys.version)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(INSTALL_VENV)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@

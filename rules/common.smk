@@ -69,13 +69,6 @@ def get_release():
     return [] if is_kind("fasta") else release_file("release.json")
 
 
-def get_mirrors():
-    """Folders to download from."""
-    if is_kind("demo"):
-        return [Path("resources/demo/mirror").resolve().as_uri()]
-    return config["source"]["mirrors"]
-
-
 def shard_names(split):
     """Names of a split's shards; their number is configured, so that the graph of jobs is known from the start."""
     return [f"{index:05d}" for index in range(config["shard"][split])]

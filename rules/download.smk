@@ -24,7 +24,7 @@ rule make_demo:
 
 rule download:
     input:
-        demo=rules.make_demo.output if is_kind("demo") else [],
+        demo=rules.make_demo.output.metalink if is_kind("demo") else [],
     output:
         fasta=f"{source_folder()}/{{database}}/{{database}}.fasta.gz",
         release=f"{source_folder()}/{{database}}/release.json",
@@ -36,7 +36,7 @@ rule download:
     conda:
         "../envs/data.yaml"
     params:
-        mirrors=get_mirrors(),
+        mirrors=config["source"]["mirrors"],
     message:
         "Downloading {wildcards.database} and verifying size and checksum"
     script:

@@ -6,8 +6,9 @@ from embedome.download import download_release
 from embedome.log import rule_log
 
 with rule_log(snakemake.log):
+    demo = snakemake.input.get("demo")
     download_release(
-        snakemake.params.mirrors,
+        [Path(demo).parent.resolve().as_uri()] if demo else snakemake.params.mirrors,
         snakemake.wildcards.database,
         Path(snakemake.output.fasta),
         Path(snakemake.output.release),

@@ -181,7 +181,11 @@ def plot_pca(data: Dataset, components: Components, n_sequences: int, families: 
     shares = components.explained
     axes.set(xlabel=f"PC1 ({shares[0]:.0%} of variance)", ylabel=f"PC2 ({shares[1:2].sum():.0%} of variance)")
     axes.legend(
-        title=f"{'family' if families else 'split'} (sequences)", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+        title=f"{'family' if families else 'split'} (sequences)",
+        frameon=False,
+        markerscale=2,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
     )
     return figure
 

@@ -1,0 +1,218 @@
+"""The whole line, run by Snakemake as a user runs it."""
+
+import gzip
+import json
+import shutil
+
+import duckdb
+import numpy as np
+import pytest
+import yaml
+from backports import zstd
+from runs import ROOT, SMALL, changed, digests, run, run_and_kill
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A finished run of the small demo on two cores."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    result = run(folder, SMALL)
+    assert result.returncode == 0, result.stdout
+    return folder
+
+
+def test_a_second_run_has_nothing_to_do(demo):
+    result = run(demo, SMALL)
+    assert result.returncode == 0
+    assert "Nothing to be done" in result.stdout
+
+
+def test_another_folder_and_one_core_give_the_same_bytes(demo, tmp_path):
+    result = run(tmp_path / "elsewhere", SMALL, cores=1)
+    assert result.returncode == 0, result.stdout
+    expected = digests(demo)
+    assert any("dataset" in name for name in expected)
+    assert digests(tmp_path / "elsewhere") == expected
+
+
+def test_killed_runs_end_in_the_same_bytes(demo, tmp_path):
+    """Kill -9 of Snakemake and its jobs in every stage; what is run again afterwards ends like an undisturbed run."""
+    folder = tmp_path / "killed"
+    logs = ["filter.log", "shard.log", "embed/*/train/*.log", "embed/*/*/*.log", "merge_*.log"]
+    for log in logs:
+        assert run_and_kill(folder, SMALL, log, seconds=0.3), f"the run ended before {log} was there"
+        if log != logs[-1]:
+            # The log of a job that was killed stays; the next round must see a new one.
+            shutil.rmtree(folder / "results" / "logs")
+    result = run(folder, SMALL)
+    assert result.returncode == 0, result.stdout
+    assert digests(folder) == digests(demo)
+
+
+def test_duckdb_alone_finds_every_kept_id_once_in_order_with_the_reference_vector(demo):
+    """No embedome code: DuckDB reads the Parquet, the Hugging Face class gives the vectors, one sequence at a time."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    rows = duckdb.sql(f"""
+        select d.id, c.sequence, d.embedding, d.split, d.filename
+        from read_parquet('{demo}/results/dataset/tiny/split=*/*.parquet', hive_partitioning = true, filename = true) d
+        left join '{demo}/results/catalog/*.parquet' c using (id)
+    """).fetchall()
+    kept = duckdb.sql(f"select id from '{demo}/results/catalog/*.parquet'").fetchall()
+    assert sorted(row[0] for row in rows) == sorted(name for (name,) in kept)
+    assert len({row[0] for row in rows}) == len(rows) > 200
+
+    directory = demo / "resources" / "models" / "tiny"
+    model = AutoModel.from_pretrained(directory, add_pooling_layer=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    for name, sequence, embedding, _, _ in rows:
+        with torch.inference_mode():
+            hidden = model(**tokenizer(sequence[:62], return_tensors="pt")).last_hidden_state[0, 1:-1]
+        expected = hidden.mean(0).numpy()
+        # Half a unit in the last place of a half float, and the engine's own 1e-5.
+        np.testing.assert_allclose(np.array(embedding), expected, rtol=2**-11, atol=2e-5, err_msg=name)
+
+
+def test_files_are_in_id_order_and_their_ranges_disjoint(demo):
+    for split in ("val", "test", "train"):
+        last = ""
+        for path in sorted((demo / "results/dataset/tiny" / f"split={split}").glob("part-*.parquet")):
+            ids = [name for (name,) in duckdb.sql(f"select id from '{path}'").fetchall()]
+            assert ids == sorted(ids)
+            assert ids[0] > last
+            last = ids[-1]
+
+
+def test_the_ledger_agrees_with_counts_taken_from_the_files(demo):
+    ledger = json.loads((demo / "results/ledger.json").read_text())
+    with gzip.open(demo / "resources/demo/uniref50/uniref50.fasta.gz", "rt") as handle:
+        read = sum(line.startswith(">") for line in handle)
+    kept, duplicates = duckdb.sql(
+        f"select count(*), count(duplicate_of) from '{demo}/results/catalog/*.parquet'"
+    ).fetchall()[0]
+    rejected = dict(
+        duckdb.sql(f"select reason, count(*) from '{demo}/results/rejects.parquet' group by reason").fetchall()
+    )
+    states = dict(
+        duckdb.sql(
+            f"select state, count(*) from '{demo}/results/dataset/tiny/split=*/*.parquet' group by state"
+        ).fetchall()
+    )
+    assert ledger["read"] == read == 300
+    assert ledger["rejected"] == rejected
+    assert rejected
+    assert ledger["kept"] == kept == read - sum(rejected.values())
+    assert ledger["states"] == states
+    assert states["duplicate"] == duplicates > 0
+    assert states["truncated"] > 0
+    splits = dict(duckdb.sql(f"select split, count(*) from '{demo}/results/splits.parquet' group by split").fetchall())
+    assert {name: split["sequences"] for name, split in ledger["splits"].items()} == splits
+    for name, split in ledger["splits"].items():
+        for shard in split["shards"]:
+            with gzip.open(demo / f"results/shards/{name}/{shard['shard']}.fasta.gz", "rt") as handle:
+                assert sum(line.startswith(">") for line in handle) == shard["sequences"]
+
+
+def test_no_temporary_files_stay(demo):
+    assert not [path for path in demo.rglob("*.tmp") if ".snakemake" not in path.parts]
+
+
+def test_report_is_one_html_file_with_the_plots(demo):
+    result = run(demo, SMALL, "--report", "report.html")
+    assert result.returncode == 0, result.stdout
+    text = (demo / "report.html").read_text()
+    assert "pca.svg" in text
+    assert "ledger.tsv" in text
+
+
+def test_own_files_plain_gzip_and_zstandard_with_any_header(tmp_path):
+    (tmp_path / "a.fasta").write_text(
+        ">UniRef50_A0A000 Ras=like n=3 Tax=Homo sapiens TaxID=9606 RepID=A_HUMAN\r\nMKTAYIAKQRQISFVKSHFSRQ\r\n"
+        ">id/with'odd\"signs.. free text\nmktayiakqrqisfvkshfsrqle*\n"
+        ">gapped\nMKTAYIAKQR-ISFVKSHFSRQLE\n"
+    )
+    with gzip.open(tmp_path / "b.fa.gz", "wt") as handle:
+        handle.write(
+            ">sp|P01308|INS_HUMAN Insulin OS=Homo sapiens OX=9606 GN=INS PE=1 SV=1\n" + "MALWMRLLPLLALLALWGPD\n" * 5
+        )
+    with zstd.open(tmp_path / "c.faa.zst", "wt") as handle:
+        handle.write(">short\nMK\n>copy\nMKTAYIAKQRQISFVKSHFSRQ\n")
+    sources = {"kind": "fasta", "fasta": ["a.fasta", "b.fa.gz", "c.faa.zst"]}
+    config = changed(SMALL, source=sources, split={"val": 1, "test": 0})
+    result = run(tmp_path, config)
+    assert result.returncode == 0, result.stdout
+    files = f"{tmp_path}/results/dataset/tiny/split=*/*.parquet"
+    rows = duckdb.sql(f"select id, state, taxid, n_members, n_residues_used from '{files}' order by id").fetchall()
+    assert rows == [
+        ("UniRef50_A0A000", "embedded", 9606, 3, 22),
+        ("copy", "duplicate", None, None, 22),
+        ("id/with'odd\"signs..", "embedded", None, None, 24),
+        ("sp|P01308|INS_HUMAN", "truncated", 9606, None, 62),
+    ]
+    ledger = json.loads((tmp_path / "results/ledger.json").read_text())
+    assert ledger["rejected"] == {"invalid-residue": 1, "too-short": 1}
+    assert ledger["read"] == 6
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"filter": {"min_lenght": 3}}, "unknown key 'filter.min_lenght'; did you mean 'min_length'?"),
+        ({"embde": {}}, "unknown key 'embde'; did you mean 'embed'?"),
+        ({"filter": {"min_length": "ten"}}, "filter.min_length is 'ten'; expected integer, at least 1"),
+        ({"split": {"method": "random"}}, "split.method is 'random'; expected one of hash, bionemo"),
+        ({"filter": {"max_length": 5}}, "filter.max_length is 5; expected at least filter.min_length, 20"),
+        ({"source": {"kind": "fasta"}}, "source.fasta is []; expected at least one path"),
+        ({"model": {"directory": "nowhere", "untrained": None}}, "nowhere: no such model directory"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_and_no_traceback(tmp_path, sections, message):
+    result = run(tmp_path, changed(SMALL, **sections), "--dry-run")
+    assert result.returncode in (1, 2)
+    assert message in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "bad.fasta: the file is empty"),
+        (b"MKTAYIAK\n", "bad.fasta: the file begins with b'MKTAYIAK'"),
+        (b">a\nMKTAYIAKQRQISFVKSHFSRQ\n>a\nMKTAYIAKQRQISFVKSHFSRA\n", "two records have the id 'a'"),
+        (b">a\nMK\n", "no record of 1 was kept (too-short: 1)"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_file(tmp_path, content, message):
+    (tmp_path / "bad.fasta").write_bytes(content)
+    result = run(tmp_path, changed(SMALL, source={"kind": "fasta", "fasta": ["bad.fasta"]}))
+    assert result.returncode == 1
+    assert message in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_changed_settings_embed_again_and_unchanged_ones_do_not(demo, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(demo, folder)
+    untouched = run(folder, SMALL, "--dry-run", "--rerun-triggers", "mtime", "params", "input")
+    assert "Nothing to be done" in untouched.stdout, untouched.stdout
+    result = run(folder, changed(SMALL, embed={"long_sequences": "window", "overlap": 10}))
+    assert result.returncode == 0, result.stdout
+    ledger = json.loads((folder / "results/ledger.json").read_text())
+    assert ledger["states"]["windowed"] > 0
+    assert "truncated" not in ledger["states"]
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_build_a_plan(demo, tmp_path, preset):
+    """With the model's directory in place, a preset is a complete configuration."""
+    directory = tmp_path / yaml.safe_load(preset.read_text())["model"]["directory"]
+    shutil.copytree(demo / "resources/models/tiny", directory)
+    result = run(tmp_path, None, "--configfile", str(preset), "--dry-run", "--quiet", "rules")
+    assert result.returncode == 0, result.stdout
+    assert "embed" in result.stdout
+
+
+def test_slurm_profile_is_found_by_its_name(tmp_path):
+    result = run(tmp_path, SMALL, "--profile", "slurm", "--dry-run", "--quiet", "rules")
+    assert result.returncode == 0, result.stdout
