@@ -1,0 +1,147 @@
+"""Configuration: the schema, config.yaml, the presets and the documentation agree; faults read well."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from embedome.config import SCIENCE, check_config, config_sha256, load_schema
+from embedome.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = load_schema(ROOT / "schemas" / "config.schema.yaml")
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+
+def leaves(schema: dict, path: str = "") -> set[str]:
+    """Dotted paths of a schema's keys that hold values."""
+    found = set()
+    for name, part in schema.get("properties", {}).items():
+        below = leaves(part, f"{path}{name}.")
+        found |= below or {f"{path}{name}"}
+    return found
+
+
+def keys(config: dict, path: str = "") -> set[str]:
+    """Dotted paths of a configuration's values."""
+    found = set()
+    for name, value in config.items():
+        found |= keys(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}"}
+    return found
+
+
+def merged(base: dict, update: dict) -> dict:
+    """A configuration over another, as Snakemake merges them."""
+    result = copy.deepcopy(base)
+    for name, value in update.items():
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if both else value
+    return result
+
+
+def fault(**sections: dict) -> str:
+    with pytest.raises(UserError) as error:
+        check_config(merged(CONFIG, sections), SCHEMA)
+    return str(error.value)
+
+
+def test_every_level_of_the_schema_is_closed_and_every_key_required_and_described():
+    def walk(schema):
+        if schema.get("properties"):
+            assert schema["additionalProperties"] is False
+            assert sorted(schema["required"]) == sorted(schema["properties"])
+            for part in schema["properties"].values():
+                assert "properties" in part or part["description"]
+                walk(part)
+
+    walk(SCHEMA)
+
+
+def test_config_yaml_has_exactly_the_keys_of_the_schema_and_is_valid():
+    assert keys(CONFIG) == leaves(SCHEMA)
+    check_config(CONFIG, SCHEMA)
+
+
+def test_every_key_of_config_yaml_has_a_comment():
+    lines = (ROOT / "config.yaml").read_text().splitlines()
+    bare = [line for line in lines if re.match(r"\s+\w+: \S", line) and "#" not in line]
+    # What these are is said by their name, or by the line above them.
+    assert {line.split(":")[0].strip() for line in bare} == {"seed", "layers", "heads", "val", "test", "train"}
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_valid_and_name_no_default_again(preset):
+    values = yaml.safe_load(preset.read_text())
+    check_config(merged(CONFIG, values), SCHEMA)
+    assert keys(values) <= leaves(SCHEMA) | {"model.untrained"}
+
+
+def test_documentation_has_every_key_and_no_other():
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
+    assert documented == leaves(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"filter": {"min_lenght": 3}}, "unknown key 'filter.min_lenght'; did you mean 'min_length'?"),
+        ({"nonsense": 1}, "unknown key 'nonsense'; expected one of source, demo, filter"),
+        ({"model": {"untrained": {"depth": 2}}}, "unknown key 'model.untrained.depth'; expected one of layers"),
+        ({"filter": {"min_length": "ten"}}, "filter.min_length is 'ten'; expected integer, at least 1"),
+        ({"filter": {"min_length": 0}}, "filter.min_length is 0; expected integer, at least 1"),
+        ({"filter": {"max_length": 2.5}}, "filter.max_length is 2.5; expected integer or null, at least 1"),
+        ({"split": {"method": "random"}}, "split.method is 'random'; expected one of hash, bionemo"),
+        ({"cost": {"linear": 0}}, "cost.linear is 0; expected number, above 0"),
+        ({"source": {"mirrors": ["ftp://x"]}}, "source.mirrors.0 is 'ftp://x'; expected string, of the form ^"),
+        ({"model": {"name": "../x"}}, "model.name is '../x'; expected string, of the form"),
+        ({"filter": None}, "filter is None; expected object"),
+        ({"source": {"kind": "fasta"}}, "source.fasta is []; expected at least one path"),
+        ({"source": {"kind": "release"}}, "source.mirrors is []; expected at least one URL"),
+        ({"filter": {"max_length": 5}}, "filter.max_length is 5; expected at least filter.min_length, 20"),
+        ({"model": {"untrained": {"heads": 3}}}, "model.untrained.hidden is 64; expected a multiple of heads, 3"),
+        ({"embed": {"overlap": 5}}, "embed.overlap is 5; expected 0, as embed.long_sequences is not 'window'"),
+    ],
+)
+def test_a_fault_names_the_key_the_value_and_what_is_expected(sections, message):
+    text = fault(**sections)
+    assert message in text
+    assert len(text.splitlines()) == 1
+
+
+def test_every_fault_has_a_line_of_its_own():
+    assert len(fault(filter={"min_length": 0, "x": 1}, split={"val": -1}).splitlines()) == 3
+
+
+def test_a_missing_key_is_named():
+    config = copy.deepcopy(CONFIG)
+    del config["split"]["val"]
+    with pytest.raises(UserError, match=r"split\.val is missing; expected number, at least 0"):
+        check_config(config, SCHEMA)
+
+
+def test_the_digest_covers_science_and_leaves_the_report_out():
+    assert set(SCIENCE) == set(CONFIG) - {"report"}
+    base = config_sha256(CONFIG)
+    assert config_sha256(merged(CONFIG, {"report": {"pca_sequences": 99}})) == base
+    assert config_sha256(merged(CONFIG, {"split": {"seed": 7}})) != base
+
+
+CONDA_NAMES = {"pytorch": "torch", "python-isal": "isal"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_conda_environments_pin_the_versions_of_the_lock_file(path):
+    lock = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    pins = dict(pin.split("=") for pin in yaml.safe_load(path.read_text())["dependencies"])
+    assert pins.pop("python") == "3.11"
+    assert pins == {name: lock[CONDA_NAMES.get(name, name)] for name in pins}
+
+
+def test_the_lock_file_pins_every_package_and_torch_exactly():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned)
+    assert "torch==2.13.0" in pinned
