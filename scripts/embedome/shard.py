@@ -8,11 +8,11 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +72,7 @@ def write_shards(
     owners = shard_of_rows(catalog, splits, n_shards, cost)
     shards = {name: [Shard() for _ in range(n_shards[name])] for name in SPLITS}
     columns = ["id", "description", "length", "duplicate_of", "sequence"]
-    with ShardFiles(Path(folder), n_shards) as files, Progress("shard", "sequences", account["kept"]) as progress:
+    with shard_files(Path(folder), n_shards) as files, Progress("shard", "sequences", account["kept"]) as progress:
         start = 0
         for table, codes in read_split_catalog(catalog, splits, columns):
             costs = cost.picoseconds(table["length"].to_numpy()).tolist()
@@ -203,12 +203,14 @@ class ShardFiles:
     def advance(self, split: str) -> None:
         """End a split's file under way and begin the next one."""
         self.end(split)
-        stack = ExitStack()
-        path = stack.enter_context(atomic_path(self.folder / split / f"{shard_name(self.next_shard[split])}.fasta.gz"))
-        raw = stack.enter_context(path.open("wb"))
-        # No time and no name in the header: the same sequences give the same bytes.
-        stream = stack.enter_context(gzip.GzipFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0))
-        self.open[split] = (stack, stack.enter_context(io.BufferedWriter(stream, BUFFER_BYTES)))
+        name = f"{shard_name(self.next_shard[split])}.fasta.gz"
+        with ExitStack() as stack:
+            path = stack.enter_context(atomic_path(self.folder / split / name))
+            raw = stack.enter_context(path.open("wb"))
+            # No time and no name in the header: the same sequences give the same bytes.
+            stream = stack.enter_context(gzip.GzipFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0))
+            writer = stack.enter_context(io.BufferedWriter(stream, BUFFER_BYTES))
+            self.open[split] = (stack.pop_all(), writer)
         self.next_shard[split] += 1
 
     def end(self, split: str) -> None:
@@ -216,17 +218,29 @@ class ShardFiles:
         if split in self.open:
             self.open.pop(split)[0].close()
 
-    def __enter__(self) -> "ShardFiles":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def finish(self) -> None:
+        """End all files, and write the empty ones that are left."""
         for split in SPLITS:
-            while kind is None and self.next_shard[split] < self.n_shards[split]:
+            while self.next_shard[split] < self.n_shards[split]:
                 self.advance(split)
-            if kind is None:
-                self.end(split)
-            elif split in self.open:
-                self.open.pop(split)[0].__exit__(kind, error, trace)
+            self.end(split)
+
+    def discard(self, *exception: Any) -> None:
+        """Close the files under way, each of them whatever becomes of the others, and publish none."""
+        under_way = ExitStack()
+        for stack, _ in self.open.values():
+            under_way.push(stack)
+        under_way.__exit__(*exception)
+
+
+@contextmanager
+def shard_files(folder: Path, n_shards: Mapping[str, int]) -> Iterator[ShardFiles]:
+    """Give `ShardFiles` to write to; after an exception what was not finished is removed."""
+    files = ShardFiles(folder, n_shards)
+    with ExitStack() as stack:
+        stack.push(files.discard)
+        yield files
+        files.finish()
 
 
 def check_counts(result: dict, account: dict) -> None:
