@@ -1,0 +1,60 @@
+"""What may be imported where: the package knows nothing of Snakemake, and the engine needs few packages."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "scripts" / "embedome"
+SHIMS = sorted((ROOT / "scripts").glob("*.py"))
+# Packages that a machine with only torch, transformers, numpy and pyarrow lacks.
+ABSENT = ("isal", "backports", "tqdm", "requests", "dask", "matplotlib", "yaml", "jsonschema", "snakemake")
+HEAVY = ("torch", "transformers", "dask", "matplotlib", "pandas")
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{program}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_package_does_not_use_the_snakemake_object(path):
+    assert not re.search(r"\bsnakemake\.|import snakemake", path.read_text())
+
+
+def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
+    block = f"sys.modules.update(dict.fromkeys({ABSENT!r}))"
+    result = python(f"{block}\nimport embedome.embed, embedome.engine, embedome.models, embedome.onefile")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("module", ["filter", "split", "shard", "merge", "ledger", "dataset", "config", "__main__"])
+def test_data_stages_import_no_heavy_package(module):
+    result = python(f"import embedome.{module}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("path", SHIMS, ids=lambda path: path.stem)
+def test_a_shim_is_short_and_serves_one_rule(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 22
+    assert lines[0] == f'"""Rule {path.stem}."""'
+    rules = "".join(each.read_text() for each in (ROOT / "rules").glob("*.smk"))
+    assert f"rule {path.stem}:" in rules
+
+
+def test_every_rule_has_what_its_kind_must_have():
+    for path in (ROOT / "rules").glob("*.smk"):
+        blocks = re.split(r"^\s*rule (\w+):\n", path.read_text(), flags=re.MULTILINE)
+        for name, body in zip(blocks[1::2], blocks[2::2], strict=True):
+            for directive in ("output", "log", "benchmark", "conda", "message", "script"):
+                assert re.search(rf"^\s+{directive}:", body, re.MULTILINE), f"{name} has no {directive}"
+            assert "localrule: True" in body or "resources:" in body, f"{name} has no resources"
