@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from Bio import SeqIO
-from embedome import demo
+from embedome import demo, demo_families, demo_names
 from embedome.errors import UserError
 
 # Published in UniProt's help page on accession numbers.
@@ -113,25 +113,25 @@ def test_an_isoform_has_its_canonical_record_beside_it(blocks):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 36, 1000, 2**16, 99_991])
 def test_scatter_is_one_to_one(size):
-    assert sorted(demo.scatter(np.arange(size), size, 12345)) == list(range(size))
+    assert sorted(demo_names.scatter(np.arange(size), size, 12345)) == list(range(size))
 
 
 def test_accessions_stay_unique_far_into_a_large_release():
-    rng, shifts = np.random.default_rng(0), [2**32 - 1] * len(demo.FORMS)
-    near = demo.make_accessions(rng, 50_000, [0] * len(demo.FORMS), shifts)
-    far = demo.make_accessions(rng, 50_000, [int(share * 20_000_000) for share, _, _ in demo.FORMS], shifts)
+    rng, shifts = np.random.default_rng(0), [2**32 - 1] * len(demo_names.FORMS)
+    near = demo_names.make_accessions(rng, 50_000, [0] * len(demo_names.FORMS), shifts)
+    far = demo_names.make_accessions(rng, 50_000, [int(share * 20_000_000) for share, _, _ in demo_names.FORMS], shifts)
     assert len({*near, *far}) == 100_000
     assert all(map(ACCESSION.fullmatch, far))
 
 
 def test_the_rarest_form_has_numbers_enough():
-    for share, alphabets, _ in demo.FORMS:
+    for share, alphabets, _ in demo_names.FORMS:
         assert 1.5 * share * demo.MAX_SEQUENCES < np.prod([float(len(alphabet)) for alphabet in alphabets])
 
 
 @pytest.mark.parametrize("made", ["release", "blocks"])
 def test_headers_parse_from_the_right(made, request):
-    known = {(name, str(taxid)) for name, taxid, _ in demo.TAXA}
+    known = {(name, str(taxid)) for name, taxid, _ in demo_names.TAXA}
     names = set()
     for head, _ in records(request.getfixturevalue(made)):
         fields = parse_from_right(head)
@@ -254,8 +254,8 @@ def test_lengths_and_composition_are_those_of_proteins(tmp_path):
     assert np.median(logs) == pytest.approx(5.43, abs=0.08)
     assert np.std(logs) == pytest.approx(0.675, abs=0.05)
     counts = Counter("".join(sequences))
-    total = sum(demo.BACKGROUND.values())
-    for residue, percent in demo.BACKGROUND.items():
+    total = sum(demo_families.BACKGROUND.values())
+    for residue, percent in demo_families.BACKGROUND.items():
         assert 100 * counts[residue] / counts.total() == pytest.approx(100 * percent / total, abs=0.5)
     assert len(set(truth(tmp_path))) == len({family for _, family in truth(tmp_path)}) == 4000
 
