@@ -181,16 +181,15 @@ def embed_records(
     As `embed_shard`; `workers` processes embed one part each, `total` is the number of records, where known.
     """
     provenance = make_provenance(model, settings, source)
+    if provenance["model"]["trained"] is False:
+        log.warning("%s is an untrained model: its vectors have no biological meaning", provenance["model"]["name"])
     content = hashlib.sha256()
-    counts = {"sequences": 0, "residues": 0}
     entries: list[dict[str, Any]] = []
 
     def parts() -> Iterator[Part]:
         for index, rows in enumerate(cut_parts(records, limits)):
             for record in rows:
                 content.update(b"%s\n%s\n" % (record.id.encode(), record.sequence))
-                counts["residues"] += len(record.sequence)
-            counts["sequences"] += len(rows)
             path = manifest.with_name(f"{manifest.stem}-{index:05d}.parquet")
             yield Part(path, rows, provenance, fingerprint(provenance, rows))
 
@@ -204,7 +203,8 @@ def embed_records(
         "format": 1,
         "shard": manifest.stem,
         "provenance": provenance,
-        **counts,
+        "sequences": sum(entry["sequences"] for entry in entries),
+        "residues": sum(entry["residues"] for entry in entries),
         "content_sha256": content.hexdigest(),
         "states": add_up(entry["states"] for entry in entries),
         "skipped": add_up(entry["skipped"] for entry in entries),
@@ -335,6 +335,7 @@ def part_entry(part: Part) -> dict[str, Any]:
         **describe_file(part.path, len(rows), ids),
         "fingerprint": part.fingerprint,
         "sequences": len(part.records),
+        "residues": sum(len(record.sequence) for record in part.records),
         "states": dict(Counter(rows["state"].to_pylist())),
         "skipped": dict(Counter(row["reason"] for row in skipped)),
     }
@@ -344,4 +345,4 @@ def remove_other_parts(manifest: Path, names: set[str]) -> None:
     """Remove parts of the shard that an earlier configuration cut differently."""
     for path in manifest.parent.glob(f"{glob_escape(manifest.stem)}-?????.parquet"):
         if path.name not in names:
-            path.unlink()
+            path.unlink(missing_ok=True)

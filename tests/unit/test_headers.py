@@ -28,6 +28,10 @@ from hypothesis import strategies as st
             Header("Subunit Tax=x n=1 OS=y RepID=z", 5, "Bos taurus", 9913, "UPI0001"),
         ),
         (
+            "Odd n=3 Tax=y TaxID=1 n=5 Tax=Bos taurus TaxID=9913 RepID=UPI0001",
+            Header("Odd n=3 Tax=y TaxID=1", 5, "Bos taurus", 9913, "UPI0001"),
+        ),
+        (
             "alpha=beta n=2 Tax=Escherichia coli (strain K12 / MG1655) TaxID=511145 RepID=A_B",
             Header("alpha=beta", 2, "Escherichia coli (strain K12 / MG1655)", 511145, "A_B"),
         ),

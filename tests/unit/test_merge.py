@@ -220,7 +220,7 @@ def test_one_sequence_and_empty_shards(model: Path, reference: HuggingFace, tmp_
     assert_within_one_ulp(vector, reference.vector("MKVL"))
 
 
-def test_nothing_embedded_is_an_error(model: Path, tmp_path: Path) -> None:
+def test_all_sequences_skipped(model: Path, tmp_path: Path) -> None:
     made = line.prepare(tmp_path, [("only", "M" * 63)], SHARDS)
     made.embed(model, SKIP)
     manifest = made.merge()
@@ -284,6 +284,7 @@ def test_metadata_file_covers_all_files(merged: Line) -> None:
     assert common.names == [name for name in whole.column_names if name != "split"]
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # dask's own
 def test_dask_reads_it(merged: Line) -> None:
     frame = dd.read_parquet(merged.dataset)
     found = frame[["id", "split", "length"]].compute(scheduler="synchronous")
