@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from embedome.config import check_config, config_sha256, load_schema
 from embedome.errors import UserError
 from embedome.models import check_model_directory
+from embedome.tokenizer import vocabulary_file
 
 try:
     check_config(
@@ -91,6 +92,11 @@ def by_attempt(amount):
 def model_file(name):
     """A file of the model directory."""
     return f"{config['model']['directory']}/{name}"
+
+
+def get_vocabulary():
+    """The model directory's vocabulary file."""
+    return str(vocabulary_file(config["model"]["directory"]))
 
 
 def families():

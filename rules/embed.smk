@@ -7,7 +7,7 @@ rule embed:
         summary="results/summaries/filter.json",
         config=model_file("config.json"),
         weights=model_file("model.safetensors"),
-        tokenizer=model_file("tokenizer.json"),
+        vocabulary=get_vocabulary(),
     output:
         manifest="results/embeddings/{model}/{split}/{shard}.json",
     log:

@@ -51,14 +51,20 @@ class Settings:
     dtype : str
         ``float32`` or ``bfloat16``.
     long_sequences : str
-        ``truncate``, ``window`` or ``skip``, for sequences longer than the model's positions.
-    overlap : int
-        Residues that neighbouring windows share.
+        ``truncate``, ``window`` or ``skip``.
+    overlap, max_residues : int
+        As in `engine.LongPolicy`.
     """
 
     dtype: str = "float32"
     long_sequences: str = "truncate"
     overlap: int = 0
+    max_residues: int | None = None
+
+    @property
+    def policy(self) -> LongPolicy:
+        """What to do with long sequences."""
+        return LongPolicy(self.long_sequences, self.overlap, self.max_residues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class PartLimits:
 def settings_of(embed: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
     """The `settings` and `limits` arguments from the configuration's sections `embed` and `cost`."""
     return {
-        "settings": Settings(embed["dtype"], embed["long_sequences"], embed["overlap"]),
+        "settings": Settings(embed["dtype"], embed["long_sequences"], embed["overlap"], embed["max_residues"]),
         "limits": PartLimits(embed["part_sequences"], embed["part_seconds"], CostModel(**cost)),
     }
 
@@ -282,8 +288,7 @@ def embed_part(part: Part, model: str, settings: Settings, device: str) -> dict[
 @cache
 def load_engine(model: str, identity: str, settings: Settings, device: str) -> Engine:
     """Load the model once per process, and again where the directory's `identity` has changed."""
-    policy = LongPolicy(settings.long_sequences, settings.overlap)
-    return Engine(load_model(model), device=device, dtype=settings.dtype, policy=policy)
+    return Engine(load_model(model), device=device, dtype=settings.dtype, policy=settings.policy)
 
 
 def is_written(part: Part) -> bool:

@@ -18,6 +18,8 @@ TOO_LONG, NON_FINITE = "too-long", "non-finite"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Tokens of a batch. On a CPU larger ones fall out of the caches (2-4 k measured best).
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+# Residues that fit a model without a longest sequence: any number.
+NO_LIMIT = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class LongPolicy:
-    """What to do with a sequence that is longer than the model's positions.
+    """What to do with a long sequence.
 
     Parameters
     ----------
@@ -71,10 +73,31 @@ class LongPolicy:
         ``truncate``: its first residues; ``window``: overlapping windows, averaged residue by residue; ``skip``.
     overlap : int
         Residues that neighbouring windows share.
+    max_residues : int, optional
+        Residues beyond which a sequence is long, and of a window; None for as many as the model's positions hold,
+        which is any number where positions are relative.
     """
 
     name: str = "truncate"
     overlap: int = 0
+    max_residues: int | None = None
+
+    def longest(self, model: Model) -> int:
+        """Residues that run through the model at once.
+
+        Raises
+        ------
+        UserError
+            Where more are asked for than the model's positions hold, or windows overlap by their whole length.
+        """
+        held = NO_LIMIT if model.max_residues is None else model.max_residues
+        longest = held if self.max_residues is None else self.max_residues
+        if not 0 < longest <= held:
+            raise UserError(f"embed.max_residues is {longest}; expected 1 to {held}, which the model's positions hold")
+        if self.name == "window" and not 0 <= self.overlap < longest:
+            bound = "" if longest == NO_LIMIT else f", and less than the {longest} residues of a window"
+            raise UserError(f"embed.overlap is {self.overlap}; expected 0 or more{bound}")
+        return longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +127,18 @@ class Engine:
     Raises
     ------
     UserError
-        Where the device is not there, or the overlap is negative or as long as the model's positions.
+        Where the device is not there, and as `LongPolicy.longest`.
     """
 
     def __init__(
         self, model: Model, *, device: str = "cpu", dtype: str = "float32", policy: LongPolicy | None = None
     ) -> None:
         self.policy = policy or LongPolicy()
-        if self.policy.name == "window" and not 0 <= self.policy.overlap < model.max_residues:
-            raise UserError(
-                f"embed.overlap is {self.policy.overlap}; expected 0 or more, and less than the model's "
-                f"{model.max_residues} residues"
-            )
+        self.max_residues = self.policy.longest(model)
         self.device = torch.device(check_device(device))
         if self.device.type == "cpu":
             torch.set_num_threads(1)
         self.tokenizer = model.tokenizer
-        self.max_residues = model.max_residues
         self.dimension: int = model.encoder.dimension
         self.encoder = model.encoder.to(self.device, DTYPES[dtype])
         self.token_budget = TOKEN_BUDGET[self.device.type]

@@ -1,4 +1,4 @@
-"""Models as Hugging Face directories: which architectures there are, making one, loading one."""
+"""Models as Hugging Face directories: which architectures there are, checking and loading one."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.errors import UserError
-from embedome.files import atomic_directory, file_sha256, read_json
-from embedome.tokenizer import ResidueTokenizer, load_tokenizer, save_esm1nv_tokenizer
+from embedome.files import file_sha256, read_json
+from embedome.tokenizer import (
+    VOCABULARY_FILES,
+    ResidueTokenizer,
+    load_tokenizer,
+    vocabulary_file,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # What embedome itself says of a model, in the model's config.json.
 CONFIG_KEY = "embedome"
 
@@ -28,6 +33,10 @@ class Architecture:
     """Token before every sequence."""
     last: str | None
     """Token behind every sequence."""
+    tasks: tuple[str, ...] = ()
+    """Tokens that say what to encode: the one that is in the vocabulary, if any, is put before every sequence."""
+    rare_as_x: bool = False
+    """Whether rare residues without a token of their own are X, rather than unknown."""
 
 
 def preln_encoder() -> type:
@@ -37,7 +46,26 @@ def preln_encoder() -> type:
     return PreLNEncoder
 
 
-ARCHITECTURES = {"megatron-bert": Architecture(preln_encoder, "<s>", "</s>")}
+def esm2_encoder() -> type:
+    """The encoder class of ESM-2."""
+    from embedome.encoders.esm2 import ESM2Encoder
+
+    return ESM2Encoder
+
+
+def t5_encoder() -> type:
+    """The encoder class of ProtT5-XL, ProstT5 and Ankh."""
+    from embedome.encoders.t5 import T5Encoder
+
+    return T5Encoder
+
+
+ARCHITECTURES = {
+    "megatron-bert": Architecture(preln_encoder, "<s>", "</s>"),
+    "esm": Architecture(esm2_encoder, "<cls>", "<eos>"),
+    # The tasks are of ProstT5 and of Ankh3, the rare residues of ProtT5 (docs/models.md).
+    "t5": Architecture(t5_encoder, None, "</s>", tasks=("<AA2fold>", "[NLU]"), rare_as_x=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +76,10 @@ class Model:
     tokenizer: ResidueTokenizer
 
     @property
-    def max_residues(self) -> int:
-        """Residues of the longest sequence that fits the positions."""
-        return self.encoder.max_tokens - self.tokenizer.n_special
+    def max_residues(self) -> int | None:
+        """Residues of the longest sequence that fits the positions; None where every sequence does."""
+        longest = self.encoder.max_tokens
+        return None if longest is None else longest - self.tokenizer.n_special
 
 
 def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
@@ -60,7 +89,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     -------
     dict
         ``name``; ``trained``: False for random weights made by embedome, None where the directory does not say;
-        ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files.
+        ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of the vocabulary's.
 
     Raises
     ------
@@ -75,7 +104,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         "trained": about.get("trained"),
         "weights_sha256": file_sha256(directory / WEIGHTS),
         "config_sha256": file_sha256(directory / CONFIG),
-        "tokenizer_sha256": file_sha256(directory / TOKENIZER),
+        "tokenizer_sha256": file_sha256(vocabulary_file(directory)),
     }
 
 
@@ -90,9 +119,13 @@ def check_model_directory(directory: str | os.PathLike) -> None:
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such model directory; expected a folder with {CONFIG} and {WEIGHTS}")
-    for name in (CONFIG, WEIGHTS, TOKENIZER):
+    for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise UserError(f"{directory}: the model directory has no {name}")
+    if not vocabulary_file(directory).is_file():
+        raise UserError(
+            f"{directory}: the model directory has no {', '.join(VOCABULARY_FILES[:-1])} or {VOCABULARY_FILES[-1]}"
+        )
     config = read_json(directory / CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"{directory / CONFIG}: expected a JSON object, as Hugging Face writes it")
@@ -114,7 +147,13 @@ def load_model(directory: str | os.PathLike) -> Model:
     directory = Path(directory)
     config = read_json(directory / CONFIG)
     architecture = ARCHITECTURES[config["model_type"]]
-    tokenizer = load_tokenizer(directory, architecture.first, architecture.last)
+    tokenizer = load_tokenizer(
+        directory,
+        architecture.first,
+        architecture.last,
+        tasks=architecture.tasks,
+        rare_as_x=architecture.rare_as_x,
+    )
     encoder = load_encoder(directory, architecture, config)
     if tokenizer.size > config["vocab_size"]:
         raise UserError(
@@ -154,56 +193,3 @@ def load_encoder(directory: Path, architecture: Architecture, config: Mapping) -
             raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
     encoder.load_state_dict(weights)
     return encoder.float().eval()
-
-
-def make_untrained(directory: str | os.PathLike, name: str, size: Mapping[str, int]) -> None:
-    """Write a Hugging Face directory of ESM-1nv's architecture with seeded random weights, marked untrained.
-
-    Parameters
-    ----------
-    directory : path
-        Put in place whole, at the end.
-    name : str
-        Name of the model, kept in config.json.
-    size : mapping
-        ``layers``, ``hidden``, ``heads``, ``feed_forward``, ``positions`` (tokens) and ``seed``.
-
-    Notes
-    -----
-    Weights are normal with deviation 0.02, those of the output projections 0.02 / sqrt(2 layers), as the original
-    is initialised (Megatron-LM, Shoeybi et al. 2019). The vocabulary of 30 is padded to 128 rows.
-
-    Raises
-    ------
-    UserError
-        Where heads do not divide the hidden size.
-    """
-    import torch
-    from transformers import MegatronBertConfig, MegatronBertForMaskedLM
-
-    if size["hidden"] % size["heads"]:
-        raise UserError(f"model.untrained.hidden is {size['hidden']}; expected a multiple of heads, {size['heads']}")
-    config = MegatronBertConfig(
-        vocab_size=128,
-        hidden_size=size["hidden"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        intermediate_size=size["feed_forward"],
-        max_position_embeddings=size["positions"],
-        hidden_act="gelu_pytorch_tanh",
-        layer_norm_eps=1e-5,
-        pad_token_id=3,
-        bos_token_id=1,
-        eos_token_id=2,
-        **{CONFIG_KEY: {"name": name, "trained": False, "seed": size["seed"]}},
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(size["seed"])
-        model = MegatronBertForMaskedLM(config)
-        model.bert.embeddings.token_type_embeddings.weight.data.zero_()
-        for layer in model.bert.encoder.layer:
-            for projection in (layer.attention.output.dense, layer.output.dense):
-                projection.weight.data /= (2 * size["layers"]) ** 0.5
-    with atomic_directory(directory) as folder:
-        model.save_pretrained(folder)
-        save_esm1nv_tokenizer(folder, size["positions"])

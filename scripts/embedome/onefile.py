@@ -72,7 +72,7 @@ def embed_fasta(
     if out.is_dir():
         raise UserError(f"{out} is a folder; expected the name of a file to write")
     loaded = load_model(model)
-    longest = None if settings.long_sequences == "window" else loaded.max_residues
+    longest = None if settings.long_sequences == "window" else settings.policy.longest(loaded)
     limits = PartLimits(PART_SEQUENCES, PART_SECONDS, cost_of(loaded.encoder, longest, device))
     del loaded
     work = out.with_name(out.name + ".work")

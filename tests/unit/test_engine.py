@@ -239,6 +239,25 @@ def test_impossible_overlap_is_refused(model: Path, overlap: int) -> None:
         make_engine(model, "window", overlap)
 
 
+def test_a_lower_limit_than_the_positions_truncates_and_cuts_windows(model: Path, reference: HuggingFace) -> None:
+    sequences = randoms(8, [19, 20, 21, 45, 100])
+    truncated = Engine(load_model(model), policy=LongPolicy("truncate", 0, 20)).embed(join(sequences))
+    assert truncated.used.tolist() == [19, 20, 20, 20, 20]
+    line.assert_within_one_ulp(truncated.vectors, np.stack([reference.mean(each[:20]) for each in sequences]))
+
+    windowed = Engine(load_model(model), policy=LongPolicy("window", 0, 20)).embed(join([*sequences[:1], sequences[4]]))
+    assert windowed.state.tolist() == ["embedded", "windowed"]
+    # Without overlap, and with a length that windows divide, the mean of means is the mean.
+    windows = [reference.mean(sequences[4][start : start + 20]) for start in range(0, 100, 20)]
+    line.assert_within_one_ulp(windowed.vectors[1:], np.mean(windows, axis=0)[None])
+
+
+@pytest.mark.parametrize("longest", [0, MAX_RESIDUES + 1])
+def test_an_impossible_limit_is_refused(model: Path, longest: int) -> None:
+    with pytest.raises(UserError, match=f"embed.max_residues is {longest}; expected 1 to {MAX_RESIDUES}"):
+        Engine(load_model(model), policy=LongPolicy("truncate", 0, longest))
+
+
 def test_missing_gpu_is_refused(model: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

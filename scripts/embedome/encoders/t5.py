@@ -1,0 +1,228 @@
+"""T5 encoder with relative positions: ProtT5-XL, ProstT5, Ankh.
+
+Shapes: B sequences, L tokens, D model dimension, H heads, K dimension of a head, F feed-forward dimension.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ACTIVATIONS = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+}
+# Rows of the bias begin at multiples of so many elements; CUDA kernels would copy it in every layer otherwise.
+ALIGNMENT = 16
+# Of configurations that were written before the field was.
+MAX_DISTANCE = 128
+
+
+class RelativeBias(nn.Module):
+    """What the distance of two tokens adds to their attention score (Raffel et al. 2020, arXiv:1910.10683).
+
+    Parameters
+    ----------
+    heads : int
+    buckets : int
+        Classes of distances, half of them for keys behind the query.
+    max_distance : int
+        Tokens from which on all distances are one class.
+    """
+
+    def __init__(self, heads: int, buckets: int, max_distance: int) -> None:
+        super().__init__()
+        self.max_distance = max_distance
+        self.table = nn.Embedding(buckets, heads)
+        self.known: tuple[tuple, Tensor] | None = None
+
+    def forward(self, length: int) -> Tensor:
+        """The bias of every query and key, [1, H, L, L], kept until another length is asked for."""
+        weight = self.table.weight
+        if torch.is_grad_enabled():
+            return self.compute(length)
+        key = (length, weight.dtype, weight.device)
+        if self.known is None or self.known[0] != key:
+            self.known = None  # frees it before the next is made
+            self.known = key, self.compute(length)
+        return self.known[1]
+
+    def compute(self, length: int) -> Tensor:
+        """The bias of every query and key, [1, H, L, L]."""
+        weight = self.table.weight
+        distances = torch.arange(1 - length, length)  # key minus query
+        by_distance = weight[self.buckets(distances).to(weight.device)].T  # [H, 2L - 1]
+        rows = by_distance.unfold(1, length, 1).flip(1)  # [H, L, L]
+        bias = weight.new_empty(len(rows), length, -(-length // ALIGNMENT) * ALIGNMENT)[..., :length]
+        return bias.copy_(rows)[None]
+
+    def buckets(self, distances: Tensor) -> Tensor:
+        """Class of each distance: exact ones for short distances, then wider and wider ones.
+
+        On the CPU always: whether a distance on a boundary belongs to one class or the next is a matter of rounding.
+        """
+        half = self.table.num_embeddings // 2
+        exact = half // 2
+        steps = distances.abs()
+        wide = torch.log(steps.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (half - exact)
+        classes = torch.where(steps < exact, steps, (exact + wide.long()).clamp(max=half - 1))
+        return classes + half * (distances > 0)
+
+
+class T5Layer(nn.Module):
+    """One layer: ``x += Attention(RMSNorm(x)); x += MLP(RMSNorm(x))``, without biases and without attention scaling."""
+
+    def __init__(
+        self, dimension: int, heads: int, head: int, feed_forward: int, eps: float, activation: str, gated: bool
+    ) -> None:
+        super().__init__()
+        self.heads, self.gated = heads, gated
+        self.attention_norm = nn.RMSNorm(dimension, eps)
+        self.qkv = nn.Linear(dimension, 3 * heads * head, bias=False)
+        self.attention_out = nn.Linear(heads * head, dimension, bias=False)
+        self.mlp_norm = nn.RMSNorm(dimension, eps)
+        self.mlp_in = nn.Linear(dimension, (1 + gated) * feed_forward, bias=False)
+        self.mlp_out = nn.Linear(feed_forward, dimension, bias=False)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map hidden states [B, L, D] to hidden states [B, L, D], with a bias [1, H, L, L]."""
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, K]
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, length, -1))
+        return x + self.mlp_out(self.activate(self.mlp_in(self.mlp_norm(x))))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Map [B, L, F], or [B, L, 2F] where gated, to [B, L, F]."""
+        if not self.gated:
+            return self.activation(x)
+        gate, linear = x.chunk(2, -1)
+        return self.activation(gate) * linear
+
+
+class T5Encoder(nn.Module):
+    """Encoder whose output equals `transformers.T5EncoderModel` on sequences without padding.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json with model_type ``t5``.
+
+    Raises
+    ------
+    KeyError
+        Names a field that is missing.
+    ValueError
+        Says which field has a value that is not known.
+
+    Notes
+    -----
+    Relative positions have no end: `max_tokens` is None. The field n_positions of old configurations is a trace of
+    how the model was trained, which no version of the class has read.
+    """
+
+    max_tokens = None
+
+    def __init__(self, config: Mapping) -> None:
+        super().__init__()
+        self.dimension = config["d_model"]
+        self.n_layers = config["num_layers"]
+        buckets, max_distance = relative_positions(config)
+        activation, gated = feed_forward_kind(config)
+        self.words = nn.Embedding(config["vocab_size"], self.dimension)
+        self.bias = RelativeBias(config["num_heads"], buckets, max_distance)
+        self.layers = nn.ModuleList(
+            T5Layer(
+                self.dimension,
+                config["num_heads"],
+                config["d_kv"],
+                config["d_ff"],
+                config["layer_norm_epsilon"],
+                activation,
+                gated,
+            )
+            for _ in range(self.n_layers)
+        )
+        self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final RMSNorm."""
+        x = self.words(tokens)
+        bias = self.bias(tokens.shape[1])
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.final_norm(x)
+
+    @staticmethod
+    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
+        """Map the tensors of a Hugging Face checkpoint, with or without a decoder, to this module's names.
+
+        Raises
+        ------
+        KeyError
+            Names a tensor that is missing.
+        """
+        words = "shared.weight" if "shared.weight" in weights else "encoder.embed_tokens.weight"
+        first = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        renamed = {
+            "words.weight": weights[words],
+            "bias.table.weight": weights[first],
+            "final_norm.weight": weights["encoder.final_layer_norm.weight"],
+        }
+        gated = feed_forward_kind(config)[1]
+        for i in range(config["num_layers"]):
+            attention, mlp = f"encoder.block.{i}.layer.0.", f"encoder.block.{i}.layer.1."
+            layer = {
+                "attention_norm": [f"{attention}layer_norm"],
+                "qkv": [f"{attention}SelfAttention.{part}" for part in "qkv"],
+                "attention_out": [f"{attention}SelfAttention.o"],
+                "mlp_norm": [f"{mlp}layer_norm"],
+                "mlp_in": [f"{mlp}DenseReluDense.{part}" for part in (("wi_0", "wi_1") if gated else ("wi",))],
+                "mlp_out": [f"{mlp}DenseReluDense.wo"],
+            }
+            for ours, theirs in layer.items():
+                renamed[f"layers.{i}.{ours}.weight"] = torch.cat([weights[f"{name}.weight"] for name in theirs])
+        return renamed
+
+
+def relative_positions(config: Mapping) -> tuple[int, int]:
+    """Number of distance classes and largest distance told apart.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `T5Encoder`.
+    """
+    buckets = config["relative_attention_num_buckets"]
+    max_distance = config.get("relative_attention_max_distance", MAX_DISTANCE)
+    if buckets < 4:
+        raise ValueError(f"relative_attention_num_buckets is {buckets}; expected 4 or more")
+    if max_distance <= buckets // 4:
+        raise ValueError(
+            f"relative_attention_max_distance is {max_distance}; expected more than a quarter of "
+            f"relative_attention_num_buckets, {buckets}"
+        )
+    return buckets, max_distance
+
+
+def feed_forward_kind(config: Mapping) -> tuple[str, bool]:
+    """Activation and whether it is gated; dense_act_fn and is_gated_act rule, as in Hugging Face.
+
+    Raises
+    ------
+    ValueError
+        As `T5Encoder`.
+    """
+    kind = config.get("feed_forward_proj", "relu")
+    activation = config.get("dense_act_fn", "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-"))
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"feed_forward_proj is {kind!r} with activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+        )
+    return activation, config.get("is_gated_act", kind.startswith("gated-"))
