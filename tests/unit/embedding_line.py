@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import torch
 from embedome.cost import CostModel
 from embedome.embed import PartLimits, Settings, embed_shard
+from embedome.esm1nv import make_untrained
 from embedome.filter import Limits, filter_records
 from embedome.merge import merge_shards
-from embedome.models import make_untrained
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
 from transformers import AutoTokenizer, MegatronBertForMaskedLM, MegatronBertModel

@@ -13,7 +13,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import torch
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp, fasta_text, random_records, rough_model
+from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -159,7 +161,25 @@ def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, argume
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_models_are_made_exported_and_imported_again(tmp_path):
+    size = ("--layers", 1, "--hidden", 16, "--heads", 2, "--feed-forward", 32)
+    for arguments in (
+        ("init", "esm1nv", tmp_path / "a", *size),
+        ("export", tmp_path / "a", tmp_path / "a.nemo"),
+        ("import", tmp_path / "a.nemo", tmp_path / "b"),
+    ):
+        result = embedome("models", *arguments)
+        assert result.returncode == 0, result.stderr
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "b")]
+    assert weights[0]["bert.embeddings.position_embeddings.weight"].shape == (512, 16)
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    about = [json.loads((tmp_path / name / "config.json").read_text())["embedome"] for name in ("a", "b")]
+    assert [(each["name"], each["trained"]) for each in about] == [("esm1nv", False)] * 2
+
+
 def test_help_names_every_command():
     result = embedome("--help")
     assert result.returncode == 0
-    assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in ("embed", "describe", "get"))
+    assert all(
+        re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in ("embed", "describe", "get", "models")
+    )

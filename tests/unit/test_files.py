@@ -195,6 +195,68 @@ def test_two_writers_of_a_folder_give_one_or_the_other(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_file_that_was_written_meanwhile_is_as_good(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_path(path) as slow:
+        slow.write_bytes(b"slow")
+        with atomic_path(path) as fast:
+            fast.write_bytes(b"fast")
+    assert tree(tmp_path) == {"file": b"fast"}
+
+
+def fill_slowly(path: Path, *, to_the_end: bool) -> None:
+    with atomic_directory(path) as slow:
+        (slow / "1").write_bytes(b"slow")
+        with atomic_directory(path) as fast:
+            (fast / "1").write_bytes(b"fast")
+        if to_the_end:
+            (slow / "2").write_bytes(b"slow")
+
+
+@pytest.mark.parametrize("to_the_end", [True, False])
+def test_a_folder_that_was_swept_away_fails_its_writer(tmp_path: Path, to_the_end: bool) -> None:
+    with pytest.raises(FileNotFoundError):
+        fill_slowly(tmp_path / "folder", to_the_end=to_the_end)
+    assert tree(tmp_path) == {"folder/1": b"fast"}
+
+
+def test_a_folder_is_out_of_reach_before_its_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its writer could go on after some of them were gone, and publish the rest."""
+    rmtree = files.shutil.rmtree
+    killed = tmp_path / ".folder.0123456789ab.tmp"
+    killed.mkdir()
+    (killed / "part").touch()
+    seen = []
+
+    def log_rmtree(path: Path, ignore_errors: bool) -> None:
+        if path.exists():
+            seen.append((killed.exists(), [entry.name for entry in path.iterdir()]))
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(files.shutil, "rmtree", log_rmtree)
+    with atomic_directory(tmp_path / "folder"):
+        pass
+    assert seen == [(False, ["part"])]
+
+
+def test_two_writers_that_publish_a_folder_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder"
+    replace = os.replace
+    rivals = ["first", "second"]
+
+    def replace_late(source: Path, target: Path) -> None:
+        if target == path and rivals:
+            path.mkdir()
+            (path / rivals.pop()).touch()
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace_late)
+    with atomic_directory(path) as temporary:
+        (temporary / "mine").touch()
+    assert rivals == []
+    assert tree(tmp_path) == {"folder/mine": b""}
+
+
 # Full disks.
 
 
