@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from embedome.errors import UserError
@@ -29,7 +30,7 @@ def write_ledger(
     filter_summary, split_summary, shards, dataset : path
         JSON files of the stages; `dataset` is the data set's manifest.
     manifests : sequence of paths
-        Manifests of the shards.
+        Manifests of the shards, ``<split>/<shard>.json``.
     ledger : path
         JSON file; its content is also returned.
 
@@ -42,7 +43,7 @@ def write_ledger(
         read_json(filter_summary),
         read_json(split_summary),
         read_json(shards),
-        [read_json(path) for path in manifests],
+        {split: [read_json(path) for path in manifests if Path(path).parent.name == split] for split in SPLITS},
         read_json(dataset),
     )
     write_json(ledger, result)
@@ -54,30 +55,23 @@ def make_ledger(
     filtered: Mapping[str, Any],
     split: Mapping[str, Any],
     shards: Mapping[str, Any],
-    manifests: Sequence[Mapping[str, Any]],
+    manifests: Mapping[str, Sequence[Mapping[str, Any]]],
     dataset: Mapping[str, Any],
 ) -> dict:
     """Add up the stages' counts and check them against each other; as `write_ledger`."""
-    splits = {name: split_account(name, split, shards, dataset) for name in SPLITS}
+    splits = {name: split_account(name, split, shards, manifests[name], dataset) for name in SPLITS}
     states = add_up([account["states"] for account in splits.values()])
     skipped = add_up([account["skipped"] for account in splits.values()])
     rejected = sum(filtered["rejected"].values())
-    vectors = sum(states.get(state, 0) for state in (EMBEDDED, TRUNCATED, WINDOWED))
     skipped_duplicates = filtered["duplicates"] - states.get(DUPLICATE, 0)
+    skipped_in_shards = sum(sum(shard["skipped"].values()) for split in splits.values() for shard in split["shards"])
     close("records read", filtered["read"], "kept and rejected", filtered["kept"] + rejected)
     close("records of the input files", sum(i["records"] for i in filtered["inputs"]), "read", filtered["read"])
     close("kept", filtered["kept"], "in splits", sum(account["sequences"] for account in splits.values()))
     close("kept", filtered["kept"], "embedded, duplicates and skipped", sum(states.values()) + sum(skipped.values()))
     close(
-        "sequences in shards",
-        sum(m["sequences"] for m in manifests),
-        "distinct",
-        filtered["kept"] - filtered["duplicates"],
-    )
-    close("vectors of shards", sum(sum(m["states"].values()) for m in manifests), "vectors in the data set", vectors)
-    close(
         "skipped in shards, and their duplicates",
-        sum(sum(m["skipped"].values()) for m in manifests) + skipped_duplicates,
+        skipped_in_shards + skipped_duplicates,
         "skipped in the data set",
         sum(skipped.values()),
     )
@@ -93,20 +87,39 @@ def make_ledger(
     }
 
 
-def split_account(name: str, split: Mapping, shards: Mapping, dataset: Mapping) -> dict[str, Any]:
+def split_account(
+    name: str, split: Mapping, shards: Mapping, manifests: Sequence[Mapping[str, Any]], dataset: Mapping
+) -> dict[str, Any]:
     """The account of one split, from its records to its rows in the data set."""
     counts, rows = split["splits"][name], dataset["splits"][name]
-    held = [{key: shard[key] for key in ("shard", "sequences", "residues")} for shard in shards["splits"][name]]
+    found = {manifest["shard"]: manifest for manifest in manifests}
+    held = [shard_account(name, shard, found.pop(shard["shard"], {})) for shard in shards["splits"][name]]
+    close(f"split {name}: manifests of shards", len(manifests), "shards", len(held))
     close(
         f"split {name}: distinct sequences",
         counts["sequences"] - counts["duplicates"],
         "in shards",
         sum(shard["sequences"] for shard in held),
     )
+    states = add_up(shard["states"] for shard in held)
+    for state in (EMBEDDED, TRUNCATED, WINDOWED):
+        close(f"split {name}: {state} in shards", states.get(state, 0), "in the data set", rows["states"].get(state, 0))
     ends = sum(rows["states"].values()) + sum(rows["skipped"].values())
     close(f"split {name}: sequences", counts["sequences"], "rows and skipped", ends)
     close(f"split {name}: rows", rows["rows"], "rows of its files", sum(file["rows"] for file in rows["files"]))
+    close(f"split {name}: rows", rows["rows"], "rows by state", sum(rows["states"].values()))
     return {**counts, "states": rows["states"], "skipped": rows["skipped"], "shards": held}
+
+
+def shard_account(split: str, shard: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The account of one shard: what it holds and what became of it."""
+    states, skipped = manifest.get("states", {}), manifest.get("skipped", {})
+    where = f"split {split}, shard {shard['shard']}"
+    close(f"{where}: sequences", shard["sequences"], "in its manifest", manifest.get("sequences", 0))
+    close(
+        f"{where}: sequences", shard["sequences"], "embedded and skipped", sum(states.values()) + sum(skipped.values())
+    )
+    return {**{key: shard[key] for key in ("shard", "sequences", "residues")}, "states": states, "skipped": skipped}
 
 
 def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

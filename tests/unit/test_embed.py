@@ -685,3 +685,21 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
         assert not (folder / "00000.json").exists() or len(done) == 48
     assert kills >= 8
     assert_same(folder, tmp_path / "expected")
+
+
+def test_a_full_disk_keeps_finished_parts_and_more_space_mends_it(
+    model: Path, shard: Path, undisturbed: Path, small_disk: Path
+) -> None:
+    pages = sum(-(-path.stat().st_size // 4096) for path in parts(undisturbed))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes((1 << 20) - 4096 * (pages // 2)))
+    folder = small_disk / "train"
+    with pytest.raises(OSError, match="No space left on device"):
+        run(shard, model, folder)
+    finished = stamps(folder)
+    assert 0 < len(finished) < len(parts(undisturbed))
+    assert set(line.snapshot(folder)) == set(finished)
+    ballast.unlink()
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    assert stamps(folder).items() >= finished.items()

@@ -30,12 +30,14 @@ SHARDS = {
         ],
     }
 }
-MANIFESTS = [
-    {"sequences": 2, "states": {"embedded": 2}, "skipped": {}},
-    {"sequences": 0, "states": {}, "skipped": {}},
-    {"sequences": 4, "states": {"embedded": 2, "truncated": 1}, "skipped": {"too-long": 1}},
-    {"sequences": 2, "states": {"windowed": 2}, "skipped": {}},
-]
+MANIFESTS = {
+    "val": [{"shard": "00000", "sequences": 2, "states": {"embedded": 2}, "skipped": {}}],
+    "test": [{"shard": "00000", "sequences": 0, "states": {}, "skipped": {}}],
+    "train": [
+        {"shard": "00001", "sequences": 2, "states": {"windowed": 2}, "skipped": {}},
+        {"shard": "00000", "sequences": 4, "states": {"embedded": 2, "truncated": 1}, "skipped": {"too-long": 1}},
+    ],
+}
 DATASET = {
     "rows": 8,
     "splits": {
@@ -61,6 +63,21 @@ def test_a_sound_account_closes():
     assert ledger["states"] == {"duplicate": 1, "embedded": 4, "truncated": 1, "windowed": 2}
     assert ledger["skipped"] == {"too-long": 2}
     assert [len(ledger["splits"][name]["shards"]) for name in ("val", "test", "train")] == [1, 1, 2]
+    assert ledger["splits"]["train"]["shards"][0] == {
+        "shard": "00000",
+        "sequences": 4,
+        "residues": 30,
+        "states": {"embedded": 2, "truncated": 1},
+        "skipped": {"too-long": 1},
+    }
+
+
+@pytest.mark.parametrize("change", [list.clear, lambda shards: shards.append({**shards[0], "shard": "00009"})])
+def test_a_missing_or_alien_shard_fails(change):
+    stages = account()
+    change(stages[3]["train"])
+    with pytest.raises(UserError, match="split train"):
+        make_ledger(*stages)
 
 
 def places(value: object, path: tuple = ()) -> list[tuple]:

@@ -248,6 +248,20 @@ def test_parts_are_copied_where_they_cannot_be_linked(own: Line, merged: Line, m
     assert {path.stat().st_nlink for path in own.dataset.rglob("part-*.parquet")} == {1}
 
 
+def test_a_full_disk_leaves_the_old_data_set_and_nothing_else(own: Line, small_disk: Path) -> None:
+    """The data set lies on another file system, so that parts are copied there."""
+    dataset = small_disk / "dataset"
+    own.merge(dataset)
+    before = line.snapshot(small_disk)
+    (small_disk / "ballast").write_bytes(bytes((1 << 20) - 4096 * (len(before) + 12)))
+    with pytest.raises(OSError, match="No space left on device"):
+        own.merge(dataset)
+    (small_disk / "ballast").unlink()
+    assert line.snapshot(small_disk) == before
+    own.merge(dataset)
+    assert line.snapshot(small_disk) == before
+
+
 @pytest.mark.parametrize("threads", [1, 5])
 def test_a_second_merge_gives_the_same_bytes(own: Line, merged: Line, threads: int) -> None:
     own.merge(threads=threads)
