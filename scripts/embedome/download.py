@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 from embedome.errors import UserError
-from embedome.files import read_json, sync_directory, write_json
+from embedome.files import read_json, sync, write_json
 from embedome.http import BrokenError, MirrorError, http_get, with_retries
 from embedome.log import Progress
 
@@ -322,7 +322,7 @@ class Part:
         self.note_path.unlink(missing_ok=True)
         os.replace(self.path, self.target)
         self.published = True  # from here on, what has the part's name is another process's
-        sync_directory(self.target.parent)
+        sync(self.target.parent)
 
     def __enter__(self) -> "Part":
         return self

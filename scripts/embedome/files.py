@@ -46,7 +46,7 @@ def publish(temporary: Path, path: Path) -> None:
         # Another process published the same file meanwhile and swept ours away; what it wrote is as good.
         if not path.exists():
             raise
-    sync_directory(path.parent)
+    sync(path.parent)
     for stale in temporaries_beside(path):
         stale.unlink(missing_ok=True)
 
@@ -66,7 +66,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         for entry in [*temporary.rglob("*"), temporary]:
             sync(entry)
         replace_directory(temporary, path)
-        sync_directory(path.parent)
+        sync(path.parent)
     finally:
         remove_directory(temporary, path)
     for stale in temporaries_beside(path):
@@ -112,17 +112,12 @@ def glob_escape(name: str) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a directory's entries, to disk."""
+    """Flush a file, or a directory's entries, to disk, so that a rename survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to disk, so that a rename survives a power cut."""
-    sync(path)
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from embedome.errors import UserError
 from embedome.files import atomic_path, canonical_json, file_sha256
-from embedome.tables import ParquetSink, open_parquet
+from embedome.tables import ParquetSink, first_line, open_parquet
 
 FORMAT = 1
 GROUP_ROWS = 8192
@@ -163,4 +163,4 @@ def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> 
     try:
         return file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run again") from None
+        raise UserError(f"{path}: damaged ({first_line(error)}); delete it and run again") from None
