@@ -1,7 +1,5 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
-import csv
-import logging
 import os
 import shutil
 from collections import Counter
@@ -16,6 +14,7 @@ from embedome.catalog import read_catalog
 from embedome.cost import cost_of
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import PartLimits, Settings, embed_records
+from embedome.dropped import write_dropped
 from embedome.errors import UserError
 from embedome.files import atomic_path
 from embedome.filter import Limits, filter_records, source_identity
@@ -24,8 +23,6 @@ from embedome.ledger import close
 from embedome.models import load_model
 from embedome.records import Record
 from embedome.tables import RowReader
-
-log = logging.getLogger(__name__)
 
 PART_SEQUENCES = 100_000
 PART_SECONDS = 60.0
@@ -97,7 +94,7 @@ def embed_fasta(
     parts = [work / part["file"] for part in manifest["parts"]]
     states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
     close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
-    write_dropped(out.with_name(out.name + ".dropped.tsv"), work / "rejects.parquet", skipped)
+    write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
     shutil.rmtree(work)
     return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
 
@@ -147,15 +144,8 @@ def repeated_ids(catalog: Path) -> pa.Array:
     return pa.concat_arrays(found).unique()
 
 
-def write_dropped(path: Path, rejects: Path, skipped: pa.Table) -> None:
-    """List the records that got no row; with none, leave no file of an earlier run."""
+def dropped_rows(rejects: Path, skipped: pa.Table) -> list[tuple]:
+    """The records that got no row, as `write_dropped` takes them."""
     rejected = read_rows(rejects, ["id", "reason", "detail", "length"]).to_pylist()
     rows = [("rejected", row["id"], row["reason"], row["detail"], row["length"]) for row in rejected]
-    rows += [("skipped", row["id"], row["reason"], "", row["length"]) for row in skipped.to_pylist()]
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
-        writer.writerows([("state", "id", "reason", "detail", "length"), *rows])
-    log.info("%d records got no row; they are listed in %s", len(rows), path)
+    return rows + [("skipped", row["id"], row["reason"], "", row["length"]) for row in skipped.to_pylist()]

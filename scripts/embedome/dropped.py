@@ -1,0 +1,37 @@
+"""The list of records that a command left out, beside its result."""
+
+import csv
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from embedome.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("state", "id", "reason", "detail", "length")
+
+
+def dropped_path(out: Path) -> Path:
+    """Where the list of a result lies."""
+    return out.with_name(out.name + ".dropped.tsv")
+
+
+def write_dropped(out: Path, rows: Iterable[tuple]) -> None:
+    """List the records that got no row in ``<out>.dropped.tsv``; with none, leave no file of an earlier run.
+
+    Parameters
+    ----------
+    out : path
+        The result that lacks them.
+    rows : iterable of tuples
+        Values of `COLUMNS`; the state is ``rejected`` (the record is faulty) or ``skipped`` (the model cannot).
+    """
+    path, rows = dropped_path(out), list(rows)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+    log.info("%d records got no row; they are listed in %s", len(rows), path)
