@@ -4,12 +4,14 @@
 rule embed:
     input:
         fasta="results/shards/{split}/{shard}.fasta.gz",
+        shards="results/shards/shards.json",
         summary="results/summaries/filter.json",
         config=model_file("config.json"),
         weights=model_file("model.safetensors"),
         vocabulary=get_vocabulary(),
     output:
         manifest="results/embeddings/{model}/{split}/{shard}.json",
+        metrics="results/metrics/{model}/{split}/{shard}.jsonl",
     log:
         "results/logs/embed/{model}/{split}/{shard}.log",
     benchmark:
@@ -21,6 +23,7 @@ rule embed:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(240),
         gpu=0,
+        attempt=by_attempt(1),
     params:
         embed=config["embed"],
         cost=config["cost"],

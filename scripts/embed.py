@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from embedome.embed import embed_shard, settings_of
+from embedome.embed import Machine, embed_shard
 from embedome.filter import source_identity
 from embedome.log import rule_log
+from embedome.settings import settings_of
 
 with rule_log(snakemake.log):
     embed_shard(
@@ -13,5 +14,7 @@ with rule_log(snakemake.log):
         snakemake.output.manifest,
         **settings_of(snakemake.params.embed, snakemake.params.cost),
         source=source_identity(snakemake.input.summary, snakemake.params.config_sha256),
-        device="cuda" if snakemake.resources.gpu else "cpu",
+        machine=Machine("cuda" if snakemake.resources.gpu else "cpu", snakemake.resources.get("attempt", 1)),
+        shards=snakemake.input.shards,
+        metrics=snakemake.output.metrics,
     )

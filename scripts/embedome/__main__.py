@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from embedome import __version__
 from embedome.errors import user_errors
 from embedome.log import setup_logging
+from embedome.stop import exit_on_sigterm
 
 EPILOG = """\
 The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 2 on an error of the user's."""
     options = make_parser().parse_args(arguments)
     setup_logging()
+    exit_on_sigterm()
     with user_errors():
         options.run(options)
 
@@ -55,7 +57,37 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: the GPU if there is one (default)"
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default: float32")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="arithmetic of the model; float16 not for T5 (default: float32)",
+    )
+    parser.add_argument(
+        "--features",
+        choices=["encoder", "decoder"],
+        default="encoder",
+        help="which half of a T5 (default: encoder)",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        metavar="K",
+        help="hidden states of this layer; 0 the embedding (default: last)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=["mean", "max", "first"],
+        nargs="+",
+        default=["mean"],
+        help="mean and max over residues, first: the token before them; a column each (default: mean)",
+    )
+    parser.add_argument(
+        "--per-residue",
+        action="store_true",
+        help="write the vectors of the residues too, to <FILE stem>.residues.parquet",
+    )
     parser.add_argument(
         "--long",
         choices=["truncate", "window", "skip"],
@@ -135,9 +167,10 @@ def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
     import torch
 
-    from embedome.embed import Settings
+    from embedome.embed import Machine
     from embedome.errors import UserError
     from embedome.onefile import embed_fasta
+    from embedome.settings import Settings
 
     if options.overlap < 0 or (options.overlap and options.long != "window"):
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
@@ -150,9 +183,17 @@ def run_embed(options: argparse.Namespace) -> None:
         options.fasta,
         options.model,
         options.out,
-        settings=Settings(options.dtype, options.long, options.overlap, options.max_residues),
-        device=device,
-        workers=options.workers or (available_cores() if device == "cpu" else 1),
+        settings=Settings(
+            dtype=options.dtype,
+            long_sequences=options.long,
+            overlap=options.overlap,
+            max_residues=options.max_residues,
+            features=options.features,
+            layer=options.layer,
+            pooling=tuple(dict.fromkeys(options.pooling)),
+            per_residue=options.per_residue,
+        ),
+        machine=Machine(device, workers=options.workers or (available_cores() if device == "cpu" else 1)),
     )
     print(f"{options.out}: {json.dumps(account)}")
 

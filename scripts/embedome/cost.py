@@ -54,11 +54,21 @@ class CostModel:
         return np.minimum(costs, MAX_TOTAL_PICOSECONDS).astype(np.int64)
 
 
+def operations(encoder: "nn.Module") -> tuple[int, int]:
+    """Floating-point operations of an encoder per token, and per pair of tokens.
+
+    Per token 2 for each weight of its matrices; per pair 4 for each dimension of the attention of each layer
+    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+    """
+    from torch import nn
+
+    matrices = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    linear = 2 * sum(module.weight.numel() for _, module in matrices)
+    return linear, 4 * sum(module.in_features for name, module in matrices if name.endswith("attention_out"))
+
+
 def cost_of(encoder: "nn.Module", longest: int | None, device: str) -> CostModel:
     """Cost model of an encoder, from its size.
-
-    Per residue 2 operations for each weight of the layers, per pair of residues 4 for each dimension of each layer
-    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
 
     Parameters
     ----------
@@ -69,6 +79,6 @@ def cost_of(encoder: "nn.Module", longest: int | None, device: str) -> CostModel
     device : str
         ``cpu`` or ``cuda``.
     """
-    weights = sum(parameter.numel() for parameter in encoder.layers.parameters())
+    linear, quadratic = operations(encoder)
     flops = SUSTAINED_FLOPS[device]
-    return CostModel(2 * weights / flops, 4 * encoder.dimension * encoder.n_layers / flops, longest)
+    return CostModel(linear / flops, quadratic / flops, longest)

@@ -16,20 +16,23 @@ import pyarrow.compute as pc
 from embedome.errors import UserError
 from embedome.files import read_json
 from embedome.format import (
+    DUPLICATE,
+    KEYS,
     MANIFEST,
     SKIPPED_FILE,
     describe_file,
     embedding_schema,
     part_info,
     read_rows,
+    residue_schema,
+    residues_path,
+    vector_columns,
     vector_matrix,
 )
 from embedome.lookup import find_in_files
 
 if TYPE_CHECKING:
     import dask.array
-
-MATRIX_COLUMNS = ("id", "embedding")
 
 
 def open_dataset(path: str | os.PathLike) -> "Dataset":
@@ -45,7 +48,9 @@ def open_dataset(path: str | os.PathLike) -> "Dataset":
         info = part_info(path)
         ids = read_rows(path, ["id"])["id"].to_pylist()
         entry = describe_file(path, info.rows, ids)
-        splits = {"all": {"rows": info.rows, "states": count_states(path), "files": [entry]}}
+        splits = {"all": {"rows": info.rows, "states": count_states(path), "files": [entry], "residues": []}}
+        if info.provenance["per_residue"]:
+            splits["all"]["residues"] = [{**entry, "file": residues_path(path).name}]
         manifest = {"rows": info.rows, "dimension": info.dimension, "splits": splits, "provenance": info.provenance}
         return Dataset(path.parent, manifest, skipped=pa.Table.from_pylist(info.skipped) if info.skipped else None)
     if not (path / MANIFEST).is_file():
@@ -78,12 +83,35 @@ class Dataset:
         return self.manifest["dimension"]
 
     @property
+    def poolings(self) -> list[str]:
+        """How residues were pooled; one vector each, the first where none is named."""
+        return self.manifest["provenance"]["pooling"]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the rows."""
+        return embedding_schema(self.dimension, self.poolings)
+
+    def column(self, pooling: str | None = None) -> str:
+        """The column of a pooling's vectors.
+
+        Raises
+        ------
+        UserError
+            Where the data set has none of that pooling.
+        """
+        columns = vector_columns(self.poolings)
+        if pooling is not None and pooling not in columns:
+            raise UserError(f"{self.folder}: no vectors of pooling {pooling!r}; there are {', '.join(columns)}")
+        return columns[pooling or self.poolings[0]]
+
+    @property
     def splits(self) -> list[str]:
         """Names of the splits."""
         return list(self.manifest["splits"])
 
-    def files(self, split: str | None = None) -> list[dict[str, Any]]:
-        """The manifest's entries of a split's files, or of all.
+    def files(self, split: str | None = None, kind: str = "files") -> list[dict[str, Any]]:
+        """The manifest's entries of a split's files, or of all; `kind` is ``residues`` for those of residues' vectors.
 
         Raises
         ------
@@ -93,23 +121,26 @@ class Dataset:
         splits = self.manifest["splits"]
         if split is not None and split not in splits:
             raise UserError(f"{self.folder}: no split {split!r}; there are {', '.join(splits)}")
-        return [file for name in ([split] if split else splits) for file in splits[name]["files"]]
+        return [file for name in ([split] if split else splits) for file in splits[name][kind]]
 
-    def matrix(self, split: str | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+    def matrix(self, split: str | None = None, pooling: str | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield ids and vectors, one file at a time, ids sorted within a file.
 
         Parameters
         ----------
         split : str, optional
             All splits, one after the other, where none is named.
+        pooling : str, optional
+            The first of `poolings` where none is named.
 
         Yields
         ------
         ids : list of str, length n
         vectors : numpy.ndarray, dtype=float16, shape=(n, D)
         """
-        for table in self.tables(MATRIX_COLUMNS, split):
-            yield table["id"].to_pylist(), vector_matrix(table["embedding"])
+        column = self.column(pooling)
+        for table in self.tables(["id", column], split):
+            yield table["id"].to_pylist(), vector_matrix(table[column])
 
     def tables(self, columns: Sequence[str], split: str | None = None) -> Iterator[pa.Table]:
         """Yield some columns as Arrow tables, one file at a time; others are not read."""
@@ -126,19 +157,20 @@ class Dataset:
         UserError
             Where an id is not there; says whether it was skipped and why.
         """
-        wanted = sorted(set(ids))
-        table = find_in_files(self.folder, self.files(), wanted, embedding_schema(self.dimension))
+        table = find_in_files(self.folder, self.files(), sorted(set(ids)), self.schema)
         position = pc.index_in(pa.array(ids, pa.string()), value_set=table["id"])
         if position.null_count:
             raise self.missing(ids[pc.indices_nonzero(pc.is_null(position))[0].as_py()])
         return table.take(position)
 
-    def get(self, ids: Sequence[str]) -> np.ndarray:
+    def get(self, ids: Sequence[str], pooling: str | None = None) -> np.ndarray:
         """The vectors of some ids, in the order asked for.
 
         Parameters
         ----------
         ids : sequence of str, length k
+        pooling : str, optional
+            As in `matrix`.
 
         Returns
         -------
@@ -149,7 +181,34 @@ class Dataset:
         UserError
             As `rows`.
         """
-        return vector_matrix(self.rows(ids)["embedding"])
+        return vector_matrix(self.rows(ids)[self.column(pooling)])
+
+    def residues(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """The vectors of the residues of some ids, in the order asked for.
+
+        Residues' vectors are written once for each sequence: duplicates find their canonical id's by the digest.
+
+        Returns
+        -------
+        list of numpy.ndarray, dtype=float16, shape=(n_residues_used, D)
+
+        Raises
+        ------
+        UserError
+            As `rows`, and where the data set has no vectors of residues.
+        """
+        files = self.files(kind="residues")
+        if not files:
+            raise UserError(f"{self.folder}: no vectors of residues; embed with per_residue to have them")
+        rows = self.rows(ids)
+        names = set(rows.filter(pc.not_equal(rows["state"], DUPLICATE))["id"].to_pylist())
+        copies = rows.filter(pc.equal(rows["state"], DUPLICATE))["digest"]
+        for file in files if len(copies) else []:
+            keys = read_rows(self.folder / file["file"], KEYS.names)
+            names.update(keys.filter(pc.is_in(keys["digest"], value_set=copies))["id"].to_pylist())
+        table = find_in_files(self.folder, files, sorted(names), residue_schema(self.dimension))
+        by_digest = dict(zip(table["digest"].to_pylist(), table["residue_embeddings"], strict=True))
+        return [vector_matrix(by_digest[digest].values) for digest in rows["digest"].to_pylist()]
 
     def missing(self, name: str) -> UserError:
         """The error for an id that has no row."""
@@ -159,8 +218,8 @@ class Dataset:
                 return UserError(f"{self.folder}: {name!r} has no vector, it was skipped ({hits[0]})")
         return UserError(f"{self.folder}: no row has the id {name!r}")
 
-    def to_dask(self, split: str | None = None) -> "dask.array.Array":
-        """The vectors as a Dask array, one chunk per file, rows in the order of `matrix`.
+    def to_dask(self, split: str | None = None, pooling: str | None = None) -> "dask.array.Array":
+        """The vectors as a Dask array, one chunk per file, rows in the order of `matrix`; parameters as there.
 
         Returns
         -------
@@ -169,9 +228,11 @@ class Dataset:
         import dask
         import dask.array
 
-        load = dask.delayed(load_matrix)
+        load, column = dask.delayed(load_matrix), self.column(pooling)
         chunks = [
-            dask.array.from_delayed(load(self.folder / file["file"]), (file["rows"], self.dimension), np.float16)
+            dask.array.from_delayed(
+                load(self.folder / file["file"], column), (file["rows"], self.dimension), np.float16
+            )
             for file in self.files(split)
             if file["rows"]
         ]
@@ -189,11 +250,11 @@ class Dataset:
                 name: {key: split[key] for key in ("rows", "states")} for name, split in self.manifest["splits"].items()
             },
             "skipped": len(self.skipped) if self.skipped is not None else 0,
-            "schema": {column.name: str(column.type) for column in embedding_schema(self.dimension)},
+            "schema": {column.name: str(column.type) for column in self.schema},
             "provenance": self.manifest["provenance"],
         }
 
 
-def load_matrix(path: Path) -> np.ndarray:
-    """The vectors of a file, float16 [n, D]."""
-    return vector_matrix(read_rows(path, ["embedding"])["embedding"])
+def load_matrix(path: Path, column: str) -> np.ndarray:
+    """The vectors of a file's column, float16 [n, D]."""
+    return vector_matrix(read_rows(path, [column])[column])

@@ -1,105 +1,73 @@
 """Embed stage: one shard, part by part, on one device.
 
-A part is final when it is written. A run that finds a part with the fingerprint it would write leaves it alone, so
-a killed run loses the part under way and nothing else. Memory is that of one part.
+A run that finds a part with the fingerprint it would write leaves it alone, so a killed run loses the part under way
+and nothing else. While one part runs on the device, the next is read and the last is written: memory is that of
+three parts.
 """
 
 import hashlib
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from embedome import __version__
-from embedome.cost import PICOSECONDS, CostModel
-from embedome.engine import Embedded, Engine, LongPolicy, Sequences
+from embedome.engine import NON_FINITE, Embedded, Engine, Sequences
 from embedome.errors import UserError
 from embedome.fasta import read_blocks, read_entries
-from embedome.files import glob_escape, json_sha256, write_json
-from embedome.format import SKIPPED, describe_file, embedding_schema, part_info, read_rows, vector_array, write_part
-from embedome.headers import parse_description
+from embedome.files import json_sha256, read_json, write_json
+from embedome.format import FORMAT
 from embedome.ledger import add_up
 from embedome.log import Progress
-from embedome.models import load_model, model_identity
-from embedome.parallel import map_in_order
-from embedome.records import Record, check_entry, refget_digest
+from embedome.metrics import DEVICE, READING, WRITING, Clock, write_metrics
+from embedome.models import load_model, model_dimension, model_identity
+from embedome.parallel import ahead, map_in_order
+from embedome.parts import (
+    Part,
+    Written,
+    cut_parts,
+    fingerprint,
+    is_written,
+    most_residues,
+    part_entry,
+    remove_other_parts,
+    write,
+)
+from embedome.pieces import LongPolicy
+from embedome.records import Record, check_entry
+from embedome.settings import PartLimits, Settings
 
 log = logging.getLogger(__name__)
 
 # Raised when the engine's numbers change: parts written before are then not used again.
-NUMERICS_VERSION = 1
-# Residues of a part at most, whatever its predicted time: what bounds memory.
-PART_RESIDUES = 256 << 20
+NUMERICS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What changes the numbers of an embedding, beside the model.
+class Machine:
+    """Where and how parts are run: what does not change the numbers.
 
     Parameters
     ----------
-    dtype : str
-        ``float32`` or ``bfloat16``.
-    long_sequences : str
-        ``truncate``, ``window`` or ``skip``.
-    overlap, max_residues : int
-        As in `engine.LongPolicy`.
+    device : str
+        ``cpu`` or ``cuda``.
+    attempt : int
+        As in `engine.Engine`.
+    workers : int
+        Processes that embed one part each.
     """
 
-    dtype: str = "float32"
-    long_sequences: str = "truncate"
-    overlap: int = 0
-    max_residues: int | None = None
-
-    @property
-    def policy(self) -> LongPolicy:
-        """What to do with long sequences."""
-        return LongPolicy(self.long_sequences, self.overlap, self.max_residues)
-
-
-@dataclass(frozen=True, slots=True)
-class PartLimits:
-    """How much a part holds at most; from configuration alone, so that every run cuts the same parts.
-
-    Parameters
-    ----------
-    sequences : int
-    seconds : float
-        Predicted by `cost`.
-    cost : CostModel
-    """
-
-    sequences: int
-    seconds: float
-    cost: CostModel
-
-
-def settings_of(embed: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """The `settings` and `limits` arguments from the configuration's sections `embed` and `cost`."""
-    return {
-        "settings": Settings(embed["dtype"], embed["long_sequences"], embed["overlap"], embed["max_residues"]),
-        "limits": PartLimits(embed["part_sequences"], embed["part_seconds"], CostModel(**cost)),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part to embed: its records and the fingerprint of all that goes into it."""
-
-    path: Path
-    records: list[Record]
-    provenance: dict[str, Any]
-    fingerprint: str
+    device: str = "cpu"
+    attempt: int = 1
+    workers: int = 1
 
 
 def embed_shard(
@@ -110,7 +78,9 @@ def embed_shard(
     settings: Settings,
     limits: PartLimits,
     source: Mapping[str, Any],
-    device: str = "cpu",
+    machine: Machine = Machine(),
+    shards: str | os.PathLike | None = None,
+    metrics: str | os.PathLike | None = None,
 ) -> dict:
     """Embed the sequences of a shard; write its part files and, last, their manifest.
 
@@ -126,8 +96,11 @@ def embed_shard(
     limits : PartLimits
     source : mapping
         Where the sequences come from, for the provenance: plain JSON, free of local paths and times.
-    device : str
-        ``cpu`` or ``cuda``.
+    machine : Machine
+    shards : path, optional
+        The shard stage's summary, which says how much there is to do.
+    metrics : path, optional
+        JSON Lines file for what the shard cost, see docs/performance.md.
 
     Returns
     -------
@@ -140,12 +113,38 @@ def embed_shard(
         Where the shard is not one, the model directory is not whole, or the device is not there.
     """
     manifest = Path(manifest)
+    clock = Clock()
+    total = shard_total(shards, manifest) if shards else None
+    if settings.per_residue and total:
+        announce_size(total["residues"], model_dimension(model))
     result = embed_records(
-        shard_records(fasta), model, manifest, settings=settings, limits=limits, source=source, device=device
+        shard_records(fasta),
+        model,
+        manifest,
+        settings=settings,
+        limits=limits,
+        source=source,
+        machine=machine,
+        total=total and total["sequences"],
+        clock=clock,
     )
+    if metrics:
+        used = (str(model), json_sha256(result["provenance"]["model"]), settings, machine)
+        write_metrics(metrics, result, clock, load_engine(*used) if clock.seconds[DEVICE] else None)
     write_json(manifest, result)
     log.info("%s sequences: %s", f"{result['sequences']:,}", result["states"] | result["skipped"])
     return result
+
+
+def shard_total(shards: str | os.PathLike, manifest: Path) -> dict[str, Any]:
+    """What the shard stage says of a shard: sequences and residues."""
+    listed = read_json(shards)["splits"][manifest.parent.name]
+    return next(shard for shard in listed if shard["shard"] == manifest.stem)
+
+
+def announce_size(residues: int, dimension: int) -> None:
+    """Say how large the vectors of so many residues are, before they are made."""
+    log.info("vectors of %s residues will take up to %.1f GB", f"{residues:,}", 2e-9 * dimension * residues)
 
 
 def shard_records(fasta: str | os.PathLike) -> Iterator[Record]:
@@ -178,13 +177,13 @@ def embed_records(
     settings: Settings,
     limits: PartLimits,
     source: Mapping[str, Any],
-    device: str,
-    workers: int = 1,
+    machine: Machine = Machine(),
     total: int | None = None,
+    clock: Clock | None = None,
 ) -> dict:
     """Embed records that come in id order into parts beside `manifest`; give the manifest.
 
-    As `embed_shard`; `workers` processes embed one part each, `total` is the number of records, where known.
+    As `embed_shard`; `total` is the number of records, where known.
     """
     provenance = make_provenance(model, settings, source)
     if provenance["model"]["trained"] is False:
@@ -193,20 +192,23 @@ def embed_records(
     entries: list[dict[str, Any]] = []
 
     def parts() -> Iterator[Part]:
-        for index, rows in enumerate(cut_parts(records, limits)):
+        most = most_residues(provenance, model_dimension(model))
+        for index, rows in enumerate(cut_parts(records, limits, most)):
             for record in rows:
                 content.update(b"%s\n%s\n" % (record.id.encode(), record.sequence))
             path = manifest.with_name(f"{manifest.stem}-{index:05d}.parquet")
             yield Part(path, rows, provenance, fingerprint(provenance, rows))
 
-    work = partial(embed_part, model=str(model), settings=settings, device=device)
+    work = Work(str(model), settings, machine, clock or Clock())
     with Progress(f"embed {manifest.stem}", "sequences", total) as progress:
-        for entry in run_in_order(work, parts(), workers):
+        for entry in work.run(parts()):
             entries.append(entry)
             progress.update(entry["sequences"])
-    remove_other_parts(manifest, {entry["file"] for entry in entries})
+    files = [entry["file"] for entry in entries]
+    files += [entry["per_residue"]["file"] for entry in entries if entry["per_residue"]]
+    remove_other_parts(manifest, set(files))
     return {
-        "format": 1,
+        "format": FORMAT,
         "shard": manifest.stem,
         "provenance": provenance,
         "sequences": sum(entry["sequences"] for entry in entries),
@@ -224,130 +226,113 @@ def make_provenance(model: str | os.PathLike, settings: Settings, source: Mappin
         "embedome": __version__,
         "numerics": NUMERICS_VERSION,
         "model": model_identity(model),
-        "layer": "last",
-        "pooling": "mean",
         **asdict(settings),
+        "pooling": list(settings.pooling),
         "source": dict(source),
     }
 
 
-def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
-    """Digest of all that goes into a part: provenance, and ids, descriptions and sequences."""
-    content = hashlib.sha256()
-    for record in records:
-        content.update(b"%s\n%s\n%s\n" % (record.id.encode(), record.description.encode(), record.sequence))
-    return json_sha256({"provenance": provenance, "content": content.hexdigest()})
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done to each part.
+
+    Parameters
+    ----------
+    model : str
+        Model directory.
+    settings : Settings
+    machine : Machine
+    clock : Clock
+    """
+
+    model: str
+    settings: Settings
+    machine: Machine
+    clock: Clock
+
+    def run(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
+        """Embed parts, here or in processes; their lines in the manifest, in order, few parts in memory at a time."""
+        parts = self.clock.items(READING, parts)
+        if self.machine.workers == 1:
+            yield from self.run_here(parts)
+            return
+        with ProcessPoolExecutor(self.machine.workers, get_context("spawn")) as pool:
+            job = OnePart(self.model, self.settings, replace(self.machine, workers=1))
+            try:
+                yield from map_in_order(pool, job, parts, self.machine.workers + 1)
+            except BrokenProcessPool:
+                raise UserError("a worker process was killed, perhaps for want of memory; use fewer workers") from None
+
+    def run_here(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
+        """Embed parts one after the other: one is read ahead, one embedded, one written at a time."""
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            embedded = ((part, self.embed(part)) for part in ahead(reader, parts))
+            yield from map_in_order(writer, self.finish, embedded, 2)
+
+    def embed(self, part: Part) -> Written | None:
+        """Embed a part, unless it is written already."""
+        if is_written(part):
+            log.info("%s is there already", part.path.name)
+            return None
+        engine = load_engine(self.model, json_sha256(part.provenance["model"]), self.settings, self.machine)
+        sequences = [record.sequence for record in part.records]
+        with self.clock.time(DEVICE):
+            embedded = engine.embed(Sequences.join(sequences))
+        self.clock.residues += int(embedded.used[~embedded.skipped].sum())
+        self.clock.operations += embedded.operations
+        return self.recompute(part, sequences, embedded)
+
+    def recompute(self, part: Part, sequences: list[bytes], embedded: Embedded) -> Written:
+        """Embed in float32 what came out not finite in a narrower type."""
+        broken = np.flatnonzero(embedded.state == NON_FINITE)
+        if not len(broken) or self.settings.dtype == "float32":
+            return Written(embedded, [])
+        names = [part.records[index].id for index in broken]
+        log.warning("%d vectors are not finite in %s and are made in float32", len(broken), self.settings.dtype)
+        exact = replace(self.settings, dtype="float32")
+        engine = load_engine(self.model, json_sha256(part.provenance["model"]), exact, self.machine)
+        with self.clock.time(DEVICE):
+            mended = engine.embed(Sequences.join([sequences[index] for index in broken]))
+        for name, vectors in embedded.vectors.items():
+            vectors[broken] = mended.vectors[name]
+        embedded.state[broken], embedded.skipped[broken] = mended.state, mended.skipped
+        for position, index in enumerate(broken if embedded.residues is not None else []):
+            embedded.residues[index] = mended.residues[position]
+        return Written(embedded, [name for name, lost in zip(names, mended.skipped, strict=True) if not lost])
+
+    def finish(self, task: tuple[Part, Written | None]) -> dict[str, Any]:
+        """Write a part and give its line in the manifest."""
+        part, result = task
+        with self.clock.time(WRITING):
+            if result:
+                write(part, result)
+            return part_entry(part)
 
 
-def cut_parts(records: Iterable[Record], limits: PartLimits) -> Iterator[list[Record]]:
-    """Cut records into parts of bounded number, predicted time and residues; each has one record at least."""
-    rows: list[Record] = []
-    cost = residues = 0
-    for record in records:
-        length = len(record.sequence)
-        own_cost = int(limits.cost.picoseconds(np.array([length]))[0])
-        full = (
-            len(rows) == limits.sequences
-            or cost + own_cost > limits.seconds * PICOSECONDS
-            or residues + length > PART_RESIDUES
-        )
-        if rows and full:
-            yield rows
-            rows, cost, residues = [], 0, 0
-        rows.append(record)
-        cost += own_cost
-        residues += length
-    if rows:
-        yield rows
+@dataclass(frozen=True, slots=True)
+class OnePart:
+    """`Work` on one part in a process of its own."""
 
+    model: str
+    settings: Settings
+    machine: Machine
 
-def run_in_order(work: Callable[[Part], dict], parts: Iterable[Part], workers: int) -> Iterator[dict]:
-    """Do the work on each part, here or in `workers` processes; results in order, few parts in memory at a time."""
-    if workers == 1:
-        yield from map(work, parts)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield from map_in_order(pool, work, parts, workers + 1)
-        except BrokenProcessPool:
-            raise UserError("a worker process was killed, perhaps for want of memory; use fewer workers") from None
-
-
-def embed_part(part: Part, model: str, settings: Settings, device: str) -> dict[str, Any]:
-    """Embed a part, unless its file is there already; give its line in the manifest."""
-    if is_written(part):
-        log.info("%s is there already", part.path.name)
-    else:
-        engine = load_engine(model, json_sha256(part.provenance["model"]), settings, device)
-        sequences = Sequences.join([record.sequence for record in part.records])
-        table, skipped = part_tables(part.records, sequences, engine.embed(sequences))
-        write_part(part.path, table, skipped, part.provenance, part.fingerprint)
-    return part_entry(part)
+    def __call__(self, part: Part) -> dict[str, Any]:
+        """Embed and write a part; give its line in the manifest."""
+        work = Work(self.model, self.settings, self.machine, Clock())
+        return work.finish((part, work.embed(part)))
 
 
 @cache
-def load_engine(model: str, identity: str, settings: Settings, device: str) -> Engine:
+def load_engine(model: str, identity: str, settings: Settings, machine: Machine) -> Engine:
     """Load the model once per process, and again where the directory's `identity` has changed."""
-    return Engine(load_model(model), device=device, dtype=settings.dtype, policy=settings.policy)
-
-
-def is_written(part: Part) -> bool:
-    """Whether the part's file is there, whole and of the same fingerprint."""
-    try:
-        if part_info(part.path).fingerprint != part.fingerprint:
-            return False
-        read_rows(part.path)
-    except UserError:
-        return False
-    return True
-
-
-def part_tables(records: list[Record], sequences: Sequences, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
-    """The rows of a part and its table of skipped sequences."""
-    headers = [parse_description(record.description) for record in records]
-    schema = embedding_schema(embedded.vectors.shape[1])
-    lengths = pa.array(sequences.lengths, pa.int32())
-    table = pa.table(
-        {
-            "id": [record.id for record in records],
-            "digest": [refget_digest(record.sequence) for record in records],
-            "length": lengths,
-            "n_residues_used": embedded.used,
-            "state": embedded.state.astype(object),
-            "taxid": pa.array([header.taxid for header in headers], pa.int32()),
-            "n_members": pa.array([header.n_members for header in headers], pa.int32()),
-            "embedding": vector_array(embedded.vectors),
-        }
+    return Engine(
+        load_model(model),
+        device=machine.device,
+        dtype=settings.dtype,
+        policy=LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues),
+        layer=settings.layer,
+        poolings=settings.pooling,
+        per_residue=settings.per_residue,
+        attempt=machine.attempt,
     )
-    skipped = table.filter(embedded.skipped).rename_columns({"state": "reason"})
-    return table.filter(~embedded.skipped).cast(schema), skipped.select(SKIPPED.names).cast(SKIPPED)
-
-
-def part_entry(part: Part) -> dict[str, Any]:
-    """Read a written part back and describe it.
-
-    Raises
-    ------
-    UserError
-        Where it does not hold each of the part's sequences once, embedded or skipped.
-    """
-    rows = read_rows(part.path, ["id", "state"])
-    ids = rows["id"].to_pylist()
-    skipped = part_info(part.path).skipped
-    if sorted([*ids, *(row["id"] for row in skipped)]) != sorted(record.id for record in part.records):
-        raise UserError(f"{part.path}: its ids are not those of the shard; delete it and run again")
-    return {
-        **describe_file(part.path, len(rows), ids),
-        "fingerprint": part.fingerprint,
-        "sequences": len(part.records),
-        "residues": sum(len(record.sequence) for record in part.records),
-        "states": dict(Counter(rows["state"].to_pylist())),
-        "skipped": dict(Counter(row["reason"] for row in skipped)),
-    }
-
-
-def remove_other_parts(manifest: Path, names: set[str]) -> None:
-    """Remove parts of the shard that an earlier configuration cut differently."""
-    for path in manifest.parent.glob(f"{glob_escape(manifest.stem)}-?????.parquet"):
-        if path.name not in names:
-            path.unlink(missing_ok=True)

@@ -1,115 +1,50 @@
-"""The embedding engine: sequences in, one vector each out, in dense batches of equal length.
+"""The embedding engine: sequences in, vectors out, in dense batches of equal length.
 
-No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding.
+No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding. Tokenising,
+pooling and ordering are array operations on the device; only finished vectors cross to the host.
 Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a batch, L residues, D dimension.
 """
 
-from collections.abc import Iterator
+import gc
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from embedome.cost import operations
 from embedome.errors import UserError
-from embedome.format import EMBEDDED, TRUNCATED, WINDOWED
+from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED
 from embedome.models import Model
+from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
+from embedome.pooling import PooledVectors, ResidueStates
 
-TOO_LONG, NON_FINITE = "too-long", "non-finite"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Tokens of a batch. On a CPU larger ones fall out of the caches (2-4 k measured best).
+log = logging.getLogger(__name__)
+
+TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
-# Residues that fit a model without a longest sequence: any number.
-NO_LIMIT = int(np.iinfo(np.int64).max)
-
-
-@dataclass(frozen=True, slots=True)
-class Sequences:
-    """Sequences as one array: residues back to back.
-
-    Parameters
-    ----------
-    residues : numpy.ndarray, dtype=uint8
-        ASCII residues of all sequences.
-    offsets : numpy.ndarray, dtype=int64, shape=(n + 1,)
-        Where each sequence begins, and the end of the last.
-    """
-
-    residues: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def join(cls, sequences: list[bytes]) -> "Sequences":
-        """Join byte strings."""
-        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
-        return cls(np.frombuffer(b"".join(sequences), np.uint8), np.concatenate([[0], np.cumsum(lengths)]))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Residues of each sequence, int64 [n]."""
-        return np.diff(self.offsets)
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """What became of n sequences."""
 
-    vectors: np.ndarray
-    """float16 [n, D], mean over the residues used; rows of skipped sequences mean nothing."""
+    vectors: dict[str, np.ndarray]
+    """float16 [n, D] by pooling; rows of skipped sequences mean nothing."""
     used: np.ndarray
     """int32 [n], residues that went into the vector."""
     state: np.ndarray
     """str [n], ``embedded``, ``truncated`` or ``windowed``; for a skipped one the reason."""
     skipped: np.ndarray
     """bool [n]"""
-
-
-@dataclass(frozen=True, slots=True)
-class LongPolicy:
-    """What to do with a long sequence.
-
-    Parameters
-    ----------
-    name : str
-        ``truncate``: its first residues; ``window``: overlapping windows, averaged residue by residue; ``skip``.
-    overlap : int
-        Residues that neighbouring windows share.
-    max_residues : int, optional
-        Residues beyond which a sequence is long, and of a window; None for as many as the model's positions hold,
-        which is any number where positions are relative.
-    """
-
-    name: str = "truncate"
-    overlap: int = 0
-    max_residues: int | None = None
-
-    def longest(self, model: Model) -> int:
-        """Residues that run through the model at once.
-
-        Raises
-        ------
-        UserError
-            Where more are asked for than the model's positions hold, or windows overlap by their whole length.
-        """
-        held = NO_LIMIT if model.max_residues is None else model.max_residues
-        longest = held if self.max_residues is None else self.max_residues
-        if not 0 < longest <= held:
-            raise UserError(f"embed.max_residues is {longest}; expected 1 to {held}, which the model's positions hold")
-        if self.name == "window" and not 0 <= self.overlap < longest:
-            bound = "" if longest == NO_LIMIT else f", and less than the {longest} residues of a window"
-            raise UserError(f"embed.overlap is {self.overlap}; expected 0 or more{bound}")
-        return longest
-
-
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """Stretches of residues that run through the model as they are.
-
-    `start` and `length` are residues, int64 [p]; `owner` is the index of the sequence, int64 [p].
-    """
-
-    start: np.ndarray
-    length: np.ndarray
-    owner: np.ndarray
+    operations: int
+    """Floating-point operations it took."""
+    residues: list[np.ndarray] | None = None
+    """n times float16 [residues used, D], where asked for; of those skipped as too long, none."""
 
 
 class Engine:
@@ -118,88 +53,163 @@ class Engine:
     Parameters
     ----------
     model : Model
+        Its encoder is changed: moved to the device, and cut behind the chosen layer.
     device : str
         ``cpu``, on one thread (several processes beat several threads), or ``cuda``.
     dtype : str
-        ``float32`` or ``bfloat16``; pooling is in float32 always.
+        ``float32``, ``bfloat16``, or, where the architecture admits it, ``float16``; pooling is in float32 always.
     policy : LongPolicy
+    layer : int
+        Whose hidden states: 0 the embedding's, k the k-th layer's, -1 the last one's, behind the final norm; as
+        `hidden_states` of a Hugging Face model.
+    poolings : sequence of str
+        Of `format.POOLINGS`.
+    per_residue : bool
+        Give the hidden states of the residues too.
+    attempt : int
+        Of a job that failed before: each time batches are half as large.
 
     Raises
     ------
     UserError
-        Where the device is not there, and as `LongPolicy.longest`.
+        Where the device is not there, the model has no such layer, first token or is not fit for the dtype, and as
+        `LongPolicy.longest`.
     """
 
     def __init__(
-        self, model: Model, *, device: str = "cpu", dtype: str = "float32", policy: LongPolicy | None = None
+        self,
+        model: Model,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        policy: LongPolicy | None = None,
+        layer: int = -1,
+        poolings: Sequence[str] = (MEAN,),
+        per_residue: bool = False,
+        attempt: int = 1,
     ) -> None:
         self.policy = policy or LongPolicy()
         self.max_residues = self.policy.longest(model)
         self.device = torch.device(check_device(device))
         if self.device.type == "cpu":
             torch.set_num_threads(1)
+        check_dtype(model, dtype)
+        if FIRST in poolings and not model.tokenizer.first:
+            raise UserError("embed.pooling is 'first', but the model has no token before the residues")
+        self.poolings, self.per_residue = tuple(poolings), per_residue
         self.tokenizer = model.tokenizer
         self.dimension: int = model.encoder.dimension
-        self.encoder = model.encoder.to(self.device, DTYPES[dtype])
-        self.token_budget = TOKEN_BUDGET[self.device.type]
+        self.dtype = DTYPES[dtype]
+        self.encoder = cut_layers(model.encoder, layer).to(self.device, self.dtype)
+        self.operations = operations(self.encoder)
+        self.token_budget = max(1, token_budget(self.encoder, self.device) >> (attempt - 1))
+        self.table = torch.from_numpy(self.tokenizer.table).to(self.device)
 
     @torch.inference_mode()
     def embed(self, sequences: Sequences) -> Embedded:
         """Embed sequences of one residue or more."""
         lengths = sequences.lengths
-        pieces = self.cut(sequences)
-        weights = self.residue_weights(sequences, pieces)
-        sums = torch.zeros(len(lengths), self.dimension)
-        for batch in batches(pieces, self.token_budget, self.tokenizer.n_special):
-            index = pieces.start[batch][:, None] + np.arange(pieces.length[batch[0]])  # [B, L]
-            pooled = self.pool(sequences.residues[index], None if weights is None else weights[index])
-            sums.index_add_(0, torch.from_numpy(pieces.owner[batch]), pooled)
+        pieces = cut(sequences, self.policy, self.max_residues)
         used = lengths if self.policy.name == "window" else np.minimum(lengths, self.max_residues)
-        with np.errstate(over="ignore", invalid="ignore"):  # `judge` tells of these
-            vectors = (sums.numpy() / np.maximum(used, 1)[:, None]).astype(np.float16)
-        return self.judge(vectors, lengths, used)
+        pooled = PooledVectors(self.poolings, pieces, self.dimension, self.device)
+        states = ResidueStates(sequences, pieces, used, self.dimension) if self.per_residue else None
+        lost = self.run(sequences, pieces, pooled, states)
+        vectors, residues = pooled.vectors(used), states and states.finish()
+        state, skipped = self.judge(vectors, lengths, lost, residues)
+        tokens = pieces.length + self.tokenizer.n_special
+        work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
+        return Embedded(vectors, used.astype(np.int32), state, skipped, work, residues)
 
-    def pool(self, residues: np.ndarray, weights: np.ndarray | None) -> torch.Tensor:
-        """Run a batch of residues [B, L] and sum hidden states over residues, weighted; float32 [B, D]."""
-        tokens = torch.from_numpy(self.tokenizer.tokens(residues)).to(self.device)
+    def run(
+        self, sequences: Sequences, pieces: Pieces, pooled: PooledVectors, states: ResidueStates | None
+    ) -> set[int]:
+        """Run all pieces, longest first; give the sequences of which a piece does not fit the device's memory."""
+        order = np.argsort(-pieces.length, kind="stable")
+        lengths = -pieces.length[order]  # ascending
+        weights = residue_weights(sequences, pieces)
+        residues, starts, weights = (
+            None if array is None else torch.from_numpy(array).to(self.device)
+            for array in (sequences.residues, pieces.start[order], weights)
+        )
+        lost: set[int] = set()
+        begin = 0
+        while begin < len(order):
+            length = -int(lengths[begin])
+            same = int(np.searchsorted(lengths, -length, side="right"))
+            end = min(same, begin + max(1, self.token_budget // (length + self.tokenizer.n_special)))
+            try:
+                index = starts[begin:end, None] + torch.arange(length, device=self.device)  # [B, L]
+                self.run_batch(
+                    order[begin:end], residues[index], None if weights is None else weights[index], pooled, states
+                )
+                fits = True
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                fits = False
+            # Outside the handler, whose exception keeps the batch's tensors alive.
+            if fits:
+                begin = end
+            elif end - begin > 1:
+                self.halve_budget((end - begin) * (length + self.tokenizer.n_special))
+            else:
+                lost.add(int(pieces.owner[order[begin]]))
+                begin = end
+        return lost
+
+    def run_batch(
+        self,
+        batch: np.ndarray,
+        residues: Tensor,
+        weights: Tensor | None,
+        pooled: PooledVectors,
+        states: ResidueStates | None,
+    ) -> None:
+        """Run pieces of equal length, residues uint8 [B, L], and hand their hidden states on."""
+        hidden = self.encoder(self.tokens(residues))
         first = len(self.tokenizer.first)
-        hidden = self.encoder(tokens)[:, first : first + residues.shape[1]].float()
-        if weights is None:
-            return hidden.sum(1).cpu()
-        return torch.einsum("bld,bl->bd", hidden, torch.from_numpy(weights).to(self.device)).cpu()
+        inner = hidden[:, first : first + residues.shape[1]]
+        pooled.add(torch.from_numpy(batch).to(self.device), hidden, inner, weights)
+        if states:
+            states.add(batch, inner, weights)
 
-    def cut(self, sequences: Sequences) -> Pieces:
-        """Cut sequences into pieces that fit the model's positions, as the policy says."""
-        starts, lengths = sequences.offsets[:-1], sequences.lengths
-        owners = np.arange(len(lengths))
-        longer = lengths > self.max_residues
-        if self.policy.name == "truncate" or not longer.any():
-            return Pieces(starts, np.minimum(lengths, self.max_residues), owners)
-        pieces = [Pieces(starts[~longer], lengths[~longer], owners[~longer])]
-        if self.policy.name == "window":
-            for owner in owners[longer]:
-                windows = starts[owner] + window_starts(int(lengths[owner]), self.max_residues, self.policy.overlap)
-                pieces.append(Pieces(windows, np.full(len(windows), self.max_residues), np.full(len(windows), owner)))
-        return Pieces(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in Pieces.__slots__))
+    def tokens(self, residues: Tensor) -> Tensor:
+        """Map ASCII residues, uint8 [B, L], to token ids with the special tokens, int64 [B, T]."""
+        batch, length = residues.shape
+        first, last = self.tokenizer.first, self.tokenizer.last
+        tokens = self.table.new_empty(batch, length + self.tokenizer.n_special)
+        tokens[:, len(first) : len(first) + length] = self.table[residues.long()]
+        for column, token in [*enumerate(first), *((len(first) + length + i, token) for i, token in enumerate(last))]:
+            tokens[:, column] = token
+        return tokens
 
-    def residue_weights(self, sequences: Sequences, pieces: Pieces) -> np.ndarray | None:
-        """One over the number of windows that cover each residue, float32; None where no window overlaps."""
-        if self.policy.name != "window" or not (sequences.lengths > self.max_residues).any():
-            return None
-        steps = np.zeros(len(sequences.residues) + 1, np.int32)
-        np.add.at(steps, pieces.start, 1)
-        np.add.at(steps, pieces.start + pieces.length, -1)
-        return (1 / np.cumsum(steps[:-1])).astype(np.float32)
+    def halve_budget(self, tokens: int) -> None:
+        """Remember that a batch of so many tokens did not fit."""
+        self.token_budget = max(1, tokens // 2)
+        log.warning("out of memory with %d tokens at once; going on with %d", tokens, self.token_budget)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def judge(self, vectors: np.ndarray, lengths: np.ndarray, used: np.ndarray) -> Embedded:
-        """Say what became of each sequence."""
+    def judge(
+        self,
+        vectors: dict[str, np.ndarray],
+        lengths: np.ndarray,
+        lost: set[int],
+        residues: list[np.ndarray] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Say what became of each sequence: `state` and `skipped` of `Embedded`."""
         longer = lengths > self.max_residues
         state = np.full(len(lengths), EMBEDDED, "U16")
         state[longer] = {"truncate": TRUNCATED, "window": WINDOWED, "skip": TOO_LONG}[self.policy.name]
         skipped = longer & (self.policy.name == "skip")
-        broken = ~np.isfinite(vectors).all(1) & ~skipped
-        state[broken] = NON_FINITE
-        return Embedded(vectors, used.astype(np.int32), state, skipped | broken)
+        finite = np.all([np.isfinite(each).all(1) for each in vectors.values()], axis=0)
+        if residues is not None:
+            finite &= np.fromiter((np.isfinite(each).all() for each in residues), bool, len(residues))
+        unfit = np.isin(np.arange(len(lengths)), list(lost))
+        state[~finite & ~skipped] = NON_FINITE
+        state[unfit] = OUT_OF_MEMORY
+        return state, skipped | ~finite | unfit
 
 
 def check_device(device: str) -> str:
@@ -216,24 +226,48 @@ def check_device(device: str) -> str:
     return device
 
 
-def window_starts(length: int, window: int, overlap: int) -> np.ndarray:
-    """Where the windows over a sequence begin: at a fixed stride, the last one flush with the end.
+def check_dtype(model: Model, dtype: str) -> None:
+    """Refuse half precision where hidden states are known to overflow it.
 
-    Examples
-    --------
-    >>> window_starts(25, 10, 2)
-    array([ 0,  8, 15])
+    Raises
+    ------
+    UserError
+        For float16 with a T5: its residual stream goes beyond 65,504 (Hugging Face transformers, issue 9295).
     """
-    stride = window - overlap
-    count = 1 + -(-(length - window) // stride)
-    return np.minimum(np.arange(count) * stride, length - window)
+    if dtype == "float16" and not getattr(model.encoder, "float16_safe", True):
+        raise UserError("embed.dtype is float16, which T5 models overflow; use bfloat16 or float32")
 
 
-def batches(pieces: Pieces, token_budget: int, n_special: int) -> Iterator[np.ndarray]:
-    """Yield indices of pieces of one length, as many as fit the token budget, at least one."""
-    order = np.argsort(pieces.length, kind="stable")
-    ends = np.flatnonzero(np.diff(pieces.length[order])) + 1
-    for group in np.split(order, ends) if len(order) else []:
-        size = max(1, token_budget // int(pieces.length[group[0]] + n_special))
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
+def cut_layers(encoder: nn.Module, layer: int) -> nn.Module:
+    """Cut an encoder behind a layer, so that its output is that layer's.
+
+    Raises
+    ------
+    UserError
+        Where there is no such layer.
+    """
+    count = encoder.n_layers
+    if not -count - 1 <= layer <= count:
+        raise UserError(f"embed.layer is {layer}; expected 0 (the embedding) to {count} (the last layer, -1 for short)")
+    kept = layer % (count + 1)
+    if kept < count:
+        encoder.layers = encoder.layers[:kept]
+        encoder.final_norm = nn.Identity()
+    return encoder
+
+
+def token_budget(encoder: nn.Module, device: torch.device) -> int:
+    """Tokens of a batch that fit the device's free memory twice, a power of two, at most `TOKEN_BUDGET`."""
+    most = TOKEN_BUDGET[device.type]
+    if device.type == "cpu" or not len(encoder.layers):
+        return most
+    free, _ = torch.cuda.mem_get_info(device)
+    # Outputs of a layer's matrices, and about as many copies of the hidden state as a layer has operations.
+    widths = sum(module.out_features for module in encoder.layers[0].modules() if isinstance(module, nn.Linear))
+    token_bytes = (widths + 8 * encoder.dimension) * next(encoder.parameters()).element_size()
+    return min(most, 1 << max(0, (free // (2 * token_bytes)).bit_length() - 1))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch had no memory left, on a GPU or in the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

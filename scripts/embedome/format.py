@@ -7,7 +7,7 @@ fingerprint of all that went into it, and the sequences that were skipped.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,20 @@ from embedome.errors import UserError
 from embedome.files import atomic_path, canonical_json, file_sha256
 from embedome.tables import ParquetSink, first_line, open_parquet
 
-FORMAT = 1
+FORMAT = 2
 GROUP_ROWS = 8192
+# Of a file of residues' vectors, whose rows are hundreds of times larger.
+RESIDUE_GROUP_ROWS = 64
 METADATA_KEY = b"embedome"
 # States of a row.
 EMBEDDED, TRUNCATED, WINDOWED, DUPLICATE = "embedded", "truncated", "windowed", "duplicate"
+# How residues' hidden states become one vector; `first` is the token before the residues.
+MEAN, MAX, FIRST = "mean", "max", "first"
+POOLINGS = (MEAN, MAX, FIRST)
 # Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
 MANIFEST = "_manifest.json"
 SKIPPED_FILE = "_skipped.parquet"
+RESIDUES_FOLDER = "_residues"
 SKIPPED = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -37,8 +43,14 @@ SKIPPED = pa.schema(
 KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
 
 
-def embedding_schema(dimension: int) -> pa.Schema:
-    """Schema of an embedding row; `embedding` is a fixed-size list of half floats."""
+def vector_columns(poolings: Sequence[str]) -> dict[str, str]:
+    """The column of each pooling: `embedding` for the first, `embedding_<pooling>` for the others."""
+    return {name: f"embedding_{name}" if number else "embedding" for number, name in enumerate(poolings)}
+
+
+def embedding_schema(dimension: int, poolings: Sequence[str] = (MEAN,)) -> pa.Schema:
+    """Schema of an embedding row; each vector is a fixed-size list of half floats."""
+    vectors = [pa.field(name, vector_type(dimension), nullable=False) for name in vector_columns(poolings).values()]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -48,9 +60,19 @@ def embedding_schema(dimension: int) -> pa.Schema:
             pa.field("state", pa.string(), nullable=False),
             pa.field("taxid", pa.int32()),
             pa.field("n_members", pa.int32()),
-            pa.field("embedding", vector_type(dimension), nullable=False),
+            *vectors,
         ]
     )
+
+
+def residue_schema(dimension: int) -> pa.Schema:
+    """Schema of a row of residues' vectors: a list of them, in the order of the residues used."""
+    return pa.schema([*KEYS, pa.field("residue_embeddings", residues_type(dimension), nullable=False)])
+
+
+def residues_type(dimension: int) -> pa.DataType:
+    """Arrow type of a sequence's vectors: a list of float16[dimension], nothing nullable."""
+    return pa.list_(pa.field("element", vector_type(dimension), nullable=False))
 
 
 def vector_type(dimension: int) -> pa.DataType:
@@ -70,6 +92,13 @@ def vector_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
 
 
+def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:
+    """Wrap matrices [L, D] of float16 as an Arrow array of lists of vectors."""
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in states])]).astype(np.int32)
+    joined = np.concatenate(states) if states else np.empty((0, dimension), np.float16)
+    return pa.ListArray.from_arrays(offsets, vector_array(joined), type=residues_type(dimension))
+
+
 def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
     """Open an embedding file for writing.
 
@@ -85,24 +114,53 @@ def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
     )
 
 
+def residue_sink(path: str | os.PathLike, dimension: int) -> ParquetSink:
+    """Open a file of residues' vectors for writing."""
+    return ParquetSink(
+        path, residue_schema(dimension), RESIDUE_GROUP_ROWS, use_dictionary=False, write_statistics=["id"]
+    )
+
+
 def embedding_metadata(
-    provenance: Mapping[str, Any], skipped: pa.Table | None = None, fingerprint: str | None = None
+    provenance: Mapping[str, Any],
+    skipped: pa.Table | None = None,
+    fingerprint: str | None = None,
+    recomputed: Sequence[str] = (),
+    residues_sha256: str | None = None,
 ) -> dict[bytes, bytes]:
-    """Metadata of an embedding file: where its vectors come from, and the sequences that got none."""
+    """Metadata of an embedding file: where its vectors come from, and the sequences that got none.
+
+    `recomputed` are ids whose vectors were not finite and were made anew in float32.
+    """
     about = {
         "format": FORMAT,
         "provenance": provenance,
         "fingerprint": fingerprint,
         "skipped": [] if skipped is None else skipped.to_pylist(),
+        "recomputed": list(recomputed),
+        "residues_sha256": residues_sha256,
     }
     return {METADATA_KEY: canonical_json(about)}
 
 
-def write_part(path: Path, table: pa.Table, skipped: pa.Table, provenance: Mapping, fingerprint: str) -> None:
+def residues_path(part: Path) -> Path:
+    """Where a part's residues' vectors lie."""
+    return part.with_suffix(".residues.parquet")
+
+
+def write_part(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes]) -> None:
     """Write a part file atomically: rows in id order, the rest in the metadata."""
     with atomic_path(path) as temporary, embedding_sink(temporary, table.schema) as sink:
         sink.write(table)
-        sink.describe(embedding_metadata(provenance, skipped, fingerprint))
+        sink.describe(metadata)
+
+
+def write_residues(path: Path, table: pa.Table, provenance: Mapping[str, Any]) -> None:
+    """Write a part's residues' vectors atomically, rows in id order."""
+    dimension = table.schema.field("residue_embeddings").type.value_type.list_size
+    with atomic_path(path) as temporary, residue_sink(temporary, dimension) as sink:
+        sink.write(table)
+        sink.describe(embedding_metadata(provenance))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +172,13 @@ class PartInfo:
     fingerprint: str | None
     provenance: dict[str, Any]
     skipped: list[dict[str, Any]]
+    recomputed: list[str]
+    residues_sha256: str | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of its rows."""
+        return embedding_schema(self.dimension, self.provenance["pooling"])
 
 
 def part_info(path: str | os.PathLike) -> PartInfo:
@@ -131,12 +196,11 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     about = json.loads(text)
     if about["format"] != FORMAT:
         raise UserError(f"{path}: format {about['format']!r}; expected {FORMAT}. Rebuild it with this version")
-    vectors = file.schema_arrow.field("embedding").type
-    if file.schema_arrow.remove_metadata() != embedding_schema(vectors.list_size):
+    dimension = file.schema_arrow.field("embedding").type.list_size
+    info = PartInfo(file.metadata.num_rows, dimension, *(about[field.name] for field in fields(PartInfo)[2:]))
+    if file.schema_arrow.remove_metadata() != info.schema:
         raise UserError(f"{path}: its columns are not those of format {FORMAT}")
-    return PartInfo(
-        file.metadata.num_rows, vectors.list_size, about["fingerprint"], about["provenance"], about["skipped"]
-    )
+    return info
 
 
 def describe_file(path: Path, rows: int, ids: Sequence[str]) -> dict[str, Any]:

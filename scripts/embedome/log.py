@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from embedome.errors import user_errors
+from embedome.stop import exit_on_sigterm
 
 LINE_EVERY_S = 30.0
 
@@ -25,8 +26,12 @@ def setup_logging(path: str | None = None) -> None:
 
 @contextmanager
 def rule_log(paths: Sequence[str]) -> Iterator[None]:
-    """Run a rule's script: log to the rule's file and to stderr, end on a user's error with one line."""
+    """Run a rule's script: log to the rule's file and to stderr, end on a user's error with one line.
+
+    On SIGTERM it ends as on an exception.
+    """
     setup_logging(paths[0])
+    exit_on_sigterm()
     with user_errors():
         yield
 

@@ -26,14 +26,15 @@ from embedome.format import (
     FORMAT,
     KEYS,
     MANIFEST,
+    RESIDUES_FOLDER,
     SKIPPED,
     SKIPPED_FILE,
     describe_file,
     embedding_metadata,
-    embedding_schema,
     embedding_sink,
     part_info,
     read_rows,
+    vector_columns,
     vector_matrix,
 )
 from embedome.log import Progress
@@ -61,6 +62,12 @@ class ShardPart:
         """Its path in the data set."""
         return f"split={self.split}/part-{self.path.name}"
 
+    @property
+    def residues(self) -> Path | None:
+        """Its file of residues' vectors, where there is one."""
+        entry = self.entry["per_residue"]
+        return entry and self.path.parent / entry["file"]
+
     def fault(self, what: str) -> UserError:
         """The error that says what is wrong with it and how to rebuild it alone."""
         return UserError(f"{self.path}: {what}; rebuild it: rm -f '{self.path}' '{self.manifest}' and run again")
@@ -74,7 +81,7 @@ class CheckedPart:
     keys: pa.Table
     skipped: pa.Table
     states: Counter[str]
-    dimension: int
+    schema: pa.Schema
 
 
 def merge_shards(
@@ -96,7 +103,8 @@ def merge_shards(
         What the stages before wrote: the sequences that must be there.
     dataset : path
         Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
-        ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``.
+        ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``; vectors of residues, where the shards have
+        them, in ``_residues/split=<split>/part-*.residues.parquet``.
     threads : int
         Parts verified at once.
 
@@ -197,14 +205,26 @@ def check_part(part: ShardPart) -> CheckedPart:
     table = read_rows(part.path)
     if len(table) != part.entry["rows"] or len(table) + len(info.skipped) != part.entry["sequences"]:
         raise part.fault(f"{len(table)} rows and {len(info.skipped)} skipped; expected {part.entry['sequences']}")
-    if len(table) and not np.isfinite(vector_matrix(table["embedding"])).all():
-        raise part.fault("a vector is not finite")
+    for column in vector_columns(info.provenance["pooling"]).values():
+        if len(table) and not np.isfinite(vector_matrix(table[column])).all():
+            raise part.fault("a vector is not finite")
+    check_residues(part, info.residues_sha256)
     skipped = pa.Table.from_pylist(info.skipped, SKIPPED)
     keys = pa.concat_tables([table.select(KEYS.names).cast(KEYS), skipped.select(KEYS.names)]).sort_by("id")
     ids = table["id"].combine_chunks()
     if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
         raise part.fault("ids out of order")
-    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.dimension)
+    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.schema)
+
+
+def check_residues(part: ShardPart, sha256: str | None) -> None:
+    """Check that a part's file of residues' vectors is the one that was written and read back with it."""
+    if part.residues is None:
+        return
+    if not part.residues.is_file():
+        raise part.fault(f"its file {part.residues.name} is missing")
+    if file_sha256(part.residues) != sha256:
+        raise part.fault(f"its file {part.residues.name} changed since it was written")
 
 
 class Merger:
@@ -218,9 +238,10 @@ class Merger:
         provenance: dict[str, Any],
     ) -> None:
         self.folder, self.catalog, self.splits, self.provenance = folder, catalog, splits, provenance
-        self.dimension = 0
+        self.schema: pa.Schema | None = None
         self.states = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self.residues: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self.skipped: list[pa.Table] = []
         for split in SPLITS:
             (folder / f"split={split}").mkdir()
@@ -254,18 +275,19 @@ class Merger:
             raise UserError(f"split {split}: {name!r} and what follows is in no shard; rerun the shard stage")
 
     def link(self, checked: CheckedPart) -> None:
-        """Put a proven part into the data set: a second name for the same file, or a copy where that cannot be."""
+        """Put a proven part into the data set."""
         part = checked.part
-        target = self.folder / part.name
-        try:
-            os.link(part.path, target)
-        except OSError as error:
-            log.info("%s: copied, as it cannot be linked (%s)", part.path, error.strerror)
-            shutil.copyfile(part.path, target)
+        link_or_copy(part.path, self.folder / part.name)
         keep = ("rows", "first_id", "last_id", "bytes", "sha256")
         self.files[part.split].append({"file": part.name, **{key: part.entry[key] for key in keep}})
+        if part.residues:
+            name = f"{RESIDUES_FOLDER}/split={part.split}/part-{part.residues.name}"
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(part.residues, self.folder / name)
+            ends = {key: part.entry[key] for key in ("first_id", "last_id")}
+            self.residues[part.split].append({**part.entry["per_residue"], **ends, "file": name})
         self.states[part.split].update(checked.states)
-        self.dimension = checked.dimension
+        self.schema = checked.schema
         self.add_skipped(part.split, checked.skipped)
 
     def add_skipped(self, split: str, skipped: pa.Table) -> None:
@@ -291,7 +313,7 @@ class Merger:
         """Give duplicates the vectors of their canonical ids, whatever split these are in; note the skipped ones."""
         wanted = sorted(set(rows["duplicate_of"].to_pylist()))
         files = [file for split in SPLITS for file in self.files[split]]
-        canonical = find_in_files(self.folder, files, wanted, embedding_schema(self.dimension))
+        canonical = find_in_files(self.folder, files, wanted, self.schema)
         table, lost = duplicate_rows(rows, canonical)
         if len(lost):
             self.add_skipped(split, skipped_duplicates(lost, pa.concat_tables(self.skipped)))
@@ -319,7 +341,7 @@ class Merger:
         }
         manifest = {
             "format": FORMAT,
-            "dimension": self.dimension,
+            "dimension": self.schema.field("embedding").type.list_size,
             "rows": sum(sum(states.values()) for states in self.states.values()),
             "splits": {
                 split: {
@@ -327,6 +349,7 @@ class Merger:
                     "states": dict(sorted(self.states[split].items())),
                     "skipped": reasons[split],
                     "files": self.files[split],
+                    "residues": self.residues[split],
                 }
                 for split in SPLITS
             },
@@ -337,11 +360,19 @@ class Merger:
 
     def write_metadata(self) -> None:
         """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema."""
-        schema = embedding_schema(self.dimension)
-        pq.write_metadata(schema, self.folder / "_common_metadata")
+        pq.write_metadata(self.schema, self.folder / "_common_metadata")
         footers = []
         for file in (file for split in SPLITS for file in self.files[split]):
             footer = open_parquet(self.folder / file["file"]).metadata
             footer.set_file_path(file["file"])
             footers.append(footer)
-        pq.write_metadata(schema, self.folder / "_metadata", footers)
+        pq.write_metadata(self.schema, self.folder / "_metadata", footers)
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that cannot be."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        log.info("%s: copied, as it cannot be linked (%s)", path, error.strerror)
+        shutil.copyfile(path, target)

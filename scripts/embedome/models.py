@@ -108,6 +108,12 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     }
 
 
+def model_dimension(directory: str | os.PathLike) -> int:
+    """Length of a model's vectors, by its config.json."""
+    config = read_json(Path(directory) / CONFIG)
+    return config["hidden_size"] if "hidden_size" in config else config["d_model"]
+
+
 def check_model_directory(directory: str | os.PathLike) -> None:
     """Check that a folder holds a model embedome can load.
 

@@ -12,20 +12,31 @@ import pyarrow.compute as pc
 
 from embedome.catalog import read_catalog
 from embedome.cost import cost_of
-from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
-from embedome.embed import PartLimits, Settings, embed_records
 from embedome.dropped import write_dropped
+from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
+from embedome.embed import Machine, announce_size, embed_records
 from embedome.errors import UserError
 from embedome.files import atomic_path
 from embedome.filter import Limits, filter_records, source_identity
-from embedome.format import SKIPPED, embedding_metadata, embedding_schema, embedding_sink, part_info, read_rows
+from embedome.format import (
+    SKIPPED,
+    embedding_metadata,
+    embedding_sink,
+    part_info,
+    read_rows,
+    residue_sink,
+    residues_path,
+)
 from embedome.ledger import close
 from embedome.models import load_model
+from embedome.pieces import LongPolicy
 from embedome.records import Record
-from embedome.tables import RowReader
+from embedome.settings import PartLimits, Settings
+from embedome.tables import RowReader, open_parquet
 
 PART_SEQUENCES = 100_000
-PART_SECONDS = 60.0
+# On a CPU, small enough that a small input keeps all cores busy.
+PART_SECONDS = {"cpu": 15.0, "cuda": 60.0}
 
 
 def embed_fasta(
@@ -34,13 +45,13 @@ def embed_fasta(
     out: str | os.PathLike,
     *,
     settings: Settings,
-    device: str,
-    workers: int,
+    machine: Machine,
 ) -> dict[str, Any]:
     """Embed FASTA files into one Parquet file, sorted by id, in the format of the workflow's data sets.
 
     Work under way lies in ``<out>.work`` beside the file; a run that was killed goes on from there. Records that
-    got no row are listed in ``<out>.dropped.tsv``, with the reason.
+    got no row are listed in ``<out>.dropped.tsv``, with the reason. Vectors of residues, where asked for, are in
+    ``<out stem>.residues.parquet``.
 
     Parameters
     ----------
@@ -50,10 +61,7 @@ def embed_fasta(
     out : path
         The Parquet file.
     settings : Settings
-    device : str
-        ``cpu`` or ``cuda``.
-    workers : int
-        Processes, each with the model in memory.
+    machine : Machine
 
     Returns
     -------
@@ -69,8 +77,10 @@ def embed_fasta(
     if out.is_dir():
         raise UserError(f"{out} is a folder; expected the name of a file to write")
     loaded = load_model(model)
-    longest = None if settings.long_sequences == "window" else settings.policy.longest(loaded)
-    limits = PartLimits(PART_SEQUENCES, PART_SECONDS, cost_of(loaded.encoder, longest, device))
+    policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
+    longest = None if policy.name == "window" else policy.longest(loaded)
+    cost = cost_of(loaded.encoder, longest, machine.device)
+    dimension = loaded.encoder.dimension
     del loaded
     work = out.with_name(out.name + ".work")
     account = filter_records(
@@ -80,20 +90,23 @@ def embed_fasta(
         rejects=work / "rejects.parquet",
         summary=work / "filter.json",
     )
+    if settings.per_residue:
+        announce_size(account["residues"], dimension)
     manifest = embed_records(
         canonical_records(work / "catalog"),
         model,
         work / "all.json",
         settings=settings,
-        limits=limits,
+        limits=PartLimits(PART_SEQUENCES, PART_SECONDS[machine.device], cost),
         source=source_identity(work / "filter.json"),
-        device=device,
-        workers=workers,
+        machine=machine,
         total=account["kept"] - account["duplicates"],
     )
     parts = [work / part["file"] for part in manifest["parts"]]
     states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
     close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
+    if settings.per_residue:
+        join_residues(parts, out, manifest["provenance"], dimension)
     write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
     shutil.rmtree(work)
     return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
@@ -116,7 +129,7 @@ def join_parts(
     Memory: a part, and a vector for every sequence that has duplicates.
     """
     infos = [part_info(path) for path in parts]
-    schema = embedding_schema(infos[0].dimension)
+    schema = infos[0].schema
     skipped = pa.Table.from_pylist([row for info in infos for row in info.skipped], SKIPPED)
     repeated = repeated_ids(catalog)
     reader = RowReader((read_rows(path).cast(schema) for path in parts), schema)
@@ -135,6 +148,16 @@ def join_parts(
             sink.write(pa.concat_tables([taken, copies]).sort_by("id"))
         sink.describe(embedding_metadata(provenance, skipped))
     return dict(states), skipped
+
+
+def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], dimension: int) -> None:
+    """Write the parts' vectors of residues as one file in id order; a row group in memory at a time."""
+    with atomic_path(residues_path(out)) as temporary, residue_sink(temporary, dimension) as sink:
+        for part in parts:
+            file = open_parquet(residues_path(part))
+            for group in range(file.num_row_groups):
+                sink.write(file.read_row_group(group, use_threads=False).replace_schema_metadata(None))
+        sink.describe(embedding_metadata(provenance))
 
 
 def repeated_ids(catalog: Path) -> pa.Array:

@@ -18,3 +18,12 @@ def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def ahead(pool: Executor, items: Iterable[Item]) -> Iterator[Item]:
+    """Pass items on, the next one being made in the pool meanwhile; one at a time, as generators want it."""
+    iterator, end = iter(items), object()
+    following = pool.submit(next, iterator, end)
+    while (item := following.result()) is not end:
+        following = pool.submit(next, iterator, end)
+        yield item

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from embedome.cost import CostModel
-from embedome.embed import PartLimits, Settings, embed_shard
+from embedome.embed import embed_shard
 from embedome.esm1nv import make_untrained
 from embedome.filter import Limits, filter_records
 from embedome.merge import merge_shards
+from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
 from transformers import AutoTokenizer, MegatronBertForMaskedLM, MegatronBertModel
@@ -87,9 +88,13 @@ class HuggingFace:
         return self.hidden(sequence)[1:-1].astype(np.float64).mean(0)
 
     def vector(self, sequence: str, policy: str = "truncate", overlap: int = 0) -> np.ndarray:
-        """What a sequence of any length should give, by loops."""
+        """What a sequence of any length should give."""
+        return self.residues(sequence, policy, overlap).mean(0)
+
+    def residues(self, sequence: str, policy: str = "truncate", overlap: int = 0) -> np.ndarray:
+        """The residues' vectors of a sequence of any length, float64 [L used, D]."""
         if policy == "truncate" or len(sequence) <= MAX_RESIDUES:
-            return self.mean(sequence[:MAX_RESIDUES])
+            return self.hidden(sequence[:MAX_RESIDUES])[1:-1].astype(np.float64)
         states: list[list[np.ndarray]] = [[] for _ in sequence]
         start = 0
         while True:
@@ -98,7 +103,7 @@ class HuggingFace:
             for offset, state in enumerate(window):
                 states[start + offset].append(state)
             if start + MAX_RESIDUES == len(sequence):
-                return np.mean([np.mean(each, axis=0) for each in states], axis=0)
+                return np.stack([np.mean(each, axis=0) for each in states])
             start += MAX_RESIDUES - overlap
 
 

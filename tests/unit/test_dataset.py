@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from embedding_line import prepare, random_records, rough_model, vectors
 from embedome.dataset import open_dataset
-from embedome.embed import Settings
 from embedome.errors import UserError
 from embedome.headers import parse_description
 from embedome.report import write_report
+from embedome.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,12 @@ import io
 import json
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,14 +26,18 @@ import pytest
 import torch
 from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import embed
+from embedome import parts as embedome_parts
 from embedome.cost import CostModel
-from embedome.embed import PartLimits, Settings, cut_parts, embed_records, embed_shard, shard_records
+from embedome.embed import Machine, embed_records, embed_shard, shard_records
 from embedome.errors import UserError
-from embedome.format import embedding_schema, vector_array, vector_matrix, write_part
+from embedome.format import embedding_metadata, embedding_schema, read_rows, vector_array, vector_matrix, write_part
 from embedome.lookup import find_rows
 from embedome.models import load_model
 from embedome.parallel import map_in_order
+from embedome.parts import cut_parts
 from embedome.records import Record
+from embedome.settings import PartLimits, Settings
+from embedome.stop import exit_on_sigterm
 from embedome.tables import ParquetSink, RowReader
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -123,8 +129,7 @@ def test_parts_keep_order_and_limits(
     records = [Record(f"{i:03d}", "", b"A" * length) for i, length in enumerate(lengths)]
     # Microseconds per residue, nanoseconds per residue squared: costs are whole nanoseconds.
     cost = CostModel(per_residue * 1e-6, per_square * 1e-9, longest)
-    with mock.patch.object(embed, "PART_RESIDUES", residues):
-        found = list(cut_parts(iter(records), PartLimits(sequences, milliseconds / 1000, cost)))
+    found = list(cut_parts(iter(records), PartLimits(sequences, milliseconds / 1000, cost), residues))
 
     def fits(rows: list[Record]) -> bool:
         used = [min(len(row.sequence), longest or 3000) for row in rows]
@@ -222,7 +227,7 @@ def test_metadata_hold_the_provenance(undisturbed: Path, model: Path) -> None:
     manifest = json.loads((undisturbed / "00000.json").read_text())
     for path, part in zip(parts(undisturbed), manifest["parts"], strict=True):
         about = json.loads(pq.read_metadata(path).metadata[b"embedome"])
-        assert about["format"] == 1
+        assert about["format"] == 2
         assert about["skipped"] == []
         assert about["fingerprint"] == part["fingerprint"]
         assert about["provenance"] == manifest["provenance"]
@@ -231,7 +236,8 @@ def test_metadata_hold_the_provenance(undisturbed: Path, model: Path) -> None:
     assert provenance["model"]["weights_sha256"] == weights
     assert provenance["model"]["trained"] is False
     assert provenance["source"] == line.SOURCE
-    assert (provenance["layer"], provenance["pooling"]) == ("last", "mean")
+    assert (provenance["features"], provenance["layer"], provenance["pooling"]) == ("encoder", -1, ["mean"])
+    assert provenance["per_residue"] is False
     assert (provenance["dtype"], provenance["long_sequences"], provenance["overlap"]) == ("float32", "truncate", 0)
     text = json.dumps(manifest)
     assert str(undisturbed) not in text
@@ -267,38 +273,193 @@ def test_long_sequences_in_a_shard(
         assert_within_one_ulp(vector, reference.vector(sequences[name], policy, overlap))
 
 
-def test_not_finite_is_never_written(
-    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sequences = line.read_fasta(shard)
-    bad = next(name for name, sequence in sequences.items() if len(sequence) == 30)
-    sick = torch.tensor(reference.tokenizer(sequences[bad]).input_ids)
+@contextmanager
+def encoder_that(change: Callable[[torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
+    """Every model loaded meanwhile changes its hidden states, given its tokens."""
 
-    def load(directory: Path) -> object:
-        loaded = load_model(directory)
+    def load(*arguments: object) -> object:
+        loaded = load_model(*arguments)
         encode = loaded.encoder.forward
 
-        def broken(tokens: torch.Tensor) -> torch.Tensor:
+        def changed(tokens: torch.Tensor) -> torch.Tensor:
             hidden = encode(tokens)
-            if tokens.shape[1] == len(sick):
-                hidden[(tokens == sick).all(1)] = float("nan")
+            change(tokens, hidden)
             return hidden
 
-        loaded.encoder.forward = broken
+        loaded.encoder.forward = changed
         return loaded
 
-    monkeypatch.setattr(embed, "load_model", load)
     embed.load_engine.cache_clear()
     try:
-        manifest = run(shard, model, tmp_path, limits=line.limits(40))
+        with mock.patch.object(embed, "load_model", load):
+            yield
     finally:
         embed.load_engine.cache_clear()
+
+
+def sick_sequence(shard: Path, reference: HuggingFace) -> tuple[str, torch.Tensor]:
+    """The id and the tokens of one sequence of the shard."""
+    name, sequence = next(pair for pair in line.read_fasta(shard).items() if len(pair[1]) == 30)
+    return name, torch.tensor(reference.tokenizer(sequence).input_ids)
+
+
+def test_not_finite_is_never_written(shard: Path, model: Path, reference: HuggingFace, tmp_path: Path) -> None:
+    sequences = line.read_fasta(shard)
+    bad, sick = sick_sequence(shard, reference)
+
+    def spoil(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
+        if tokens.shape[1] == len(sick):
+            hidden[(tokens == sick).all(1)] = float("nan")
+
+    with encoder_that(spoil):
+        manifest = run(shard, model, tmp_path, limits=line.limits(40))
     assert manifest["skipped"] == {"non-finite": 1}
     assert sum(manifest["states"].values()) == 79
     found = line.vectors(tmp_path / "*.parquet")
     assert set(found) == set(sequences) - {bad}
     for name, vector in found.items():
         assert_within_one_ulp(vector, reference.vector(sequences[name]))
+
+
+def test_not_finite_in_bfloat16_is_made_in_float32(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path
+) -> None:
+    sequences = line.read_fasta(shard)
+    bad, sick = sick_sequence(shard, reference)
+
+    def spoil(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
+        if tokens.shape[1] == len(sick) and hidden.dtype == torch.bfloat16:
+            hidden[(tokens == sick).all(1), 3] = float("inf")
+
+    narrow = Settings("bfloat16", per_residue=True, pooling=("mean", "max"))
+    with encoder_that(spoil):
+        manifest = run(shard, model, tmp_path / "out", limits=line.limits(40), settings=narrow)
+    assert manifest["skipped"] == {}
+    assert sum(part["recomputed"] for part in manifest["parts"]) == 1
+    found = line.vectors(tmp_path / "out" / "00000-?????.parquet")
+    assert set(found) == set(sequences)
+    assert_within_one_ulp(found[bad], reference.vector(sequences[bad]))
+    ((states,),) = line.rows(tmp_path / "out" / "*.residues.parquet", "residue_embeddings", f"where id = '{bad}'")
+    assert_within_one_ulp(np.array(states, np.float16), reference.residues(sequences[bad]))
+    other = next(name for name in sequences if name != bad)
+    assert np.abs(found[other] - reference.vector(sequences[other])).max() > 1e-4
+
+
+def test_out_of_memory_skips_what_does_not_fit_and_says_so(shard: Path, model: Path, tmp_path: Path) -> None:
+    sequences = line.read_fasta(shard)
+    large = {name for name, sequence in sequences.items() if len(sequence) > 50}
+
+    def overflow(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
+        if tokens.numel() > 52:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with encoder_that(overflow):
+        manifest = run(shard, model, tmp_path / "out", limits=line.limits(40))
+    assert manifest["skipped"] == {"out-of-memory": len(large)}
+    assert set(line.vectors(tmp_path / "out" / "*.parquet")) == set(sequences) - large
+
+
+# More than one vector
+
+
+@pytest.mark.parametrize(("policy", "overlap"), [("truncate", 0), ("window", 11)])
+def test_vectors_of_residues_and_several_poolings(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, policy: str, overlap: int
+) -> None:
+    sequences = line.read_fasta(shard)
+    rich = Settings(long_sequences=policy, overlap=overlap, layer=1, pooling=("max", "first", "mean"), per_residue=True)
+    run(shard, model, tmp_path / "out", settings=rich, limits=line.limits(30))
+    first_layer = FirstLayer(reference)
+    columns = "id, embedding, embedding_first, embedding_mean, n_residues_used"
+    found = line.rows(tmp_path / "out" / "00000-?????.parquet", columns)
+    assert [row[0] for row in found] == sorted(sequences)
+    states = dict(line.rows(tmp_path / "out" / "*.residues.parquet", "id, residue_embeddings"))
+    assert list(states) == sorted(sequences)
+    for name, *vectors, used in found:
+        maximum, first, mean = (np.array(vector, np.float16) for vector in vectors)
+        exact = first_layer.residues(sequences[name], policy, overlap)
+        assert len(exact) == used
+        assert_within_one_ulp(np.array(states[name], np.float16), exact)
+        assert_within_one_ulp(mean, exact.mean(0))
+        assert_within_one_ulp(first, first_layer.hidden(sequences[name][:62])[0])
+        if policy == "truncate" or len(sequences[name]) <= 62:
+            assert_within_one_ulp(maximum, exact.max(0))
+
+
+class FirstLayer(HuggingFace):
+    """The reference's hidden states behind its first layer."""
+
+    def __init__(self, reference: HuggingFace) -> None:
+        self.model, self.tokenizer = reference.model, reference.tokenizer
+
+    @torch.inference_mode()
+    def hidden(self, sequence: str) -> np.ndarray:
+        inputs = self.tokenizer(sequence, return_tensors="pt")
+        return self.model(**inputs, output_hidden_states=True).hidden_states[1][0].numpy()
+
+
+def test_residues_bound_the_size_of_a_part(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(3, [40] * 10))
+    monkeypatch.setattr(embedome_parts, "PART_RESIDUE_BYTES", 4 * 32 * 130)  # 130 residues of 32 dimensions
+    manifest = run(shard, model, tmp_path / "out", settings=Settings(per_residue=True), limits=line.limits(100))
+    assert [part["sequences"] for part in manifest["parts"]] == [3, 3, 3, 1]
+    assert len(run(shard, model, tmp_path / "plain", limits=line.limits(100))["parts"]) == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "other"])
+def test_a_damaged_file_of_residues_is_made_again(model: Path, shard: Path, tmp_path: Path, damage: str) -> None:
+    rich = {"settings": Settings(per_residue=True)}
+    run(shard, model, tmp_path / "expected", **rich)
+    shutil.copytree(tmp_path / "expected", tmp_path / "out")
+    path = sorted((tmp_path / "out").glob("*.residues.parquet"))[2]
+    before = stamps(tmp_path / "out")
+    if damage == "missing":
+        path.unlink()
+    elif damage == "flipped":
+        line.flip(path, path.stat().st_size // 2)
+    else:
+        shutil.copy(sorted(tmp_path.glob("out/*.residues.parquet"))[3], path)
+    (tmp_path / "out" / "00000.json").unlink()
+    run(shard, model, tmp_path / "out", **rich)
+    assert_same(tmp_path / "out", tmp_path / "expected")
+    after = stamps(tmp_path / "out")
+    assert {name for name in after if before[name] != after[name]} == {path.name, path.name.replace(".residues", "")}
+
+
+def test_residues_no_longer_asked_for_are_removed(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run(shard, model, tmp_path / "out", settings=Settings(per_residue=True))
+    run(shard, model, tmp_path / "out")
+    assert_same(tmp_path / "out", undisturbed)
+
+
+# What it cost
+
+
+def test_metrics_tell_what_was_done(prepared: Line, model: Path, tmp_path: Path) -> None:
+    shard = prepared.fasta("train")
+    manifest = tmp_path / "train" / "00000.json"
+    extra = {"shards": prepared.folder / "shards.json", "metrics": tmp_path / "metrics.jsonl"}
+    embed_shard(shard, model, manifest, **arguments(), **extra)
+    (text,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(text)
+    sequences = line.read_fasta(shard).values()
+    used = [min(len(sequence), 62) for sequence in sequences]
+    assert (row["shard"], row["sequences"], row["parts"]) == ("00000", len(sequences), 16)
+    assert row["residues"] == sum(map(len, sequences))
+    assert row["residues_embedded"] == sum(used)
+    # 2 layers of 4 matrices of 32 x 32 and two of 32 x 64, and attention over 32 dimensions.
+    tokens = np.array(used) + 2
+    operations = (tokens * 2 * 2 * (4 * 32 * 32 + 2 * 32 * 64) + tokens**2 * 2 * 4 * 32).sum()
+    assert row["flop_per_second"] * row["seconds"]["device"] == pytest.approx(operations, rel=0.01)
+    assert set(row["seconds"]) == {"reading", "device", "writing", "total"}
+    assert all(value > 0 for value in row["seconds"].values())
+    assert 0 < row["fraction_of_gemm_peak"] < 2
+    assert row["peak_memory_bytes"]["host"] > 1e7
+
+    embed_shard(shard, model, manifest, **arguments(), **extra)
+    again = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert again["seconds"]["device"] == 0
+    assert "residues_per_second" not in again
 
 
 # The Parquet format
@@ -324,7 +485,7 @@ def large_part(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     schema = embedding_schema(16)
-    write_part(path, table.cast(schema), embed.SKIPPED.empty_table(), {"a": "b"}, "f")
+    write_part(path, table.cast(schema), embedding_metadata({"pooling": ["mean"]}, fingerprint="f"))
     np.save(path.with_suffix(".npy"), values)
     return path
 
@@ -379,7 +540,7 @@ def test_a_flipped_bit_in_a_page_is_found(large_part: Path, tmp_path: Path, colu
     with pytest.raises(OSError, match="CRC"):
         pq.ParquetFile(path, page_checksum_verification=True).read()
     with pytest.raises(UserError, match=r"flipped\.parquet: damaged") as excinfo:
-        embed.read_rows(path)
+        read_rows(path)
     assert "\n" not in str(excinfo.value)
 
 
@@ -640,7 +801,7 @@ def test_a_missing_shard_is_refused_and_a_plain_one_read(
 
 def test_two_workers_give_the_same_bytes(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
     manifest = embed_records(
-        shard_records(shard), model, tmp_path / "00000.json", **arguments(), device="cpu", workers=2, total=80
+        shard_records(shard), model, tmp_path / "00000.json", **arguments(), machine=Machine(workers=2), total=80
     )
     assert manifest == json.loads((undisturbed / "00000.json").read_text())
     expected = line.snapshot(undisturbed)
@@ -685,6 +846,43 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
         assert not (folder / "00000.json").exists() or len(done) == 48
     assert kills >= 8
     assert_same(folder, tmp_path / "expected")
+
+
+def test_sigterm_ends_a_run_cleanly_and_the_next_goes_on(model: Path, tmp_path: Path, processes: Processes) -> None:
+    rng = random.Random(7)
+    shard = line.write_shard(
+        tmp_path / "00000.fasta.gz", line.random_records(2, [rng.randint(1, 70) for _ in range(96)])
+    )
+    limits = line.limits(2)
+    run(shard, model, tmp_path / "expected", limits=limits)
+    folder = tmp_path / "stopped"
+    stops = 0
+    for goal in range(2, 48, 5):
+        process = processes.start(partial(stoppable, work(shard, model, folder, limits=limits)))
+        deadline = time.monotonic() + 60
+        while process.is_alive() and len(parts(folder)) < goal:
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+        before = parts(folder)
+        begin = time.monotonic()
+        process.terminate()
+        process.join(60)
+        assert time.monotonic() - begin < 10
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 128 + signal.SIGTERM
+        stops += 1
+        assert set(before) <= set(parts(folder))
+        # No temporary file is left, which after a kill there may be.
+        assert set(folder.iterdir()) == set(parts(folder))
+    assert stops >= 5
+    run(shard, model, folder, limits=limits)
+    assert_same(folder, tmp_path / "expected")
+
+
+def stoppable(work: Callable[[], object]) -> None:
+    exit_on_sigterm()
+    work()
 
 
 def test_a_full_disk_keeps_finished_parts_and_more_space_mends_it(

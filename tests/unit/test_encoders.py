@@ -17,9 +17,10 @@ from embedding_line import assert_within_one_ulp, random_sequence
 from embedome.cost import cost_of
 from embedome.encoders.esm2 import rotary_frequencies
 from embedome.encoders.t5 import RelativeBias
-from embedome.engine import Engine, LongPolicy, Sequences
+from embedome.engine import Engine
 from embedome.errors import UserError
 from embedome.models import Model, load_model, model_identity
+from embedome.pieces import LongPolicy, Sequences
 from embedome.tokenizer import load_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -243,7 +244,7 @@ def test_vectors_equal_the_mean_over_residues(pair: Pair, budget: int) -> None:
     engine = Engine(load_model(pair.folder))
     engine.token_budget = budget
     found = engine.embed(join(sequences))
-    assert_within_one_ulp(found.vectors, np.stack([pair.reference.mean(sequence) for sequence in sequences]))
+    assert_within_one_ulp(found.vectors["mean"], np.stack([pair.reference.mean(sequence) for sequence in sequences]))
     assert found.used.tolist() == [len(sequence) for sequence in sequences]
     assert set(found.state.tolist()) == {"embedded"}
     assert not found.skipped.any()
@@ -252,7 +253,7 @@ def test_vectors_equal_the_mean_over_residues(pair: Pair, budget: int) -> None:
 def test_bfloat16_is_near_float32(pair: Pair) -> None:
     sequences = randoms(13, [1, 30, 80, 900])
     exact = np.stack([pair.reference.mean(sequence) for sequence in sequences])
-    found = Engine(load_model(pair.folder), dtype="bfloat16").embed(join(sequences)).vectors.astype(np.float64)
+    found = Engine(load_model(pair.folder), dtype="bfloat16").embed(join(sequences)).vectors["mean"].astype(np.float64)
     error = np.abs(found - exact).max() / np.abs(exact).max()
     assert 1e-4 < error < 0.1  # another precision, not another result
 
@@ -281,7 +282,7 @@ def test_esm2_takes_the_residues_it_was_trained_on(esm2: Path) -> None:
     sequences = randoms(5, [1022, 1023, 1500])
     found = Engine(model).embed(join(sequences))
     reference = esm2_reference(esm2)
-    assert_within_one_ulp(found.vectors, np.stack([reference.mean(sequence[:1022]) for sequence in sequences]))
+    assert_within_one_ulp(found.vectors["mean"], np.stack([reference.mean(sequence[:1022]) for sequence in sequences]))
     assert found.state.tolist() == ["embedded", "truncated", "truncated"]
 
 
@@ -382,7 +383,7 @@ def test_t5_has_no_longest_sequence(t5: Path) -> None:
         model = load_model(t5)
         assert model.max_residues is None
         found = Engine(model, policy=policy).embed(join(sequences))
-        assert_within_one_ulp(found.vectors, expected)
+        assert_within_one_ulp(found.vectors["mean"], expected)
         assert found.used.tolist() == [3, 1200]
         assert found.state.tolist() == ["embedded", "embedded"]
         assert not found.skipped.any()
@@ -496,7 +497,7 @@ def test_a_task_goes_before_the_sequence(tmp_path: Path, task: str) -> None:
     reference = t5_reference(folder).model
     with torch.inference_mode():
         expected = reference(torch.tensor([ids])).last_hidden_state[0, 1:-1].double().mean(0).numpy()
-    assert_within_one_ulp(Engine(model).embed(join([sequence])).vectors, expected[None])
+    assert_within_one_ulp(Engine(model).embed(join([sequence])).vectors["mean"], expected[None])
 
 
 def test_truncation_and_padding_of_a_tokenizer_do_not_reach_the_table(t5: Path) -> None:

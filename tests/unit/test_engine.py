@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
-from embedome.engine import Engine, LongPolicy, Sequences
+from embedome.engine import Engine
 from embedome.errors import UserError
 from embedome.models import load_model
+from embedome.pieces import LongPolicy, Sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -111,7 +112,7 @@ def test_token_types_of_a_checkpoint_are_honoured(model: Path, reference: Huggin
     types.copy_(torch.randn(types.shape, generator=torch.Generator().manual_seed(2)))
     save_file(weights, typed / "model.safetensors", {"format": "pt"})
     sequences = randoms(5, [1, 9, 62])
-    found = make_engine(typed).embed(join(sequences)).vectors
+    found = make_engine(typed).embed(join(sequences)).vectors["mean"]
     assert_within_one_ulp(found, np.stack([HuggingFace(typed).mean(sequence) for sequence in sequences]))
     assert np.abs(found - np.stack([reference.mean(sequence) for sequence in sequences])).max() > 0.1
 
@@ -125,7 +126,7 @@ def test_vectors_equal_the_mean_over_residues(model: Path, reference: HuggingFac
     engine = make_engine(model)
     engine.token_budget = budget
     found = engine.embed(join(sequences))
-    assert_within_one_ulp(found.vectors, np.stack([reference.mean(sequence) for sequence in sequences]))
+    assert_within_one_ulp(found.vectors["mean"], np.stack([reference.mean(sequence) for sequence in sequences]))
     assert found.used.tolist() == [len(sequence) for sequence in sequences]
     assert set(found.state.tolist()) == {"embedded"}
     assert not found.skipped.any()
@@ -157,7 +158,7 @@ def test_vectors_do_not_depend_on_company(
         found = engine.embed(join(sequences))
     finally:
         engine.policy, engine.token_budget = LongPolicy(), 4096
-    assert_within_one_ulp(found.vectors, np.stack([expected(reference, each, *policy) for each in sequences]))
+    assert_within_one_ulp(found.vectors["mean"], np.stack([expected(reference, each, *policy) for each in sequences]))
 
 
 def test_batches_are_dense_and_within_the_budget(model: Path) -> None:
@@ -181,13 +182,13 @@ def test_batches_are_dense_and_within_the_budget(model: Path) -> None:
 
 def test_no_sequences_give_no_vectors(engine: Engine) -> None:
     found = engine.embed(Sequences.join([]))
-    assert found.vectors.shape == (0, 32)
+    assert found.vectors["mean"].shape == (0, 32)
     assert len(found.used) == len(found.state) == len(found.skipped) == 0
 
 
 def test_bfloat16_is_near_float32(model: Path, reference: HuggingFace) -> None:
     sequences = randoms(13, [1, 5, 5, 30, 62, 80])
-    found = Engine(load_model(model), dtype="bfloat16").embed(join(sequences)).vectors.astype(np.float64)
+    found = Engine(load_model(model), dtype="bfloat16").embed(join(sequences)).vectors["mean"].astype(np.float64)
     exact = np.stack([expected(reference, sequence) for sequence in sequences])
     error = np.abs(found - exact).max()
     assert 1e-4 < error < 0.1  # another precision, not another result
@@ -205,7 +206,7 @@ def test_windows_equal_a_loop_over_hugging_face(model: Path, reference: HuggingF
     sequences = randoms(17, lengths)
     found = make_engine(model, "window", overlap).embed(join(sequences))
     assert_within_one_ulp(
-        found.vectors, np.stack([reference.vector(sequence, "window", overlap) for sequence in sequences])
+        found.vectors["mean"], np.stack([reference.vector(sequence, "window", overlap) for sequence in sequences])
     )
     assert found.used.tolist() == lengths
     assert found.state.tolist() == ["windowed" if length > 62 else "embedded" for length in lengths]
@@ -215,7 +216,7 @@ def test_windows_equal_a_loop_over_hugging_face(model: Path, reference: HuggingF
 def test_truncation_uses_the_first_residues(model: Path, reference: HuggingFace) -> None:
     sequences = randoms(19, LENGTHS)
     found = make_engine(model).embed(join(sequences))
-    assert_within_one_ulp(found.vectors, np.stack([reference.mean(sequence[:62]) for sequence in sequences]))
+    assert_within_one_ulp(found.vectors["mean"], np.stack([reference.mean(sequence[:62]) for sequence in sequences]))
     assert found.used.tolist() == [min(length, 62) for length in LENGTHS]
     assert found.state.tolist() == ["truncated" if length > 62 else "embedded" for length in LENGTHS]
     assert not found.skipped.any()
@@ -227,7 +228,9 @@ def test_skipping_leaves_the_others_alone(model: Path, reference: HuggingFace) -
     assert found.skipped.tolist() == [length > 62 for length in LENGTHS]
     assert found.state.tolist() == ["too-long" if length > 62 else "embedded" for length in LENGTHS]
     kept = [sequence for sequence in sequences if len(sequence) <= 62]
-    assert_within_one_ulp(found.vectors[~found.skipped], np.stack([reference.mean(sequence) for sequence in kept]))
+    assert_within_one_ulp(
+        found.vectors["mean"][~found.skipped], np.stack([reference.mean(sequence) for sequence in kept])
+    )
     assert found.used[~found.skipped].tolist() == [len(sequence) for sequence in kept]
     only = make_engine(model, "skip").embed(join(sequences[3:]))
     assert only.skipped.all()
@@ -243,13 +246,13 @@ def test_a_lower_limit_than_the_positions_truncates_and_cuts_windows(model: Path
     sequences = randoms(8, [19, 20, 21, 45, 100])
     truncated = Engine(load_model(model), policy=LongPolicy("truncate", 0, 20)).embed(join(sequences))
     assert truncated.used.tolist() == [19, 20, 20, 20, 20]
-    line.assert_within_one_ulp(truncated.vectors, np.stack([reference.mean(each[:20]) for each in sequences]))
+    line.assert_within_one_ulp(truncated.vectors["mean"], np.stack([reference.mean(each[:20]) for each in sequences]))
 
     windowed = Engine(load_model(model), policy=LongPolicy("window", 0, 20)).embed(join([*sequences[:1], sequences[4]]))
     assert windowed.state.tolist() == ["embedded", "windowed"]
     # Without overlap, and with a length that windows divide, the mean of means is the mean.
     windows = [reference.mean(sequences[4][start : start + 20]) for start in range(0, 100, 20)]
-    line.assert_within_one_ulp(windowed.vectors[1:], np.mean(windows, axis=0)[None])
+    line.assert_within_one_ulp(windowed.vectors["mean"][1:], np.mean(windows, axis=0)[None])
 
 
 @pytest.mark.parametrize("longest", [0, MAX_RESIDUES + 1])
@@ -324,7 +327,9 @@ def test_not_finite_is_skipped_and_spoils_nothing_else(
     assert set(found.state[bad].tolist()) == {"non-finite"}
     good = [i for i in range(len(sequences)) if i not in bad]
     assert not set(found.state[good].tolist()) & {"non-finite", "too-long"}
-    assert_within_one_ulp(found.vectors[good], np.stack([expected(reference, sequences[i], *policy) for i in good]))
+    assert_within_one_ulp(
+        found.vectors["mean"][good], np.stack([expected(reference, sequences[i], *policy) for i in good])
+    )
 
 
 def test_the_largest_half_float_is_kept(model: Path) -> None:
@@ -332,4 +337,162 @@ def test_the_largest_half_float_is_kept(model: Path) -> None:
     spoil(engine, everywhere(65504.0))
     found = engine.embed(join(["AWA", "AAA"]))
     assert not found.skipped.any()
-    assert (found.vectors[0] == 65504).all()
+    assert (found.vectors["mean"][0] == 65504).all()
+
+
+# Layers and poolings
+
+
+def test_every_layer_equals_the_hidden_states_of_hugging_face(model: Path, reference: HuggingFace) -> None:
+    sequences = randoms(31, [1, 7, 62])
+    with torch.inference_mode():
+        states = [
+            reference.model(**reference.tokenizer(each, return_tensors="pt"), output_hidden_states=True).hidden_states
+            for each in sequences
+        ]
+    for layer in range(-3, 3):
+        found = Engine(load_model(model), layer=layer).embed(join(sequences)).vectors["mean"]
+        assert_within_one_ulp(found, np.stack([each[layer][0, 1:-1].double().mean(0).numpy() for each in states]))
+
+
+@pytest.mark.parametrize("layer", [-4, 3])
+def test_a_layer_that_is_not_there_is_refused(model: Path, layer: int) -> None:
+    with pytest.raises(UserError, match=rf"embed\.layer is {layer}; expected 0 .* to 2"):
+        Engine(load_model(model), layer=layer)
+
+
+@pytest.mark.parametrize("budget", [1, 300, 4096])
+def test_several_poolings_at_once(model: Path, reference: HuggingFace, budget: int) -> None:
+    sequences = randoms(37, [1, 2, 5, 5, 5, 40, 62, 62, 80])
+    engine = Engine(load_model(model), poolings=("max", "mean", "first"))
+    engine.token_budget = budget
+    found = engine.embed(join(sequences)).vectors
+    states = [reference.hidden(sequence[:62]) for sequence in sequences]
+    assert list(found) == ["max", "mean", "first"]
+    assert_within_one_ulp(found["mean"], np.stack([each[1:-1].astype(np.float64).mean(0) for each in states]))
+    assert_within_one_ulp(found["max"], np.stack([each[1:-1].max(0) for each in states]))
+    assert_within_one_ulp(found["first"], np.stack([each[0] for each in states]))
+
+
+@pytest.mark.parametrize("overlap", [0, 20])
+def test_poolings_of_windows(model: Path, reference: HuggingFace, overlap: int) -> None:
+    sequences = randoms(41, [150, 3, 62, 63, 124])
+    engine = Engine(load_model(model), policy=LongPolicy("window", overlap), poolings=("max", "first"))
+    found = engine.embed(join(sequences)).vectors
+    stride = 62 - overlap
+    for row, sequence in enumerate(sequences):
+        starts = [*range(0, max(len(sequence) - 62, 0), stride), max(len(sequence) - 62, 0)]
+        states = [reference.hidden(sequence[start : start + 62]) for start in starts]
+        assert_within_one_ulp(found["max"][row], np.max([each[1:-1].max(0) for each in states], axis=0))
+        assert_within_one_ulp(found["first"][row], states[0][0])
+
+
+# Vectors of residues
+
+
+@pytest.mark.parametrize("budget", [1, 200, 4096])
+@pytest.mark.parametrize(("policy", "overlap"), [("truncate", 0), ("window", 0), ("window", 17), ("skip", 0)])
+def test_residues_equal_hugging_face(
+    model: Path, reference: HuggingFace, budget: int, policy: str, overlap: int
+) -> None:
+    sequences = randoms(43, [80, 1, 9, 9, 62, 63, 9, 150])
+    engine = Engine(load_model(model), policy=LongPolicy(policy, overlap), per_residue=True)
+    engine.token_budget = budget
+    found = engine.embed(join(sequences))
+    assert len(found.residues) == len(sequences)
+    for sequence, states, skipped in zip(sequences, found.residues, found.skipped, strict=True):
+        if skipped:
+            assert states.shape == (0, 32)
+            continue
+        exact = reference.residues(sequence, policy, overlap)
+        assert_within_one_ulp(states, exact)
+    plain = Engine(load_model(model), policy=LongPolicy(policy, overlap))
+    plain.token_budget = budget
+    vectors = plain.embed(join(sequences))
+    assert np.array_equal(vectors.vectors["mean"], found.vectors["mean"])
+    assert vectors.residues is None
+
+
+def test_a_residue_that_is_not_finite_skips_its_sequence(model: Path) -> None:
+    engine = Engine(load_model(model), poolings=("first",), per_residue=True)
+    spoil(engine, one_residue(float("nan")))
+    found = engine.embed(join(["AAA", "AWA"]))
+    assert found.state.tolist() == ["embedded", "non-finite"]
+
+
+# Memory
+
+
+def limit_memory(engine: Engine, tokens: int, error: type[RuntimeError] = torch.OutOfMemoryError) -> list[int]:
+    """Let batches of more tokens fail; the sizes of all that were tried."""
+    tried: list[int] = []
+    encode = engine.encoder
+
+    def limited(batch: torch.Tensor) -> torch.Tensor:
+        tried.append(batch.numel())
+        if batch.numel() > tokens:
+            raise error("can't allocate memory: you tried to allocate too much")
+        return encode(batch)
+
+    engine.encoder = limited
+    return tried
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_batches_shrink_until_they_fit(model: Path, error: type[RuntimeError]) -> None:
+    sequences = randoms(47, [20] * 50 + [7] * 31 + [62])
+    expected = make_engine(model).embed(join(sequences))
+    engine = make_engine(model)
+    tried = limit_memory(engine, 100, error)
+    found = engine.embed(join(sequences))
+    assert not found.skipped.any()
+    assert np.array_equal(found.vectors["mean"], expected.vectors["mean"])
+    assert 50 <= engine.token_budget <= 100
+    failed = sum(size > 100 for size in tried)
+    assert failed <= 5  # halved, from 50 * 22 tokens
+    engine.embed(join(sequences))
+    assert sum(size > 100 for size in tried) == failed  # the budget that worked is remembered
+
+
+def test_a_sequence_that_does_not_fit_is_skipped_alone(model: Path) -> None:
+    sequences = randoms(53, [62, 40, 62, 5, 5, 10])
+    engine = make_engine(model)
+    limit_memory(engine, 50)
+    found = engine.embed(join(sequences))
+    assert found.state.tolist() == ["out-of-memory", "embedded", "out-of-memory", *["embedded"] * 3]
+    assert found.skipped.tolist() == [True, False, True, False, False, False]
+    expected = make_engine(model).embed(join(sequences)).vectors["mean"]
+    assert np.array_equal(found.vectors["mean"][~found.skipped], expected[~found.skipped])
+
+
+def test_one_window_too_many_skips_its_sequence(model: Path) -> None:
+    sequences = randoms(59, [100, 20])
+    engine = make_engine(model, "window", 0)
+    limit_memory(engine, 30)
+    assert engine.embed(join(sequences)).state.tolist() == ["out-of-memory", "embedded"]
+
+
+def test_another_error_of_the_device_is_not_taken_for_memory(model: Path) -> None:
+    engine = make_engine(model)
+
+    def broken(tokens: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("device-side assert triggered")
+
+    engine.encoder = broken
+    with pytest.raises(RuntimeError, match="device-side"):
+        engine.embed(join(["ACD"]))
+
+
+def test_each_attempt_halves_the_budget(model: Path) -> None:
+    budgets = [Engine(load_model(model), attempt=attempt).token_budget for attempt in (1, 2, 3, 40)]
+    assert budgets == [4096, 2048, 1024, 1]
+
+
+# Half precision
+
+
+def test_float16_is_near_float32(model: Path, reference: HuggingFace) -> None:
+    sequences = randoms(61, [1, 5, 30, 62])
+    found = Engine(load_model(model), dtype="float16").embed(join(sequences)).vectors["mean"].astype(np.float64)
+    error = np.abs(found - np.stack([expected(reference, sequence) for sequence in sequences])).max()
+    assert 1e-5 < error < 0.02

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import files, merge
-from embedome.embed import Settings
 from embedome.errors import UserError
-from embedome.format import vector_array, write_part
+from embedome.format import embedding_metadata, vector_array, write_part
+from embedome.settings import Settings
 from embedome.split import SplitPlan
 
 SHARDS = {"val": 1, "test": 1, "train": 3}
@@ -353,7 +353,7 @@ def forge(part: Path, change: Callable[[pa.Table], pa.Table], *, counts: bool = 
     schema = file.schema_arrow.remove_metadata()
     changed = change(file.read().replace_schema_metadata(None)).cast(schema)
     part.unlink()
-    write_part(part, changed, pa.Table.from_pylist([], merge.SKIPPED), about["provenance"], about["fingerprint"])
+    write_part(part, changed, embedding_metadata(about["provenance"], fingerprint=about["fingerprint"]))
     manifest = json.loads(manifest_of(part).read_text())
     entry = next(entry for entry in manifest["parts"] if entry["file"] == part.name)
     entry.update(sha256=hashlib.sha256(part.read_bytes()).hexdigest(), bytes=part.stat().st_size)
@@ -568,7 +568,7 @@ def test_an_alien_manifest_is_named(own: Line) -> None:
     assert message.startswith(f"{alien}: not one of the shards")
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"format": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"format": 3}'])
 def test_what_is_no_manifest_is_named(own: Line, text: str) -> None:
     own.manifest("train", 1).write_text(text)
     message = fault_of(own)

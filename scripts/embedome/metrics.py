@@ -1,0 +1,101 @@
+"""What a shard cost: seconds by stage, residues and operations per second, memory."""
+
+import json
+import os
+import resource
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from embedome.files import atomic_path
+
+if TYPE_CHECKING:
+    from embedome.engine import Engine
+
+READING, DEVICE, WRITING = "reading", "device", "writing"
+Item = TypeVar("Item")
+
+
+class Clock:
+    """Seconds spent in each stage, which may run at the same time, in threads; and what was done on the device."""
+
+    def __init__(self) -> None:
+        self.residues = self.operations = 0
+        self.started = time.perf_counter()
+        self.seconds: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Count the block's time towards a stage."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.seconds[stage] += time.perf_counter() - begin
+
+    def items(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items on, counting the time it takes to get them."""
+        iterator = iter(items)
+        while True:
+            with self.time(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def read(self) -> dict[str, float]:
+        """Seconds by stage, and in total so far."""
+        total = time.perf_counter() - self.started
+        return {stage: round(self.seconds[stage], 4) for stage in (READING, DEVICE, WRITING)} | {
+            "total": round(total, 4)
+        }
+
+
+def write_metrics(path: str | os.PathLike, manifest: dict[str, Any], clock: Clock, engine: "Engine | None") -> None:
+    """Write a shard's row of metrics, one line of JSON.
+
+    Parameters
+    ----------
+    path : path
+    manifest : dict
+        The shard's.
+    clock : Clock
+    engine : Engine, optional
+        What embedded it; None where all parts were there already, and nothing was run.
+    """
+    row: dict[str, Any] = {key: manifest[key] for key in ("shard", "sequences", "residues")}
+    row |= {"parts": len(manifest["parts"]), "seconds": clock.read()}
+    row["peak_memory_bytes"] = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if engine:
+        row |= speed(engine, clock)
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+
+def speed(engine: "Engine", clock: Clock) -> dict[str, Any]:
+    """Rates over the seconds that an engine ran, with the device's peak at a large matrix product beside them."""
+    import torch
+
+    from embedome.bench import gemm_peak
+
+    seconds = clock.seconds[DEVICE]
+    peak = gemm_peak(engine.device, engine.dtype)
+    rates = {
+        "device": torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu",
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "token_budget": engine.token_budget,
+        "residues_embedded": clock.residues,
+        "residues_per_second": round(clock.residues / seconds, 1),
+        "flop_per_second": round(clock.operations / seconds),
+        "gemm_peak_flop_per_second": round(peak),
+        "fraction_of_gemm_peak": round(clock.operations / seconds / peak, 4),
+    }
+    if engine.device.type == "cuda":
+        rates["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return rates

@@ -1,0 +1,202 @@
+"""The parts of a shard: what goes into one, what it is written as, and whether it is there already.
+
+A part is final when it is written. One that has the fingerprint it would be written with is left alone.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.cost import PICOSECONDS
+from embedome.engine import Embedded
+from embedome.errors import UserError
+from embedome.files import file_sha256, glob_escape, json_sha256
+from embedome.format import (
+    KEYS,
+    SKIPPED,
+    describe_file,
+    embedding_metadata,
+    embedding_schema,
+    part_info,
+    read_rows,
+    residue_schema,
+    residues_array,
+    residues_path,
+    vector_array,
+    vector_columns,
+    write_part,
+    write_residues,
+)
+from embedome.headers import parse_description
+from embedome.records import Record, refget_digest
+from embedome.settings import PartLimits
+
+log = logging.getLogger(__name__)
+
+# Residues of a part at most, whatever its predicted time, and bytes of its residues' vectors, where they are written
+# (4 for each number, as windows are averaged in float32): what bounds memory.
+PART_RESIDUES = 256 << 20
+PART_RESIDUE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part to embed: its records and the fingerprint of all that goes into it."""
+
+    path: Path
+    records: list[Record]
+    provenance: dict[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a part was embedded to."""
+
+    embedded: Embedded
+    recomputed: list[str]
+    """Ids whose vectors were not finite and were made anew in float32."""
+
+
+def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
+    """Digest of all that goes into a part: provenance, and ids, descriptions and sequences."""
+    content = hashlib.sha256()
+    for record in records:
+        content.update(b"%s\n%s\n%s\n" % (record.id.encode(), record.description.encode(), record.sequence))
+    return json_sha256({"provenance": provenance, "content": content.hexdigest()})
+
+
+def most_residues(provenance: Mapping[str, Any], dimension: int) -> int:
+    """Residues of a part at most, from what it holds of each."""
+    if not provenance["per_residue"]:
+        return PART_RESIDUES
+    return min(PART_RESIDUES, PART_RESIDUE_BYTES // (4 * dimension))
+
+
+def cut_parts(records: Iterable[Record], limits: PartLimits, most: int) -> Iterator[list[Record]]:
+    """Cut records into parts of bounded number, predicted time and residues; each has one record at least."""
+
+    @cache
+    def cost_of(length: int) -> int:
+        return int(limits.cost.picoseconds(np.array([length]))[0])
+
+    rows: list[Record] = []
+    cost = residues = 0
+    for record in records:
+        length = len(record.sequence)
+        full = (
+            len(rows) == limits.sequences
+            or cost + cost_of(length) > limits.seconds * PICOSECONDS
+            or residues + length > most
+        )
+        if rows and full:
+            yield rows
+            rows, cost, residues = [], 0, 0
+        rows.append(record)
+        cost += cost_of(length)
+        residues += length
+    if rows:
+        yield rows
+
+
+def is_written(part: Part) -> bool:
+    """Whether the part's files are there, whole and of the same fingerprint."""
+    try:
+        info = part_info(part.path)
+        if info.fingerprint != part.fingerprint:
+            return False
+        read_rows(part.path)
+    except UserError:
+        return False
+    residues = residues_path(part.path)
+    return info.residues_sha256 is None or (residues.is_file() and file_sha256(residues) == info.residues_sha256)
+
+
+def write(part: Part, result: Written) -> None:
+    """Write a part's files, the one that makes it final last."""
+    embedded = result.embedded
+    kept = np.flatnonzero(~embedded.skipped)
+    table, skipped = part_tables(part, embedded)
+    digest = None
+    if embedded.residues is not None:
+        dimension = next(iter(embedded.vectors.values())).shape[1]
+        states = residues_array([embedded.residues[index] for index in kept], dimension)
+        rows = pa.table([table["id"], table["digest"], states], schema=residue_schema(dimension))
+        write_residues(residues_path(part.path), rows, part.provenance)
+        digest = file_sha256(residues_path(part.path))
+    metadata = embedding_metadata(part.provenance, skipped, part.fingerprint, result.recomputed, digest)
+    write_part(part.path, table, metadata)
+
+
+def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
+    """The rows of a part and its table of skipped sequences."""
+    headers = [parse_description(record.description) for record in part.records]
+    columns = vector_columns(part.provenance["pooling"])
+    vectors = {columns[name]: vector_array(matrix) for name, matrix in embedded.vectors.items()}
+    schema = embedding_schema(next(iter(embedded.vectors.values())).shape[1], part.provenance["pooling"])
+    table = pa.table(
+        {
+            "id": [record.id for record in part.records],
+            "digest": [refget_digest(record.sequence) for record in part.records],
+            "length": pa.array([len(record.sequence) for record in part.records], pa.int32()),
+            "n_residues_used": embedded.used,
+            "state": embedded.state.astype(object),
+            "taxid": pa.array([header.taxid for header in headers], pa.int32()),
+            "n_members": pa.array([header.n_members for header in headers], pa.int32()),
+            **vectors,
+        }
+    )
+    skipped = table.filter(embedded.skipped).rename_columns({"state": "reason"})
+    return table.filter(~embedded.skipped).cast(schema), skipped.select(SKIPPED.names).cast(SKIPPED)
+
+
+def part_entry(part: Part) -> dict[str, Any]:
+    """Read a written part back and describe it.
+
+    Raises
+    ------
+    UserError
+        Where it does not hold each of the part's sequences once, embedded or skipped.
+    """
+    rows = read_rows(part.path, ["id", "state"])
+    ids = rows["id"].to_pylist()
+    info = part_info(part.path)
+    if sorted([*ids, *(row["id"] for row in info.skipped)]) != sorted(record.id for record in part.records):
+        raise UserError(f"{part.path}: its ids are not those of the shard; delete it and run again")
+    return {
+        **describe_file(part.path, len(rows), ids),
+        "fingerprint": part.fingerprint,
+        "sequences": len(part.records),
+        "residues": sum(len(record.sequence) for record in part.records),
+        "states": dict(Counter(rows["state"].to_pylist())),
+        "skipped": dict(Counter(row["reason"] for row in info.skipped)),
+        "recomputed": len(info.recomputed),
+        "per_residue": residues_entry(part, info.residues_sha256, ids),
+    }
+
+
+def residues_entry(part: Part, sha256: str | None, ids: list[str]) -> dict[str, Any] | None:
+    """The line of a part's file of residues' vectors, where it has one."""
+    if sha256 is None:
+        return None
+    path = residues_path(part.path)
+    if read_rows(path, KEYS.names)["id"].to_pylist() != ids:
+        raise UserError(f"{path}: its ids are not those of {part.path.name}; delete both and run again")
+    return {"file": path.name, "rows": len(ids), "bytes": path.stat().st_size, "sha256": sha256}
+
+
+def remove_other_parts(manifest: Path, names: set[str]) -> None:
+    """Remove parts of the shard that an earlier configuration cut differently, or with more in them."""
+    stem = f"{glob_escape(manifest.stem)}-?????"
+    for pattern in (f"{stem}.parquet", f"{stem}.residues.parquet"):
+        for path in manifest.parent.glob(pattern):
+            if path.name not in names:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""What becomes of hidden states: pooled vectors, and the states of each residue.
+
+Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of each, D dimension.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedome.format import FIRST, MAX, MEAN
+from embedome.pieces import Pieces, Sequences
+
+
+class PooledVectors:
+    """Pooled hidden states of pieces, kept on the device until all are there.
+
+    Every piece has a row of its own, so that nothing depends on the order in which batches are run.
+
+    Parameters
+    ----------
+    poolings : sequence of str
+        Of `format.POOLINGS`. ``mean`` and ``max`` are over residues, ``first`` is the token before them.
+    pieces : Pieces
+    dimension : int
+    device : torch.device
+    """
+
+    def __init__(self, poolings: Sequence[str], pieces: Pieces, dimension: int, device: torch.device) -> None:
+        self.counts = pieces.counts
+        self.rows = {name: torch.zeros(len(pieces.start), dimension, device=device) for name in poolings}
+
+    def add(self, batch: Tensor, tokens: Tensor, residues: Tensor, weights: Tensor | None) -> None:
+        """Pool the hidden states of a batch, in float32.
+
+        Parameters
+        ----------
+        batch : torch.Tensor, dtype=int64, shape=(B,)
+            Which pieces.
+        tokens, residues : torch.Tensor, shapes=(B, T, D), (B, L, D)
+            Hidden states of all tokens and of the residues among them.
+        weights : torch.Tensor, dtype=float32, shape=(B, L), optional
+            Of residues in a mean; 1 where not given.
+        """
+        for name, rows in self.rows.items():
+            if name == MAX:
+                rows[batch] = residues.amax(1).float()
+            elif name == FIRST:
+                rows[batch] = tokens[:, 0].float()
+            elif weights is None:
+                rows[batch] = residues.sum(1, dtype=torch.float32)
+            else:
+                rows[batch] = torch.einsum("bld,bl->bd", residues.float(), weights)
+
+    def vectors(self, used: np.ndarray) -> dict[str, np.ndarray]:
+        """Vectors of sequences, float16 [n, D], by pooling; what overflows float16 is infinite.
+
+        Parameters
+        ----------
+        used : numpy.ndarray, shape=(n,)
+            Residues that a mean is over.
+        """
+        return {name: self.join(name, rows, used).half().cpu().numpy() for name, rows in self.rows.items()}
+
+    def join(self, name: str, rows: Tensor, used: np.ndarray) -> Tensor:
+        """Make one row of each sequence's pieces, float32 [n, D]."""
+        if len(self.counts) != len(rows) or (self.counts != 1).any():
+            counts = torch.from_numpy(self.counts).to(rows.device)
+            if name == FIRST:
+                rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # for sequences without any piece
+                rows = rows[(counts.cumsum(0) - counts).clamp(max=len(rows) - 1)]
+            else:
+                # In the pieces' order; adding up by index would be in any order on a GPU.
+                rows = torch.segment_reduce(rows, "max" if name == MAX else "sum", lengths=counts, unsafe=True)
+        if name == MEAN:
+            rows = rows / torch.from_numpy(np.maximum(used, 1)).to(rows.device, torch.float32)[:, None]
+        return rows
+
+
+class ResidueStates:
+    """Hidden states of residues, collected in the host's memory in the order of the sequences.
+
+    Parameters
+    ----------
+    sequences : Sequences
+    pieces : Pieces
+    used : numpy.ndarray, dtype=int64, shape=(n,)
+        Residues used of each sequence.
+    dimension : int
+    """
+
+    def __init__(self, sequences: Sequences, pieces: Pieces, used: np.ndarray, dimension: int) -> None:
+        self.offsets = np.concatenate([[0], np.cumsum(np.where(pieces.counts > 0, used, 0))])
+        self.windowed = bool((pieces.counts > 1).any())
+        dtype = torch.float32 if self.windowed else torch.float16
+        self.states = torch.zeros(int(self.offsets[-1]), dimension, dtype=dtype)
+        self.start = self.offsets[pieces.owner] + pieces.start - sequences.offsets[pieces.owner]
+        self.waiting: tuple[Tensor, Tensor, torch.cuda.Event | None] | None = None
+
+    def add(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> None:
+        """Take the hidden states [B, L, D] of some pieces; on a GPU they arrive while the next batch is running."""
+        rows = torch.from_numpy(self.start[batch][:, None] + np.arange(residues.shape[1])).flatten()
+        if self.windowed:
+            residues = residues.float() if weights is None else residues.float() * weights[:, :, None]
+        else:
+            residues = residues.half()
+        on_gpu = residues.device.type == "cuda"
+        host, event = residues, None
+        if on_gpu:
+            host = torch.empty(residues.shape, dtype=residues.dtype, pin_memory=True)
+            host.copy_(residues, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self.settle()
+        self.waiting = rows, host.flatten(0, 1), event
+        if not on_gpu:
+            self.settle()
+
+    def settle(self) -> None:
+        """Put what has arrived in its place."""
+        if self.waiting is None:
+            return
+        rows, states, event = self.waiting
+        self.waiting = None
+        if event is not None:
+            event.synchronize()
+        if self.windowed:
+            self.states.index_add_(0, rows, states)
+        else:
+            self.states[rows] = states
+
+    def finish(self) -> list[np.ndarray]:
+        """The states of each sequence, n times float16 [residues used, D]."""
+        self.settle()
+        states = self.states.half().numpy()
+        return [states[begin:end] for begin, end in pairwise(self.offsets.tolist())]
