@@ -77,6 +77,28 @@ def test_embed_prints_an_account_that_adds_up_and_leaves_only_the_file(made, rec
     assert sorted(each.name for each in path.parent.iterdir()) == ["in.fasta", "out.parquet"]
 
 
+def test_residues_a_layer_and_two_poolings(model, records, tmp_path):
+    (tmp_path / "in.fasta").write_text(fasta_text(records))
+    options = ["--layer", 1, "--pooling", "max", "mean", "--per-residue", "--workers", 2]
+    result = embedome("embed", tmp_path / "in.fasta", "-m", model, "-o", tmp_path / "out.parquet", *options)
+    assert result.returncode == 0, result.stderr
+    total = sum(len(sequence) for _, sequence in records)
+    assert f"vectors of {total:,} residues will take up to 0.0 GB" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "out.parquet", "out.residues.parquet"]
+    rows = duckdb.sql(f"select id, embedding, embedding_mean, state from '{tmp_path}/out.parquet'").fetchall()
+    residues = dict(duckdb.sql(f"select id, residue_embeddings from '{tmp_path}/out.residues.parquet'").fetchall())
+    assert sorted(residues) == sorted(name for name, *_, state in rows if state != "duplicate")
+    reference, sequences = HuggingFace(model), dict(records)
+    for name, maximum, mean, state in rows:
+        inputs = reference.tokenizer(sequences[name][:MAX_RESIDUES], return_tensors="pt")
+        with torch.inference_mode():
+            states = reference.model(**inputs, output_hidden_states=True).hidden_states[1][0, 1:-1].numpy()
+        assert_within_one_ulp(np.array(maximum, np.float16), states.max(0))
+        assert_within_one_ulp(np.array(mean, np.float16), states.astype(np.float64).mean(0))
+        if state != "duplicate":
+            assert_within_one_ulp(np.array(residues[name], np.float16), states)
+
+
 def test_two_workers_give_the_same_bytes(made, model, tmp_path):
     path, _ = made
     out = tmp_path / "two.parquet"

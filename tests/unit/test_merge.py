@@ -16,12 +16,14 @@ from pathlib import Path
 import dask.dataframe as dd
 import embedding_line as line
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import files, merge
+from embedome.dataset import open_dataset
 from embedome.errors import UserError
 from embedome.format import embedding_metadata, vector_array, write_part
 from embedome.settings import Settings
@@ -330,13 +332,13 @@ def fault_of(own: Line, **arguments: object) -> str:
     return str(excinfo.value)
 
 
-def follow_advice(own: Line, model: Path, message: str) -> None:
+def follow_advice(own: Line, model: Path, message: str, settings: Settings | None = None) -> None:
     """Do what messages say, until the merge is through."""
     for _ in range(4):
         command = re.search(r"(rm -f '.*) and run again$", message)
         assert command, message
         subprocess.run(command[1], shell=True, check=True)
-        own.embed(model)
+        own.embed(model, settings)
         try:
             own.merge()
         except UserError as error:
@@ -661,3 +663,77 @@ def test_a_crash_between_the_two_renames_is_mended(own: Line, merged: Line, monk
     own.merge()
     assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
     assert not list(own.folder.glob(".*"))
+
+
+# Vectors of residues and several poolings
+
+
+@pytest.fixture(scope="module")
+def rich(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """A line with two vectors a row and the residues' vectors; read only."""
+    made = line.prepare(tmp_path_factory.mktemp("rich") / "line", RECORDS, SHARDS, PLAN)
+    made.embed(model, Settings(pooling=("mean", "max"), per_residue=True))
+    made.merge()
+    return made
+
+
+def test_residues_lie_beside_the_rows(rich: Line, reference: HuggingFace) -> None:
+    first, sequences = canonical(), dict(RECORDS)
+    splits = dict(line.rows(rich.folder / "splits.parquet", "id, split"))
+    files = rich.dataset / "_residues" / "split=*" / "*.parquet"
+    found = line.rows(files, "id, digest, residue_embeddings, split")
+    assert sorted(row[0] for row in found) == sorted(set(first.values()))
+    digests = dict(table(rich, "id, digest"))
+    for name, digest, states, split in found:
+        assert (digest, split) == (digests[name], splits[name])
+        assert_within_one_ulp(np.array(states, np.float16), reference.residues(sequences[name]))
+    listed = json.loads((rich.dataset / "_manifest.json").read_text())["splits"]
+    for split, entry in listed.items():
+        assert len(entry["residues"]) == len([each for each in entry["files"] if "/part-" in each["file"]]), split
+        for file in entry["residues"]:
+            path = rich.dataset / file["file"]
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
+            assert pq.read_metadata(path).num_rows == file["rows"]
+
+
+def test_duplicates_have_both_vectors_and_the_rows_are_as_without_residues(rich: Line, merged: Line) -> None:
+    found = {name: rest for name, *rest in table(rich, "id, embedding, embedding_max, state")}
+    for name, canonical_name in canonical().items():
+        assert found[name][:2] == found[canonical_name][:2]
+    assert {name: rest[0] for name, rest in found.items()} == dict(table(merged, "id, embedding"))
+    frame = pd.read_parquet(rich.dataset)  # the folder of residues does not get in the way
+    assert len(frame) == len(RECORDS)
+
+
+def test_open_dataset_gives_residues_and_each_pooling(rich: Line, merged: Line, reference: HuggingFace) -> None:
+    data, first, sequences = open_dataset(rich.dataset), canonical(), dict(RECORDS)
+    ids = random.Random(1).sample(sorted(first), 30)
+    assert any(first[name] != name for name in ids)
+    for name, states, mean, maximum in zip(
+        ids, data.residues(ids), data.get(ids), data.get(ids, pooling="max"), strict=True
+    ):
+        exact = reference.residues(sequences[name])
+        assert_within_one_ulp(states, exact)
+        assert_within_one_ulp(mean, exact.mean(0))
+        assert_within_one_ulp(maximum, exact.max(0))
+    assert data.to_dask(pooling="max").compute(scheduler="synchronous").shape == (len(RECORDS), 32)
+    with pytest.raises(UserError, match="no vectors of pooling 'first'; there are mean, max"):
+        data.get(ids, pooling="first")
+    with pytest.raises(UserError, match="no vectors of residues; embed with per_residue"):
+        open_dataset(merged.dataset).residues(ids)
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_a_damaged_file_of_residues_is_named_and_can_be_mended(
+    rich: Line, model: Path, tmp_path: Path, damage: str
+) -> None:
+    own = rich.copy(tmp_path / "line")
+    path = sorted((own.folder / "embeddings" / "train").glob("*.residues.parquet"))[1]
+    if damage == "missing":
+        path.unlink()
+    else:
+        line.flip(path, path.stat().st_size // 2)
+    message = fault_of(own)
+    assert path.name in message
+    follow_advice(own, model, message, Settings(pooling=("mean", "max"), per_residue=True))
+    assert line.snapshot(own.dataset) == line.snapshot(rich.dataset)
