@@ -67,7 +67,7 @@ def operations(encoder: "nn.Module") -> tuple[int, int]:
     return linear, 4 * sum(module.in_features for name, module in matrices if name.endswith("attention_out"))
 
 
-def cost_of(encoder: "nn.Module", longest: int | None, device: str) -> CostModel:
+def cost_of(encoder: "nn.Module", longest: int | None, flops: float) -> CostModel:
     """Cost model of an encoder, from its size.
 
     Parameters
@@ -76,9 +76,8 @@ def cost_of(encoder: "nn.Module", longest: int | None, device: str) -> CostModel
         One of `embedome.encoders`.
     longest : int, optional
         As in `CostModel`.
-    device : str
-        ``cpu`` or ``cuda``.
+    flops : float
+        Floating-point operations per second that the device sustains.
     """
     linear, quadratic = operations(encoder)
-    flops = SUSTAINED_FLOPS[device]
     return CostModel(linear / flops, quadratic / flops, longest)

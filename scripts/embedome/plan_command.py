@@ -1,0 +1,169 @@
+"""The commands `embedome bench` and `embedome plan`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedome.lengths import Lengths
+
+PLAN_EPILOG = """\
+The cost of a sequence comes from --bench, a file of `embedome bench`, or else from the model's size and --flops, the
+floating-point operations per second that the device is taken to sustain.
+"""
+
+
+def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `bench`."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure how fast this machine embeds with a model, and the cost of a sequence",
+        description="Measure the peak of the device at a large matrix product, and the engine by length of sequence. "
+        "The cost it prints goes into config.yaml; with --out the whole result is kept for `embedome plan`.",
+    )
+    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory")
+    parser.add_argument("-o", "--out", metavar="FILE", help="JSON file for the result")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: the GPU, if any")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: float32"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long to measure (default: 30)")
+    parser.add_argument("--fasta", nargs="+", metavar="FILE", help="take lengths from here (default: as in UniRef50)")
+    parser.set_defaults(run=run_bench)
+
+
+def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `plan`."""
+    parser = commands.add_parser(
+        "plan",
+        help="predict device hours, jobs and disk of a run",
+        description="Predict device hours, wall-clock time, jobs and disk of a run, before anything runs.",
+        epilog=PLAN_EPILOG,
+    )
+    parser.add_argument(
+        "-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory; needs no weights"
+    )
+    parser.add_argument("--bench", metavar="FILE", help="what `embedome bench` measured on the device")
+    parser.add_argument("--flops", type=float, metavar="N", help="operations per second of a device, e.g. 4e14")
+    lengths = parser.add_mutually_exclusive_group()
+    lengths.add_argument("--fasta", nargs="+", metavar="FILE", help="the sequences")
+    lengths.add_argument("--catalog", metavar="DIR", help="the filtered sequences of a run, results/catalog")
+    lengths.add_argument("--uniref50", type=int, metavar="N", help="so many sequences as in UniRef50 (default: all)")
+    parser.add_argument(
+        "--max-residues", type=int, metavar="N", help="longer sequences are cut (default: by the model)"
+    )
+    parser.add_argument("--poolings", type=int, default=1, metavar="N", help="vectors of a sequence (default: 1)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices that work at once (default: 1)")
+    parser.add_argument("--minutes", type=float, default=30.0, metavar="M", help="length of a job, about (default: 30)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run_plan)
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    import torch
+
+    from embedome.bench import bench
+    from embedome.engine import Engine
+    from embedome.errors import UserError
+    from embedome.files import write_json
+    from embedome.lengths import fasta_lengths, uniref50_lengths
+    from embedome.models import load_model, model_identity
+
+    if not options.seconds > 0:
+        raise UserError(f"--seconds is {options.seconds:g}; expected more than 0")
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = Engine(load_model(options.model), device=device, dtype=options.dtype)
+    lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
+    found = bench(engine, lengths, options.seconds)
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread"
+    about = {
+        "model": model_identity(options.model),
+        "device": name,
+        "dtype": options.dtype,
+        "torch": torch.__version__,
+        "token_budget": engine.token_budget,
+    }
+    if options.out:
+        write_json(options.out, about | found)
+    print_bench(about, found)
+
+
+def print_bench(about: dict[str, Any], found: dict[str, Any]) -> None:
+    """Print a bench result: a table, and the cost as in config.yaml."""
+    print(f"{about['model']['name']} on {about['device']}, {about['dtype']}, torch {about['torch']}")
+    print(f"large matrix product: {found['gemm_peak_flop_per_second'] / 1e9:,.1f} GFLOP/s")
+    print(f"{'residues':>14}  {'ms/sequence':>12}  {'residues/s':>12}  {'of the peak':>11}")
+    for length, row in [*found["by_length"].items(), ("distribution", found["distribution"])]:
+        print(
+            f"{length:>14}  {1e3 * row['seconds_per_sequence']:12,.3f}  {row['residues_per_second']:12,.0f}  "
+            f"{row['fraction_of_gemm_peak']:11.0%}"
+        )
+    cost = found["cost"]
+    longest = "null" if cost["longest"] is None else cost["longest"]
+    print(f"cost:\n  linear: {cost['linear']:.3e}\n  quadratic: {cost['quadratic']:.3e}\n  longest: {longest}")
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Predict and print."""
+    from dataclasses import replace
+
+    from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of
+    from embedome.errors import UserError
+    from embedome.files import read_json
+    from embedome.models import empty_model
+    from embedome.pieces import NO_LIMIT, LongPolicy
+    from embedome.plan import Job, make_plan
+
+    for name in ("poolings", "devices", "minutes"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name} is {getattr(options, name)}; expected more than 0")
+    model = empty_model(options.model)
+    longest = LongPolicy(max_residues=options.max_residues).longest(model)
+    flops = options.flops or SUSTAINED_FLOPS["cuda"]
+    basis = f"{flops:.3g} operations per second" + (
+        "" if options.flops else ", a guess for a data centre's GPU: see --flops"
+    )
+    cost = cost_of(model.encoder, None, flops)
+    if options.bench:
+        found = read_json(options.bench)
+        if not isinstance(found, dict) or "cost" not in found:
+            raise UserError(f"{options.bench}: not a file of `embedome bench`")
+        cost, basis = CostModel(**found["cost"]), f"measured on {found['device']}, {found['dtype']}"
+    cost = replace(cost, longest=None if longest == NO_LIMIT else longest)
+    job = Job(read_lengths(options), cost, model.encoder.dimension, options.poolings, options.devices, options.minutes)
+    plan = make_plan(job) | {"basis": basis}
+    print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
+
+
+def read_lengths(options: argparse.Namespace) -> "Lengths":
+    """The sequences' lengths, from wherever the user said."""
+    from embedome.errors import UserError
+    from embedome.lengths import UNIREF50_SEQUENCES, catalog_lengths, fasta_lengths, uniref50_lengths
+
+    if options.fasta:
+        return fasta_lengths(options.fasta)
+    if options.catalog:
+        return catalog_lengths(Path(options.catalog))
+    if options.uniref50 is not None and options.uniref50 < 1:
+        raise UserError(f"--uniref50 is {options.uniref50}; expected 1 or more")
+    return uniref50_lengths(options.uniref50 or UNIREF50_SEQUENCES)
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """A plan as a table for people."""
+    used = f"{plan['residues_used']:,} of {plan['residues']:,}"
+    rows = [
+        ("sequences", f"{plan['sequences']:,}"),
+        ("residues used", used),
+        ("cost", plan["basis"]),
+        ("device hours", f"{plan['device_hours']:,.2f}"),
+        ("shards", f"{plan['shards']:,} of {plan['minutes_per_shard']:,.1f} minutes"),
+        ("wall-clock hours", f"{plan['wall_clock_hours']:,.2f} on {plan['devices']:,} devices"),
+        ("data set", f"{plan['bytes_per_protein'] / 1e9:,.1f} GB"),
+        ("vectors of residues", f"{plan['bytes_per_residue'] / 1e9:,.1f} GB more, where asked for"),
+    ]
+    return "\n".join(f"{name:<20} {value}" for name, value in rows)
