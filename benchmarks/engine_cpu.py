@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embedome.engine import Engine, Sequences
-from embedome.esm1nv import make_untrained
+from embedome.engine import Engine
+from embedome.initialise import make_untrained
 from embedome.models import load_model
+from embedome.pieces import Sequences
 from transformers import AutoModel, AutoTokenizer
 
-SIZE = {"layers": 6, "hidden": 768, "heads": 12, "feed_forward": 3072, "positions": 512, "seed": 0}
 RESIDUES = list("ACDEFGHIKLMNPQRSTVWY")
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "esm1nv"
-        make_untrained(directory, "esm1nv", SIZE)
+        make_untrained(directory, "esm1nv", "esm1nv", {}, 0)
         variants = make_variants(directory)
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.rounds + 1):

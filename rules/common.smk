@@ -8,6 +8,7 @@ from embedome.config import check_config, config_sha256, load_schema
 from embedome.errors import UserError
 from embedome.models import check_model_directory
 from embedome.tokenizer import vocabulary_file
+from embedome.weights import weight_files
 
 try:
     check_config(
@@ -92,6 +93,21 @@ def by_attempt(amount):
 def model_file(name):
     """A file of the model directory."""
     return f"{config['model']['directory']}/{name}"
+
+
+def untrained_model():
+    """What the model is made like: sizes that are null are the registered model's own."""
+    sizes = dict(config["model"]["untrained"])
+    like, seed = sizes.pop("like"), sizes.pop("seed")
+    chosen = {name: size for name, size in sizes.items() if size is not None}
+    return {"like": like, "sizes": chosen, "seed": seed}
+
+
+def get_weights():
+    """The model directory's weight files."""
+    if config["model"]["untrained"]:
+        return model_file("model.safetensors")
+    return [str(path) for path in weight_files(config["model"]["directory"])]
 
 
 def get_vocabulary():

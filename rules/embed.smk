@@ -7,7 +7,7 @@ rule embed:
         shards="results/shards/shards.json",
         summary="results/summaries/filter.json",
         config=model_file("config.json"),
-        weights=model_file("model.safetensors"),
+        weights=get_weights(),
         vocabulary=get_vocabulary(),
     output:
         manifest="results/embeddings/{model}/{split}/{shard}.json",

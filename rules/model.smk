@@ -17,7 +17,7 @@ if config["model"]["untrained"]:
             "../envs/model.yaml"
         params:
             name=MODEL,
-            size=config["model"]["untrained"],
+            untrained=untrained_model(),
         message:
             "Making an untrained model, {params.name}"
         script:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from embedome.esm1nv import make_untrained
+from embedome.initialise import make_untrained
 from embedome.log import rule_log
 
 with rule_log(snakemake.log):
-    make_untrained(Path(snakemake.output.config).parent, snakemake.params.name, snakemake.params.size)
+    make_untrained(Path(snakemake.output.config).parent, snakemake.params.name, **snakemake.params.untrained)

@@ -1,4 +1,4 @@
-"""The command line: `embedome embed`, `describe`, `get`, `models`."""
+"""The command line: `embedome embed`, `describe`, `get`, `models`, `translate`, `bench`, `plan`."""
 
 import argparse
 import json
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from embedome import __version__
 from embedome.errors import user_errors
 from embedome.log import setup_logging
+from embedome.models_command import add_models
+from embedome.plan_command import add_bench, add_plan
 from embedome.stop import exit_on_sigterm
 
 EPILOG = """\
@@ -41,6 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     get.add_argument("ids", metavar="ID", nargs="+", help="an id, as in the FASTA header")
     get.set_defaults(run=run_get)
     add_models(commands)
+    add_bench(commands)
+    add_plan(commands)
     return parser
 
 
@@ -105,62 +109,6 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--workers", type=int, metavar="N", help="processes on the CPU, each with the model in memory (default: cores)"
     )
     parser.set_defaults(run=run_embed)
-
-
-def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parsers of `models init`, `models import` and `models export`."""
-    parser = commands.add_parser("models", help="make and convert model directories")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    init = actions.add_parser("init", help="make a directory of ESM-1nv's architecture with random weights")
-    init.add_argument("name", choices=["esm1nv", "esm1nv-1024"], help="which size to start from")
-    init.add_argument("directory", metavar="DIR", help="the model directory to write")
-    for option, what in (("layers", "layers"), ("hidden", "model dimension"), ("heads", "attention heads")):
-        init.add_argument(f"--{option}", type=int, metavar="N", help=f"{what}, where not the model's own")
-    init.add_argument("--feed-forward", type=int, metavar="N", help="dimension of the feed-forward layer")
-    init.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
-    init.set_defaults(run=run_models_init)
-    load = actions.add_parser("import", help="convert a NeMo archive of ESM-1nv to a Hugging Face directory")
-    load.add_argument("archive", metavar="FILE.nemo", help="the archive")
-    load.add_argument("directory", metavar="DIR", help="the model directory to write")
-    load.set_defaults(run=run_models_import)
-    save = actions.add_parser("export", help="write a model directory of ESM-1nv as a NeMo archive")
-    save.add_argument("directory", metavar="DIR", help="the model directory")
-    save.add_argument("archive", metavar="FILE.nemo", help="the archive to write")
-    save.set_defaults(run=run_models_export)
-
-
-def run_models_init(options: argparse.Namespace) -> None:
-    """Make a model directory with random weights."""
-    from dataclasses import asdict
-
-    from embedome.errors import UserError
-    from embedome.esm1nv import NAMED, make_untrained
-
-    size = asdict(NAMED[options.name])
-    for name in ("layers", "hidden", "heads", "feed_forward"):
-        value = getattr(options, name)
-        if value is not None:
-            if value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
-            size[name] = value
-    make_untrained(options.directory, options.name, {**size, "seed": options.seed})
-    print(f"{options.directory}: {options.name} with random weights, {json.dumps(size)}")
-
-
-def run_models_import(options: argparse.Namespace) -> None:
-    """Convert an archive to a model directory."""
-    from embedome.nemo import import_nemo
-
-    import_nemo(options.archive, options.directory)
-    print(f"{options.directory}: made from {options.archive}")
-
-
-def run_models_export(options: argparse.Namespace) -> None:
-    """Convert a model directory to an archive."""
-    from embedome.nemo import export_nemo
-
-    export_nemo(options.directory, options.archive)
-    print(f"{options.archive}: made from {options.directory}")
 
 
 def run_embed(options: argparse.Namespace) -> None:

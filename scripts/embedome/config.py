@@ -7,6 +7,7 @@ from typing import Any
 
 from embedome.errors import UserError
 from embedome.files import json_sha256
+from embedome.registry import REGISTRY
 
 # What decides about sequences and vectors; the rest only about how a run looks.
 SCIENCE = ("source", "demo", "filter", "split", "shard", "cost", "model", "embed")
@@ -75,10 +76,20 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if longest is not None and longest < shortest:
         yield f"filter.max_length is {longest}; expected at least filter.min_length, {shortest}"
     untrained = config["model"]["untrained"]
-    if untrained and untrained["hidden"] % untrained["heads"]:
-        yield f"model.untrained.hidden is {untrained['hidden']}; expected a multiple of heads, {untrained['heads']}"
+    if untrained:
+        yield from untrained_faults(untrained)
     if embed["long_sequences"] != "window" and embed["overlap"]:
         yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
+
+
+def untrained_faults(untrained: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the model to be made."""
+    if untrained["like"] not in REGISTRY:
+        yield f"model.untrained.like is {untrained['like']!r}; expected one of {', '.join(REGISTRY)}"
+        return
+    sizes = {name: untrained[name] or own for name, own in REGISTRY[untrained["like"]].sizes.items()}
+    if sizes["hidden"] % sizes["heads"]:
+        yield f"model.untrained.hidden is {sizes['hidden']}; expected a multiple of heads, {sizes['heads']}"
 
 
 def load_schema(path: str | Path) -> dict[str, Any]:

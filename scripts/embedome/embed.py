@@ -327,7 +327,7 @@ class OnePart:
 def load_engine(model: str, identity: str, settings: Settings, machine: Machine) -> Engine:
     """Load the model once per process, and again where the directory's `identity` has changed."""
     return Engine(
-        load_model(model),
+        load_model(model, settings.features),
         device=machine.device,
         dtype=settings.dtype,
         policy=LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues),

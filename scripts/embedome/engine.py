@@ -93,7 +93,7 @@ class Engine:
         self.device = torch.device(check_device(device))
         if self.device.type == "cpu":
             torch.set_num_threads(1)
-        check_dtype(model, dtype)
+        check_dtype(model.encoder, dtype)
         if FIRST in poolings and not model.tokenizer.first:
             raise UserError("embed.pooling is 'first', but the model has no token before the residues")
         self.poolings, self.per_residue = tuple(poolings), per_residue
@@ -226,15 +226,15 @@ def check_device(device: str) -> str:
     return device
 
 
-def check_dtype(model: Model, dtype: str) -> None:
-    """Refuse half precision where hidden states are known to overflow it.
+def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str) -> None:
+    """Refuse half precision where an encoder's hidden states are known to overflow it.
 
     Raises
     ------
     UserError
-        For float16 with a T5: its residual stream goes beyond 65,504 (Hugging Face transformers, issue 9295).
+        For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295).
     """
-    if dtype == "float16" and not getattr(model.encoder, "float16_safe", True):
+    if dtype == "float16" and not getattr(encoder, "float16_safe", True):
         raise UserError("embed.dtype is float16, which T5 models overflow; use bfloat16 or float32")
 
 

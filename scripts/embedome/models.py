@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from embedome.errors import UserError
 from embedome.files import file_sha256, read_json
+from embedome.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
 from embedome.tokenizer import (
     VOCABULARY_FILES,
     ResidueTokenizer,
     load_tokenizer,
     vocabulary_file,
 )
+from embedome.weights import open_weights, weight_files, weights_sha256
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 # What embedome itself says of a model, in the model's config.json.
 CONFIG_KEY = "embedome"
+ENCODER, DECODER = "encoder", "decoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Architecture:
     """Token behind every sequence."""
     tasks: tuple[str, ...] = ()
     """Tokens that say what to encode: the one that is in the vocabulary, if any, is put before every sequence."""
-    rare_as_x: bool = False
-    """Whether rare residues without a token of their own are X, rather than unknown."""
+    decoder: Callable[[], type] | None = None
+    """Imports and gives the class for decoder features."""
 
 
 def preln_encoder() -> type:
@@ -44,6 +47,13 @@ def preln_encoder() -> type:
     from embedome.encoders.preln import PreLNEncoder
 
     return PreLNEncoder
+
+
+def blenderbot_encoder() -> type:
+    """The encoder class of ProtT5nv."""
+    from embedome.encoders.preln import BlenderbotEncoder
+
+    return BlenderbotEncoder
 
 
 def esm2_encoder() -> type:
@@ -60,11 +70,19 @@ def t5_encoder() -> type:
     return T5Encoder
 
 
+def t5_decoder() -> type:
+    """The class for their decoder features."""
+    from embedome.encoders.t5_decoder import T5Decoder
+
+    return T5Decoder
+
+
 ARCHITECTURES = {
-    "megatron-bert": Architecture(preln_encoder, "<s>", "</s>"),
-    "esm": Architecture(esm2_encoder, "<cls>", "<eos>"),
-    # The tasks are of ProstT5 and of Ankh3, the rare residues of ProtT5 (docs/models.md).
-    "t5": Architecture(t5_encoder, None, "</s>", tasks=("<AA2fold>", "[NLU]"), rare_as_x=True),
+    MEGATRON_BERT: Architecture(preln_encoder, "<s>", "</s>"),
+    BLENDERBOT: Architecture(blenderbot_encoder, None, None),
+    ESM: Architecture(esm2_encoder, "<cls>", "<eos>"),
+    # The tasks are of ProstT5 and of Ankh3.
+    T5: Architecture(t5_encoder, None, "</s>", tasks=("<AA2fold>", "[NLU]"), decoder=t5_decoder),
 }
 
 
@@ -102,7 +120,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     return {
         "name": about.get("name", directory.name),
         "trained": about.get("trained"),
-        "weights_sha256": file_sha256(directory / WEIGHTS),
+        "weights_sha256": weights_sha256(directory),
         "config_sha256": file_sha256(directory / CONFIG),
         "tokenizer_sha256": file_sha256(vocabulary_file(directory)),
     }
@@ -122,12 +140,23 @@ def check_model_directory(directory: str | os.PathLike) -> None:
     UserError
         Where it is missing, lacks a file, or is of another architecture.
     """
+    read_config(directory)
+    weight_files(directory)
+
+
+def read_config(directory: str | os.PathLike) -> dict[str, Any]:
+    """A model directory's config.json; weights are not asked for.
+
+    Raises
+    ------
+    UserError
+        As `check_model_directory`.
+    """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such model directory; expected a folder with {CONFIG} and {WEIGHTS}")
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory}: the model directory has no {name}")
+        raise UserError(f"{directory}: no such model directory; expected a folder with {CONFIG} and weights")
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory}: the model directory has no {CONFIG}")
     if not vocabulary_file(directory).is_file():
         raise UserError(
             f"{directory}: the model directory has no {', '.join(VOCABULARY_FILES[:-1])} or {VOCABULARY_FILES[-1]}"
@@ -138,29 +167,55 @@ def check_model_directory(directory: str | os.PathLike) -> None:
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise UserError(f"{directory / CONFIG}: model_type is {kind!r}; expected one of {', '.join(ARCHITECTURES)}")
+    return config
 
 
-def load_model(directory: str | os.PathLike) -> Model:
+def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     """Load a model directory in float32 on the CPU.
+
+    Parameters
+    ----------
+    directory : path
+    features : str
+        ``encoder``, or ``decoder`` where the architecture has decoder features.
 
     Raises
     ------
     UserError
-        Where a file is missing or damaged, a tensor is missing, has another shape or holds NaN or infinity, or the
-        vocabulary is larger than the embedding.
+        Where a file is missing or damaged, a tensor is missing, has another shape or holds NaN or infinity, the
+        vocabulary is larger than the embedding, or there are no decoder features.
     """
     check_model_directory(directory)
+    model = empty_model(directory, features)
+    encoder = model.encoder.to_empty(device="cpu")
+    fill(encoder, open_weights(directory), read_config(directory), weight_files(directory)[0])
+    return Model(encoder.float().eval(), model.tokenizer)
+
+
+def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
+    """A model without weights, on torch's meta device: all that config.json and vocabulary tell.
+
+    Raises
+    ------
+    UserError
+        As `load_model`.
+    """
+    import torch
+
     directory = Path(directory)
-    config = read_json(directory / CONFIG)
+    config = read_config(directory)
     architecture = ARCHITECTURES[config["model_type"]]
-    tokenizer = load_tokenizer(
-        directory,
-        architecture.first,
-        architecture.last,
-        tasks=architecture.tasks,
-        rare_as_x=architecture.rare_as_x,
-    )
-    encoder = load_encoder(directory, architecture, config)
+    tokenizer = load_tokenizer(directory, architecture.first, architecture.last, tasks=architecture.tasks)
+    if features == DECODER and architecture.decoder is None:
+        raise UserError(f"{directory}: embed.features is 'decoder', which {config['model_type']} does not have here")
+    kind = (architecture.decoder if features == DECODER else architecture.encoder)()
+    try:
+        with torch.device("meta"):
+            encoder = kind(config)
+    except KeyError as error:
+        raise UserError(f"{directory / CONFIG}: {error.args[0]} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{directory / CONFIG}: {error}") from None
     if tokenizer.size > config["vocab_size"]:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.size} tokens, but the model only {config['vocab_size']}"
@@ -168,34 +223,27 @@ def load_model(directory: str | os.PathLike) -> Model:
     return Model(encoder, tokenizer)
 
 
-def load_encoder(directory: Path, architecture: Architecture, config: Mapping) -> "nn.Module":
-    """Build an encoder and fill it with the directory's weights, checked tensor by tensor."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", config: Mapping, path: Path) -> None:
+    """Fill a module with a checkpoint's tensors, by its own `rename`, checked one by one.
 
-    path = directory / WEIGHTS
-    kind = architecture.encoder()
+    Raises
+    ------
+    UserError
+        Names the first tensor that is missing, has another shape, or holds NaN or infinity.
+    """
+    import torch
+
     try:
-        encoder = kind(config)
-    except KeyError as error:
-        raise UserError(f"{directory / CONFIG}: {error.args[0]} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{directory / CONFIG}: {error}") from None
-    try:
-        weights = kind.rename(load_file(path), config)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); copy it again") from None
+        weights = module.rename(tensors, config)
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]} is missing; the file is not whole or of another model") from None
     except RuntimeError as error:
         raise UserError(f"{path}: tensors have other shapes than by {CONFIG} ({error})") from None
-    for name, parameter in encoder.state_dict().items():
+    for name, parameter in module.state_dict().items():
         found = weights.get(name)
         if found is None or found.shape != parameter.shape:
             shape = None if found is None else tuple(found.shape)
             raise UserError(f"{path}: {name} has shape {shape}; expected {tuple(parameter.shape)} by {CONFIG}")
         if not torch.isfinite(found).all():
             raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-    encoder.load_state_dict(weights)
-    return encoder.float().eval()
+    module.load_state_dict(weights)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import read_catalog
-from embedome.cost import cost_of
+from embedome.cost import SUSTAINED_FLOPS, cost_of
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
@@ -76,10 +76,10 @@ def embed_fasta(
     out = Path(out)
     if out.is_dir():
         raise UserError(f"{out} is a folder; expected the name of a file to write")
-    loaded = load_model(model)
+    loaded = load_model(model, settings.features)
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
     longest = None if policy.name == "window" else policy.longest(loaded)
-    cost = cost_of(loaded.encoder, longest, machine.device)
+    cost = cost_of(loaded.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = loaded.encoder.dimension
     del loaded
     work = out.with_name(out.name + ".work")

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import os
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from embedome.fasta import Entry
+from embedome.fasta import Entry, read_entries
 
 MAX_ID_CHARACTERS = 1000
 UPPER_CASE = bytes(range(256)).upper()
@@ -45,6 +47,18 @@ def check_entry(entry: Entry) -> Record:
     if fault := id_fault(name, text) or sequence_fault(sequence):
         return Record(text, description, sequence, *fault)
     return Record(text, description, sequence)
+
+
+def read_records(paths: Iterable[str | os.PathLike]) -> Iterator[Record]:
+    """Check and yield the entries of FASTA files, in order, faulty ones too.
+
+    Raises
+    ------
+    UserError
+        As `fasta.read_entries`.
+    """
+    for path in paths:
+        yield from map(check_entry, read_entries(path))
 
 
 def decode(text: bytes) -> str:

@@ -20,14 +20,10 @@ if TYPE_CHECKING:
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
 SAVE_JSON = "save a tokenizer.json beside it with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
-# Residues that are rare, or stand for several, and those that ProtT5's authors replace by X (Elnaggar et al. 2021,
-# doi:10.1109/TPAMI.2021.3095381).
-RARE, REPLACED = "UZOBJ", "UZOB"
+# Residues that ProtT5's authors replace by X (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
+REPLACED = "UZOB"
 # SentencePiece's mark for a space.
 SPACE = "▁"
-
-# The 30 pieces of the SentencePiece model that ESM-1nv and ProtT5nv share, in id order (docs/models.md).
-ESM1NV_PIECES = ("<unk>", "<s>", "</s>", "<pad>", "<mask>", *"LASGVERTDIPKNFQYHMCWXBZUO")
 
 
 class ResidueTokenizer:
@@ -44,6 +40,7 @@ class ResidueTokenizer:
     """
 
     def __init__(self, vocabulary: Mapping[str, int], unknown: str, first: str | None, last: str | None) -> None:
+        self.ids = dict(vocabulary)
         self.table = np.full(256, vocabulary[unknown], np.int64)
         for token, index in vocabulary.items():
             if len(token) == 1 and token.isascii():
@@ -56,6 +53,12 @@ class ResidueTokenizer:
     def n_special(self) -> int:
         """Number of tokens added to a sequence."""
         return len(self.first) + len(self.last)
+
+    @property
+    def letters(self) -> dict[int, str]:
+        """The residue of each id; X where several have the id of X."""
+        residues = [token for token in self.ids if len(token) == 1 and token.isascii() and token.isalpha()]
+        return {self.ids[token]: token for token in sorted(residues, key="X".__eq__)}
 
     def tokens(self, residues: np.ndarray) -> np.ndarray:
         """Map ASCII residues, uint8 [B, L], to token ids with the special tokens, int64 [B, L + n_special]."""
@@ -74,14 +77,11 @@ def vocabulary_file(directory: str | os.PathLike) -> Path:
 
 
 def load_tokenizer(
-    directory: str | os.PathLike,
-    first: str | None,
-    last: str | None,
-    *,
-    tasks: Sequence[str] = (),
-    rare_as_x: bool = False,
+    directory: str | os.PathLike, first: str | None, last: str | None, *, tasks: Sequence[str] = ()
 ) -> ResidueTokenizer:
     """Read the vocabulary of a model directory: tokenizer.json, vocab.txt or spiece.model.
+
+    Where it is one for residues between spaces, ProtT5's, U, Z, O and B are X, by which its authors replace them.
 
     Parameters
     ----------
@@ -90,9 +90,6 @@ def load_tokenizer(
         As in `ResidueTokenizer`.
     tasks : sequence of str
         Tokens that take the place of `first` where the vocabulary has one.
-    rare_as_x : bool
-        Whether U, Z, O, B and J are X where the vocabulary has no token for them, and U, Z, O and B also where it is
-        one for residues between spaces: ProtT5's, whose authors replace them.
 
     Raises
     ------
@@ -106,9 +103,8 @@ def load_tokenizer(
     missing = [token for token in (*STANDARD, first, last) if token is not None and token not in ids]
     if missing:
         raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is this a protein model?")
-    if rare_as_x and "X" in ids:
-        replaced = REPLACED if vocabulary.spaced else ""
-        ids = {**ids, **{letter: ids["X"] for letter in RARE if letter in replaced or letter not in ids}}
+    if vocabulary.spaced and "X" in ids:
+        ids = {**ids, **dict.fromkeys(REPLACED, ids["X"])}
     return ResidueTokenizer(ids, vocabulary.unknown, first, last)
 
 
@@ -212,27 +208,3 @@ def read_spiece_model(path: Path) -> Vocabulary:
 
 
 READERS = {"tokenizer.json": read_tokenizer_json, "vocab.txt": read_vocab_txt, "spiece.model": read_spiece_model}
-
-
-def save_esm1nv_tokenizer(directory: str | os.PathLike, max_tokens: int) -> None:
-    """Write ESM-1nv's tokenizer as a Hugging Face fast tokenizer: one token per character, ``<s>`` … ``</s>``.
-
-    Unlike the SentencePiece original, a run of unknown characters stays as many tokens as it has characters.
-    """
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: index for index, token in enumerate(ESM1NV_PIECES)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    special = [(token, vocabulary[token]) for token in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        mask_token="<mask>",
-        model_max_length=max_tokens,
-    ).save_pretrained(directory)

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 from embedome.cost import CostModel
 from embedome.embed import embed_shard
-from embedome.esm1nv import make_untrained
 from embedome.filter import Limits, filter_records
+from embedome.initialise import make_untrained
 from embedome.merge import merge_shards
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
@@ -60,7 +60,7 @@ def rough_model(folder: Path, seed: int = 1) -> Path:
 
     The token types stay zero, as ESM-1nv has none.
     """
-    make_untrained(folder, "rough", {**SIZE, "seed": seed})
+    make_untrained(folder, "rough", "esm1nv", SIZE, seed)
     model = MegatronBertForMaskedLM.from_pretrained(folder)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -68,7 +68,7 @@ def test_every_key_of_config_yaml_has_a_comment():
     lines = (ROOT / "config.yaml").read_text().splitlines()
     bare = [line for line in lines if re.match(r"\s+\w+: \S", line) and "#" not in line]
     # What these are is said by their name, or by the line above them.
-    assert {line.split(":")[0].strip() for line in bare} == {"seed", "layers", "heads", "val", "test", "train"}
+    assert {line.split(":")[0].strip() for line in bare} == {"seed", "heads", "val", "test", "train"}
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -89,7 +89,7 @@ def test_documentation_has_every_key_and_no_other():
     [
         ({"filter": {"min_lenght": 3}}, "unknown key 'filter.min_lenght'; did you mean 'min_length'?"),
         ({"nonsense": 1}, "unknown key 'nonsense'; expected one of source, demo, filter"),
-        ({"model": {"untrained": {"depth": 2}}}, "unknown key 'model.untrained.depth'; expected one of layers"),
+        ({"model": {"untrained": {"depth": 2}}}, "unknown key 'model.untrained.depth'; expected one of like"),
         ({"filter": {"min_length": "ten"}}, "filter.min_length is 'ten'; expected integer, at least 1"),
         ({"filter": {"min_length": 0}}, "filter.min_length is 0; expected integer, at least 1"),
         ({"filter": {"max_length": 2.5}}, "filter.max_length is 2.5; expected integer or null, at least 1"),

@@ -10,18 +10,18 @@ from pathlib import Path
 import embedding_line as line
 import pytest
 import torch
-from embedome import esm1nv, models
+from embedome import initialise, models
 from embedome.errors import UserError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
-TINY = {**line.SIZE, "seed": 5}
+TINY = line.SIZE
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    esm1nv.make_untrained(folder, "tiny-name", TINY)
+    initialise.make_untrained(folder, "tiny-name", "esm1nv", TINY, 5)
     return folder
 
 
@@ -97,8 +97,8 @@ def test_full_size_has_the_published_number_of_parameters(untrained: Path, posit
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(untrained: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    esm1nv.make_untrained(tmp_path / "same", "tiny-name", TINY)
-    esm1nv.make_untrained(tmp_path / "other", "tiny-name", {**TINY, "seed": 6})
+    initialise.make_untrained(tmp_path / "same", "tiny-name", "esm1nv", TINY, 5)
+    initialise.make_untrained(tmp_path / "other", "tiny-name", "esm1nv", TINY, 6)
     assert torch.equal(torch.get_rng_state(), before)
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "same" / name).read_bytes() == (untrained / name).read_bytes()
@@ -112,7 +112,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(untrained: Path,
 @pytest.mark.parametrize("layers", [1, 3])
 def test_weights_are_initialised_as_megatron_does(tmp_path: Path, layers: int) -> None:
     size = {**TINY, "layers": layers, "hidden": 64, "feed_forward": 256}
-    esm1nv.make_untrained(tmp_path / "model", "x", size)
+    initialise.make_untrained(tmp_path / "model", "x", "esm1nv", size, 5)
     checked = 0
     for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items():
         if "token_type" in name or name.endswith("bias"):
@@ -130,7 +130,7 @@ def test_weights_are_initialised_as_megatron_does(tmp_path: Path, layers: int) -
 
 def test_heads_must_divide_the_hidden_size(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model dimension is 32; expected a multiple of the heads, 5"):
-        esm1nv.make_untrained(tmp_path / "model", "x", {**TINY, "heads": 5})
+        initialise.make_untrained(tmp_path / "model", "x", "esm1nv", {**TINY, "heads": 5}, 5)
     assert not list(tmp_path.iterdir())
 
 
@@ -139,15 +139,15 @@ def test_a_failure_leaves_the_old_directory(copy: Path, monkeypatch: pytest.Monk
         raise OSError("full")
 
     before = line.snapshot(copy.parent)
-    monkeypatch.setattr(esm1nv, "save_esm1nv_tokenizer", fail)
+    monkeypatch.setattr(initialise, "save_tokenizer", fail)
     with pytest.raises(OSError, match="full"):
-        esm1nv.make_untrained(copy, "x", {**TINY, "seed": 6})
+        initialise.make_untrained(copy, "x", "esm1nv", TINY, 6)
     assert line.snapshot(copy.parent) == before
 
 
 def test_an_old_directory_is_replaced_whole(copy: Path, untrained: Path) -> None:
     (copy / "pytorch_model.bin").write_bytes(b"of something else")
-    esm1nv.make_untrained(copy, "tiny-name", TINY)
+    initialise.make_untrained(copy, "tiny-name", "esm1nv", TINY, 5)
     assert line.snapshot(copy) == line.snapshot(untrained)
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
@@ -256,7 +256,11 @@ KEY = "bert.encoder.layer.1.attention.self.key.weight"
         (edit_config(lambda c: c.pop("hidden_size")), "config.json", "hidden_size"),
         (edit_config(lambda c: c.pop("vocab_size")), "config.json", "vocab_size"),
         (edit_config(lambda c: c.pop("layer_norm_eps")), "config.json", "layer_norm_eps"),
-        (edit_config(lambda c: c.update(hidden_act="relu")), "config.json", "hidden_act is 'relu'"),
+        (
+            edit_config(lambda c: c.update(hidden_act="relu")),
+            "config.json",
+            "the activation is 'relu'; expected one of gelu",
+        ),
         (write("config.json", b"{"), "config.json", "not valid JSON"),
         (write("config.json", b"[]"), "config.json", "expected"),
         (write("tokenizer.json", b"[]"), "tokenizer.json", "expected"),

@@ -12,13 +12,11 @@ import pytest
 import torch
 import yaml
 from embedome.errors import UserError
-from embedome.esm1nv import Size
 from embedome.models import load_model
 from embedome.nemo import export_nemo, import_nemo
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, MegatronBertForMaskedLM
 
-SIZE = Size(layers=2, hidden=24, heads=3, feed_forward=40, positions=32)
 CONFIG = {
     "num_layers": 2,
     "hidden_size": 24,

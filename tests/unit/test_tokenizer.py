@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embedome.errors import UserError
-from embedome.tokenizer import ResidueTokenizer, load_tokenizer, save_esm1nv_tokenizer
+from embedome.tokenizer import ResidueTokenizer, load_tokenizer
+from embedome.vocabularies import save_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ PUBLISHED = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_esm1nv_tokenizer(folder, 512)
+    save_tokenizer(folder, "esm1nv", 512)
     return folder
 
 

@@ -30,7 +30,7 @@ SMALL = {
     "model": {
         "name": "tiny",
         "directory": "resources/models/tiny",
-        "untrained": {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 64, "positions": 64, "seed": 0},
+        "untrained": {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 64, "positions": 64},
     },
     "cost": {"longest": 62},
     "embed": {"part_sequences": 40},

@@ -90,7 +90,7 @@ class ESM2Encoder(nn.Module):
 
     Notes
     -----
-    ``<mask>`` is not expected among the tokens, so token dropout is a constant factor on the embeddings.
+    Token dropout zeroes the embedding of ``<mask>`` and scales each sequence by what is left of it, see `embed`.
 
     Rotary positions have no end, but the model was trained on crops of 1024 tokens, ``<cls>`` and ``<eos>`` among
     them. The configuration says so as ESM-1b's did, whose learned positions begin behind the padding's:
@@ -103,7 +103,7 @@ class ESM2Encoder(nn.Module):
         self.dimension = config["hidden_size"]
         self.n_layers = config["num_hidden_layers"]
         self.max_tokens = config["max_position_embeddings"] - config["pad_token_id"] - 1
-        self.scale = 1 - HIDDEN_IN_TRAINING if config["token_dropout"] else 1.0
+        self.mask = config["mask_token_id"] if config["token_dropout"] else None
         heads = config["num_attention_heads"]
         self.words = nn.Embedding(config["vocab_size"], self.dimension)
         self.rotary = Rotary(self.dimension // heads // 2)
@@ -115,11 +115,20 @@ class ESM2Encoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final LayerNorm."""
-        x = self.words(tokens) * self.scale
+        x = self.embed(tokens)
         cosines, sines = self.rotary(tokens.shape[1], tokens.device)
         for layer in self.layers:
             x = layer(x, cosines, sines)
         return self.final_norm(x)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [B, L, D] of tokens, as in training, where some were hidden: by the share of each sequence."""
+        x = self.words(tokens)
+        if self.mask is None:
+            return x
+        hidden = tokens == self.mask
+        scale = (1 - HIDDEN_IN_TRAINING) / (1 - hidden.float().mean(1))
+        return x.masked_fill(hidden[:, :, None], 0) * scale[:, None, None].to(x.dtype)
 
     @staticmethod
     def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
-"""Pre-LN encoder with learned positions: Megatron BERT, the architecture of ESM-1nv.
+"""Pre-LN encoders with learned positions: Megatron BERT, the architecture of ESM-1nv, and ProtT5nv's.
 
 Shapes: B sequences, L tokens, D model dimension, H heads, F feed-forward dimension.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,55 @@ class PreLNLayer(nn.Module):
         return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
 
 
-class PreLNEncoder(nn.Module):
+class PreLN(nn.Module):
+    """Embedding with learned positions, layers, a final LayerNorm.
+
+    Parameters
+    ----------
+    rows, positions : int
+        Of the embedding tables of tokens and positions.
+    dimension, layers, heads, feed_forward : int
+    eps : float
+    activation : str
+        Of `ACTIVATIONS`.
+
+    Raises
+    ------
+    ValueError
+        Where the activation is not known, or the heads do not divide the dimension.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        positions: int,
+        dimension: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        eps: float,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"the activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+        if dimension % heads:
+            raise ValueError(f"the model dimension is {dimension}; expected a multiple of the heads, {heads}")
+        self.dimension, self.n_layers, self.max_tokens = dimension, layers, positions
+        self.words = nn.Embedding(rows, dimension)
+        self.positions = nn.Embedding(positions, dimension)
+        self.layers = nn.ModuleList(PreLNLayer(dimension, heads, feed_forward, eps, activation) for _ in range(layers))
+        self.final_norm = nn.LayerNorm(dimension, eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final LayerNorm."""
+        x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        return self.final_norm(x)
+
+
+class PreLNEncoder(PreLN):
     """Encoder whose output equals `transformers.MegatronBertModel` on sequences without padding.
 
     Parameters
@@ -57,32 +105,16 @@ class PreLNEncoder(nn.Module):
     """
 
     def __init__(self, config: Mapping) -> None:
-        super().__init__()
-        if config["hidden_act"] not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {config['hidden_act']!r}; expected one of {', '.join(ACTIVATIONS)}")
-        self.dimension = config["hidden_size"]
-        self.n_layers = config["num_hidden_layers"]
-        self.max_tokens = config["max_position_embeddings"]
-        self.words = nn.Embedding(config["vocab_size"], self.dimension)
-        self.positions = nn.Embedding(self.max_tokens, self.dimension)
-        self.layers = nn.ModuleList(
-            PreLNLayer(
-                self.dimension,
-                config["num_attention_heads"],
-                config["intermediate_size"],
-                config["layer_norm_eps"],
-                config["hidden_act"],
-            )
-            for _ in range(self.n_layers)
+        super().__init__(
+            config["vocab_size"],
+            config["max_position_embeddings"],
+            config["hidden_size"],
+            config["num_hidden_layers"],
+            config["num_attention_heads"],
+            config["intermediate_size"],
+            config["layer_norm_eps"],
+            config["hidden_act"],
         )
-        self.final_norm = nn.LayerNorm(self.dimension, config["layer_norm_eps"])
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final LayerNorm."""
-        x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
-        for layer in self.layers:
-            x = layer(x)
-        return self.final_norm(x)
 
     @staticmethod
     def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
@@ -96,30 +128,90 @@ class PreLNEncoder(nn.Module):
             Names a tensor that is missing.
         """
         prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
-
-        def take(name: str) -> Tensor:
-            return weights[prefix + name]
-
-        token_type = take("embeddings.token_type_embeddings.weight")[0]
-        renamed = {
-            "words.weight": take("embeddings.word_embeddings.weight"),
-            "positions.weight": take("embeddings.position_embeddings.weight") + token_type,
-        }
+        renamed = rename_layers(weights, f"{prefix}encoder.layer.", config["num_hidden_layers"], MEGATRON_BERT_LAYER)
+        token_type = weights[f"{prefix}embeddings.token_type_embeddings.weight"][0]
+        renamed["words.weight"] = weights[f"{prefix}embeddings.word_embeddings.weight"]
+        renamed["positions.weight"] = weights[f"{prefix}embeddings.position_embeddings.weight"] + token_type
         for kind in ("weight", "bias"):
-            renamed[f"final_norm.{kind}"] = take(f"encoder.ln.{kind}")
-            for i in range(config["num_hidden_layers"]):
-                old, new = f"encoder.layer.{i}.", f"layers.{i}."
-                qkv = [take(f"{old}attention.self.{part}.{kind}") for part in ("query", "key", "value")]
-                renamed[f"{new}qkv.{kind}"] = torch.cat(qkv)
-                for ours, theirs in LAYER_NAMES.items():
-                    renamed[f"{new}{ours}.{kind}"] = take(f"{old}{theirs}.{kind}")
+            renamed[f"final_norm.{kind}"] = weights[f"{prefix}encoder.ln.{kind}"]
         return renamed
 
 
-LAYER_NAMES = {
-    "attention_norm": "attention.ln",
-    "attention_out": "attention.output.dense",
-    "mlp_norm": "ln",
-    "mlp_in": "intermediate.dense",
-    "mlp_out": "output.dense",
+class BlenderbotEncoder(PreLN):
+    """Encoder whose output equals the encoder of `transformers.BlenderbotModel`: ProtT5nv's.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json with model_type ``blenderbot``.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `PreLNEncoder`.
+    """
+
+    def __init__(self, config: Mapping) -> None:
+        if config.get("scale_embedding"):
+            raise ValueError("scale_embedding is true; expected false, as ProtT5nv has it")
+        super().__init__(
+            config["vocab_size"],
+            config["max_position_embeddings"],
+            config["d_model"],
+            config["encoder_layers"],
+            config["encoder_attention_heads"],
+            config["encoder_ffn_dim"],
+            BLENDERBOT_EPS,
+            config["activation_function"],
+        )
+
+    @staticmethod
+    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
+        """As `PreLNEncoder.rename`, from a checkpoint with or without the head for generation."""
+        prefix = "model." if any(name.startswith("model.") for name in weights) else ""
+        words = f"{prefix}shared.weight"
+        renamed = rename_layers(weights, f"{prefix}encoder.layers.", config["encoder_layers"], BLENDERBOT_LAYER)
+        renamed["words.weight"] = weights[words if words in weights else f"{prefix}encoder.embed_tokens.weight"]
+        renamed["positions.weight"] = weights[f"{prefix}encoder.embed_positions.weight"]
+        for kind in ("weight", "bias"):
+            renamed[f"final_norm.{kind}"] = weights[f"{prefix}encoder.layer_norm.{kind}"]
+        return renamed
+
+
+# The default of torch.nn.LayerNorm, which the Hugging Face class leaves as it is.
+BLENDERBOT_EPS = 1e-5
+# A layer's modules, and those of a checkpoint that are stacked to make each.
+MEGATRON_BERT_LAYER = {
+    "attention_norm": ["attention.ln"],
+    "qkv": ["attention.self.query", "attention.self.key", "attention.self.value"],
+    "attention_out": ["attention.output.dense"],
+    "mlp_norm": ["ln"],
+    "mlp_in": ["intermediate.dense"],
+    "mlp_out": ["output.dense"],
 }
+BLENDERBOT_LAYER = {
+    "attention_norm": ["self_attn_layer_norm"],
+    "qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attention_out": ["self_attn.out_proj"],
+    "mlp_norm": ["final_layer_norm"],
+    "mlp_in": ["fc1"],
+    "mlp_out": ["fc2"],
+}
+
+
+def rename_layers(
+    weights: Mapping[str, Tensor], prefix: str, count: int, modules: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """Map the tensors of a checkpoint's layers to the names of `PreLNLayer`.
+
+    Raises
+    ------
+    KeyError
+        Names a tensor that is missing.
+    """
+    return {
+        f"layers.{i}.{ours}.{kind}": torch.cat([weights[f"{prefix}{i}.{name}.{kind}"] for name in theirs])
+        for i in range(count)
+        for ours, theirs in modules.items()
+        for kind in ("weight", "bias")
+    }

@@ -4,7 +4,7 @@ Shapes: B sequences, L tokens, D model dimension, H heads, K dimension of a head
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,16 @@ class RelativeBias(nn.Module):
     heads : int
     buckets : int
         Classes of distances, half of them for keys behind the query.
+        Of a decoder, which does not look ahead, all of them.
     max_distance : int
         Tokens from which on all distances are one class.
+    causal : bool
+        Whether keys ahead of the query are hidden from it.
     """
 
-    def __init__(self, heads: int, buckets: int, max_distance: int) -> None:
+    def __init__(self, heads: int, buckets: int, max_distance: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.max_distance = max_distance
+        self.max_distance, self.causal = max_distance, causal
         self.table = nn.Embedding(buckets, heads)
         self.known: tuple[tuple, Tensor] | None = None
 
@@ -56,6 +59,8 @@ class RelativeBias(nn.Module):
         weight = self.table.weight
         distances = torch.arange(1 - length, length)  # key minus query
         by_distance = weight[self.buckets(distances).to(weight.device)].T  # [H, 2L - 1]
+        if self.causal:
+            by_distance = by_distance.masked_fill((distances > 0).to(weight.device), float("-inf"))
         rows = by_distance.unfold(1, length, 1).flip(1)  # [H, L, L]
         bias = weight.new_empty(len(rows), length, -(-length // ALIGNMENT) * ALIGNMENT)[..., :length]
         return bias.copy_(rows)[None]
@@ -65,12 +70,12 @@ class RelativeBias(nn.Module):
 
         On the CPU always: whether a distance on a boundary belongs to one class or the next is a matter of rounding.
         """
-        half = self.table.num_embeddings // 2
-        exact = half // 2
-        steps = distances.abs()
-        wide = torch.log(steps.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (half - exact)
-        classes = torch.where(steps < exact, steps, (exact + wide.long()).clamp(max=half - 1))
-        return classes + half * (distances > 0)
+        count = self.table.num_embeddings // (1 if self.causal else 2)
+        exact = count // 2
+        steps = distances.clamp(max=0).abs() if self.causal else distances.abs()
+        wide = torch.log(steps.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (count - exact)
+        classes = torch.where(steps < exact, steps, (exact + wide.long()).clamp(max=count - 1))
+        return classes if self.causal else classes + count * (distances > 0)
 
 
 class T5Layer(nn.Module):
@@ -91,11 +96,18 @@ class T5Layer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Map hidden states [B, L, D] to hidden states [B, L, D], with a bias [1, H, L, L]."""
+        return self.feed_forward(self.attend(x, bias))
+
+    def attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        """The attention half of the layer."""
         batch, length, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, K]
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, length, -1))
+        return x + self.attention_out(attended.transpose(1, 2).reshape(batch, length, -1))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The other half."""
         return x + self.mlp_out(self.activate(self.mlp_in(self.mlp_norm(x))))
 
     def activate(self, x: Tensor) -> Tensor:
@@ -128,27 +140,17 @@ class T5Encoder(nn.Module):
     """
 
     max_tokens = None
+    # Its residual stream goes beyond the largest half float.
+    float16_safe = False
 
     def __init__(self, config: Mapping) -> None:
         super().__init__()
         self.dimension = config["d_model"]
         self.n_layers = config["num_layers"]
         buckets, max_distance = relative_positions(config)
-        activation, gated = feed_forward_kind(config)
         self.words = nn.Embedding(config["vocab_size"], self.dimension)
         self.bias = RelativeBias(config["num_heads"], buckets, max_distance)
-        self.layers = nn.ModuleList(
-            T5Layer(
-                self.dimension,
-                config["num_heads"],
-                config["d_kv"],
-                config["d_ff"],
-                config["layer_norm_epsilon"],
-                activation,
-                gated,
-            )
-            for _ in range(self.n_layers)
-        )
+        self.layers = nn.ModuleList(T5Layer(*layer_sizes(config)) for _ in range(self.n_layers))
         self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -175,20 +177,52 @@ class T5Encoder(nn.Module):
             "bias.table.weight": weights[first],
             "final_norm.weight": weights["encoder.final_layer_norm.weight"],
         }
-        gated = feed_forward_kind(config)[1]
-        for i in range(config["num_layers"]):
-            attention, mlp = f"encoder.block.{i}.layer.0.", f"encoder.block.{i}.layer.1."
-            layer = {
-                "attention_norm": [f"{attention}layer_norm"],
-                "qkv": [f"{attention}SelfAttention.{part}" for part in "qkv"],
-                "attention_out": [f"{attention}SelfAttention.o"],
-                "mlp_norm": [f"{mlp}layer_norm"],
-                "mlp_in": [f"{mlp}DenseReluDense.{part}" for part in (("wi_0", "wi_1") if gated else ("wi",))],
-                "mlp_out": [f"{mlp}DenseReluDense.wo"],
-            }
-            for ours, theirs in layer.items():
-                renamed[f"layers.{i}.{ours}.weight"] = torch.cat([weights[f"{name}.weight"] for name in theirs])
-        return renamed
+        return renamed | rename_layers(weights, "encoder", config["num_layers"], layer_modules(config, 1))
+
+
+def layer_modules(config: Mapping, feed_forward: int) -> dict[str, list[str]]:
+    """The modules of `T5Layer`, and those of a checkpoint that are stacked to make each.
+
+    `feed_forward` is the number of the feed-forward part among the parts of a layer.
+    """
+    inner = ("wi_0", "wi_1") if feed_forward_kind(config)[1] else ("wi",)
+    return {
+        "attention_norm": ["0.layer_norm"],
+        "qkv": [f"0.SelfAttention.{part}" for part in "qkv"],
+        "attention_out": ["0.SelfAttention.o"],
+        "mlp_norm": [f"{feed_forward}.layer_norm"],
+        "mlp_in": [f"{feed_forward}.DenseReluDense.{part}" for part in inner],
+        "mlp_out": [f"{feed_forward}.DenseReluDense.wo"],
+    }
+
+
+def rename_layers(
+    weights: Mapping[str, Tensor], stack: str, count: int, modules: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """Map the tensors of a checkpoint's encoder or decoder layers to our names.
+
+    Raises
+    ------
+    KeyError
+        Names a tensor that is missing.
+    """
+    return {
+        f"layers.{i}.{ours}.weight": torch.cat([weights[f"{stack}.block.{i}.layer.{name}.weight"] for name in theirs])
+        for i in range(count)
+        for ours, theirs in modules.items()
+    }
+
+
+def layer_sizes(config: Mapping) -> tuple:
+    """The arguments of a layer.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `T5Encoder`.
+    """
+    sizes = (config[field] for field in ("d_model", "num_heads", "d_kv", "d_ff", "layer_norm_epsilon"))
+    return (*sizes, *feed_forward_kind(config))
 
 
 def relative_positions(config: Mapping) -> tuple[int, int]:

@@ -1,0 +1,107 @@
+"""T5 decoder fed with the sequence itself: the decoder features of ProtT5-XL and Ankh.
+
+Shapes: B sequences, L tokens, D model dimension, H heads, K dimension of a head, F feed-forward dimension.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedome.encoders.t5 import (
+    RelativeBias,
+    T5Encoder,
+    T5Layer,
+    layer_modules,
+    layer_sizes,
+    relative_positions,
+    rename_layers,
+)
+
+# A decoder layer's modules for looking at the encoder's output, and those of a checkpoint that are stacked.
+CROSS_ATTENTION = {
+    "cross_norm": ["1.layer_norm"],
+    "cross_query": ["1.EncDecAttention.q"],
+    "cross_key_value": ["1.EncDecAttention.k", "1.EncDecAttention.v"],
+    "cross_attention_out": ["1.EncDecAttention.o"],
+}
+
+
+class T5DecoderLayer(T5Layer):
+    """One layer: attention to what is behind, to the encoder's output, feed-forward."""
+
+    def __init__(
+        self, dimension: int, heads: int, head: int, feed_forward: int, eps: float, activation: str, gated: bool
+    ) -> None:
+        super().__init__(dimension, heads, head, feed_forward, eps, activation, gated)
+        self.cross_norm = nn.RMSNorm(dimension, eps)
+        self.cross_query = nn.Linear(dimension, heads * head, bias=False)
+        self.cross_key_value = nn.Linear(dimension, 2 * heads * head, bias=False)
+        self.cross_attention_out = nn.Linear(heads * head, dimension, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor, encoded: Tensor) -> Tensor:
+        """Map hidden states [B, L, D] to hidden states, given the encoder's output [B, L, D]."""
+        return self.feed_forward(self.cross_attend(self.attend(x, bias), encoded))
+
+    def cross_attend(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """Attention of every token to all tokens of the encoder, without a bias."""
+        batch, length, _ = x.shape
+        query = self.cross_query(self.cross_norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        key, value = self.cross_key_value(encoded).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.cross_attention_out(attended.transpose(1, 2).reshape(batch, length, -1))
+
+
+class T5Decoder(nn.Module):
+    """Decoder whose output equals `transformers.T5Model` with the same tokens as input_ids and decoder_input_ids.
+
+    That is what the authors of ProtT5 and Ankh call features of the decoder. Layers are counted in the decoder.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json with model_type ``t5``.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `T5Encoder`.
+    """
+
+    max_tokens = None
+    float16_safe = False
+
+    def __init__(self, config: Mapping) -> None:
+        super().__init__()
+        self.dimension = config["d_model"]
+        self.n_layers = config.get("num_decoder_layers", config["num_layers"])
+        buckets, max_distance = relative_positions(config)
+        self.encoder = T5Encoder(config)
+        self.bias = RelativeBias(config["num_heads"], buckets, max_distance, causal=True)
+        self.layers = nn.ModuleList(T5DecoderLayer(*layer_sizes(config)) for _ in range(self.n_layers))
+        self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final RMSNorm."""
+        encoded = self.encoder(tokens)
+        x = self.encoder.words(tokens)
+        bias = self.bias(tokens.shape[1])
+        for layer in self.layers:
+            x = layer(x, bias, encoded)
+        return self.final_norm(x)
+
+    @staticmethod
+    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
+        """Map the tensors of a Hugging Face checkpoint with a decoder to this module's names.
+
+        Raises
+        ------
+        KeyError
+            Names a tensor that is missing.
+        """
+        encoder = T5Encoder.rename(weights, config)
+        renamed = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+        renamed["bias.table.weight"] = weights["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        renamed["final_norm.weight"] = weights["decoder.final_layer_norm.weight"]
+        count = config.get("num_decoder_layers", config["num_layers"])
+        return renamed | rename_layers(weights, "decoder", count, layer_modules(config, 2) | CROSS_ATTENTION)

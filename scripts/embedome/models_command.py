@@ -1,0 +1,105 @@
+"""The commands `embedome models`: list, init, import, export."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from embedome.registry import REGISTRY, Entry
+
+SIZES = {
+    "layers": "layers, of the decoder too",
+    "decoder_layers": "decoder layers",
+    "hidden": "model dimension",
+    "heads": "attention heads",
+    "feed_forward": "dimension of the feed-forward layer",
+    "positions": "tokens of the longest sequence",
+}
+
+
+def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parsers of `models`."""
+    parser = commands.add_parser("models", help="list, make and convert models")
+    parser.set_defaults(run=run_list, json=False)
+    actions = parser.add_subparsers(metavar="ACTION")
+    show = actions.add_parser("list", help="list the models known by name (the default)")
+    show.add_argument("--json", action="store_true", help="print JSON, with all that is known of each")
+    show.set_defaults(run=run_list)
+    init = actions.add_parser("init", help="make a model directory with random weights, full size or shrunk")
+    init.add_argument("name", metavar="NAME", help="whose architecture and vocabulary: a name of `embedome models`")
+    init.add_argument("directory", metavar="DIR", help="the model directory to write")
+    for name, what in SIZES.items():
+        init.add_argument(option(name), type=int, metavar="N", help=f"{what}, where not the model's own")
+    init.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
+    init.set_defaults(run=run_init)
+    load = actions.add_parser("import", help="convert a NeMo archive to a Hugging Face directory")
+    load.add_argument("archive", metavar="FILE.nemo", help="the archive, of ESM-1nv or ProtT5nv")
+    load.add_argument("directory", metavar="DIR", help="the model directory to write")
+    load.set_defaults(run=run_import)
+    save = actions.add_parser("export", help="write a model directory of ESM-1nv or ProtT5nv as a NeMo archive")
+    save.add_argument("directory", metavar="DIR", help="the model directory")
+    save.add_argument("archive", metavar="FILE.nemo", help="the archive to write")
+    save.set_defaults(run=run_export)
+
+
+def option(size: str) -> str:
+    """The command line's option for a size."""
+    return f"--{size.replace('_', '-')}"
+
+
+def run_list(options: argparse.Namespace) -> None:
+    """Print the registry."""
+    if options.json:
+        print(json.dumps([asdict(entry) for entry in REGISTRY.values()], indent=2))
+        return
+    rows = [("NAME", "ARCHITECTURE", "LAYERS", "WIDTH", "PARAMETERS", "RESIDUES", "LICENCE", "WEIGHTS")]
+    rows += [list_row(entry) for entry in REGISTRY.values()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def list_row(entry: Entry) -> tuple[str, ...]:
+    """A model's line in the list."""
+    sizes = entry.sizes
+    layers = f"{sizes['layers']}+{sizes['decoder_layers']}" if "decoder_layers" in sizes else str(sizes["layers"])
+    return (
+        entry.name,
+        entry.model_type,
+        layers,
+        str(sizes["hidden"]),
+        f"{entry.parameters:,}",
+        "any" if entry.residues is None else str(entry.residues),
+        entry.licence,
+        entry.source,
+    )
+
+
+def run_init(options: argparse.Namespace) -> None:
+    """Make a model directory with random weights."""
+    from embedome.errors import UserError
+    from embedome.initialise import make_untrained
+
+    sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    for name, value in sizes.items():
+        if value < 1:
+            raise UserError(f"{option(name)} is {value}; expected 1 or more")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; expected 0 or more")
+    make_untrained(options.directory, options.name, options.name, sizes, options.seed)
+    print(f"{options.directory}: {options.name} with random weights, {json.dumps({**sizes, 'seed': options.seed})}")
+
+
+def run_import(options: argparse.Namespace) -> None:
+    """Convert an archive to a model directory."""
+    from embedome.nemo import import_nemo
+
+    import_nemo(options.archive, options.directory)
+    print(f"{options.directory}: made from {options.archive}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Convert a model directory to an archive."""
+    from embedome.nemo import export_nemo
+
+    export_nemo(options.directory, options.archive)
+    print(f"{options.archive}: made from {options.directory}")

@@ -1,0 +1,212 @@
+"""The models embedome knows by name, as data. Sources of the figures: docs/models.md.
+
+Any other directory of one of the architectures works by its config.json alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from embedome.errors import UserError
+
+MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
+NVIDIA = "NVIDIA's terms, with the weights"
+NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
+NGC = "NVIDIA NGC, .nemo"
+MEAN_POOLING = "mean over residues, special tokens left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model's row.
+
+    Parameters
+    ----------
+    name : str
+    model_type : str
+        Architecture, as in config.json.
+    sizes : mapping of str to int
+        Sizes in words that are the same for all architectures: ``layers``, ``decoder_layers``, ``hidden``,
+        ``heads``, ``feed_forward``, ``positions`` (tokens); those that the architecture has.
+    config : mapping
+        Other fields of config.json that are not the Hugging Face class's defaults.
+    vocabulary : str
+        Of `vocabularies.VOCABULARIES`.
+    first, last : str or None
+        Tokens before and behind every sequence.
+    residues : int or None
+        Of the longest sequence; None where positions are relative and have no end.
+    parameters : int
+        Of the whole model, by its authors' count.
+    encoder_parameters : int or None
+        Of the encoder alone, where there is a decoder.
+    licence, source : str
+        Of the weights.
+    long_sequences : str
+        What is done with longer sequences unless the user says otherwise.
+    pooling : str
+    """
+
+    name: str
+    model_type: str
+    sizes: Mapping[str, int]
+    vocabulary: str
+    first: str | None
+    last: str | None
+    residues: int | None
+    parameters: int
+    licence: str
+    source: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    encoder_parameters: int | None = None
+    long_sequences: str = "truncate"
+    pooling: str = MEAN_POOLING
+
+
+ESM1NV_CONFIG = {
+    "vocab_size": 128,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+PROTT5NV_CONFIG = {
+    "vocab_size": 128,
+    "activation_function": "gelu_pytorch_tanh",
+    "scale_embedding": False,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "init_std": 0.015,
+    "pad_token_id": 3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": None,
+}
+ESM2_CONFIG = {
+    "vocab_size": 33,
+    "mask_token_id": 32,
+    "pad_token_id": 1,
+    "max_position_embeddings": 1026,
+    "layer_norm_eps": 1e-5,
+    "position_embedding_type": "rotary",
+    "emb_layer_norm_before": False,
+    "token_dropout": True,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+PROTT5_CONFIG = {
+    "d_kv": 128,
+    "feed_forward_proj": "relu",
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+ANKH_CONFIG = {
+    "d_kv": 64,
+    "relative_attention_num_buckets": 64,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.0,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+
+
+def esm1nv(name: str, positions: int, parameters: int) -> Entry:
+    """ESM-1nv; the card and the code differ in the number of positions."""
+    sizes = {"layers": 6, "hidden": 768, "heads": 12, "feed_forward": 3072, "positions": positions}
+    return Entry(
+        name, MEGATRON_BERT, sizes, "esm1nv", "<s>", "</s>", positions - 2, parameters, NVIDIA, NGC, ESM1NV_CONFIG
+    )
+
+
+def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> Entry:
+    """ESM-2 of a size."""
+    sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": 4 * hidden}
+    source = f"facebook/esm2_t{layers}_{name.partition('-')[2].upper()}_UR50D"
+    return Entry(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
+
+
+def prott5(name: str, vocabulary: str, first: str | None, parameters: int, encoder: int, source: str) -> Entry:
+    """ProtT5-XL and what was trained on from it."""
+    sizes = {"layers": 24, "decoder_layers": 24, "hidden": 1024, "heads": 32, "feed_forward": 16384}
+    config = {**PROTT5_CONFIG, "vocab_size": {"prott5": 128, "prostt5": 150}[vocabulary]}
+    return Entry(
+        name, T5, sizes, vocabulary, first, "</s>", None, parameters, "MIT", source, config, encoder_parameters=encoder
+    )
+
+
+def ankh(name: str, hidden: int, activation: str, parameters: int, encoder: int) -> Entry:
+    """Ankh of the first two generations, and the large one of the third."""
+    third = name.startswith("ankh3")
+    sizes = {"layers": 48, "decoder_layers": 24, "hidden": hidden, "heads": 12 if hidden == 768 else 16}
+    sizes["feed_forward"] = 3072 if hidden == 768 else 3840
+    return Entry(
+        name,
+        T5,
+        sizes,
+        "ankh3" if third else "ankh",
+        "[NLU]" if third else None,
+        "</s>",
+        None,
+        parameters,
+        NON_COMMERCIAL,
+        f"ElnaggarLab/{name}",
+        {**ANKH_CONFIG, "feed_forward_proj": activation, "vocab_size": 256 if third else 144},
+        encoder_parameters=encoder,
+    )
+
+
+PROTT5NV = Entry(
+    "prott5nv",
+    BLENDERBOT,
+    {"layers": 12, "decoder_layers": 12, "hidden": 768, "heads": 12, "feed_forward": 3072, "positions": 512},
+    "prott5nv",
+    None,
+    None,
+    512,
+    198_970_496,
+    NVIDIA,
+    NGC,
+    PROTT5NV_CONFIG,
+    encoder_parameters=85_547_520,
+)
+REGISTRY = {
+    entry.name: entry
+    for entry in (
+        esm1nv("esm1nv", 512, 43_612_544),
+        esm1nv("esm1nv-1024", 1024, 44_005_760),
+        PROTT5NV,
+        ankh("ankh2-ext2", 1536, "gated-silu", 1_878_705_152, 1_151_707_648),
+        esm2("esm2-8m", 6, 320, 20, 7_512_474),
+        esm2("esm2-35m", 12, 480, 20, 33_501_394),
+        esm2("esm2-150m", 30, 640, 20, 148_140_154),
+        esm2("esm2-650m", 33, 1280, 20, 651_043_254),
+        esm2("esm2-3b", 36, 2560, 40, 2_839_005_634),
+        esm2("esm2-15b", 48, 5120, 40, 15_129_100_194),
+        prott5("prott5-xl", "prott5", None, 2_818_830_336, 1_208_141_824, "Rostlab/prot_t5_xl_uniref50"),
+        prott5("prostt5", "prostt5", "<AA2fold>", 2_818_852_864, 1_208_164_352, "Rostlab/ProstT5"),
+        ankh("ankh-base", 768, "gated-gelu", 736_453_632, 453_170_688),
+        ankh("ankh-large", 1536, "gated-gelu", 1_878_705_152, 1_151_707_648),
+        ankh("ankh3-large", 1536, "gated-silu", 1_879_049_216, 1_151_879_680),
+    )
+}
+
+
+def find_entry(name: str) -> Entry:
+    """The row of a model.
+
+    Raises
+    ------
+    UserError
+        Where there is none; lists the names.
+    """
+    if name not in REGISTRY:
+        raise UserError(f"no model is called {name!r}; expected one of {', '.join(REGISTRY)}")
+    return REGISTRY[name]

@@ -1,0 +1,120 @@
+"""The vocabularies of the registered models, and writing them as Hugging Face fast tokenizers.
+
+Every character is one token, an unknown one too: SentencePiece would make one unknown token of a run of them, and
+residues and tokens would no longer be side by side.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from embedome.tokenizer import SPACE
+
+# The 30 pieces of the SentencePiece model that ESM-1nv and ProtT5nv share, in id order (docs/models.md).
+ESM1NV_PIECES = ("<unk>", "<s>", "</s>", "<pad>", "<mask>", *"LASGVERTDIPKNFQYHMCWXBZUO")
+# ProtT5's and Ankh's. The order of X, B, O, U, Z is not established for Ankh.
+T5_PIECES = ("<pad>", "</s>", "<unk>", *"ALGVSREDTIPKFQNYMHWC", *"XBOUZ")
+# The alphabet of structure states (van Kempen et al. 2023, doi:10.1038/s41587-023-01773-0), in lower case in ProstT5.
+THREE_DI = tuple("acdefghiklmnpqrstvwy")
+
+
+def sentinels(count: int) -> tuple[str, ...]:
+    """Tokens that stand for masked residues."""
+    return tuple(f"<extra_id_{number}>" for number in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A vocabulary and what a tokenizer does with it.
+
+    Parameters
+    ----------
+    tokens : tuple of str
+        In id order.
+    first, last : str or None
+        Tokens before and behind every sequence.
+    names : mapping of str to str
+        Which tokens are bos_token, eos_token, pad_token, mask_token.
+    spaced : bool
+        Whether residues are pieces behind a space, as in ProtT5, whose tokenizer wants spaces between them.
+    """
+
+    tokens: tuple[str, ...]
+    first: str | None
+    last: str | None
+    names: Mapping[str, str]
+    spaced: bool = False
+
+
+ESM1NV_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+T5_NAMES = {"eos_token": "</s>", "pad_token": "<pad>"}
+ANKH_NAMES = {**T5_NAMES, "mask_token": "<extra_id_0>"}
+VOCABULARIES = {
+    "esm1nv": Vocabulary(ESM1NV_PIECES, "<s>", "</s>", ESM1NV_NAMES),
+    "prott5nv": Vocabulary((*ESM1NV_PIECES, "<cls>", "<sep>", *sentinels(96)), None, None, ESM1NV_NAMES),
+    "ankh": Vocabulary((*T5_PIECES, *reversed(sentinels(116))), None, "</s>", ANKH_NAMES),
+    "ankh3": Vocabulary((*T5_PIECES, "[NLU]", "[S2S]", *reversed(sentinels(226))), "[NLU]", "</s>", ANKH_NAMES),
+    "esm2": Vocabulary(
+        ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"),
+        "<cls>",
+        "<eos>",
+        {"cls_token": "<cls>", "pad_token": "<pad>", "eos_token": "<eos>", "mask_token": "<mask>"},
+    ),
+    "prott5": Vocabulary(
+        (*T5_PIECES[:3], *(SPACE + residue for residue in T5_PIECES[3:])), None, "</s>", T5_NAMES, spaced=True
+    ),
+    "prostt5": Vocabulary(
+        (*T5_PIECES[:3], *(SPACE + residue for residue in (*T5_PIECES[3:], *THREE_DI)), "<fold2AA>", "<AA2fold>"),
+        "<AA2fold>",
+        "</s>",
+        T5_NAMES,
+        spaced=True,
+    ),
+}
+# Sentinels that T5's own tokenizer adds.
+T5_SENTINELS = 100
+
+
+def save_tokenizer(directory: str | os.PathLike, name: str, max_tokens: int | None) -> None:
+    """Write a vocabulary as a Hugging Face fast tokenizer.
+
+    Parameters
+    ----------
+    directory : path
+    name : str
+        Of `VOCABULARIES`.
+    max_tokens : int, optional
+        Tokens of the longest sequence.
+    """
+    vocabulary = VOCABULARIES[name]
+    options = {} if max_tokens is None else {"model_max_length": max_tokens}
+    if vocabulary.spaced:
+        save_spaced(directory, vocabulary, options)
+        return
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    around = [token for token in (vocabulary.first, "$A", vocabulary.last) if token]
+    special = [(token, ids[token]) for token in around if token != "$A"]
+    tokenizer.post_processor = processors.TemplateProcessing(single=" ".join(around), special_tokens=special)
+    named = {"<unk>", *vocabulary.names.values()}
+    extra = [token for token in vocabulary.tokens if len(token) > 1 and token not in named]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", **vocabulary.names, extra_special_tokens=extra, **options
+    ).save_pretrained(directory)
+
+
+def save_spaced(directory: str | os.PathLike, vocabulary: Vocabulary, options: Mapping[str, int]) -> None:
+    """Write a vocabulary of pieces behind spaces, as T5's own tokenizer class has it."""
+    from transformers import T5Tokenizer
+
+    pieces = [token for token in vocabulary.tokens if len(token) == 2 or token in T5_PIECES]
+    tasks = [token for token in vocabulary.tokens if token not in pieces]
+    tokenizer = T5Tokenizer(
+        vocab=[(piece, 0.0 if piece in T5_PIECES else -2.0) for piece in pieces], extra_ids=T5_SENTINELS, **options
+    )
+    tokenizer.add_tokens(tasks, special_tokens=True)
+    tokenizer.save_pretrained(directory)
