@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from embedome import __version__
 from embedome.errors import user_errors
 from embedome.log import setup_logging
+from embedome.machine_options import add_machine_options, chosen_device
 from embedome.models_command import add_models
 from embedome.plan_command import add_bench, add_plan
 from embedome.stop import exit_on_sigterm
+from embedome.translate_command import add_translate
 
 EPILOG = """\
 The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
@@ -42,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     get.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
     get.add_argument("ids", metavar="ID", nargs="+", help="an id, as in the FASTA header")
     get.set_defaults(run=run_get)
+    add_translate(commands)
     add_models(commands)
     add_bench(commands)
     add_plan(commands)
@@ -56,17 +59,8 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Embed FASTA files into one Parquet file, sorted by id. Run again after a crash: it goes on.",
     )
     parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
-    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: the GPU if there is one (default)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        default="float32",
-        help="arithmetic of the model; float16 not for T5 (default: float32)",
-    )
+    add_machine_options(parser)
     parser.add_argument(
         "--features",
         choices=["encoder", "decoder"],
@@ -113,8 +107,6 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
-    import torch
-
     from embedome.embed import Machine
     from embedome.errors import UserError
     from embedome.onefile import embed_fasta
@@ -124,9 +116,7 @@ def run_embed(options: argparse.Namespace) -> None:
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(options)
     account = embed_fasta(
         options.fasta,
         options.model,

@@ -1,9 +1,10 @@
-"""The commands `embedome models`: list, init, import, export."""
+"""The commands `embedome models`: list, init, import, export, score, fill."""
 
 import argparse
 import json
 from dataclasses import asdict
 
+from embedome.machine_options import add_machine_options, chosen_device
 from embedome.registry import REGISTRY, Entry
 
 SIZES = {
@@ -39,6 +40,31 @@ def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     save.add_argument("directory", metavar="DIR", help="the model directory")
     save.add_argument("archive", metavar="FILE.nemo", help="the archive to write")
     save.set_defaults(run=run_export)
+    add_score(actions)
+    add_fill(actions)
+
+
+def add_score(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `models score`."""
+    score = actions.add_parser(
+        "score",
+        help="pseudo-log-likelihood of sequences, by ESM-1nv or ESM-2",
+        description="Mask each residue in turn, and write the sum and mean of the log-probabilities that the model "
+        "gives them (Salazar et al. 2020): the model runs once for each residue.",
+    )
+    score.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    score.add_argument("-o", "--out", required=True, metavar="FILE", help="the table to write, separated by tabs")
+    add_machine_options(score)
+    score.set_defaults(run=run_score)
+
+
+def add_fill(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `models fill`."""
+    guess = actions.add_parser("fill", help="guess masked residues, by ESM-1nv or ESM-2")
+    guess.add_argument("sequence", metavar="SEQUENCE", help="with <mask> in the place of residues, in quotes")
+    guess.add_argument("--top", type=int, default=5, metavar="K", help="guesses for each (default: 5)")
+    add_machine_options(guess)
+    guess.set_defaults(run=run_fill)
 
 
 def option(size: str) -> str:
@@ -103,3 +129,25 @@ def run_export(options: argparse.Namespace) -> None:
 
     export_nemo(options.directory, options.archive)
     print(f"{options.archive}: made from {options.directory}")
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """Write the pseudo-log-likelihoods of sequences."""
+    from embedome.masked import load_masked_lm
+    from embedome.scoring import score_masked
+
+    model = load_masked_lm(options.model, chosen_device(options), options.dtype)
+    print(f"{options.out}: {json.dumps(score_masked(options.fasta, model, options.out))}")
+
+
+def run_fill(options: argparse.Namespace) -> None:
+    """Print guesses at masked residues, a line each: position, residue, probability."""
+    from embedome.errors import UserError
+    from embedome.masked import load_masked_lm
+
+    if options.top < 1:
+        raise UserError(f"--top is {options.top}; expected 1 or more")
+    model = load_masked_lm(options.model, chosen_device(options), options.dtype)
+    for found in model.fill(options.sequence, options.top):
+        for residue, probability in zip(found.residues, found.probabilities, strict=True):
+            print(found.position, residue, f"{probability:.4f}", sep="\t")

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedome.machine_options import add_machine_options, chosen_device
+
 if TYPE_CHECKING:
     from embedome.lengths import Lengths
 
@@ -22,12 +24,8 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Measure the peak of the device at a large matrix product, and the engine by length of sequence. "
         "The cost it prints goes into config.yaml; with --out the whole result is kept for `embedome plan`.",
     )
-    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory")
+    add_machine_options(parser)
     parser.add_argument("-o", "--out", metavar="FILE", help="JSON file for the result")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: the GPU, if any")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: float32"
-    )
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long to measure (default: 30)")
     parser.add_argument("--fasta", nargs="+", metavar="FILE", help="take lengths from here (default: as in UniRef50)")
     parser.set_defaults(run=run_bench)
@@ -73,9 +71,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
     if not options.seconds > 0:
         raise UserError(f"--seconds is {options.seconds:g}; expected more than 0")
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(options)
     engine = Engine(load_model(options.model), device=device, dtype=options.dtype)
     lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
     found = bench(engine, lengths, options.seconds)

@@ -24,7 +24,8 @@ from embedome.merge import merge_shards
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
-from transformers import AutoTokenizer, MegatronBertForMaskedLM, MegatronBertModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, MegatronBertModel
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 POSITIONS = 64
@@ -55,19 +56,19 @@ def random_records(seed: int, lengths: Iterable[int]) -> list[tuple[str, str]]:
     return [(name, random_sequence(rng, length)) for name, length in zip(names, lengths, strict=True)]
 
 
-def rough_model(folder: Path, seed: int = 1) -> Path:
+def rough_model(folder: Path, seed: int = 1, like: str = "esm1nv", sizes: Mapping[str, int] = SIZE) -> Path:
     """A model directory in which every parameter, biases too, is random and matters.
 
     The token types stay zero, as ESM-1nv has none.
     """
-    make_untrained(folder, "rough", "esm1nv", SIZE, seed)
-    model = MegatronBertForMaskedLM.from_pretrained(folder)
+    make_untrained(folder, "rough", like, sizes, seed)
+    path = folder / "model.safetensors"
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "token_type" not in name:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder)
+    weights = load_file(path)
+    for name in weights:
+        if "token_type" not in name and weights[name].is_floating_point():
+            weights[name] += 0.1 * torch.randn(weights[name].shape, generator=generator)
+    save_file(weights, path, {"format": "pt"})
     return folder
 
 

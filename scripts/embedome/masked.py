@@ -1,0 +1,206 @@
+"""Masked language modelling with ESM-1nv and ESM-2: logits, likelihood of sequences, filling of masks.
+
+Shapes: B sequences, T tokens, L residues, D model dimension, V vocabulary.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedome.engine import DTYPES, TOKEN_BUDGET, check_device
+from embedome.errors import UserError
+from embedome.models import Model, fill, load_model, read_config
+from embedome.registry import ESM, MEGATRON_BERT
+from embedome.streams import Batches
+from embedome.tokenizer import ResidueTokenizer
+from embedome.weights import open_weights, weight_files
+
+MASK = "<mask>"
+# Names of the head's matrix, norm and bias in a checkpoint.
+HEADS = {
+    MEGATRON_BERT: ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+    ESM: ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+}
+
+
+class Head(nn.Module):
+    """``LayerNorm(gelu(x W + b)) E^T + c`` with the embedding E of the tokens (Devlin et al. 2019, arXiv:1810.04805).
+
+    The GELU is exact, in ESM-1nv too, whose layers have its approximation by tanh.
+    """
+
+    def __init__(self, dimension: int, rows: int, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dimension, dimension)
+        self.norm = nn.LayerNorm(dimension, eps)
+        self.bias = nn.Parameter(torch.empty(rows))
+
+    def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
+        """Map hidden states [..., D] to logits [..., V], given the embedding [V, D]."""
+        return functional.linear(self.norm(functional.gelu(self.dense(hidden))), words, self.bias)
+
+    @staticmethod
+    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
+        """Map the tensors of a Hugging Face checkpoint to this module's names.
+
+        Raises
+        ------
+        KeyError
+            Names a tensor that is missing.
+        """
+        dense, norm, bias = HEADS[config["model_type"]]
+        both = {"dense": dense, "norm": norm}
+        kinds = ("weight", "bias")
+        renamed = {f"{ours}.{kind}": weights[f"{name}.{kind}"] for ours, name in both.items() for kind in kinds}
+        return renamed | {"bias": weights[bias]}
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A model's guess at a masked residue."""
+
+    position: int
+    """In the sequence, from 1."""
+    residues: list[str]
+    """Most probable first."""
+    probabilities: list[float]
+
+
+class MaskedLM:
+    """A masked language model on one device.
+
+    Parameters
+    ----------
+    model : Model
+    head : Head
+    device : str
+        ``cpu`` or ``cuda``.
+    dtype : str
+        Of `engine.DTYPES`; logits are turned into probabilities in float32.
+
+    Raises
+    ------
+    UserError
+        Where the vocabulary has no mask, or the device is not there.
+    """
+
+    def __init__(self, model: Model, head: Head, device: str = "cpu", dtype: str = "float32") -> None:
+        self.tokenizer: ResidueTokenizer = model.tokenizer
+        self.max_residues = model.max_residues
+        if MASK not in self.tokenizer.ids:
+            raise UserError(f"the model's vocabulary has no {MASK}")
+        self.mask = self.tokenizer.ids[MASK]
+        self.device = torch.device(check_device(device))
+        self.batches = Batches(TOKEN_BUDGET[device])
+        self.encoder = model.encoder.to(self.device, DTYPES[dtype])
+        self.head = head.to(self.device, DTYPES[dtype])
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Map token ids int64 [B, T] to logits float32 [B, T, V]."""
+        return self.predict(self.encoder(tokens.to(self.device)))
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Map hidden states to logits in float32."""
+        return self.head(hidden, self.encoder.words.weight).float()
+
+    @torch.inference_mode()
+    def log_likelihoods(self, sequence: bytes) -> np.ndarray | None:
+        """Log-probability of each residue, natural logarithm, with that residue masked and no other.
+
+        Their sum is the pseudo-log-likelihood of the sequence (Salazar et al. 2020,
+        doi:10.18653/v1/2020.acl-main.240). The model runs once for each residue.
+
+        Returns
+        -------
+        numpy.ndarray, dtype=float64, shape=(L,)
+            None where the device's memory does not hold the sequence once.
+
+        Raises
+        ------
+        UserError
+            Where the sequence is too long.
+        """
+        tokens, first = self.tokens(sequence), len(self.tokenizer.first)
+        found = self.batches.run(
+            range(first, first + len(sequence)),
+            lambda _: (len(tokens),),
+            lambda positions: self.score_positions(tokens, torch.tensor(positions)),
+        )
+        return None if None in found else np.array(found)
+
+    def score_positions(self, tokens: Tensor, positions: Tensor) -> list[float]:
+        """Log-probability of the tokens at B positions of int64 [T], each masked in a copy of its own."""
+        rows = torch.arange(len(positions))
+        batch = tokens.repeat(len(positions), 1)
+        batch[rows, positions] = self.mask
+        hidden = self.encoder(batch.to(self.device))[rows, positions]
+        right = tokens[positions].to(self.device)
+        return self.predict(hidden).log_softmax(-1).gather(1, right[:, None])[:, 0].tolist()
+
+    @torch.inference_mode()
+    def fill(self, sequence: str, top: int = 5) -> list[Filled]:
+        """Guess the residues that are ``<mask>`` in a sequence, all at once.
+
+        Probabilities are over the whole vocabulary; those of tokens that are no residues are left out.
+
+        Raises
+        ------
+        UserError
+            Where nothing is masked, or the sequence is too long.
+        """
+        parts = [part.encode() for part in sequence.split(MASK)]
+        if len(parts) == 1:
+            raise UserError(f"nothing to fill in {sequence[:40]!r}; expected {MASK} in the place of a residue")
+        # The stand-in for a mask is one byte, as residues are.
+        tokens = self.tokens(b"X".join(parts))
+        positions = torch.tensor(np.cumsum([len(part) + 1 for part in parts[:-1]]) - 1)
+        tokens[len(self.tokenizer.first) + positions] = self.mask
+        rows = self.logits(tokens[None])[0, len(self.tokenizer.first) + positions].softmax(-1).cpu()
+        letters = self.tokenizer.letters
+        ids = torch.tensor(list(letters))
+        found = []
+        for position, row in zip(positions.tolist(), rows, strict=True):
+            best = row[ids].topk(min(top, len(ids)))
+            residues = [letters[int(ids[index])] for index in best.indices]
+            found.append(Filled(position + 1, residues, best.values.tolist()))
+        return found
+
+    def tokens(self, sequence: bytes) -> Tensor:
+        """Token ids of a sequence, int64 [T].
+
+        Raises
+        ------
+        UserError
+            Where it is longer than the model's positions.
+        """
+        if self.max_residues is not None and len(sequence) > self.max_residues:
+            raise UserError(f"a sequence has {len(sequence)} residues; the model's positions hold {self.max_residues}")
+        residues = np.frombuffer(sequence, np.uint8)[None]
+        return torch.from_numpy(self.tokenizer.tokens(residues)[0])
+
+
+def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str = "float32") -> MaskedLM:
+    """Load a model directory with its head for masked residues.
+
+    Raises
+    ------
+    UserError
+        As `models.load_model`, and where the architecture or the checkpoint has no such head.
+    """
+    config = read_config(directory)
+    if config["model_type"] not in HEADS:
+        raise UserError(
+            f"{directory}: {config['model_type']} is no masked language model; expected one of {', '.join(HEADS)}"
+        )
+    model = load_model(directory)
+    with torch.device("meta"):
+        head = Head(model.encoder.dimension, config["vocab_size"], config["layer_norm_eps"])
+    head = head.to_empty(device="cpu")
+    fill(head, open_weights(directory), config, weight_files(directory)[0])
+    return MaskedLM(model, head.float().eval(), device, dtype)

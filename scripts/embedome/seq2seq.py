@@ -1,0 +1,191 @@
+"""Whole encoder-decoders, by the Hugging Face classes: generating sequences, and the likelihood of given ones.
+
+Shapes: B sequences, S tokens of the source, T tokens of the target, its end included.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedome.engine import DTYPES, check_device, check_dtype
+from embedome.errors import UserError
+from embedome.models import ARCHITECTURES, CONFIG, CONFIG_KEY, read_config
+from embedome.registry import BLENDERBOT, T5
+from embedome.tokenizer import ResidueTokenizer, load_tokenizer
+from embedome.weights import open_weights, weight_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Hugging Face's class, and its names of the one embedding that encoder, decoder and mostly the output share.
+CLASSES = {T5: "T5ForConditionalGeneration", BLENDERBOT: "BlenderbotForConditionalGeneration"}
+SHARED = {T5: "shared.weight", BLENDERBOT: "model.shared.weight"}
+EMBEDDINGS = {
+    T5: ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+    BLENDERBOT: ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"),
+}
+OUTPUT = "lm_head.weight"
+# What puts ProstT5 and Ankh3 to translating.
+TASKS = ("<AA2fold>", "[S2S]")
+END = "</s>"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How sequences are generated.
+
+    Parameters
+    ----------
+    beams : int
+        Of a beam search; 1 for greedy decoding.
+    max_length : int, optional
+        Tokens to generate at most, the end included; None for as many as the positions hold, or, where they have no
+        end, twice those of the source.
+    """
+
+    beams: int = 1
+    max_length: int | None = None
+
+
+class Seq2Seq:
+    """An encoder-decoder on one device.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        With its head for generation.
+    tokenizer : ResidueTokenizer
+    positions : int or None
+        Tokens of the longest source and target; None for any number.
+    device : str
+        ``cpu`` or ``cuda``.
+    dtype : str
+        Of `engine.DTYPES`.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: ResidueTokenizer,
+        positions: int | None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        self.device = torch.device(check_device(device))
+        self.model = model.to(self.device, DTYPES[dtype])
+        self.tokenizer, self.positions = tokenizer, positions
+        self.letters = tokenizer.letters
+        self.end = tokenizer.ids[END]
+        # ProstT5 tells structure states from residues by their case.
+        self.lower_case = TASKS[0] in tokenizer.ids
+
+    @property
+    def max_residues(self) -> int | None:
+        """Residues of the longest source; None for any number."""
+        return None if self.positions is None else self.positions - self.tokenizer.n_special
+
+    @property
+    def max_target_residues(self) -> int | None:
+        """Residues of the longest target that can be scored; a token starts it."""
+        return None if self.positions is None else self.positions - 1
+
+    @torch.inference_mode()
+    def translate(self, sources: Sequence[bytes], decoding: Decoding) -> list[str]:
+        """Generate a sequence for each source; all must be of one length.
+
+        Tokens that are no residues are left out of the results.
+        """
+        from transformers import GenerationConfig
+
+        tokens = self.tokens(sources)
+        most = decoding.max_length or self.positions or 2 * tokens.shape[1]
+        generation = GenerationConfig(
+            num_beams=decoding.beams,
+            do_sample=False,
+            max_new_tokens=most,
+            decoder_start_token_id=self.model.config.decoder_start_token_id,
+            eos_token_id=self.end,
+            pad_token_id=self.model.config.pad_token_id,
+        )
+        found = self.model.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=generation)
+        return ["".join(self.letters.get(token, "") for token in row) for row in found[:, 1:].tolist()]
+
+    @torch.inference_mode()
+    def log_likelihoods(self, sources: Sequence[bytes], targets: Sequence[bytes]) -> np.ndarray:
+        """Log-probability of each target's tokens, its end included, given its source and the tokens before.
+
+        Natural logarithm. All sources must be of one length, and all targets.
+
+        Returns
+        -------
+        numpy.ndarray, dtype=float64, shape=(B, T)
+        """
+        residues = np.array([list(self.cased(target)) for target in targets], np.uint8)
+        labels = torch.from_numpy(self.tokenizer.table[residues.reshape(len(targets), -1)])
+        labels = torch.nn.functional.pad(labels, (0, 1), value=self.end).to(self.device)
+        start = torch.full((len(targets), 1), self.model.config.decoder_start_token_id, device=self.device)
+        decoder = torch.cat([start, labels[:, :-1]], 1)
+        logits = self.model(input_ids=self.tokens(sources), decoder_input_ids=decoder).logits.float()
+        return logits.log_softmax(-1).gather(2, labels[..., None])[..., 0].double().cpu().numpy()
+
+    def cased(self, target: bytes) -> bytes:
+        """A target in the case the vocabulary has it in."""
+        return target.lower() if self.lower_case else target
+
+    def tokens(self, sources: Sequence[bytes]) -> Tensor:
+        """Token ids of sources of one length, int64 [B, S]."""
+        residues = np.frombuffer(b"".join(sources), np.uint8).reshape(len(sources), -1)
+        return torch.from_numpy(self.tokenizer.tokens(residues)).to(self.device)
+
+
+def load_seq2seq(directory: str | os.PathLike, device: str = "cpu", dtype: str = "float32") -> Seq2Seq:
+    """Load a whole encoder-decoder, checked tensor by tensor.
+
+    Raises
+    ------
+    UserError
+        As `models.load_model`, and where the architecture or the checkpoint has no decoder.
+    """
+    config = read_config(directory)
+    if config["model_type"] not in CLASSES:
+        raise UserError(f"{directory}: {config['model_type']} has no decoder; expected one of {', '.join(CLASSES)}")
+    architecture = ARCHITECTURES[config["model_type"]]
+    check_dtype(architecture.encoder(), dtype)
+    tokenizer = load_tokenizer(directory, architecture.first, architecture.last, tasks=TASKS)
+    return Seq2Seq(fill_model(directory, config), tokenizer, config.get("max_position_embeddings"), device, dtype)
+
+
+def fill_model(directory: str | os.PathLike, config: Mapping[str, Any]) -> "PreTrainedModel":
+    """The Hugging Face class with the checkpoint's weights, each checked; the library fills gaps at random."""
+    import transformers
+
+    kind = config["model_type"]
+    path, weights = weight_files(directory)[0], open_weights(directory)
+    own = transformers.AutoConfig.for_model(**{key: value for key, value in config.items() if key != CONFIG_KEY})
+    with torch.device("meta"):
+        model = getattr(transformers, CLASSES[kind])(own)
+    names = model.state_dict()
+    shared = SHARED[kind] if SHARED[kind] in weights else EMBEDDINGS[kind][0]
+    untied = kind == T5 and config.get("tie_word_embeddings") is False
+    if untied:
+        # transformers 5 ties it, whatever config.json says.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    tied = {SHARED[kind], *EMBEDDINGS[kind], *([] if untied else [OUTPUT])}
+    state = {}
+    for name, expected in names.items():
+        found = weights.get(shared if name in tied else name)
+        if found is None and ".decoder" in f".{name}":
+            raise UserError(f"{path}: {name} is missing; the checkpoint has no decoder, which translation needs")
+        if found is None or found.shape != expected.shape:
+            shape = None if found is None else tuple(found.shape)
+            raise UserError(f"{path}: {name} has shape {shape}; expected {tuple(expected.shape)} by {CONFIG}")
+        if not torch.isfinite(found).all():
+            raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
+        state[name] = found.float()
+    model.load_state_dict(state, assign=True)
+    return model.eval()

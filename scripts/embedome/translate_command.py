@@ -1,0 +1,49 @@
+"""The command `embedome translate`."""
+
+import argparse
+import json
+
+from embedome.machine_options import add_machine_options, chosen_device
+
+
+def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `translate`."""
+    parser = commands.add_parser(
+        "translate",
+        help="translate sequences with an encoder-decoder, or score given translations",
+        description="Translate sequences with a whole encoder-decoder (ProtT5nv, ProtT5-XL, ProstT5, Ankh): FASTA in, "
+        "FASTA out, in the same order. With --target nothing is generated: the likelihood of the given translations is "
+        "written as a table.",
+    )
+    parser.add_argument("fasta", metavar="FASTA", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the FASTA file, or table, to write")
+    add_machine_options(parser)
+    parser.add_argument("--beams", type=int, default=1, metavar="N", help="beams of the search (default: 1, greedy)")
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens to generate at most (default: by the model's positions, or else twice the source's)",
+    )
+    parser.add_argument("--target", metavar="FASTA", help="translations to score: the same ids in the same order")
+    parser.set_defaults(run=run_translate)
+
+
+def run_translate(options: argparse.Namespace) -> None:
+    """Translate or score a FASTA file."""
+    from embedome.errors import UserError
+    from embedome.scoring import score_targets
+    from embedome.seq2seq import Decoding, load_seq2seq
+    from embedome.translate import translate_fasta
+
+    if options.target and (options.beams != 1 or options.max_length is not None):
+        raise UserError("--beams and --max-length say how to generate; with --target nothing is generated")
+    for name, value in (("--beams", options.beams), ("--max-length", options.max_length)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; expected 1 or more")
+    model = load_seq2seq(options.model, chosen_device(options), options.dtype)
+    if options.target:
+        account = score_targets(options.fasta, options.target, model, options.out)
+    else:
+        account = translate_fasta([options.fasta], model, options.out, Decoding(options.beams, options.max_length))
+    print(f"{options.out}: {json.dumps(account)}")
