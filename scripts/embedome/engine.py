@@ -89,7 +89,7 @@ class Engine:
         attempt: int = 1,
     ) -> None:
         self.policy = policy or LongPolicy()
-        self.max_residues = self.policy.longest(model)
+        self.max_residues = self.policy.longest(model.max_residues)
         self.device = torch.device(check_device(device))
         if self.device.type == "cpu":
             torch.set_num_threads(1)

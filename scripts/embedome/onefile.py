@@ -78,7 +78,7 @@ def embed_fasta(
         raise UserError(f"{out} is a folder; expected the name of a file to write")
     loaded = load_model(model, settings.features)
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
-    longest = None if policy.name == "window" else policy.longest(loaded)
+    longest = None if policy.name == "window" else policy.longest(loaded.max_residues)
     cost = cost_of(loaded.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = loaded.encoder.dimension
     del loaded

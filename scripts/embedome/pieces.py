@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedome.errors import UserError
-from embedome.models import Model
 
 # Residues that fit a model without a longest sequence: any number.
 NO_LIMIT = int(np.iinfo(np.int64).max)
@@ -62,15 +61,20 @@ class LongPolicy:
     overlap: int = 0
     max_residues: int | None = None
 
-    def longest(self, model: Model) -> int:
-        """Residues that run through the model at once.
+    def longest(self, most: int | None) -> int:
+        """Residues that run through a model at once.
+
+        Parameters
+        ----------
+        most : int, optional
+            As many as its positions hold; None for any number.
 
         Raises
         ------
         UserError
             Where more are asked for than the model's positions hold, or windows overlap by their whole length.
         """
-        held = NO_LIMIT if model.max_residues is None else model.max_residues
+        held = NO_LIMIT if most is None else most
         longest = held if self.max_residues is None else self.max_residues
         if not 0 < longest <= held:
             raise UserError(f"embed.max_residues is {longest}; expected 1 to {held}, which the model's positions hold")

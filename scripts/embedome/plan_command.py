@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from embedome.machine_options import add_machine_options, chosen_device
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from embedome.lengths import Lengths
 
 PLAN_EPILOG = """\
@@ -40,7 +42,11 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         epilog=PLAN_EPILOG,
     )
     parser.add_argument(
-        "-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory; needs no weights"
+        "-m",
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a name of `embedome models`, or a Hugging Face model directory, which needs no weights",
     )
     parser.add_argument("--bench", metavar="FILE", help="what `embedome bench` measured on the device")
     parser.add_argument("--flops", type=float, metavar="N", help="operations per second of a device, e.g. 4e14")
@@ -110,29 +116,45 @@ def run_plan(options: argparse.Namespace) -> None:
     from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of
     from embedome.errors import UserError
     from embedome.files import read_json
-    from embedome.models import empty_model
     from embedome.pieces import NO_LIMIT, LongPolicy
     from embedome.plan import Job, make_plan
 
     for name in ("poolings", "devices", "minutes"):
         if not getattr(options, name) > 0:
             raise UserError(f"--{name} is {getattr(options, name)}; expected more than 0")
-    model = empty_model(options.model)
-    longest = LongPolicy(max_residues=options.max_residues).longest(model)
+    encoder, held = planned_encoder(options.model)
+    longest = LongPolicy(max_residues=options.max_residues).longest(held)
     flops = options.flops or SUSTAINED_FLOPS["cuda"]
     basis = f"{flops:.3g} operations per second" + (
         "" if options.flops else ", a guess for a data centre's GPU: see --flops"
     )
-    cost = cost_of(model.encoder, None, flops)
+    cost = cost_of(encoder, None, flops)
     if options.bench:
         found = read_json(options.bench)
         if not isinstance(found, dict) or "cost" not in found:
             raise UserError(f"{options.bench}: not a file of `embedome bench`")
         cost, basis = CostModel(**found["cost"]), f"measured on {found['device']}, {found['dtype']}"
     cost = replace(cost, longest=None if longest == NO_LIMIT else longest)
-    job = Job(read_lengths(options), cost, model.encoder.dimension, options.poolings, options.devices, options.minutes)
+    job = Job(read_lengths(options), cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | {"basis": basis}
     print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
+
+
+def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":
+    """The encoder of a registered model or of a directory, without weights, and the residues that it takes at once."""
+    import torch
+
+    from embedome.models import ARCHITECTURES, empty_model
+    from embedome.registry import REGISTRY
+
+    if model not in REGISTRY or Path(model).is_dir():
+        found = empty_model(model)
+        return found.encoder, found.max_residues
+    from embedome.initialise import make_config
+
+    entry = REGISTRY[model]
+    with torch.device("meta"):
+        return ARCHITECTURES[entry.model_type].encoder()(make_config(model, {}, {}).to_dict()), entry.residues
 
 
 def read_lengths(options: argparse.Namespace) -> "Lengths":

@@ -172,6 +172,15 @@ def test_get_prints_a_line_per_id_in_the_order_given(made):
         (("describe", "{fasta}"), "in.fasta: not a readable Parquet file"),
         (("describe", "{tmp}"), "no data set there"),
         (("get", "{made}", "nobody"), "no row has the id 'nobody'"),
+        (("translate", "{fasta}", "-m", "{model}", "-o", "{tmp}/o"), "megatron-bert has no decoder"),
+        (("translate", "{fasta}", "-m", "{model}", "-o", "{tmp}/o", "--beams", "0"), "--beams is 0; expected 1"),
+        (
+            ("translate", "{fasta}", "-m", "{model}", "-o", "{tmp}/o", "--target", "{fasta}", "--beams", "2"),
+            "with --target nothing is generated",
+        ),
+        (("models", "fill", "MKT", "-m", "{model}"), "nothing to fill in 'MKT'"),
+        (("models", "fill", "M<mask>", "-m", "{model}", "--top", "0"), "--top is 0; expected 1 or more"),
+        (("models", "init", "esm9", "{tmp}/o"), "no model is called 'esm9'; expected one of esm1nv"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, arguments, message):
@@ -199,9 +208,39 @@ def test_models_are_made_exported_and_imported_again(tmp_path):
     assert [(each["name"], each["trained"]) for each in about] == [("esm1nv", False)] * 2
 
 
+def test_models_are_listed_with_sizes_and_licences():
+    lines = embedome("models").stdout.splitlines()
+    assert lines[0].split()[:3] == ["NAME", "ARCHITECTURE", "LAYERS"]
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert "1,878,705,152" in rows["ankh2-ext2"]
+    assert "non-commercial" in rows["ankh2-ext2"]
+    assert {"esm1nv", "esm1nv-1024", "prott5nv", "esm2-650m", "prott5-xl", "prostt5", "ankh3-large"} <= set(rows)
+    assert lines == embedome("models", "list").stdout.splitlines()
+    (entry,) = (row for row in json.loads(embedome("models", "list", "--json").stdout) if row["name"] == "prott5nv")
+    assert (entry["parameters"], entry["sizes"]["decoder_layers"], entry["residues"]) == (198_970_496, 12, 512)
+
+
+def test_sequences_are_scored_filled_and_translated(model, records, tmp_path):
+    (tmp_path / "in.fasta").write_text(fasta_text(records[:4]))
+    result = embedome("models", "score", tmp_path / "in.fasta", "-m", model, "-o", tmp_path / "scores.tsv")
+    assert json.loads(result.stdout.split(": ", 1)[1]) == {"read": 4, "scored": 4}
+    with open(tmp_path / "scores.tsv") as handle:
+        assert [row["id"] for row in csv.DictReader(handle, delimiter="\t")] == [name for name, _ in records[:4]]
+    result = embedome("models", "fill", "MK<mask>A<mask>", "-m", model, "--top", 2)
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["3", "3", "5", "5"]
+    t5 = rough_model(tmp_path / "t5", 1, "ankh-base", {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 32})
+    fasta = tmp_path / "in.fasta"
+    result = embedome("translate", fasta, "-m", t5, "-o", tmp_path / "out.fasta", "--beams", 2, "--max-length", 4)
+    assert json.loads(result.stdout.split(": ", 1)[1])["read"] == 4
+    result = embedome("translate", fasta, "-m", t5, "-o", tmp_path / "t.tsv", "--target", fasta)
+    assert json.loads(result.stdout.split(": ", 1)[1]) == {"read": 4, "scored": 4}
+
+
 def test_help_names_every_command():
+    commands = ("embed", "describe", "get", "translate", "models", "bench", "plan")
     result = embedome("--help")
     assert result.returncode == 0
-    assert all(
-        re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in ("embed", "describe", "get", "models")
-    )
+    assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in commands)
+    result = embedome("models", "--help")
+    actions = ("list", "init", "import", "export", "score", "fill")
+    assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in actions)

@@ -1,0 +1,121 @@
+"""How far the encoders are from the Hugging Face classes, run one sequence at a time in float32 on the CPU.
+
+Seeded random weights, random sequences of several lengths, in batches of equal length. Prints for each model and
+dtype the largest difference of residues' hidden states, relative to the largest value, and the smallest cosine of
+pooled vectors. Run with
+
+    PYTHONPATH=scripts python benchmarks/parity.py [--device cuda] [--full]
+"""
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from embedome.engine import DTYPES
+from embedome.initialise import make_untrained
+from embedome.models import DECODER, ENCODER, Model, load_model
+
+RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
+LENGTHS = (1, 7, 33, 100, 255, 510)
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to compare; `sizes` are what it is shrunk to unless --full is given."""
+
+    name: str
+    sizes: dict[str, int]
+    features: str = ENCODER
+
+
+CASES = (
+    Case("esm1nv", {}),
+    Case("prott5nv", {}),
+    Case("ankh2-ext2", {"layers": 4, "decoder_layers": 2}),
+    Case("ankh2-ext2", {"layers": 4, "decoder_layers": 2}, DECODER),
+    Case("esm2-8m", {}),
+    Case("esm2-650m", {"layers": 4}),
+    Case("prott5-xl", {"layers": 2}),
+)
+
+
+class Reference:
+    """The Hugging Face class."""
+
+    def __init__(self, directory: Path, features: str) -> None:
+        self.model = transformers.AutoModel.from_pretrained(directory).float().eval()
+        self.features = features
+
+    @torch.inference_mode()
+    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Hidden states of one sequence, [1, L, D]."""
+        if self.features == DECODER:
+            return self.model(input_ids=tokens, decoder_input_ids=tokens).last_hidden_state
+        encoder = self.model.get_encoder() if self.model.config.is_encoder_decoder else self.model
+        return encoder(tokens).last_hidden_state
+
+
+def main() -> None:
+    """Compare and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the encoders run")
+    parser.add_argument("--full", action="store_true", help="all layers of every model")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {options.device}")
+    print(f"{'model':28} {'layers':>6}  {'dtype':9} {'residues, max difference':>25} {'pooled, min cosine':>19}")
+    for line in compare(options.device, options.full):
+        print(line, flush=True)
+
+
+def compare(device: str, full: bool) -> Iterator[str]:
+    """A line for each model and dtype."""
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            directory = Path(folder) / case.name
+            make_untrained(directory, case.name, case.name, {} if full else case.sizes, 0)
+            model = load_model(directory, case.features)
+            batches = draw(model)
+            reference = Reference(directory, case.features)
+            exact = [torch.cat([reference.hidden(row[None]) for row in batch]) for batch in batches]
+            del reference
+        label = case.name + (", decoder" if case.features == DECODER else "")
+        for dtype in DTYPES:
+            if dtype == "float16" and not getattr(model.encoder, "float16_safe", True):
+                continue
+            difference, cosine = distance(model, batches, exact, device, dtype)
+            yield f"{label:28} {model.encoder.n_layers:6}  {dtype:9} {difference:25.1e} {cosine:19.7f}"
+
+
+def draw(model: Model) -> list[torch.Tensor]:
+    """Token ids of random sequences, [BATCH, L] by length."""
+    rng = np.random.default_rng(0)
+    return [torch.from_numpy(model.tokenizer.tokens(rng.choice(RESIDUES, (BATCH, length)))) for length in LENGTHS]
+
+
+@torch.inference_mode()
+def distance(
+    model: Model, batches: list[torch.Tensor], exact: list[torch.Tensor], device: str, dtype: str
+) -> tuple[float, float]:
+    """Largest relative difference of hidden states, smallest cosine of their means."""
+    # A copy: rounded weights do not come back.
+    encoder = copy.deepcopy(model.encoder).to(device, DTYPES[dtype])
+    found = [encoder(batch.to(device)).float().cpu() for batch in batches]
+    largest = max(float(state.abs().max()) for state in exact)
+    difference = max(float((mine - state).abs().max()) for mine, state in zip(found, exact, strict=True))
+    first, last = len(model.tokenizer.first), -len(model.tokenizer.last) or None
+    cosines = [
+        torch.cosine_similarity(mine[:, first:last].mean(1), state[:, first:last].mean(1)).min()
+        for mine, state in zip(found, exact, strict=True)
+    ]
+    return difference / largest, float(min(cosines))
+
+
+if __name__ == "__main__":
+    main()
