@@ -1,87 +1,190 @@
-"""Residues per second of the engine and of the Hugging Face class, on one CPU thread, in one run.
+"""File to file on all cores of a CPU: embedome against what people run today, each a process of its own.
 
-Random weights of ESM-1nv's full size, lengths as in UniRef50 (log-normal, mu 5.43, sigma 0.675, cut at 510), float32.
-The variants take turns, slice by slice, so that a machine whose speed drifts is the same for all. Run with
+FASTA in, one vector per protein out, float32, random weights of full size. The variants take turns, round by round, so
+that a machine whose speed drifts is the same for all; what counts are the ratios within a round. Run with
 
-    PYTHONPATH=scripts python benchmarks/engine_cpu.py [--sequences N] [--rounds N]
+    PYTHONPATH=scripts python benchmarks/engine_cpu.py [--fasta FILE] [--residues N] [--rounds N]
+
+Sequences are random with the lengths of UniRef50, or every so many-th of FILE. ESM-1nv is compared with the Hugging
+Face class one sequence at a time, in padded batches of 32 in input order, and sorted with a token budget; ESM-2 8M with
+the steps of the extraction script of the package fair-esm, where that is installed.
 """
 
 import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from embedome.engine import Engine
+from embedome.fasta import read_entries
 from embedome.initialise import make_untrained
-from embedome.models import load_model
-from embedome.pieces import Sequences
-from transformers import AutoModel, AutoTokenizer
+from embedome.lengths import uniref50_lengths
 
-RESIDUES = list("ACDEFGHIKLMNPQRSTVWY")
+RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
+LONGEST = 510
+TOKEN_BUDGET = 2048
+OURS = "embedome"
+ESM1NV = {
+    "single": "Hugging Face, one at a time",
+    "padded": "Hugging Face, padded batches of 32 in input order",
+    "sorted": f"Hugging Face, sorted, budget of {TOKEN_BUDGET} tokens",
+    OURS: "embedome embed",
+}
+ESM2 = {"fair-esm": "fair-esm's extraction, budget of 4096 tokens", OURS: "embedome embed"}
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure and print two tables; or, as a child, embed once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--sequences", type=int, default=96, help="sequences of a round (default: 96)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (default: 5)")
+    parser.add_argument("--fasta", help="where sequences come from (default: random ones)")
+    parser.add_argument("--residues", type=int, default=60_000, help="residues of ESM-1nv's input (default: 60,000)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder) / "esm1nv"
-        make_untrained(directory, "esm1nv", "esm1nv", {}, 0)
-        variants = make_variants(directory)
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(options.rounds + 1):
-        sequences = draw(np.random.default_rng(number), options.sequences)
-        residues = sum(map(len, sequences))
-        for name, embed in variants.items():
-            start = time.perf_counter()
-            embed(sequences)
-            # The first round warms up.
-            if number:
-                speeds[name].append(residues / (time.perf_counter() - start))
-    report(speeds, options)
+    if options.child:
+        child(*options.child)
+        return
+    print(f"torch {torch.__version__}, {cores()} cores, float32, {options.rounds} rounds, processes' start included")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table(folder, "esm1nv", ESM1NV, options.residues, options)
+        if importlib.util.find_spec("esm"):
+            table(folder, "esm2-8m", ESM2, 4 * options.residues, options)
+        else:
+            print("esm2-8m: not measured, the package fair-esm is not installed")
 
 
-def make_variants(directory: Path) -> dict[str, Callable[[list[str]], object]]:
-    """What is measured, by name; the first is what the others are compared with."""
+def table(folder: Path, model: str, variants: dict[str, str], residues: int, options: argparse.Namespace) -> None:
+    """Run a model's variants in turns and print medians."""
+    make_untrained(folder / model, model, model, {}, 0)
+    fasta = folder / f"{model}.fasta"
+    records = dict(take(options.fasta, residues))
+    fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
+    used = sum(min(len(sequence), LONGEST) for sequence in records.values())
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(options.rounds):
+        names = list(variants)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            begin = time.perf_counter()
+            run(name, folder / model, fasta, folder / f"{model}-{name}-{number}")
+            seconds[name].append(time.perf_counter() - begin)
+    print(f"\n{model}: {len(records):,} sequences, {used:,} residues used")
+    ours = np.array(seconds[OURS])
+    for name, label in variants.items():
+        values = np.array(seconds[name])
+        ratios = values / ours
+        print(
+            f"{label:52} {np.median(values):7.1f} s {used / np.median(values):8,.0f} residues/s"
+            f"   embedome is x {np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
+        )
+
+
+def take(fasta: str | None, residues: int) -> Iterator[tuple[str, str]]:
+    """Records of so many residues in all."""
+    rng = np.random.default_rng(0)
+    if fasta:
+        entries = [entry.body.replace(b"\n", b"").decode() for entry in read_entries(fasta)]
+        order: Iterable[str] = (entries[index] for index in rng.permutation(len(entries)))
+    else:
+        lengths = uniref50_lengths().sample(rng, residues // 100)
+        order = (rng.choice(RESIDUES, length).tobytes().decode() for length in np.minimum(lengths, LONGEST))
+    total = 0
+    for number, sequence in enumerate(order):
+        if total >= residues:
+            return
+        total += min(len(sequence), LONGEST)
+        yield f"P{number:06d}", sequence
+
+
+def run(variant: str, model: Path, fasta: Path, out: Path) -> None:
+    """Embed a file in a process of its own."""
+    if variant == OURS:
+        command = ["-m", "embedome", "embed", str(fasta), "-m", str(model), "-o", f"{out}.parquet", "--device", "cpu"]
+    else:
+        command = [__file__, "--child", variant, str(model), str(fasta), str(out)]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True)
+
+
+def child(variant: str, model: str, fasta: str, out: str) -> None:
+    """What a script of today does, with all cores as threads."""
+    torch.set_num_threads(cores())
+    (fair_esm if variant == "fair-esm" else hugging_face)(variant, model, fasta, Path(out))
+
+
+@torch.inference_mode()
+def hugging_face(variant: str, directory: str, fasta: str, out: Path) -> None:
+    """The Hugging Face class, mean over residues, one .npz."""
+    from transformers import AutoModel, AutoTokenizer
+
     model = AutoModel.from_pretrained(directory, add_pooling_layer=False).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    engine = Engine(load_model(directory))
-
-    @torch.inference_mode()
-    def padded(sequences: list[str], size: int) -> None:
-        for start in range(0, len(sequences), size):
-            inputs = tokenizer(sequences[start : start + size], padding=True, return_tensors="pt")
-            hidden = model(**inputs).last_hidden_state
-            mask = inputs["attention_mask"][:, :, None]
-            (hidden * mask).sum(1).div(mask.sum(1)).half()
-
-    return {
-        "Hugging Face, one at a time": lambda sequences: padded(sequences, 1),
-        "Hugging Face, padded batches of 32 in input order": lambda sequences: padded(sequences, 32),
-        "embedome": lambda sequences: engine.embed(Sequences.join([each.encode() for each in sequences])),
-    }
+    found = {}
+    for batch in batches(variant, dict(read(fasta))):
+        inputs = tokenizer([sequence for _, sequence in batch], padding=True, return_tensors="pt")
+        hidden = model(**inputs).last_hidden_state
+        for (name, sequence), states in zip(batch, hidden, strict=True):
+            found[name] = states[1 : 1 + len(sequence)].mean(0).half().numpy()
+    np.savez(out, **found)
 
 
-def draw(rng: np.random.Generator, count: int) -> list[str]:
-    """Random sequences."""
-    lengths = np.clip(rng.lognormal(5.43, 0.675, count), 11, 510).astype(int)
-    return ["".join(rng.choice(RESIDUES, length)) for length in lengths]
+def batches(variant: str, sequences: dict[str, str]) -> Iterator[list[tuple[str, str]]]:
+    """Sequences in batches, as a variant makes them."""
+    items = list(sequences.items())
+    if variant == "sorted":
+        items.sort(key=lambda item: -len(item[1]))
+    batch: list[tuple[str, str]] = []
+    for item in items:
+        full = {
+            "single": len(batch) == 1,
+            "padded": len(batch) == 32,
+            "sorted": (len(batch) + 1) * (2 + max(len(item[1]), *(len(s) for _, s in batch), 0)) > TOKEN_BUDGET,
+        }[variant]
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(item)
+    yield batch
 
 
-def report(speeds: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """Print medians and ratios to the first variant, taken round by round."""
-    base = np.array(next(iter(speeds.values())))
-    print(f"torch {torch.__version__}, 1 thread, {options.sequences} sequences a round, median of {options.rounds}")
-    for name, values in speeds.items():
-        ratios = np.array(values) / base
-        spread = f"{ratios.min():.2f}-{ratios.max():.2f}"
-        print(f"{name:52} {np.median(values):8,.0f} residues/s  x {np.median(ratios):.2f} ({spread})")
+@torch.inference_mode()
+def fair_esm(_: str, directory: str, fasta: str, out: Path) -> None:
+    """The steps of fair-esm's extraction script: batches by size, one file per protein with its mean."""
+    import esm
+
+    config = json.loads((Path(directory) / "config.json").read_text())
+    model = esm.ESM2(config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]).eval()
+    data = esm.FastaBatchedDataset.from_file(fasta)
+    loader = torch.utils.data.DataLoader(
+        data,
+        collate_fn=model.alphabet.get_batch_converter(1022),
+        batch_sampler=data.get_batch_indices(4096, extra_toks_per_seq=1),
+    )
+    out.mkdir()
+    last = config["num_hidden_layers"]
+    for names, sequences, tokens in loader:
+        states = model(tokens, repr_layers=[last])["representations"][last]
+        for name, sequence, state in zip(names, sequences, states, strict=True):
+            mean = state[1 : 1 + min(len(sequence), 1022)].mean(0).clone()
+            torch.save({"label": name, "mean_representations": {last: mean}}, out / f"{name}.pt")
+
+
+def read(fasta: str) -> Iterator[tuple[str, str]]:
+    """Names and sequences of a file of one line per sequence, cut as ESM-1nv takes them."""
+    lines = Path(fasta).read_text().splitlines()
+    return ((head[1:], sequence[:LONGEST]) for head, sequence in zip(lines[::2], lines[1::2], strict=True))
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
+    from embedome.parallel import start_server
+
+    if options.device != "cuda" and options.workers != 1:
+        start_server()
     from embedome.embed import Machine
     from embedome.errors import UserError
     from embedome.onefile import embed_fasta

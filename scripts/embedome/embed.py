@@ -9,11 +9,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from embedome.ledger import add_up
 from embedome.log import Progress
 from embedome.metrics import DEVICE, READING, WRITING, Clock, write_metrics
 from embedome.models import load_model, model_dimension, model_identity
-from embedome.parallel import ahead, map_in_order
+from embedome.parallel import ahead, map_in_order, process_pool
 from embedome.parts import (
     Part,
     Written,
@@ -194,8 +193,7 @@ def embed_records(
     def parts() -> Iterator[Part]:
         most = most_residues(provenance, model_dimension(model))
         for index, rows in enumerate(cut_parts(records, limits, most)):
-            for record in rows:
-                content.update(b"%s\n%s\n" % (record.id.encode(), record.sequence))
+            content.update(b"".join([b"%s\n%s\n" % (record.id.encode(), record.sequence) for record in rows]))
             path = manifest.with_name(f"{manifest.stem}-{index:05d}.parquet")
             yield Part(path, rows, provenance, fingerprint(provenance, rows))
 
@@ -256,7 +254,7 @@ class Work:
         if self.machine.workers == 1:
             yield from self.run_here(parts)
             return
-        with ProcessPoolExecutor(self.machine.workers, get_context("spawn")) as pool:
+        with process_pool(self.machine.workers) as pool:
             job = OnePart(self.model, self.settings, replace(self.machine, workers=1))
             try:
                 yield from map_in_order(pool, job, parts, self.machine.workers + 1)

@@ -103,7 +103,8 @@ class Engine:
         self.encoder = cut_layers(model.encoder, layer).to(self.device, self.dtype)
         self.operations = operations(self.encoder)
         self.token_budget = max(1, token_budget(self.encoder, self.device) >> (attempt - 1))
-        self.table = torch.from_numpy(self.tokenizer.table).to(self.device)
+        # One byte for a token where ids are that small.
+        self.table = self.tokenizer.table.astype(np.uint8 if self.tokenizer.size <= 256 else np.int32)
 
     @torch.inference_mode()
     def embed(self, sequences: Sequences) -> Embedded:
@@ -126,21 +127,25 @@ class Engine:
         """Run all pieces, longest first; give the sequences of which a piece does not fit the device's memory."""
         order = np.argsort(-pieces.length, kind="stable")
         lengths = -pieces.length[order]  # ascending
+        tokens = self.lay_out(self.table[sequences.residues], pieces, order, self.tokenizer.first, self.tokenizer.last)
         weights = residue_weights(sequences, pieces)
-        residues, starts, weights = (
-            None if array is None else torch.from_numpy(array).to(self.device)
-            for array in (sequences.residues, pieces.start[order], weights)
-        )
+        if weights is not None:
+            weights = self.lay_out(weights, pieces, order)
         lost: set[int] = set()
-        begin = 0
+        begin = done = 0  # pieces, and residues of them
         while begin < len(order):
             length = -int(lengths[begin])
+            size = length + self.tokenizer.n_special
             same = int(np.searchsorted(lengths, -length, side="right"))
-            end = min(same, begin + max(1, self.token_budget // (length + self.tokenizer.n_special)))
+            end = min(same, begin + max(1, self.token_budget // size))
+            after = done + (end - begin) * length
             try:
-                index = starts[begin:end, None] + torch.arange(length, device=self.device)  # [B, L]
                 self.run_batch(
-                    order[begin:end], residues[index], None if weights is None else weights[index], pooled, states
+                    order[begin:end],
+                    tokens[done + begin * self.tokenizer.n_special :][: (end - begin) * size].view(-1, size),
+                    None if weights is None else weights[done:after].view(-1, length),
+                    pooled,
+                    states,
                 )
                 fits = True
             except RuntimeError as error:
@@ -148,40 +153,46 @@ class Engine:
                     raise
                 fits = False
             # Outside the handler, whose exception keeps the batch's tensors alive.
-            if fits:
-                begin = end
-            elif end - begin > 1:
-                self.halve_budget((end - begin) * (length + self.tokenizer.n_special))
-            else:
+            if not fits and end - begin > 1:
+                self.halve_budget((end - begin) * size)
+                continue
+            if not fits:
                 lost.add(int(pieces.owner[order[begin]]))
-                begin = end
+            begin, done = end, after
         return lost
+
+    def lay_out(
+        self, values: np.ndarray, pieces: Pieces, order: np.ndarray, first: Sequence[int] = (), last: Sequence[int] = ()
+    ) -> Tensor:
+        """Put what there is of each residue [R] in the order in which pieces run, back to back, on the device.
+
+        Every batch is then a view. `first` and `last` go around each piece.
+        """
+        view = memoryview(values)
+        around = [np.array(ends, values.dtype).tobytes() for ends in (first, last)]
+        starts = pieces.start[order]
+        found = bytearray()
+        for start, end in zip(starts.tolist(), (starts + pieces.length[order]).tolist(), strict=True):
+            found += around[0]
+            found += view[start:end]
+            found += around[1]
+        return torch.from_numpy(np.frombuffer(found, values.dtype)).to(self.device)
 
     def run_batch(
         self,
         batch: np.ndarray,
-        residues: Tensor,
+        tokens: Tensor,
         weights: Tensor | None,
         pooled: PooledVectors,
         states: ResidueStates | None,
     ) -> None:
-        """Run pieces of equal length, residues uint8 [B, L], and hand their hidden states on."""
-        hidden = self.encoder(self.tokens(residues))
-        first = len(self.tokenizer.first)
-        inner = hidden[:, first : first + residues.shape[1]]
+        """Run pieces of equal length, token ids [B, T], and hand their hidden states on."""
+        hidden = self.encoder(tokens.int())
+        first, last = len(self.tokenizer.first), len(self.tokenizer.last)
+        inner = hidden[:, first : tokens.shape[1] - last]
         pooled.add(torch.from_numpy(batch).to(self.device), hidden, inner, weights)
         if states:
             states.add(batch, inner, weights)
-
-    def tokens(self, residues: Tensor) -> Tensor:
-        """Map ASCII residues, uint8 [B, L], to token ids with the special tokens, int64 [B, T]."""
-        batch, length = residues.shape
-        first, last = self.tokenizer.first, self.tokenizer.last
-        tokens = self.table.new_empty(batch, length + self.tokenizer.n_special)
-        tokens[:, len(first) : len(first) + length] = self.table[residues.long()]
-        for column, token in [*enumerate(first), *((len(first) + length + i, token) for i, token in enumerate(last))]:
-            tokens[:, column] = token
-        return tokens
 
     def halve_budget(self, tokens: int) -> None:
         """Remember that a batch of so many tokens did not fit."""

@@ -28,7 +28,7 @@ from embedome.format import (
     residues_path,
 )
 from embedome.ledger import close
-from embedome.models import load_model
+from embedome.models import check_model_directory, empty_model
 from embedome.pieces import LongPolicy
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
@@ -76,12 +76,12 @@ def embed_fasta(
     out = Path(out)
     if out.is_dir():
         raise UserError(f"{out} is a folder; expected the name of a file to write")
-    loaded = load_model(model, settings.features)
+    check_model_directory(model)
+    described = empty_model(model, settings.features)
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
-    longest = None if policy.name == "window" else policy.longest(loaded.max_residues)
-    cost = cost_of(loaded.encoder, longest, SUSTAINED_FLOPS[machine.device])
-    dimension = loaded.encoder.dimension
-    del loaded
+    longest = None if policy.name == "window" else policy.longest(described.max_residues)
+    cost = cost_of(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
+    dimension = described.encoder.dimension
     work = out.with_name(out.name + ".work")
     account = filter_records(
         fasta,

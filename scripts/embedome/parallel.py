@@ -1,12 +1,38 @@
 """Work on many items at once, few of them in memory, results in the items' order."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def start_server() -> None:
+    """Start the process that worker processes are forked from, so that it loads torch while others do other things."""
+    forkserver.set_forkserver_preload(["embedome.embed"])
+    forkserver.ensure_running()
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Worker processes that have torch loaded."""
+    start_server()
+    return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is gone, even by kill -9: it would wait for work for ever."""
+
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:

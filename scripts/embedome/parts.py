@@ -36,7 +36,7 @@ from embedome.format import (
     write_residues,
 )
 from embedome.headers import parse_description
-from embedome.records import Record, refget_digest
+from embedome.records import Record, refget_digests
 from embedome.settings import PartLimits
 
 log = logging.getLogger(__name__)
@@ -68,10 +68,8 @@ class Written:
 
 def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
     """Digest of all that goes into a part: provenance, and ids, descriptions and sequences."""
-    content = hashlib.sha256()
-    for record in records:
-        content.update(b"%s\n%s\n%s\n" % (record.id.encode(), record.description.encode(), record.sequence))
-    return json_sha256({"provenance": provenance, "content": content.hexdigest()})
+    lines = [b"%s\n%s\n%s\n" % (each.id.encode(), each.description.encode(), each.sequence) for each in records]
+    return json_sha256({"provenance": provenance, "content": hashlib.sha256(b"".join(lines)).hexdigest()})
 
 
 def most_residues(provenance: Mapping[str, Any], dimension: int) -> int:
@@ -145,7 +143,7 @@ def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
     table = pa.table(
         {
             "id": [record.id for record in part.records],
-            "digest": [refget_digest(record.sequence) for record in part.records],
+            "digest": refget_digests(record.sequence for record in part.records),
             "length": pa.array([len(record.sequence) for record in part.records], pa.int32()),
             "n_residues_used": embedded.used,
             "state": embedded.state.astype(object),
@@ -169,7 +167,8 @@ def part_entry(part: Part) -> dict[str, Any]:
     rows = read_rows(part.path, ["id", "state"])
     ids = rows["id"].to_pylist()
     info = part_info(part.path)
-    if sorted([*ids, *(row["id"] for row in info.skipped)]) != sorted(record.id for record in part.records):
+    skipped = [row["id"] for row in info.skipped]
+    if (sorted(ids + skipped) if skipped else ids) != [record.id for record in part.records]:
         raise UserError(f"{part.path}: its ids are not those of the shard; delete it and run again")
     return {
         **describe_file(part.path, len(rows), ids),

@@ -75,7 +75,7 @@ class PooledVectors:
                 # In the pieces' order; adding up by index would be in any order on a GPU.
                 rows = torch.segment_reduce(rows, "max" if name == MAX else "sum", lengths=counts, unsafe=True)
         if name == MEAN:
-            rows = rows / torch.from_numpy(np.maximum(used, 1)).to(rows.device, torch.float32)[:, None]
+            rows /= torch.from_numpy(np.maximum(used, 1)).to(rows.device, torch.float32)[:, None]
         return rows
 
 

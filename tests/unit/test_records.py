@@ -6,7 +6,7 @@ import string
 
 import pytest
 from embedome.fasta import Entry
-from embedome.records import Record, check_entry, refget_digest
+from embedome.records import Record, check_entry, refget_digest, refget_digests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +25,11 @@ def check(header: bytes, body: bytes = b"MKV\n") -> Record:
 )
 def test_published_digests(sequence: bytes, digest: str) -> None:
     assert refget_digest(sequence) == digest
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_digests_of_many_sequences_are_those_of_each(sequences: list[bytes]) -> None:
+    assert refget_digests(sequences) == [refget_digest(sequence) for sequence in sequences]
 
 
 @given(st.text(string.ascii_uppercase, max_size=300))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.tables import embedding
+
 # Share of tokens that were hidden in training: 15 % were chosen, and 80 % of these became <mask> (Lin et al. 2023,
 # doi:10.1126/science.ade2574). Token dropout zeroed them, so whole sequences are scaled down by what was left.
 HIDDEN_IN_TRAINING = 0.15 * 0.8
@@ -105,7 +107,7 @@ class ESM2Encoder(nn.Module):
         self.max_tokens = config["max_position_embeddings"] - config["pad_token_id"] - 1
         self.mask = config["mask_token_id"] if config["token_dropout"] else None
         heads = config["num_attention_heads"]
-        self.words = nn.Embedding(config["vocab_size"], self.dimension)
+        self.words = embedding(config["vocab_size"], self.dimension)
         self.rotary = Rotary(self.dimension // heads // 2)
         self.layers = nn.ModuleList(
             ESM2Layer(self.dimension, heads, config["intermediate_size"], config["layer_norm_eps"])

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.tables import embedding
+
 ACTIVATIONS = {
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
@@ -75,8 +77,8 @@ class PreLN(nn.Module):
         if dimension % heads:
             raise ValueError(f"the model dimension is {dimension}; expected a multiple of the heads, {heads}")
         self.dimension, self.n_layers, self.max_tokens = dimension, layers, positions
-        self.words = nn.Embedding(rows, dimension)
-        self.positions = nn.Embedding(positions, dimension)
+        self.words = embedding(rows, dimension)
+        self.positions = embedding(positions, dimension)
         self.layers = nn.ModuleList(PreLNLayer(dimension, heads, feed_forward, eps, activation) for _ in range(layers))
         self.final_norm = nn.LayerNorm(dimension, eps)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.tables import embedding
+
 ACTIVATIONS = {
     "relu": functional.relu,
     "gelu": functional.gelu,
@@ -40,7 +42,7 @@ class RelativeBias(nn.Module):
     def __init__(self, heads: int, buckets: int, max_distance: int, *, causal: bool = False) -> None:
         super().__init__()
         self.max_distance, self.causal = max_distance, causal
-        self.table = nn.Embedding(buckets, heads)
+        self.table = embedding(buckets, heads)
         self.known: tuple[tuple, Tensor] | None = None
 
     def forward(self, length: int) -> Tensor:
@@ -148,7 +150,7 @@ class T5Encoder(nn.Module):
         self.dimension = config["d_model"]
         self.n_layers = config["num_layers"]
         buckets, max_distance = relative_positions(config)
-        self.words = nn.Embedding(config["vocab_size"], self.dimension)
+        self.words = embedding(config["vocab_size"], self.dimension)
         self.bias = RelativeBias(config["num_heads"], buckets, max_distance)
         self.layers = nn.ModuleList(T5Layer(*layer_sizes(config)) for _ in range(self.n_layers))
         self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])

@@ -1,0 +1,72 @@
+"""Work on many items at once: order, bounds, and what becomes of workers whose parent is killed."""
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from embedome.parallel import ahead, map_in_order
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+PARENT = """
+import os, sys, time
+from embedome.parallel import map_in_order, process_pool
+
+def work(number):
+    print(os.getpid(), flush=True)
+    time.sleep(number)
+    return number
+
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        list(map_in_order(pool, work, [0.5, 0.5, 600], 2))
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    # The third piece of work is under way.
+    workers = {int(process.stdout.readline()) for _ in range(3)}
+    assert all(alive(worker) for worker in workers)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_results_come_in_order_and_few_items_are_begun_ahead() -> None:
+    begun = []
+
+    def items():
+        for number in range(20):
+            begun.append(number)
+            yield number
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, result in enumerate(map_in_order(pool, lambda x: x * x, items(), 3)):
+            assert result == number**2
+            assert len(begun) <= number + 4
+
+
+def test_one_item_is_made_ahead() -> None:
+    made = []
+    with ThreadPoolExecutor(1) as pool:
+        for number in ahead(pool, (made.append(i) or i for i in range(5))):
+            time.sleep(0.02)
+            assert len(made) <= number + 3
+    assert made == list(range(5))
