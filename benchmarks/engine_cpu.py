@@ -135,8 +135,8 @@ def hugging_face(variant: str, directory: str, fasta: str, out: Path) -> None:
     np.savez(out, **found)
 
 
-def batches(variant: str, sequences: dict[str, str]) -> Iterator[list[tuple[str, str]]]:
-    """Sequences in batches, as a variant makes them."""
+def batches(variant: str, sequences: dict[str, str], budget: int = TOKEN_BUDGET) -> Iterator[list[tuple[str, str]]]:
+    """Sequences in batches, as a variant makes them; `budget` tokens, padding included, of sorted ones."""
     items = list(sequences.items())
     if variant == "sorted":
         items.sort(key=lambda item: -len(item[1]))

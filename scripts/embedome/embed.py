@@ -68,6 +68,18 @@ class Machine:
     attempt: int = 1
     workers: int = 1
 
+    @classmethod
+    def of_job(cls, gpus: int, attempt: int) -> "Machine":
+        """The machine of a job that asked for so many GPUs.
+
+        The variable EMBEDOME_DEVICE says otherwise, for trying out a cluster without GPUs.
+        """
+        device = "cuda" if gpus else "cpu"
+        if chosen := os.environ.get("EMBEDOME_DEVICE"):
+            log.warning("EMBEDOME_DEVICE is set: running on %s, not on %s", chosen, device)
+            device = chosen
+        return cls(device, attempt)
+
 
 def embed_shard(
     fasta: str | os.PathLike,

@@ -7,6 +7,8 @@ Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a ba
 
 import gc
 import logging
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -229,11 +231,17 @@ def check_device(device: str) -> str:
     Raises
     ------
     UserError
-        Says what torch sees.
+        Says what torch sees, and where.
     """
+    if device not in TOKEN_BUDGET:
+        raise UserError(f"the device is {device!r}; expected {' or '.join(TOKEN_BUDGET)}")
     if device == "cuda" and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
-        raise UserError(f"a GPU was asked for, but torch {torch.__version__} ({built}) sees none on this machine")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise UserError(
+            f"a GPU was asked for, but torch {torch.__version__} ({built}) sees none on {socket.gethostname()} "
+            f"(CUDA_VISIBLE_DEVICES: {visible}); see docs/cluster.md"
+        )
     return device
 
 

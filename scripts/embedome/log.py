@@ -1,6 +1,7 @@
 """Logging to the terminal and to a rule's log file, and progress on long work."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,9 @@ def setup_logging(path: str | None = None) -> None:
 def rule_log(paths: Sequence[str]) -> Iterator[None]:
     """Run a rule's script: log to the rule's file and to stderr, end on a user's error with one line.
 
-    On SIGTERM it ends as on an exception.
+    On SIGTERM it ends as on an exception. Compute nodes often have no network: libraries are told not to look for one.
     """
+    os.environ["HF_HUB_OFFLINE"] = "1"
     setup_logging(paths[0])
     exit_on_sigterm()
     with user_errors():

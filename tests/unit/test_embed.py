@@ -11,7 +11,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -33,7 +32,6 @@ from embedome.errors import UserError
 from embedome.format import embedding_metadata, embedding_schema, read_rows, vector_array, vector_matrix, write_part
 from embedome.lookup import find_rows
 from embedome.models import load_model
-from embedome.parallel import map_in_order
 from embedome.parts import cut_parts
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
@@ -586,27 +584,6 @@ def test_rows_are_taken_in_order(sizes: list[int], takes: list[int]) -> None:
         left = left[count:]
 
 
-def test_work_is_given_back_in_order_and_few_items_wait() -> None:
-    begun = given_back = 0
-
-    def items() -> Iterator[int]:
-        nonlocal begun
-        for i in range(30):
-            begun += 1
-            yield i
-
-    def work(i: int) -> int:
-        time.sleep(0.002 * (i % 3))
-        return i * i
-
-    with ThreadPoolExecutor(4) as pool:
-        for i, result in enumerate(map_in_order(pool, work, items(), 5)):
-            assert result == i * i
-            assert begun - given_back <= 5
-            given_back += 1
-    assert given_back == 30
-
-
 # Resuming
 
 
@@ -831,7 +808,7 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
     folder = tmp_path / "killed"
     kills, done = 0, {}
     while True:
-        goal = len(done) + rng.randint(1, 4)
+        goal = len(done) + rng.randint(0, 2)
         killed = processes.kill(
             processes.start(work(shard, model, folder, limits=limits)),
             rng.uniform(0, 0.02),
@@ -844,8 +821,32 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
         kills += 1
         done = after
         assert not (folder / "00000.json").exists() or len(done) == 48
-    assert kills >= 8
+    assert kills >= 20
     assert_same(folder, tmp_path / "expected")
+
+
+def test_unreadable_weights_end_in_one_line_and_keep_finished_parts(
+    model: Path, shard: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    copy, folder = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model, copy)
+    shutil.copytree(undisturbed, folder)
+    kept = stamps(folder)
+    missing = sorted(parts(folder))[1]
+    missing.unlink()
+    del kept[missing.name]
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", b"\xff" * 100):
+        weights.write_bytes(damage)
+        with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file") as error:
+            run(shard, copy, folder)
+        assert len(str(error.value).splitlines()) == 1
+        assert stamps(folder) == kept
+    weights.write_bytes(whole)
+    run(shard, copy, folder)
+    assert_same(folder, undisturbed)
+    assert kept.items() <= stamps(folder).items()
 
 
 def test_sigterm_ends_a_run_cleanly_and_the_next_goes_on(model: Path, tmp_path: Path, processes: Processes) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,18 +50,25 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_results_come_in_order_and_few_items_are_begun_ahead() -> None:
-    begun = []
+def test_work_is_given_back_in_order_and_few_items_wait() -> None:
+    begun = given_back = 0
 
-    def items():
-        for number in range(20):
-            begun.append(number)
-            yield number
+    def items() -> Iterator[int]:
+        nonlocal begun
+        for i in range(30):
+            begun += 1
+            yield i
+
+    def work(i: int) -> int:
+        time.sleep(0.002 * (i % 3))
+        return i * i
 
     with ThreadPoolExecutor(4) as pool:
-        for number, result in enumerate(map_in_order(pool, lambda x: x * x, items(), 3)):
-            assert result == number**2
-            assert len(begun) <= number + 4
+        for i, result in enumerate(map_in_order(pool, work, items(), 5)):
+            assert result == i * i
+            assert begun - given_back <= 5
+            given_back += 1
+    assert given_back == 30
 
 
 def test_one_item_is_made_ahead() -> None:
