@@ -90,6 +90,13 @@ def by_attempt(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+def by_attempt_and_size(amount, times):
+    """Megabytes: a base, and so many times the input's size; more with each attempt."""
+    return lambda wildcards, input, attempt: attempt * int(
+        amount + times * input.size_mb
+    )
+
+
 def model_file(name):
     """A file of the model directory."""
     return f"{config['model']['directory']}/{name}"

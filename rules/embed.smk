@@ -20,7 +20,7 @@ rule embed:
         "../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt(8000),
+        mem_mb=by_attempt_and_size(6000, 3),
         runtime=by_attempt(240),
         gpu=0,
         attempt=by_attempt(1),

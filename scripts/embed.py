@@ -14,7 +14,7 @@ with rule_log(snakemake.log):
         snakemake.output.manifest,
         **settings_of(snakemake.params.embed, snakemake.params.cost),
         source=source_identity(snakemake.input.summary, snakemake.params.config_sha256),
-        machine=Machine.of_job(snakemake.resources.gpu, snakemake.resources.get("attempt", 1)),
+        machine=Machine.of_job(snakemake.resources),
         shards=snakemake.input.shards,
         metrics=snakemake.output.metrics,
     )

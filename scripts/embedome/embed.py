@@ -69,16 +69,16 @@ class Machine:
     workers: int = 1
 
     @classmethod
-    def of_job(cls, gpus: int, attempt: int) -> "Machine":
-        """The machine of a job that asked for so many GPUs.
+    def of_job(cls, resources: Mapping[str, Any]) -> "Machine":
+        """The machine of a job: a GPU where it asked for one, by ``gpu`` or ``gres``.
 
         The variable EMBEDOME_DEVICE says otherwise, for trying out a cluster without GPUs.
         """
-        device = "cuda" if gpus else "cpu"
+        device = "cuda" if resources.get("gpu") or "gpu" in str(resources.get("gres", "")) else "cpu"
         if chosen := os.environ.get("EMBEDOME_DEVICE"):
             log.warning("EMBEDOME_DEVICE is set: running on %s, not on %s", chosen, device)
             device = chosen
-        return cls(device, attempt)
+        return cls(device, resources.get("attempt", 1))
 
 
 def embed_shard(

@@ -60,7 +60,9 @@ JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={address}
 AccountingStoragePort={dbd}
+AccountingStoragePass={folder}/munge.socket
 AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
 AccountingStorageEnforce=associations
 GresTypes=gpu
 {nodes}
@@ -186,9 +188,7 @@ class Cluster:
         (ETC / "slurmdbd.conf").chmod(0o600)
         gpu = self.folder / "gpu"
         gpu.touch()
-        (ETC / "gres.conf").write_text(
-            MARK + "".join(f"NodeName={name} Name=gpu File={gpu}\n" for name in NODES)
-        )
+        (ETC / "gres.conf").write_text(MARK + "".join(f"NodeName={name} Name=gpu File={gpu}\n" for name in NODES))
 
     def command(self, name: str) -> list[str]:
         """How a daemon is started in the foreground."""
@@ -260,7 +260,7 @@ class Cluster:
 
     def add_account(self) -> None:
         """Make the cluster, an account and this user known to the accounting."""
-        wait_for("accounting", lambda: "Cluster" in run("sacctmgr", "show", "cluster", check=False), 30)
+        wait_for("accounting", lambda: "Cluster" in run("sacctmgr", "show", "cluster", check=False), 20)
         run("sacctmgr", "-i", "add", "cluster", CLUSTER)
         run("sacctmgr", "-i", "add", "account", ACCOUNT, f"Cluster={CLUSTER}", "Description=x", "Organization=x")
         run("sacctmgr", "-i", "add", "user", "root", f"Account={ACCOUNT}", f"Cluster={CLUSTER}", check=False)

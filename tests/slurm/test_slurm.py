@@ -1,0 +1,264 @@
+"""`snakemake --profile slurm` on a real Slurm: two nodes on this machine, with accounting, preemption and faults.
+
+Nothing here has a GPU: EMBEDOME_DEVICE runs the jobs on the CPU, while Slurm gives each a GPU all the same.
+"""
+
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster import NODES, Cluster, run, wait_for, why_not
+from runs import ROOT, SMALL, changed, command, digests
+from runs import run as run_here
+
+log = logging.getLogger(__name__)
+REASON = why_not()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+# Long enough under way to be killed in the middle: about 20 seconds of work in 40 parts.
+SLOW = changed(
+    SMALL,
+    demo={"sequences": 1500},
+    split={"val": 0.01, "test": 0.01},
+    model={
+        "name": "tiny",
+        "directory": "resources/models/tiny",
+        "untrained": {"layers": 4, "hidden": 384, "heads": 8, "feed_forward": 1536, "positions": 64},
+    },
+    embed={"part_sequences": 20},
+)
+FAST_CHECKS = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
+# All but the report.
+LEDGER = ("--until", "ledger")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = Path("/run") / f"embedome-slurm-{os.getpid()}"
+    try:
+        with Cluster(folder) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slow configuration's whole run on this machine, without Slurm."""
+    folder = tmp_path_factory.mktemp("here") / "run"
+    result = run_here(folder, SLOW, *LEDGER)
+    assert result.returncode == 0, result.stdout
+    return folder
+
+
+@pytest.fixture
+def sharded(here: Path, tmp_path: Path) -> Path:
+    """A folder in which all is done but embedding and what comes after."""
+    folder = tmp_path / "run"
+    shutil.copytree(here, folder)
+    for name in ("embeddings", "dataset", "metrics", "ledger.json"):
+        path = folder / "results" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
+
+
+class Run:
+    """snakemake under way, on the cluster."""
+
+    def __init__(self, folder: Path, config: dict | None, *arguments: str, device: str | None = "cpu") -> None:
+        line = command(folder, config, "--profile", "slurm", *FAST_CHECKS, *arguments)
+        at = line.index("--cores")
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        if device:
+            environment["EMBEDOME_DEVICE"] = device
+        self.folder = folder
+        self.log = folder / "snakemake.log"
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                line[:at] + line[at + 2 :], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait(self, seconds: float = 300) -> int:
+        """Wait for the end; the exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def parts(self) -> dict[Path, tuple[int, int]]:
+        """The finished parts: which file, and when it was written."""
+        found = {}
+        for path in (self.folder / "results" / "embeddings").rglob("*.parquet"):
+            if re.fullmatch(r"\d{5}-\d{5}\.parquet", path.name):
+                stat = path.stat()
+                found[path] = (stat.st_ino, stat.st_mtime_ns)
+        return found
+
+    def under_way(self, cluster: Cluster, parts: int) -> tuple[list[str], dict[Path, tuple[int, int]]]:
+        """Wait until embed jobs run and so many parts are there; the jobs, and the parts."""
+        wait_for(
+            "embed jobs under way",
+            lambda: self.process.poll() is not None or (len(self.parts()) >= parts and cluster.running("rule_embed")),
+            120,
+        )
+        assert self.process.poll() is None, self.text()
+        return cluster.running("rule_embed"), self.parts()
+
+    def assert_completed(self, here: Path, before: dict[Path, tuple[int, int]]) -> None:
+        """The results are those of the run without Slurm, and no part that was finished was made again."""
+        assert before
+        assert before.items() <= self.parts().items()
+        mine, expected = digests(self.folder), digests(here)
+        assert mine == expected
+
+
+def finish(first: Run, folder: Path) -> int:
+    """Wait for a run, and where it failed, run it once more; the number of runs."""
+    if first.wait() == 0:
+        return 1
+    again = Run(folder, SLOW, *LEDGER)
+    assert again.wait() == 0, again.text()
+    return 2
+
+
+def test_the_demo_runs_as_one_array_on_both_nodes_and_gives_the_same_bytes(
+    cluster: Cluster, here: Path, tmp_path: Path
+) -> None:
+    known = {job["JobID"] for job in cluster.jobs()}
+    whole = Run(tmp_path / "run", SLOW)
+    assert whole.wait() == 0, whole.text()
+    jobs = [job for job in cluster.jobs() if job["JobID"] not in known]
+    embeds = [job for job in jobs if "rule_embed" in job["Comment"]]
+    assert len(embeds) == 4
+    assert {job["JobID"].partition("_")[0] for job in embeds} == {embeds[0]["JobID"].partition("_")[0]}
+    assert all("_" in job["JobID"] for job in embeds)
+    assert {job["NodeList"] for job in embeds} == set(NODES)
+    assert all("gres/gpu=1" in job["AllocTRES"] for job in embeds)
+    assert not any("gres/gpu" in job["AllocTRES"] for job in jobs if job not in embeds)
+    assert {job["State"] for job in jobs} == {"COMPLETED"}
+    # What needs the network runs where snakemake does.
+    rules = {job["Comment"].removeprefix("rule_").partition("_wildcards")[0] for job in jobs}
+    assert rules == {"filter", "split", "shard", "embed", "merge", "ledger", "report"}
+    assert digests(whole.folder) == digests(here)
+
+
+def cancel(cluster: Cluster, jobs: list[str]) -> None:
+    run("scancel", jobs[0])
+
+
+def preempt(cluster: Cluster, jobs: list[str]) -> None:
+    node = run("squeue", "-h", "-j", jobs[0], "-o", "%N").strip()
+    run("sbatch", "-p", "urgent", "-w", node, "--gres=gpu:1", "--mem=100", "-o", "/dev/null", "--wrap", "sleep 3")
+
+
+def lose_node(cluster: Cluster, jobs: list[str]) -> None:
+    """The node's daemon dies; its job runs on for a while, beside the one that is started instead."""
+    cluster.stop("n2", signal.SIGKILL)
+    wait_for("node down", lambda: "down" in " ".join(cluster.states()) or "down*" in cluster.states(), 90)
+    cluster.start("n2")
+
+
+def restart_controller(cluster: Cluster, jobs: list[str]) -> None:
+    """Controller and accounting are gone for some seconds, and jobs end meanwhile."""
+    cluster.stop("slurmdbd", signal.SIGKILL)
+    cluster.stop("slurmctld", signal.SIGKILL)
+    time.sleep(4)
+    cluster.start("slurmctld")
+    time.sleep(4)
+    cluster.start("slurmdbd")
+
+
+@pytest.mark.parametrize("fault", [cancel, preempt, lose_node, restart_controller], ids=lambda fault: fault.__name__)
+def test_a_fault_costs_no_finished_part_and_no_byte(
+    cluster: Cluster, here: Path, sharded: Path, fault: Callable[[Cluster, list[str]], None]
+) -> None:
+    first = Run(sharded, SLOW, *LEDGER)
+    jobs, before = first.under_way(cluster, 6)
+    fault(cluster, jobs)
+    runs = finish(first, sharded)
+    log.info("%s: complete after %d run(s), %d parts were there at the fault", fault.__name__, runs, len(before))
+    Run.assert_completed(first, here, before)
+
+
+def test_a_stuck_job_is_ended_by_its_time_limit_and_made_up_for(cluster: Cluster, here: Path, sharded: Path) -> None:
+    first = Run(sharded, SLOW, *LEDGER, "--set-resources", "embed:runtime=1")
+    jobs, before = first.under_way(cluster, 6)
+    listed = run("scontrol", "listpids", check=False).splitlines()[1:]
+    pids = [int(line.split()[0]) for line in listed if line.split()[1] == jobs[0].partition("_")[0]]
+    stuck = [pid for pid in pids if "embed.py" in cmdline(pid)]
+    for pid in stuck:
+        os.kill(pid, signal.SIGSTOP)
+    finish(first, sharded)
+    if stuck:
+        assert any(job["State"] == "TIMEOUT" for job in cluster.jobs())
+    Run.assert_completed(first, here, before)
+
+
+def cmdline(pid: int) -> str:
+    """What a process runs."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_a_job_out_of_memory_gets_more_at_the_next_attempt(cluster: Cluster, here: Path, sharded: Path) -> None:
+    first = Run(sharded, SLOW, *LEDGER, "--set-resources", "embed:mem_mb=attempt*attempt*180")
+    code = first.wait()
+    assert code == 0, first.text()
+    assert any(job["State"].startswith("OUT_OF_ME") for job in cluster.jobs())
+    assert digests(sharded) == digests(here)
+
+
+def test_a_job_that_asked_for_a_gpu_does_not_run_on_the_cpu(cluster: Cluster, sharded: Path) -> None:
+    first = Run(sharded, SLOW, *LEDGER, "--retries", "0", device=None)
+    assert first.wait() != 0
+    logs = "".join(path.read_text() for path in (sharded / "results" / "logs" / "embed").rglob("*.log"))
+    assert "a GPU was asked for, but torch" in logs
+    assert "CUDA_VISIBLE_DEVICES: 0" in logs
+    assert not first.parts()
+
+
+def test_a_thousand_shards_are_submitted_as_few_arrays(cluster: Cluster, sharded: Path) -> None:
+    """The nodes are full: what counts is planning and submission."""
+    config = changed(SLOW, shard={"val": 1, "test": 1, "train": 998})
+    for name in ("shards", "summaries/shard.json"):
+        path = sharded / "results" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    result = run_here(sharded, config, "--until", "shard")
+    assert result.returncode == 0, result.stdout
+    run("scontrol", "update", "nodename=n[1-2]", "state=drain", "reason=test")
+    try:
+        begin = time.monotonic()
+        first = Run(sharded, config, *LEDGER)
+        wait_for("200 jobs in the queue", lambda: len(queued()) >= 200 or first.process.poll() is not None, 120)
+        seconds = time.monotonic() - begin
+        assert first.process.poll() is None, first.text()
+        arrays = {job.partition("_")[0] for job in queued()}
+        files = len(list(Path(f"/proc/{first.process.pid}/fd").iterdir()))
+        log.info("%d tasks in %d array(s) after %.1f s, %d open files", len(queued()), len(arrays), seconds, files)
+        assert len(arrays) <= 2
+        assert files < 300
+        assert seconds < 90
+    finally:
+        os.killpg(first.process.pid, signal.SIGINT)
+        first.wait(120)
+        run("scancel", "-u", "root")
+        run("scontrol", "update", "nodename=n[1-2]", "state=resume")
+    wait_for("an empty queue", lambda: not queued(), 60)
+
+
+def queued() -> list[str]:
+    """Ids of the tasks that wait."""
+    return run("squeue", "-h", "-r", "-t", "PD", "-o", "%i", check=False).split()
