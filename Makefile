@@ -1,5 +1,6 @@
 # make run     set up .venv and run the demo; the result is in results/dataset
 # make test    run the tests          make lint     check the code
+# make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make report  one HTML file with the last run's plots, ledger and run times
 PYTHON ?= python3
 CORES ?= all
@@ -10,10 +11,16 @@ ARGS ?=
 INSTALL_VENV = { test $$(id -u) = 0 && apt-get update -qq && apt-get install -y -qq python3-venv; } || \
 	{ echo "python3-venv is missing: sudo apt-get install python3-venv" >&2; exit 1; }
 
+# Without root the tests say what they miss and are skipped.
+SLURM := slurm-wlm slurmdbd munge mariadb-server
+INSTALL_SLURM = test $$(id -u) != 0 || { command -v slurmctld && command -v mariadbd; } >/dev/null || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM); } || \
+	echo "Slurm's packages cannot be installed: $(SLURM)" >&2
+
 BIN := .venv/bin
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup run report test lint format clean
+.PHONY: setup run report test test-slurm lint format clean
 
 setup: .venv/ready
 
@@ -34,6 +41,10 @@ report: setup
 
 test: setup
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+test-slurm: setup
+	@$(INSTALL_SLURM)
+	$(BIN)/pytest tests/slurm $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

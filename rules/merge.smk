@@ -19,6 +19,8 @@ rule merge:
     resources:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(240),
+    params:
+        dask=config["dask"],
     message:
         "Verifying and merging the shards' parts"
     script:

@@ -40,6 +40,7 @@ rule report:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(120),
     params:
+        dask=config["dask"],
         pca_sequences=config["report"]["pca_sequences"],
     message:
         "Drawing the report's plots"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from embedome.log import rule_log
 from embedome.merge import merge_shards
+from embedome.workers import Workers
 
 with rule_log(snakemake.log):
     merge_shards(
@@ -12,5 +13,5 @@ with rule_log(snakemake.log):
         snakemake.input.catalog,
         snakemake.input.splits,
         Path(snakemake.output.manifest).parent,
-        threads=snakemake.threads,
+        workers=Workers(**snakemake.params.dask, threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

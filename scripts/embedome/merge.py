@@ -1,6 +1,6 @@
 """Merge stage: verify every part of every shard against the catalog, then link it into the data set.
 
-Nothing is rewritten, and nothing is visible before all of it is proven. Memory: a part per thread, the rows of
+Nothing is rewritten, and nothing is visible before all of it is proven. Memory: a part per worker, the rows of
 `DUPLICATE_ROWS` duplicates, and the table of skipped sequences.
 """
 
@@ -9,7 +9,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from embedome.lookup import find_in_files
 from embedome.parallel import map_in_order
 from embedome.split import SPLITS, read_split_catalog
 from embedome.tables import RowReader, open_parquet
+from embedome.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def merge_shards(
     splits: str | os.PathLike,
     dataset: str | os.PathLike,
     *,
-    threads: int = 1,
+    workers: Workers | None = None,
 ) -> dict:
     """Verify the shards' parts and publish them as one data set.
 
@@ -105,8 +105,8 @@ def merge_shards(
         Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
         ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``; vectors of residues, where the shards have
         them, in ``_residues/split=<split>/part-*.residues.parquet``.
-    threads : int
-        Parts verified at once.
+    workers : Workers, optional
+        What verifies parts, one task each; one thread of this process if not given.
 
     Returns
     -------
@@ -119,12 +119,14 @@ def merge_shards(
         Names the part that is missing, damaged, stale or not of its shard, and how to rebuild it.
     """
     parts, provenance = list_parts([Path(path) for path in manifests], read_json(shards))
+    workers = workers or Workers()
     with atomic_directory(dataset) as folder:
         merger = Merger(folder, catalog, splits, provenance)
-        with ThreadPoolExecutor(threads) as pool, Progress("merge", "parts", len(parts)) as progress:
+        with workers.client() as client, Progress("merge", "parts", len(parts)) as progress:
+            pool = client.get_executor(pure=False)
             for split in SPLITS:
                 mine = [part for part in parts if part.split == split]
-                for checked in merger.prove(split, map_in_order(pool, check_part, mine, threads + 1)):
+                for checked in merger.prove(split, map_in_order(pool, check_part, mine, workers.at_once + 1)):
                     merger.link(checked)
                     progress.update(1)
         for split in SPLITS:

@@ -12,6 +12,7 @@ import numpy as np
 from embedome.dataset import Dataset, open_dataset
 from embedome.files import atomic_path, read_json, write_json
 from embedome.split import SPLITS
+from embedome.workers import Workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ def write_report(
     *,
     families: str | os.PathLike | None = None,
     pca_sequences: int = 2000,
+    workers: Workers | None = None,
 ) -> None:
     """Write ``statistics.json``, ``ledger.tsv``, ``lengths.svg`` and ``pca.svg``.
 
@@ -44,10 +46,12 @@ def write_report(
         ``families.tsv.gz`` of a demo release: the PCA is then coloured by family instead of split.
     pca_sequences : int
         Sequences drawn in the PCA plot.
+    workers : Workers, optional
+        What adds the vectors up; one thread of this process if not given.
     """
     folder = Path(folder)
     data = open_dataset(dataset)
-    components = principal_components(data)
+    components = principal_components(data, workers or Workers())
     statistics = {**data.describe(), **components.as_json(), "length_quantiles": length_quantiles(data)}
     write_ledger_table(read_json(ledger), folder / "ledger.tsv")
     save(plot_lengths(data), folder / "lengths.svg")
@@ -114,15 +118,15 @@ class Components:
         }
 
 
-def principal_components(data: Dataset) -> Components:
+def principal_components(data: Dataset, workers: Workers) -> Components:
     """Principal components of all vectors, exact, in one pass over the files with Dask."""
     import dask
     import dask.array as da
 
     vectors = data.to_dask().astype(np.float64)
     norms = da.sqrt((vectors**2).sum(1))
-    # A thread per file holds that file in double precision: two at a time bound the memory.
-    with dask.config.set(scheduler="threads", num_workers=2):
+    # A worker holds a file in double precision.
+    with workers.client():
         total, products, mean, std = dask.compute(vectors.sum(0), vectors.T @ vectors, norms.mean(), norms.std())
     center = total / len(data)
     covariance = products / len(data) - np.outer(center, center)

@@ -35,8 +35,7 @@ SLOW = changed(
     embed={"part_sequences": 20},
 )
 FAST_CHECKS = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
-# All but the report.
-LEDGER = ("--until", "ledger")
+EMBED, LEDGER = ("--until", "embed"), ("--until", "ledger")
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +115,24 @@ class Run:
         return cluster.running("rule_embed"), self.parts()
 
     def assert_completed(self, here: Path, before: dict[Path, tuple[int, int]]) -> None:
-        """The results are those of the run without Slurm, and no part that was finished was made again."""
+        """The shards are those of the run without Slurm, and no part that was finished was made again."""
         assert before
         assert before.items() <= self.parts().items()
-        mine, expected = digests(self.folder), digests(here)
-        assert mine == expected
+        assert embeddings(self.folder) == embeddings(here)
+
+
+def embeddings(folder: Path) -> dict[str, str]:
+    """Digests of the embedded shards, on which the data set rests."""
+    found = {name: digest for name, digest in digests(folder).items() if name.startswith("results/embeddings/")}
+    assert found
+    return found
 
 
 def finish(first: Run, folder: Path) -> int:
     """Wait for a run, and where it failed, run it once more; the number of runs."""
     if first.wait() == 0:
         return 1
-    again = Run(folder, SLOW, *LEDGER)
+    again = Run(folder, SLOW, *EMBED)
     assert again.wait() == 0, again.text()
     return 2
 
@@ -183,7 +188,7 @@ def restart_controller(cluster: Cluster, jobs: list[str]) -> None:
 def test_a_fault_costs_no_finished_part_and_no_byte(
     cluster: Cluster, here: Path, sharded: Path, fault: Callable[[Cluster, list[str]], None]
 ) -> None:
-    first = Run(sharded, SLOW, *LEDGER)
+    first = Run(sharded, SLOW, *EMBED)
     jobs, before = first.under_way(cluster, 6)
     fault(cluster, jobs)
     runs = finish(first, sharded)
@@ -192,7 +197,7 @@ def test_a_fault_costs_no_finished_part_and_no_byte(
 
 
 def test_a_stuck_job_is_ended_by_its_time_limit_and_made_up_for(cluster: Cluster, here: Path, sharded: Path) -> None:
-    first = Run(sharded, SLOW, *LEDGER, "--set-resources", "embed:runtime=1")
+    first = Run(sharded, SLOW, *EMBED, "--set-resources", "embed:runtime=1")
     jobs, before = first.under_way(cluster, 6)
     listed = run("scontrol", "listpids", check=False).splitlines()[1:]
     pids = [int(line.split()[0]) for line in listed if line.split()[1] == jobs[0].partition("_")[0]]
@@ -214,20 +219,34 @@ def cmdline(pid: int) -> str:
 
 
 def test_a_job_out_of_memory_gets_more_at_the_next_attempt(cluster: Cluster, here: Path, sharded: Path) -> None:
-    first = Run(sharded, SLOW, *LEDGER, "--set-resources", "embed:mem_mb=attempt*attempt*180")
+    first = Run(sharded, SLOW, *EMBED, "--set-resources", "embed:mem_mb=attempt*attempt*180")
     code = first.wait()
     assert code == 0, first.text()
     assert any(job["State"].startswith("OUT_OF_ME") for job in cluster.jobs())
-    assert digests(sharded) == digests(here)
+    assert embeddings(sharded) == embeddings(here)
 
 
 def test_a_job_that_asked_for_a_gpu_does_not_run_on_the_cpu(cluster: Cluster, sharded: Path) -> None:
-    first = Run(sharded, SLOW, *LEDGER, "--retries", "0", device=None)
+    first = Run(sharded, SLOW, *EMBED, "--retries", "0", device=None)
     assert first.wait() != 0
     logs = "".join(path.read_text() for path in (sharded / "results" / "logs" / "embed").rglob("*.log"))
     assert "a GPU was asked for, but torch" in logs
     assert "CUDA_VISIBLE_DEVICES: 0" in logs
     assert not first.parts()
+
+
+def test_merge_on_dask_workers_of_the_cluster(cluster: Cluster, here: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(here, folder)
+    shutil.rmtree(folder / "results" / "dataset")
+    dask = {"cluster": "slurm", "jobs": 2, "memory_mb": 1500, "runtime": 10}
+    known = {job["JobID"] for job in cluster.jobs()}
+    merged = Run(folder, changed(SLOW, dask=dask), *LEDGER)
+    assert merged.wait() == 0, merged.text()
+    workers = [job for job in cluster.jobs() if job["JobName"] == "embedome-dask" and job["JobID"] not in known]
+    assert len(workers) == 2
+    wait_for("no worker left", lambda: "embedome-dask" not in run("squeue", "-h", "-o", "%j"), 60)
+    assert digests(folder) == digests(here)
 
 
 def test_a_thousand_shards_are_submitted_as_few_arrays(cluster: Cluster, sharded: Path) -> None:
@@ -250,7 +269,6 @@ def test_a_thousand_shards_are_submitted_as_few_arrays(cluster: Cluster, sharded
         log.info("%d tasks in %d array(s) after %.1f s, %d open files", len(queued()), len(arrays), seconds, files)
         assert len(arrays) <= 2
         assert files < 300
-        assert seconds < 90
     finally:
         os.killpg(first.process.pid, signal.SIGINT)
         first.wait(120)

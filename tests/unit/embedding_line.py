@@ -24,6 +24,7 @@ from embedome.merge import merge_shards
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
+from embedome.workers import Workers
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertModel
 
@@ -160,7 +161,7 @@ class Line:
             self.folder / "catalog",
             self.folder / "splits.parquet",
             dataset or self.dataset,
-            threads=threads,
+            workers=Workers(threads=threads),
         )
 
     def copy(self, folder: Path) -> "Line":

@@ -11,8 +11,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "scripts" / "embedome"
 SHIMS = sorted((ROOT / "scripts").glob("*.py"))
 # Packages that a machine with only torch, transformers, numpy and pyarrow lacks.
-ABSENT = ("isal", "backports", "tqdm", "requests", "dask", "matplotlib", "yaml", "jsonschema", "snakemake")
-HEAVY = ("torch", "transformers", "dask", "matplotlib", "pandas")
+ABSENT = (
+    *("isal", "backports", "tqdm", "requests", "yaml", "jsonschema"),
+    *("dask", "distributed", "matplotlib", "snakemake"),
+)
+HEAVY = ("torch", "transformers", "dask", "distributed", "matplotlib", "pandas")
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:

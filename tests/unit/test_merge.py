@@ -28,6 +28,7 @@ from embedome.errors import UserError
 from embedome.format import embedding_metadata, vector_array, write_part
 from embedome.settings import Settings
 from embedome.split import SplitPlan
+from embedome.workers import Workers
 
 SHARDS = {"val": 1, "test": 1, "train": 3}
 PLAN = SplitPlan("hash", 1, 12, 12)
@@ -608,7 +609,7 @@ def two_versions(model: Path, other_model: Path, tmp_path_factory: pytest.TempPa
 
 def merge_work(made: Line, dataset: Path) -> Callable[[], dict]:
     sources = (made.folder / name for name in ("shards.json", "catalog", "splits.parquet"))
-    return partial(merge.merge_shards, made.manifests, *sources, dataset, threads=2)
+    return partial(merge.merge_shards, made.manifests, *sources, dataset, workers=Workers(threads=2))
 
 
 def test_two_merges_at_once(two_versions: tuple[Line, dict, dict], processes: Processes) -> None:

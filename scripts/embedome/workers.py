@@ -1,0 +1,90 @@
+"""Dask workers for merge and report: threads of the job itself, or Slurm jobs of their own."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.deploy import Cluster
+
+log = logging.getLogger(__name__)
+
+HERE, SLURM = "local", "slurm"
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where tasks run, and how many at once.
+
+    Parameters
+    ----------
+    cluster : str
+        ``local`` or ``slurm``.
+    threads : int
+        For ``local``: of this process.
+    jobs : int
+        For ``slurm``: each of one core.
+    memory_mb, runtime : int
+        For ``slurm``: of a job, in megabytes and minutes.
+    logs : str
+        For ``slurm``: folder of the jobs' logs.
+    """
+
+    cluster: str = HERE
+    threads: int = 1
+    jobs: int = 4
+    memory_mb: int = 4000
+    runtime: int = 240
+    logs: str = "."
+
+    @property
+    def at_once(self) -> int:
+        """Tasks that run at once."""
+        return self.threads if self.cluster == HERE else self.jobs
+
+    @contextmanager
+    def client(self) -> "Iterator[Client]":
+        """Start the workers, and end them behind."""
+        from distributed import Client
+
+        with self.start() as cluster, Client(cluster) as client:
+            yield client
+
+    def start(self) -> "Cluster":
+        """Start a cluster; the workers of Slurm's come as their jobs start."""
+        from distributed import LocalCluster
+
+        logging.getLogger("distributed").setLevel(logging.WARNING)
+        if self.cluster == HERE:
+            # Within this process: no port is opened, and nothing is left behind where it is killed.
+            return LocalCluster(
+                n_workers=1, threads_per_worker=self.threads, processes=False, dashboard_address=None, memory_limit=0
+            )
+        from dask_jobqueue import SLURMCluster
+
+        # Account and partition are those of the job that starts them; what else a site needs stands in its
+        # jobqueue.yaml. Without a master, workers end after a minute.
+        cluster = SLURMCluster(
+            cores=1,
+            processes=1,
+            memory=f"{self.memory_mb}MB",
+            walltime=f"{self.runtime // 60:02d}:{self.runtime % 60:02d}:00",
+            account=os.environ.get("SLURM_JOB_ACCOUNT"),
+            queue=os.environ.get("SLURM_JOB_PARTITION"),
+            python=sys.executable,
+            job_name="embedome-dask",
+            local_directory=tempfile.gettempdir(),
+            log_directory=self.logs,
+            job_script_prologue=[f"export PYTHONPATH='{Path(__file__).parents[1]}'"],
+            scheduler_options={"dashboard_address": None},
+        )
+        cluster.scale(jobs=self.jobs)
+        log.info("asked Slurm for %d Dask workers", self.jobs)
+        return cluster
