@@ -17,7 +17,8 @@ from pathlib import Path
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from embedome.demo import write_release
-from embedome.filter import Limits, filter_records
+from embedome.filter import filter_records
+from embedome.limits import Limits
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ rule filter:
     input:
         fasta=get_fasta(),
         release=get_release(),
+        taxonomy=config["filter"]["taxonomy"] or [],
     output:
         catalog=directory("results/catalog"),
         rejects="results/rejects.parquet",
@@ -15,7 +16,7 @@ rule filter:
         "results/benchmarks/filter.tsv"
     conda:
         "../envs/data.yaml"
-    threads: 2
+    threads: 4
     resources:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(240),

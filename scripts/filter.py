@@ -1,14 +1,18 @@
 """Rule filter."""
 
-from embedome.filter import Limits, filter_records
+from embedome.filter import filter_records
+from embedome.limits import limits_of
 from embedome.log import rule_log
 
-with rule_log(snakemake.log):
-    filter_records(
-        snakemake.input.fasta,
-        Limits(**snakemake.params.limits),
-        catalog=snakemake.output.catalog,
-        rejects=snakemake.output.rejects,
-        summary=snakemake.output.summary,
-        release=snakemake.input.get("release"),
-    )
+# Worker processes import this file.
+if __name__ == "__main__":
+    with rule_log(snakemake.log):
+        filter_records(
+            snakemake.input.fasta,
+            limits_of(snakemake.params.limits),
+            catalog=snakemake.output.catalog,
+            rejects=snakemake.output.rejects,
+            summary=snakemake.output.summary,
+            release=snakemake.input.get("release"),
+            workers=snakemake.threads,
+        )

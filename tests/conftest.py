@@ -12,7 +12,8 @@ from typing import NamedTuple
 import duckdb
 import embedome
 import pytest
-from embedome.filter import Limits, filter_records
+from embedome.filter import filter_records
+from embedome.limits import Limits
 from hypothesis import settings
 
 # Machines are slow at times; how long an example takes says nothing of its truth.
@@ -68,10 +69,10 @@ class Filtered(NamedTuple):
         return duckdb.sql(f"SELECT {columns} FROM read_parquet('{self.rejects}')").fetchall()
 
 
-def run_filter(folder: Path, *fasta: Path, **limits: int) -> Filtered:
+def run_filter(folder: Path, *fasta: Path, workers: int = 1, **limits: int) -> Filtered:
     """Run the filter stage with its outputs in a folder."""
     paths = {"catalog": folder / "catalog", "rejects": folder / "rejects.parquet", "summary": folder / "filter.json"}
-    return Filtered(**paths, account=filter_records(fasta, Limits(**limits), **paths))
+    return Filtered(**paths, account=filter_records(fasta, Limits(**limits), **paths, workers=workers))
 
 
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def run_embed(options: argparse.Namespace) -> None:
     from embedome.parallel import start_server
 
     if options.device != "cuda" and options.workers != 1:
-        start_server()
+        start_server("embedome.embed")
     from embedome.embed import Machine
     from embedome.errors import UserError
     from embedome.onefile import embed_fasta

@@ -266,7 +266,7 @@ class Work:
         if self.machine.workers == 1:
             yield from self.run_here(parts)
             return
-        with process_pool(self.machine.workers) as pool:
+        with process_pool(self.machine.workers, __name__) as pool:
             job = OnePart(self.model, self.settings, replace(self.machine, workers=1))
             try:
                 yield from map_in_order(pool, job, parts, self.machine.workers + 1)

@@ -27,6 +27,21 @@ class Entry(NamedTuple):
     """The lines below it, line ends included."""
 
 
+class Chunk(NamedTuple):
+    """Whole entries as they stand in the file."""
+
+    first: int
+    """Position of the first in the file, from 1."""
+    count: int
+    """Number of entries."""
+    data: bytes
+    """Their text, from the first ``>``."""
+
+    def texts(self) -> list[bytes]:
+        """The text of each entry, without its ``>``."""
+        return self.data[1:].split(b"\n>")
+
+
 @contextmanager
 def open_decompressed(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
@@ -88,48 +103,66 @@ def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
             raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
 
 
-def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
-    """Yield the entries of a FASTA file in file order.
+def read_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk]:
+    """Yield a FASTA file in chunks of whole entries, each of `size` bytes or a little more.
 
-    Blank lines are passed over, a byte order mark too; lines may end in LF or CR LF.
+    Blank lines and a byte order mark before the first entry are passed over.
 
     Raises
     ------
     UserError
-        As `read_blocks`; where the first line is no header, where an entry is longer than 64 MiB, and
-        where the line ends are bare carriage returns. Names the file and the entry.
+        As `read_blocks`; where the first line is no header, and where an entry is longer than 64 MiB.
     """
-    number = 0
-    carry = b""
-    started = False
+    first, held, n_held = 1, [], 0
     for block in read_blocks(path):
-        data = carry + block if carry else block
-        if not started:
-            data = data.removeprefix(BYTE_ORDER_MARK).lstrip()
-            if not data:
-                continue
-            started = check_start(path, data)
-        cut = data.rfind(b"\n>")
-        carry = data[cut + 1 :]
-        if cut >= 0:
-            for text in data[1:cut].split(b"\n>"):
-                number += 1
-                yield split_entry(path, number, text)
-        if len(carry) > MAX_ENTRY_BYTES:
-            raise UserError(
-                f"{path}: record {number + 1} is longer than {MAX_ENTRY_BYTES >> 20} MiB; is this a protein FASTA file?"
-            )
-    if not started:
+        text = block if held else first_text(path, block)
+        if not text:
+            continue
+        held.append(text)
+        n_held += len(text)
+        # A boundary between two blocks is passed over: the next one is as good.
+        if n_held < size or (cut := text.rfind(b"\n>")) < 0:
+            check_length(path, first, held, n_held, size)
+            continue
+        data = b"".join([*held[:-1], text[:cut]])
+        yield (chunk := Chunk(first, data.count(b"\n>") + 1, data))
+        first += chunk.count
+        held, n_held = [text[cut + 1 :]], len(text) - cut - 1
+    if not held:
         raise UserError(f"{path}: the file holds white space only; expected FASTA records")
-    yield split_entry(path, number + 1, carry[1:])
+    data = b"".join(held)
+    yield Chunk(first, data.count(b"\n>") + 1, data)
 
 
-def check_start(path: str | os.PathLike, data: bytes) -> bool:
-    """Check that a file's text begins with a header."""
-    if data[:1] == b">":
-        return True
-    line = data.split(b"\n", 1)[0][:40]
-    raise UserError(f"{path}: the file begins with {line!r}; expected a FASTA header, a line that begins with '>'")
+def check_length(path: str | os.PathLike, first: int, held: list[bytes], n_held: int, size: int) -> None:
+    """Refuse what would not fit the memory: text in which no entry ends."""
+    if n_held > MAX_ENTRY_BYTES + size:
+        number = first + b"".join(held).count(b"\n>")
+        raise UserError(
+            f"{path}: record {number} is longer than {MAX_ENTRY_BYTES >> 20} MiB; is this a protein FASTA file?"
+        )
+
+
+def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
+    """Yield the entries of a FASTA file in file order; lines may end in LF or CR LF.
+
+    Raises
+    ------
+    UserError
+        As `read_chunks`, and where the line ends are bare carriage returns. Names the file and the entry.
+    """
+    for chunk in read_chunks(path, BLOCK_BYTES):
+        for number, text in enumerate(chunk.texts(), chunk.first):
+            yield split_entry(path, number, text)
+
+
+def first_text(path: str | os.PathLike, block: bytes) -> bytes:
+    """What of a file's first block is FASTA; empty where it is white space only."""
+    data = block.removeprefix(BYTE_ORDER_MARK).lstrip()
+    if data and data[:1] != b">":
+        line = data.split(b"\n", 1)[0][:40]
+        raise UserError(f"{path}: the file begins with {line!r}; expected a FASTA header, a line that begins with '>'")
+    return data
 
 
 def split_entry(path: str | os.PathLike, number: int, text: bytes) -> Entry:

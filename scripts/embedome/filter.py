@@ -1,14 +1,16 @@
 """Filter stage: FASTA files in, a catalog of kept records sorted by id out; every dropped record with its reason.
 
-An external sort in two passes: the stream is cut into runs, each sorted by id and written to a scratch folder;
-then the runs are merged range by range. Memory: one run or one range, and 8 bytes per kept record for the search
-for duplicate sequences.
+An external sort in two passes: the stream is cut into runs, each checked and sorted by id in a process of its own and
+written to a scratch file; then the runs are merged range by range. Memory: a run per process, or a range, and 8 bytes
+per kept record for the search for duplicate sequences.
 """
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG, CATALOG_FILE_ROWS, CATALOG_GROUP_ROWS
 from embedome.errors import UserError
-from embedome.fasta import read_entries
+from embedome.fasta import Chunk, read_chunks
 from embedome.files import atomic_directory, atomic_path, file_sha256, read_json, write_json
-from embedome.headers import parse_description
+from embedome.limits import Limits
 from embedome.log import Progress
-from embedome.records import Record, check_entry, refget_digest
-from embedome.sorting import RUN_BYTES, RUN_ROWS, SortedRuns, sort_by_id
+from embedome.parallel import ahead, map_in_order, process_pool
+from embedome.runs import RUN, Task, make_run
+from embedome.sorting import RunIndex, merge_runs
 from embedome.tables import FolderSink, ParquetSink
 
 log = logging.getLogger(__name__)
 
+# Text of a run: a worker holds it several times over. A chunk of it, in which records are checked, fits the cache.
+RUN_BYTES, CHUNK_BYTES = 32 << 20, 1 << 20
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
 
 REJECTS = pa.schema(
@@ -41,39 +46,6 @@ REJECTS = pa.schema(
         pa.field("description", pa.string(), nullable=False),
     ]
 )
-RUN = pa.schema(
-    [
-        *(field.with_nullable(True) for field in CATALOG if field.name != "duplicate_of"),
-        pa.field("digest_prefix", pa.uint64()),
-        pa.field("file", pa.int32()),
-        pa.field("number", pa.int64()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a record must meet to be kept.
-
-    Parameters
-    ----------
-    min_length, max_length : int
-        Residues; `max_length` None for no limit.
-    """
-
-    min_length: int = 1
-    max_length: int | None = None
-
-    def fault(self, record: Record) -> tuple[str, str] | None:
-        """Reason and detail for which a sound record is dropped, if any."""
-        length = len(record.sequence)
-        if length < self.min_length:
-            return "too-short", f"{length} residues; at least {self.min_length}"
-        if self.max_length is not None and length > self.max_length:
-            return "too-long", f"{length} residues; at most {self.max_length}"
-        return None
 
 
 def filter_records(
@@ -84,6 +56,7 @@ def filter_records(
     rejects: str | os.PathLike,
     summary: str | os.PathLike,
     release: str | os.PathLike | None = None,
+    workers: int = 1,
 ) -> dict:
     """Filter FASTA files into a catalog of Parquet files sorted by id.
 
@@ -101,6 +74,8 @@ def filter_records(
         JSON file for the counts; its content is also returned.
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
+    workers : int
+        Processes that check records; with 1 this one does.
 
     Raises
     ------
@@ -110,18 +85,21 @@ def filter_records(
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
     with atomic_directory(catalog) as folder:
-        runs = SortedRuns(folder / "runs.arrow", RUN)
         counts = Counts([Path(path) for path in fasta])
-        for table in make_runs(fasta, limits, counts):
-            runs.add(table)
-        files = write_sorted(unique_ids(runs.merge(), counts), folder, rejects, counts)
-        runs.path.unlink()
+        runs = make_runs(read_tasks(fasta, limits, folder, counts), counts, workers)
+        with ThreadPoolExecutor(2) as pool:
+            inputs = pool.map(file_sha256, fasta)
+            tables = ahead(pool, unique_ids(merge_runs(runs, RUN), counts))
+            files = write_sorted(tables, folder, rejects, counts)
+            digests = [list(each) for each in (inputs, pool.map(file_sha256, files))]
+        for path in {run.path for run in runs}:
+            path.unlink()
         if not counts.kept:
             names = ", ".join(map(str, fasta))
             raise UserError(
                 f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
             )
-        result = counts.summary(files, read_json(release) if release else None)
+        result = counts.summary(files, *digests, read_json(release) if release else None)
     write_json(summary, result)
     log.info(
         "read %s records, kept %s; rejected %s", f"{counts.read:,}", f"{counts.kept:,}", counts.reasons() or "none"
@@ -182,7 +160,9 @@ class Counts:
         prefixes.sort()
         return np.unique(prefixes[1:][prefixes[1:] == prefixes[:-1]])
 
-    def summary(self, catalog: Sequence[Path], release: dict | None) -> dict:
+    def summary(
+        self, catalog: Sequence[Path], inputs_sha256: list[str], catalog_sha256: list[str], release: dict | None
+    ) -> dict:
         """The account as JSON; fails where it does not add up."""
         dropped = sum(self.rejected.values())
         if self.read != self.kept + dropped:
@@ -191,85 +171,64 @@ class Counts:
             "format": 1,
             "release": release,
             "inputs": [
-                {"file": path.name, "records": count, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-                for path, count in zip(self.paths, self.records, strict=True)
+                {"file": path.name, "records": count, "bytes": path.stat().st_size, "sha256": sha256}
+                for path, count, sha256 in zip(self.paths, self.records, inputs_sha256, strict=True)
             ],
             "read": self.read,
             "kept": self.kept,
             "duplicates": self.duplicates,
             "residues": self.residues,
             "rejected": dict(sorted(self.rejected.items())),
-            "catalog": [{"file": path.name, "sha256": file_sha256(path)} for path in catalog],
+            "catalog": [
+                {"file": path.name, "sha256": sha256} for path, sha256 in zip(catalog, catalog_sha256, strict=True)
+            ],
         }
 
 
-def make_runs(fasta: Sequence[str | os.PathLike], limits: Limits, counts: Counts) -> Iterator[pa.Table]:
-    """Read records and yield them in tables of bounded size, each sorted by id."""
-    rows: list[tuple] = []
-    size = 0
-    base = 0
+def read_tasks(fasta: Sequence[str | os.PathLike], limits: Limits, folder: Path, counts: Counts) -> Iterator[Task]:
+    """Read the files chunk by chunk, and count their records."""
+    before = 0
     with Progress("filter", "records") as progress:
         for file, path in enumerate(fasta):
-            for entry in read_entries(path):
-                record = check_entry(entry)
-                fault = (record.reason, record.detail) if record.reason else limits.fault(record)
-                rows.append(make_row(record, fault, base + entry.number - 1, file, entry.number))
-                size += len(entry.body) + len(entry.header)
-                counts.records[file] += 1
-                if len(rows) == RUN_ROWS or size >= RUN_BYTES:
-                    progress.update(len(rows))
-                    yield sorted_run(rows, counts)
-                    rows, size = [], 0
-            base += counts.records[file]
-        if rows:
-            progress.update(len(rows))
-            yield sorted_run(rows, counts)
+            for chunks in batched(read_chunks(path, CHUNK_BYTES), RUN_BYTES):
+                yield Task(path, file, before, chunks, limits, folder)
+                count = sum(chunk.count for chunk in chunks)
+                counts.records[file] += count
+                progress.update(count)
+            before += counts.records[file]
 
 
-def make_row(record: Record, fault: tuple | None, position: int, file: int, number: int) -> tuple:
-    """A row of the `RUN` schema; a dropped record goes without its sequence."""
-    length = len(record.sequence)
-    if fault:
-        unknown = (None,) * 5
-        return (record.id, None, length, *unknown, record.description, position, None, None, file, number, *fault)
-    header = parse_description(record.description)
-    digest = refget_digest(record.sequence)
-    return (
-        record.id,
-        digest,
-        length,
-        header.n_members,
-        header.taxid,
-        header.taxon,
-        header.name,
-        header.representative,
-        record.description,
-        position,
-        record.sequence,
-        # 8 of the digest's characters hold 48 of its bits: enough to find candidates, which are then compared whole.
-        int.from_bytes(digest[3:11].encode(), "little"),
-        file,
-        number,
-        None,
-        None,
-    )
+def batched(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
+    """Group chunks to `size` bytes or a little more."""
+    group: list[Chunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if sum(len(each.data) for each in group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
-def sorted_run(rows: list[tuple], counts: Counts) -> pa.Table:
-    """Turn rows into a table sorted by id, then by position in the input."""
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, RUN, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=RUN)
-    counts.digest_prefixes.append(table["digest_prefix"].drop_null().to_numpy())
-    return sort_by_id(table)
+def make_runs(tasks: Iterator[Task], counts: Counts, workers: int) -> list[RunIndex]:
+    """Make a sorted run of each task; where there are several, in processes."""
+    runs = []
+    first = list(islice(tasks, 2))
+    tasks = chain(first, tasks)
+    with process_pool(workers, "embedome.filter") if min(workers, len(first)) > 1 else nullcontext() as pool:
+        for run, prefixes in map_in_order(pool, make_run, tasks, workers + 1) if pool else map(make_run, tasks):
+            runs.append(run)
+            counts.digest_prefixes.append(prefixes)
+    return runs
 
 
 def unique_ids(tables: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
     """Pass tables in id order on, as long as no two records share an id."""
     last: list[pa.Table] = []
     for table in tables:
-        check_unique_ids(pa.concat_tables([*last, table]), counts)
-        last = [table.slice(len(table) - 1)]
+        ids = table.select(["id", "reason", "file", "number"])
+        check_unique_ids(pa.concat_tables([*last, ids]), counts)
+        last = [ids.slice(len(ids) - 1)]
         yield table
 
 
@@ -303,16 +262,18 @@ def write_sorted(tables: Iterable[pa.Table], folder: Path, rejects: str | os.Pat
     with (
         atomic_path(rejects) as path,
         ParquetSink(path, REJECTS, CATALOG_GROUP_ROWS, use_dictionary=["reason", "file"]) as sink,
+        Progress("sort", "records", counts.read) as progress,
     ):
         for table in tables:
-            kept = table.filter(table["reason"].is_null())
-            dropped = table.filter(table["reason"].is_valid())
+            is_kept = table["reason"].is_null()
+            kept, dropped = table.filter(is_kept), table.filter(pc.invert(is_kept))
             duplicate_of = repeated.canonical_ids(kept)
             counts.add(kept, dropped, len(duplicate_of) - duplicate_of.null_count)
             catalog.write(kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG))
             files = pa.array([counts.paths[file].name for file in dropped["file"].to_pylist()], pa.string())
             index = dropped.schema.get_field_index("file")
             sink.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
+            progress.update(len(table))
         catalog.close()
     return catalog.files
 

@@ -8,6 +8,10 @@ UniProt help, "FASTA headers" (https://www.uniprot.org/help/fasta-headers).
 import re
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 MAX_INT32 = 2**31 - 1
 
 
@@ -25,6 +29,16 @@ class Header(NamedTuple):
     representative: str | None = None
     """UniProtKB entry name or UniParc id of the UniRef representative (RepID)."""
 
+
+FIELDS = pa.schema(
+    [
+        ("name", pa.string()),
+        ("n_members", pa.int32()),
+        ("taxon", pa.string()),
+        ("taxid", pa.int32()),
+        ("representative", pa.string()),
+    ]
+)
 
 # Greedy up to the last " n=" or " OS=": names may themselves contain "n=" or "=", so fields are found from the right.
 UNIREF = re.compile(r"(?P<name>.*) n=(?P<members>\d+) Tax=(?P<taxon>.*?)(?: TaxID=(?P<taxid>\S*))? RepID=(?P<rep>\S+)")
@@ -49,6 +63,66 @@ def parse_description(description: str) -> Header:
     if " OS=" in text and (match := UNIPROTKB.fullmatch(text)):
         return Header(match["name"], None, match["taxon"], to_int(match["taxid"]))
     return Header(description)
+
+
+def parse_descriptions(descriptions: pa.StringArray) -> pa.Table:
+    """`parse_description` of many: a column for each field of `Header`.
+
+    UniRef's fields are split off from the right by array operations; what does not come out clean that way is parsed
+    one by one.
+    """
+    found, clean = split_uniref(descriptions)
+    if clean.all():
+        return found
+    rest = descriptions.filter(pa.array(~clean))
+    headers = [parse_description(text) for text in rest.to_pylist()]
+    columns = zip(*headers, strict=True)
+    others = pa.table([pa.array(each, kind) for each, kind in zip(columns, FIELDS.types, strict=True)], schema=FIELDS)
+    order = np.argsort(np.concatenate([np.flatnonzero(clean), np.flatnonzero(~clean)]), kind="stable")
+    return pa.concat_tables([found.filter(pa.array(clean)), others]).take(order).combine_chunks()
+
+
+def split_uniref(descriptions: pa.StringArray) -> tuple[pa.Table, np.ndarray]:
+    """Fields as of UniRef headers, and which rows [n] are such, as far as can be told without `UNIREF`.
+
+    Where the last part is one word and the part between the last `` n=`` and `` Tax=`` is a number, that pattern can
+    match in no other way.
+    """
+    rest, representative, has_representative = split_right(descriptions, " RepID=")
+    before, taxid, has_taxid = split_right(rest, " TaxID=")
+    has_taxid &= ~holds_space(taxid)
+    left, taxon, has_taxon = split_right(pc.if_else(pa.array(has_taxid), before, rest), " Tax=")
+    name, members, has_members = split_right(left, " n=")
+    clean = has_representative & has_taxon & has_members & to_numpy(pc.string_is_ascii(descriptions))
+    clean &= to_numpy(pc.ascii_is_decimal(members)) & ~holds_space(representative)
+    clean &= to_numpy(pc.not_equal(representative, ""))
+    taxids = pc.if_else(pa.array(has_taxid), to_ints(taxid), pa.scalar(None, pa.int32()))
+    return pa.table([name, to_ints(members), taxon, taxids, representative], schema=FIELDS), clean
+
+
+def split_right(texts: pa.StringArray, pattern: str) -> tuple[pa.StringArray, pa.StringArray, np.ndarray]:
+    """Text before and behind the last occurrence of a pattern, and whether there is one [n]."""
+    parts = pc.split_pattern(texts, pattern=pattern, max_splits=1, reverse=True)
+    ends = parts.offsets.to_numpy()
+    values = parts.flatten()
+    return values.take(pa.array(ends[:-1])), values.take(pa.array(ends[1:] - 1)), np.diff(ends) == 2
+
+
+def holds_space(texts: pa.StringArray) -> np.ndarray:
+    """Whether there is a space in each text [n]."""
+    return to_numpy(pc.match_substring(texts, " "))
+
+
+def to_numpy(flags: pa.BooleanArray) -> np.ndarray:
+    """Arrow's bits as NumPy's bools."""
+    return flags.to_numpy(zero_copy_only=False)
+
+
+def to_ints(texts: pa.StringArray) -> pa.Int32Array:
+    """`to_int` of each text."""
+    number = pc.and_(pc.ascii_is_decimal(texts), pc.less_equal(pc.binary_length(texts), 10))
+    values = pc.cast(pc.if_else(number, texts, pa.scalar(None, pa.string())), pa.int64())
+    return pc.if_else(pc.less_equal(values, MAX_INT32), values, pa.scalar(None, pa.int64())).cast(pa.int32())
 
 
 def to_int(text: str | None) -> int | None:

@@ -17,7 +17,7 @@ from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplica
 from embedome.embed import Machine, announce_size, embed_records
 from embedome.errors import UserError
 from embedome.files import atomic_path
-from embedome.filter import Limits, filter_records, source_identity
+from embedome.filter import filter_records, source_identity
 from embedome.format import (
     SKIPPED,
     embedding_metadata,
@@ -28,6 +28,7 @@ from embedome.format import (
     residues_path,
 )
 from embedome.ledger import close
+from embedome.limits import Limits
 from embedome.models import check_model_directory, empty_model
 from embedome.pieces import LongPolicy
 from embedome.records import Record

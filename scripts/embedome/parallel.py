@@ -13,15 +13,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def start_server() -> None:
-    """Start the process that worker processes are forked from, so that it loads torch while others do other things."""
-    forkserver.set_forkserver_preload(["embedome.embed"])
+def start_server(module: str) -> None:
+    """Start the process that workers are forked from, so that it loads a module while others do other things."""
+    forkserver.set_forkserver_preload([module])
     forkserver.ensure_running()
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Worker processes that have torch loaded."""
-    start_server()
+def process_pool(workers: int, module: str) -> ProcessPoolExecutor:
+    """Worker processes that have a module loaded."""
+    start_server(module)
     return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=end_with_parent)
 
 

@@ -41,7 +41,7 @@ def check_entry(entry: Entry) -> Record:
     """
     words = entry.header.split(None, 1)
     name = words[0] if words else b""
-    description = decode(words[1].rstrip()) if len(words) > 1 else ""
+    description = decode(words[1].rstrip()).strip(" ") if len(words) > 1 else ""
     sequence = entry.body.translate(UPPER_CASE, WHITE_SPACE).removesuffix(STOP)
     text = name.decode("utf-8", errors="backslashreplace")
     if fault := id_fault(name, text) or sequence_fault(sequence):
@@ -115,6 +115,12 @@ def refget_digest(sequence: bytes) -> str:
 
 def refget_digests(sequences: Iterable[bytes]) -> list[str]:
     """The digests of many sequences at once, see `refget_digest`."""
-    # 24 bytes are 32 characters, without padding.
-    text = base64.urlsafe_b64encode(b"".join([hashlib.sha512(sequence).digest()[:24] for sequence in sequences]))
+    text = digest_texts(sequences)
     return ["SQ." + text[start : start + 32].decode() for start in range(0, len(text), 32)]
+
+
+def digest_texts(sequences: Iterable[bytes | memoryview]) -> bytes:
+    """The 32 characters behind ``SQ.`` of each sequence's digest, joined."""
+    sha512 = hashlib.sha512
+    # 24 bytes are 32 characters, without padding.
+    return base64.urlsafe_b64encode(b"".join([sha512(sequence).digest()[:24] for sequence in sequences]))

@@ -154,10 +154,17 @@ class Cluster:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.cancel_all()
         for name in reversed(list(self.daemons)):
             self.stop(name)
         for name in ("slurm.conf", "slurmdbd.conf", "gres.conf"):
             (ETC / name).unlink(missing_ok=True)
+
+    def cancel_all(self) -> None:
+        """End all jobs, and wait until their processes are gone."""
+        if {"slurmctld", *NODES} <= set(self.daemons):
+            run("scancel", "-u", "root", check=False)
+            wait_for("an empty queue", lambda: not run("squeue", "-h", "-o", "%i", check=False).strip())
 
     def configure(self) -> None:
         """Write what the daemons read."""

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import torch
 from embedome.cost import CostModel
 from embedome.embed import embed_shard
-from embedome.filter import Limits, filter_records
+from embedome.filter import filter_records
 from embedome.initialise import make_untrained
+from embedome.limits import Limits
 from embedome.merge import merge_shards
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards

@@ -318,7 +318,8 @@ LIMITED = """
 import logging, resource
 from pathlib import Path
 from embedome.errors import user_errors
-from embedome.filter import Limits, filter_records
+from embedome.filter import filter_records
+from embedome.limits import Limits
 logging.basicConfig(format="%(message)s")
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)

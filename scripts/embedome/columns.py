@@ -1,0 +1,125 @@
+"""Records of a chunk of FASTA as columns, by array operations over all of them at once."""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.fasta import Chunk, split_entry
+from embedome.records import MAX_ID_CHARACTERS, Record, check_entry
+
+CARRIAGE_RETURNS = re.compile(rb"\r+(?:\n|\Z)")
+# Of each entry: id, space, description, sequence with line ends, ">".
+SEGMENTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of a chunk: n sound ones as columns, in no order, and those that cannot be used."""
+
+    number: np.ndarray
+    """int64 [n], position in the file, from 1."""
+    ids: pa.StringArray
+    descriptions: pa.StringArray
+    sequences: pa.StringArray
+    faulty: dict[int, Record]
+    """By position in the file."""
+
+    def filter(self, keep: np.ndarray) -> "Records":
+        """The sound records that a mask [n] keeps."""
+        columns = (column.filter(pa.array(keep)) for column in (self.ids, self.descriptions, self.sequences))
+        return Records(self.number[keep], *columns, self.faulty)
+
+
+def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
+    """`records.check_entry` of all entries of a chunk.
+
+    Most are plain: a header of printable ASCII above lines of upper-case letters. The others are checked one by one.
+
+    Raises
+    ------
+    UserError
+        As `fasta.split_entry`.
+    """
+    data = CARRIAGE_RETURNS.sub(b"\n", chunk.data) if b"\r" in chunk.data else chunk.data
+    starts, segments = lay_out(data)
+    ids, descriptions, bodies = (segments.take(pa.array(np.arange(k, len(segments), SEGMENTS))) for k in (0, 2, 3))
+    sequences = pc.replace_substring(bodies, "\n", "")
+    odd = odd_rows(ids, descriptions, sequences)
+    number = np.arange(chunk.first, chunk.first + len(ids))
+    columns = [ids, descriptions, sequences]
+    faulty: dict[int, Record] = {}
+    if len(odd):
+        plain = np.ones(len(ids), bool)
+        plain[odd] = False
+        checked = {}
+        for row in odd.tolist():
+            text = data[starts[row] + 1 : starts[row + 1]].removesuffix(b"\n")
+            checked[chunk.first + row] = check_entry(split_entry(path, chunk.first + row, text))
+        faulty = {where: record for where, record in checked.items() if record.reason}
+        mended = {where: record for where, record in checked.items() if not record.reason}
+        number = np.concatenate([number[plain], np.array(list(mended), np.int64)])
+        others = zip(*((r.id.encode(), r.description.encode(), r.sequence) for r in mended.values()), strict=True)
+        rest = list(others) or [()] * 3
+        columns = [
+            pa.concat_arrays([column.filter(pa.array(plain)), pa.array(values, pa.binary())])
+            for column, values in zip(columns, rest, strict=True)
+        ]
+    ids, descriptions, sequences = (column.cast(pa.string()) for column in columns)
+    return Records(number, ids, pc.ascii_trim(descriptions, " "), sequences, faulty)
+
+
+def lay_out(data: bytes) -> tuple[np.ndarray, pa.BinaryArray]:
+    """Where each of n entries begins [n + 1], the end included, and the text cut into its `SEGMENTS` [n * 5]."""
+    text = np.frombuffer(data, np.uint8)
+    line_ends = np.flatnonzero(text == ord("\n"))
+    followed = line_ends[line_ends < len(text) - 1]
+    heads = np.flatnonzero(text[followed + 1] == ord(">"))
+    starts = np.concatenate([[0], line_ends[heads] + 1, [len(text)]])
+    # Of each entry the first line end, which may be missing in the last one.
+    head_ends = np.append(line_ends, len(text))[np.concatenate([[0], heads + 1])]
+    spaces = np.append(np.flatnonzero(text == ord(" ")), len(text))
+    id_ends = np.minimum(spaces[np.searchsorted(spaces, starts[:-1])], head_ends)
+    bounds = np.stack([starts[:-1] + 1, id_ends, np.minimum(id_ends + 1, head_ends), head_ends, starts[1:]], 1)
+    offsets = np.append(bounds.ravel(), len(text)).astype(np.int32)
+    return starts, pa.BinaryArray.from_buffers(
+        pa.binary(), SEGMENTS * len(bounds), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
+
+
+def odd_rows(ids: pa.BinaryArray, descriptions: pa.BinaryArray, sequences: pa.BinaryArray) -> np.ndarray:
+    """Rows that are not plain, see `check_chunk`."""
+    name_lengths, lengths = np.diff(offsets_of(ids)), np.diff(offsets_of(sequences))
+    odd = (name_lengths == 0) | (name_lengths > MAX_ID_CHARACTERS) | (lengths == 0)
+    for column, first, last in ((ids, "!", "~"), (descriptions, " ", "~"), (sequences, "A", "Z")):
+        odd[rows_beyond(column, ord(first), ord(last))] = True
+    return np.flatnonzero(odd)
+
+
+def rows_beyond(column: pa.BinaryArray, first: int, last: int) -> np.ndarray:
+    """Rows with a byte below `first` or above `last`."""
+    # Unsigned: what is below `first` wraps around and is large.
+    places = np.flatnonzero(bytes_of(column) - np.uint8(first) > last - first)
+    return np.searchsorted(offsets_of(column), places, side="right") - 1
+
+
+def offsets_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
+    """Where each of n texts begins in `bytes_of`, int32 [n + 1]; of an array that is no slice of another."""
+    return np.frombuffer(column.buffers()[1], np.int32, len(column) + 1)
+
+
+def bytes_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
+    """All texts back to back, uint8; of an array that is no slice of another."""
+    end = offsets_of(column)[-1]
+    return np.frombuffer(column.buffers()[2] or b"", np.uint8, end)
+
+
+def views_of(column: pa.StringArray) -> Iterator[memoryview]:
+    """Each text, not copied; of an array that is no slice of another."""
+    view, bounds = memoryview(bytes_of(column)), offsets_of(column).tolist()
+    return (view[start:end] for start, end in itertools.pairwise(bounds))

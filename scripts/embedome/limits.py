@@ -1,0 +1,171 @@
+"""What a sound record must meet to be kept: length, members, taxon, name, standard residues."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.columns import bytes_of, offsets_of
+from embedome.errors import UserError
+from embedome.taxonomy import taxon_flags
+
+# Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
+NONSTANDARD = "BJOUXZ"
+KEEP, MASK = "keep", "mask"
+FRAGMENT = r"\(Fragments?\)"
+
+Rule = tuple[str, np.ndarray, Callable[[int], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a record must meet to be kept; None and empty lists are no limit.
+
+    Parameters
+    ----------
+    min_length, max_length : int
+        Residues.
+    min_members : int
+        Of a UniRef cluster; records that are none are kept.
+    fragments : bool
+        Keep sequences whose description says that they are a fragment.
+    max_nonstandard : float
+        Largest fraction of residues that are one of `NONSTANDARD`.
+    nonstandard : str
+        ``keep`` them as they are, or ``mask`` them: write X in their place.
+    include_taxa, exclude_taxa : sequence of int
+        NCBI taxonomy identifiers of records to keep alone, and to drop; with their descendants where `taxonomy` is
+        given.
+    taxonomy : path
+        NCBI's nodes.dmp, or the taxdump.tar.gz that holds it.
+    include_names, exclude_names : sequence of str
+        Regular expressions (RE2), one of which the name must match, or none.
+
+    Raises
+    ------
+    UserError
+        Where an expression cannot be read, and as `taxonomy.taxon_flags`.
+    """
+
+    min_length: int = 1
+    max_length: int | None = None
+    min_members: int | None = None
+    fragments: bool = True
+    max_nonstandard: float | None = None
+    nonstandard: str = KEEP
+    include_taxa: Sequence[int] = ()
+    exclude_taxa: Sequence[int] = ()
+    taxonomy: str | None = None
+    include_names: Sequence[str] = ()
+    exclude_names: Sequence[str] = ()
+    taxa: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for key in ("include_names", "exclude_names"):
+            for pattern in getattr(self, key):
+                check_pattern(f"filter.{key}", pattern)
+        taxa = {key: getattr(self, f"{key}_taxa") for key in ("include", "exclude")}
+        flags = {key: taxon_flags(ids, self.taxonomy) for key, ids in taxa.items() if ids}
+        object.__setattr__(self, "taxa", flags)
+
+    def faults(self, sequences: pa.StringArray, fields: pa.Table) -> dict[int, tuple[str, str]]:
+        """Reason and detail of each of n records that is dropped, by its row; of several the first.
+
+        Parameters
+        ----------
+        sequences : pyarrow.StringArray
+        fields : pyarrow.Table
+            As `headers.parse_descriptions` gives them, and the column ``description``.
+        """
+        found: dict[int, tuple[str, str]] = {}
+        for reason, hit, detail in self.rules(sequences, fields):
+            for row in np.flatnonzero(hit).tolist():
+                found.setdefault(row, (reason, detail(row)))
+        return found
+
+    def rules(self, sequences: pa.StringArray, fields: pa.Table) -> Iterator[Rule]:
+        """Each limit: its reason, which of n records it drops [n], and what to say of one."""
+        lengths = np.diff(offsets_of(sequences))
+        yield "too-short", lengths < self.min_length, lambda row: f"{lengths[row]} residues; at least {self.min_length}"
+        if self.max_length is not None:
+            hit = lengths > self.max_length
+            yield "too-long", hit, lambda row: f"{lengths[row]} residues; at most {self.max_length}"
+        yield from self.header_rules(fields)
+        if self.max_nonstandard is not None:
+            odd = count_nonstandard(sequences)
+            hit = odd > self.max_nonstandard * lengths
+            most = f"at most {self.max_nonstandard:g} of all"
+            yield "nonstandard-residues", hit, lambda row: f"{odd[row]} of {lengths[row]} residues; {most}"
+
+    def header_rules(self, fields: pa.Table) -> Iterator[Rule]:
+        """The limits on what the header says."""
+        if self.min_members is not None:
+            members = pc.fill_null(fields["n_members"], self.min_members).to_numpy()
+            hit = members < self.min_members
+            yield "few-members", hit, lambda row: f"{members[row]} members; at least {self.min_members}"
+        if not self.fragments:
+            yield "fragment", matches(fields["description"], [FRAGMENT]), lambda _: "a fragment, as its header says"
+        taxids = pc.fill_null(fields["taxid"], 0).to_numpy()
+        if "include" in self.taxa:
+            hit = ~look_up(self.taxa["include"], taxids)
+            yield "taxon", hit, lambda row: f"taxon {taxids[row] or 'not given'}; not one of include_taxa"
+        if "exclude" in self.taxa:
+            hit = look_up(self.taxa["exclude"], taxids)
+            yield "taxon", hit, lambda row: f"taxon {taxids[row]}; one of exclude_taxa"
+        names = fields["name"]
+        if self.include_names:
+            yield "name", ~matches(names, self.include_names), lambda _: "no match in include_names"
+        if self.exclude_names:
+            yield "name", matches(names, self.exclude_names), lambda _: "a match in exclude_names"
+
+    def mask(self, sequences: pa.StringArray) -> pa.StringArray:
+        """The sequences as they are to be kept."""
+        if self.nonstandard == KEEP:
+            return sequences
+        table = bytes.maketrans(NONSTANDARD.encode(), b"X" * len(NONSTANDARD))
+        masked = bytes_of(sequences).tobytes().translate(table)
+        return pa.StringArray.from_buffers(len(sequences), pa.py_buffer(offsets_of(sequences)), pa.py_buffer(masked))
+
+
+def check_pattern(key: str, pattern: str) -> None:
+    """Check a regular expression.
+
+    Raises
+    ------
+    UserError
+        Names the key.
+    """
+    try:
+        matches(pa.chunked_array([[""]]), [pattern])
+    except pa.ArrowInvalid as error:
+        reason = re.sub(r"^.*?: ", "", str(error).split("\n", 1)[0])
+        raise UserError(f"{key} has {pattern!r}; expected a regular expression in RE2's syntax ({reason})") from None
+
+
+def matches(texts: pa.ChunkedArray, patterns: Sequence[str]) -> np.ndarray:
+    """Whether each of n texts matches one of the patterns anywhere, bool [n]."""
+    found = [pc.match_substring_regex(texts, pattern).to_numpy() for pattern in patterns]
+    return np.logical_or.reduce(found).astype(bool)
+
+
+def look_up(flags: np.ndarray, taxids: np.ndarray) -> np.ndarray:
+    """The flag of each taxon [n]; identifiers beyond the table have none."""
+    return flags[np.where(taxids < len(flags), taxids, 0)]
+
+
+def count_nonstandard(sequences: pa.StringArray) -> np.ndarray:
+    """Residues of each of n sequences that are one of `NONSTANDARD`, int64 [n]; no sequence is empty."""
+    if not len(sequences):
+        return np.zeros(0, np.int64)
+    table = np.zeros(256, np.int64)
+    table[list(NONSTANDARD.encode())] = 1
+    return np.add.reduceat(table[bytes_of(sequences)], offsets_of(sequences)[:-1])
+
+
+def limits_of(section: dict[str, Any]) -> Limits:
+    """The limits of the configuration's section ``filter``."""
+    return Limits(**{**section, "fragments": section["fragments"] == KEEP})

@@ -1,0 +1,142 @@
+"""A chunk of FASTA as a sorted table: the filter's work on many records at once."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.catalog import CATALOG
+from embedome.columns import Records, check_chunk, offsets_of, views_of
+from embedome.fasta import Chunk
+from embedome.headers import parse_descriptions
+from embedome.limits import Limits
+from embedome.records import Record, digest_texts
+from embedome.sorting import RunIndex, sort_by_id, write_run
+
+RUN = pa.schema(
+    [
+        *(field.with_nullable(True) for field in CATALOG if field.name != "duplicate_of"),
+        pa.field("digest_prefix", pa.uint64()),
+        pa.field("file", pa.int32()),
+        pa.field("number", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Chunks of one file to be made a run of.
+
+    Parameters
+    ----------
+    path : path
+        The chunks' file.
+    file : int
+        Number of it.
+    before : int
+        Records of the files before it.
+    chunks : list of Chunk
+    limits : Limits
+    folder : Path
+        Where runs go.
+    """
+
+    path: str | os.PathLike
+    file: int
+    before: int
+    chunks: list[Chunk]
+    limits: Limits
+    folder: Path
+
+
+def make_run(task: Task) -> tuple[RunIndex, np.ndarray]:
+    """Check chunks' records, and write them as a run; give its place, and the digest prefixes of those kept.
+
+    Raises
+    ------
+    UserError
+        As `fasta.split_entry`.
+    """
+    table = pa.concat_tables([table for chunk in task.chunks for table in check(task, chunk)])
+    prefixes = table["digest_prefix"].drop_null().to_numpy()
+    return write_run(task.folder, sort_by_id(table.combine_chunks())), prefixes
+
+
+def check(task: Task, chunk: Chunk) -> tuple[pa.Table, pa.Table]:
+    """Rows of the `RUN` schema: a chunk's records to be kept, and those to be dropped."""
+    records = check_chunk(task.path, chunk)
+    fields = parse_descriptions(records.descriptions).append_column("description", records.descriptions)
+    faults = task.limits.faults(records.sequences, fields)
+    dropped = dropped_rows(records, faults, task)
+    if faults:
+        keep = np.ones(len(records.ids), bool)
+        keep[list(faults)] = False
+        records, fields = records.filter(keep), fields.filter(pa.array(keep))
+    return kept_rows(records, fields, task), dropped
+
+
+def kept_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:
+    """Rows of the `RUN` schema of the records to be kept."""
+    sequences = task.limits.mask(records.sequences)
+    digests = np.frombuffer(digest_texts(views_of(sequences)), np.uint8).reshape(-1, 32)
+    columns = {
+        "id": records.ids,
+        "digest": digest_array(digests),
+        "length": np.diff(offsets_of(sequences)),
+        **dict(zip(fields.column_names, fields.columns, strict=True)),
+        "record": records.number + task.before - 1,
+        "sequence": sequences.cast(pa.large_string()),
+        # 8 of the digest's characters hold 48 of its bits: enough to find candidates, which are then compared whole.
+        "digest_prefix": np.ascontiguousarray(digests[:, :8]).view("<u8").ravel(),
+        "file": np.full(len(sequences), task.file, np.int32),
+        "number": records.number,
+    }
+    return as_run(columns, len(sequences))
+
+
+def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: Task) -> pa.Table:
+    """Rows of the `RUN` schema of the records to be dropped, without their sequences."""
+    dropped = dict(records.faulty)
+    for row, fault in faults.items():
+        name, description, sequence = (
+            column[row].as_py() for column in (records.ids, records.descriptions, records.sequences)
+        )
+        dropped[int(records.number[row])] = Record(name, description, sequence.encode(), *fault)
+    rows = dropped.values()
+    number = np.array(list(dropped), np.int64)
+    columns = {
+        "id": [row.id for row in rows],
+        "length": [len(row.sequence) for row in rows],
+        "description": [row.description for row in rows],
+        "record": number + task.before - 1,
+        "file": np.full(len(dropped), task.file, np.int32),
+        "number": number,
+        "reason": [row.reason for row in rows],
+        "detail": [row.detail for row in rows],
+    }
+    return as_run(columns, len(dropped))
+
+
+def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
+    """A table of the `RUN` schema; columns that are not given are null."""
+    arrays = []
+    for field in RUN:
+        values = columns.get(field.name)
+        if values is None:
+            values = pa.nulls(count, field.type)
+        arrays.append(values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=RUN)
+
+
+def digest_array(digests: np.ndarray) -> pa.StringArray:
+    """Digests from their 32 characters, uint8 [n, 32]."""
+    whole = np.empty((len(digests), 35), np.uint8)
+    whole[:, :3] = list(b"SQ.")
+    whole[:, 3:] = digests
+    offsets = np.arange(0, 35 * len(whole) + 1, 35, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(whole), pa.py_buffer(offsets), pa.py_buffer(whole))

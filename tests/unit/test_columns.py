@@ -1,0 +1,104 @@
+"""Records as columns, against `check_entry` on one entry at a time."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from embedome.columns import check_chunk
+from embedome.errors import UserError
+from embedome.fasta import read_chunks, read_entries
+from embedome.headers import FIELDS, parse_description, parse_descriptions
+from embedome.records import Record, check_entry
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+Checked = dict[int, Record]
+
+
+def one_by_one(path: Path) -> Checked:
+    return {entry.number: check_entry(entry) for entry in read_entries(path)}
+
+
+def by_chunks(path: Path, size: int) -> Checked:
+    found: Checked = {}
+    for chunk in read_chunks(path, size):
+        records = check_chunk(path, chunk)
+        columns = (column.to_pylist() for column in (records.ids, records.descriptions, records.sequences))
+        rows = zip(records.number.tolist(), *columns, strict=True)
+        here = {number: Record(name, text, sequence.encode()) for number, name, text, sequence in rows}
+        assert not set(here) & set(records.faulty)
+        assert set(here) | set(records.faulty) == set(range(chunk.first, chunk.first + chunk.count))
+        found.update(here | records.faulty)
+    return found
+
+
+odd_bytes = st.binary(max_size=3)
+words = st.text("abcXYZ|_0 é\t\x07", max_size=6).map(str.encode)
+headers = st.lists(st.one_of(words, odd_bytes), max_size=4).map(b" ".join)
+lines = st.one_of(st.text("ACDEFGHIKLMNPQRSTVWY", max_size=8), st.text("ACDEacdeXU* -1\t>", max_size=5)).map(str.encode)
+ends = st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b"\n\n", b"\r\r\n", b""])
+
+
+@st.composite
+def files(draw: st.DrawFn) -> bytes:
+    entries = draw(st.lists(st.tuples(headers, st.lists(lines, max_size=3)), min_size=1, max_size=6))
+    text = b""
+    for header, body in entries:
+        text += b"\n>" + header + draw(ends) + b"".join(line + draw(ends) for line in body)
+    return b">first\nMKV" + text
+
+
+@settings(max_examples=1500)
+@given(data=files(), size=st.sampled_from([1, 10, 1 << 20]))
+@example(data=b">a\nM\n>", size=1)
+@example(data=b">a\nM\n>\n", size=1)
+@example(data=b">a b \nM\n>c  d\nM", size=100)
+@example(data=b">a\r\nM\r\n>b\r\nm*\r\n", size=100)
+@example(data=b">a", size=100)
+def test_columns_are_the_records(tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "columns.fasta"
+    path.write_bytes(data)
+    try:
+        expected: Checked | str = one_by_one(path)
+    except UserError as error:
+        expected = str(error)
+    try:
+        found: Checked | str = by_chunks(path, size)
+    except UserError as error:
+        found = str(error)
+    assert found == expected
+
+
+pieces = st.sampled_from(
+    [
+        " n=",
+        " Tax=",
+        " TaxID=",
+        " RepID=",
+        " OS=",
+        " OX=",
+        " GN=",
+        "n=",
+        "1",
+        "12",
+        "9606",
+        "4294967296",
+        "x",
+        "é",
+        " ",
+        "",
+    ]
+)
+uniref = st.tuples(*[st.text("ab 1=", max_size=3)] * 4).map(
+    lambda each: f"{each[0]} n={each[1]} Tax={each[2]} TaxID={each[3]} RepID=R"
+)
+
+
+@settings(max_examples=1500)
+@given(st.lists(st.one_of(st.lists(pieces, max_size=12).map("".join), uniref), max_size=8))
+def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> None:
+    table = parse_descriptions(pa.array([text.strip() for text in texts], pa.string()))
+    assert table.schema == FIELDS
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        tuple(parse_description(text.strip())) for text in texts
+    ]
