@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +29,6 @@ class Records:
     faulty: dict[int, Record]
     """By position in the file."""
 
-    def filter(self, keep: np.ndarray) -> "Records":
-        """The sound records that a mask [n] keeps."""
-        columns = (column.filter(pa.array(keep)) for column in (self.ids, self.descriptions, self.sequences))
-        return Records(self.number[keep], *columns, self.faulty)
-
 
 def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
     """`records.check_entry` of all entries of a chunk.
@@ -47,9 +41,9 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
         As `fasta.split_entry`.
     """
     data = CARRIAGE_RETURNS.sub(b"\n", chunk.data) if b"\r" in chunk.data else chunk.data
-    starts, segments = lay_out(data)
+    starts, lines, segments = lay_out(data)
     ids, descriptions, bodies = (segments.take(pa.array(np.arange(k, len(segments), SEGMENTS))) for k in (0, 2, 3))
-    sequences = pc.replace_substring(bodies, "\n", "")
+    sequences = join_lines(bodies, lines)
     odd = odd_rows(ids, descriptions, sequences)
     number = np.arange(chunk.first, chunk.first + len(ids))
     columns = [ids, descriptions, sequences]
@@ -74,22 +68,43 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
     return Records(number, ids, pc.ascii_trim(descriptions, " "), sequences, faulty)
 
 
-def lay_out(data: bytes) -> tuple[np.ndarray, pa.BinaryArray]:
-    """Where each of n entries begins [n + 1], the end included, and the text cut into its `SEGMENTS` [n * 5]."""
+def lay_out(data: bytes) -> tuple[np.ndarray, np.ndarray, pa.BinaryArray]:
+    """Cut text into its n entries.
+
+    Returns
+    -------
+    starts : numpy.ndarray, [n + 1]
+        Where each begins, and the end.
+    lines : numpy.ndarray, [n]
+        Line ends in each.
+    segments : pyarrow.BinaryArray, [n * 5]
+        Its `SEGMENTS`.
+    """
     text = np.frombuffer(data, np.uint8)
     line_ends = np.flatnonzero(text == ord("\n"))
     followed = line_ends[line_ends < len(text) - 1]
     heads = np.flatnonzero(text[followed + 1] == ord(">"))
     starts = np.concatenate([[0], line_ends[heads] + 1, [len(text)]])
     # Of each entry the first line end, which may be missing in the last one.
-    head_ends = np.append(line_ends, len(text))[np.concatenate([[0], heads + 1])]
+    first_lines = np.concatenate([[0], heads + 1])
+    head_ends = np.append(line_ends, len(text))[first_lines]
+    lines = np.diff(first_lines, append=len(line_ends))
     spaces = np.append(np.flatnonzero(text == ord(" ")), len(text))
     id_ends = np.minimum(spaces[np.searchsorted(spaces, starts[:-1])], head_ends)
     bounds = np.stack([starts[:-1] + 1, id_ends, np.minimum(id_ends + 1, head_ends), head_ends, starts[1:]], 1)
     offsets = np.append(bounds.ravel(), len(text)).astype(np.int32)
-    return starts, pa.BinaryArray.from_buffers(
-        pa.binary(), SEGMENTS * len(bounds), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    )
+    return starts, lines, binary_array(offsets, data)
+
+
+def join_lines(bodies: pa.BinaryArray, lines: np.ndarray) -> pa.BinaryArray:
+    """Take out the line ends [n] of n texts."""
+    offsets = offsets_of(bodies) - np.concatenate([[0], np.cumsum(lines)])
+    return binary_array(offsets.astype(np.int32), bytes_of(bodies).tobytes().replace(b"\n", b""))
+
+
+def binary_array(offsets: np.ndarray, data: bytes) -> pa.BinaryArray:
+    """Texts that stand back to back in `data`, from offsets, int32 [n + 1]."""
+    return pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def odd_rows(ids: pa.BinaryArray, descriptions: pa.BinaryArray, sequences: pa.BinaryArray) -> np.ndarray:
@@ -119,7 +134,7 @@ def bytes_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
     return np.frombuffer(column.buffers()[2] or b"", np.uint8, end)
 
 
-def views_of(column: pa.StringArray) -> Iterator[memoryview]:
-    """Each text, not copied; of an array that is no slice of another."""
-    view, bounds = memoryview(bytes_of(column)), offsets_of(column).tolist()
-    return (view[start:end] for start, end in itertools.pairwise(bounds))
+def texts_of(column: pa.StringArray) -> list[bytes]:
+    """Each text; of an array that is no slice of another."""
+    data, bounds = bytes_of(column).tobytes(), offsets_of(column).tolist()
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]

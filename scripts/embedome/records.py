@@ -119,7 +119,7 @@ def refget_digests(sequences: Iterable[bytes]) -> list[str]:
     return ["SQ." + text[start : start + 32].decode() for start in range(0, len(text), 32)]
 
 
-def digest_texts(sequences: Iterable[bytes | memoryview]) -> bytes:
+def digest_texts(sequences: Iterable[bytes]) -> bytes:
     """The 32 characters behind ``SQ.`` of each sequence's digest, joined."""
     sha512 = hashlib.sha512
     # 24 bytes are 32 characters, without padding.

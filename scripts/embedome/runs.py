@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.catalog import CATALOG
-from embedome.columns import Records, check_chunk, offsets_of, views_of
+from embedome.columns import Records, check_chunk, offsets_of, texts_of
 from embedome.fasta import Chunk
 from embedome.headers import parse_descriptions
 from embedome.limits import Limits
 from embedome.records import Record, digest_texts
-from embedome.sorting import RunIndex, sort_by_id, write_run
+from embedome.sorting import RunIndex, sort_order, write_run
 
 RUN = pa.schema(
     [
@@ -62,28 +62,29 @@ def make_run(task: Task) -> tuple[RunIndex, np.ndarray]:
     UserError
         As `fasta.split_entry`.
     """
-    table = pa.concat_tables([table for chunk in task.chunks for table in check(task, chunk)])
-    prefixes = table["digest_prefix"].drop_null().to_numpy()
-    return write_run(task.folder, sort_by_id(table.combine_chunks())), prefixes
+    checked = [check(task, chunk) for chunk in task.chunks]
+    table = pa.concat_tables(each for rows, dropped, _ in checked for each in (rows, dropped)).combine_chunks()
+    # Rows of `RUN` without a reason that are not to be kept stand among the dropped ones a second time.
+    stays = np.concatenate([flags for rows, dropped, keep in checked for flags in (keep, np.ones(len(dropped), bool))])
+    order = sort_order(table)
+    table = table.take(pa.array(order[stays[order]]))
+    return write_run(task.folder, table), table["digest_prefix"].drop_null().to_numpy()
 
 
-def check(task: Task, chunk: Chunk) -> tuple[pa.Table, pa.Table]:
-    """Rows of the `RUN` schema: a chunk's records to be kept, and those to be dropped."""
+def check(task: Task, chunk: Chunk) -> tuple[pa.Table, pa.Table, np.ndarray]:
+    """Rows of the `RUN` schema: a chunk's n sound records, those to be dropped, and which of the n to keep [n]."""
     records = check_chunk(task.path, chunk)
     fields = parse_descriptions(records.descriptions).append_column("description", records.descriptions)
     faults = task.limits.faults(records.sequences, fields)
-    dropped = dropped_rows(records, faults, task)
-    if faults:
-        keep = np.ones(len(records.ids), bool)
-        keep[list(faults)] = False
-        records, fields = records.filter(keep), fields.filter(pa.array(keep))
-    return kept_rows(records, fields, task), dropped
+    keep = np.ones(len(records.ids), bool)
+    keep[list(faults)] = False
+    return sound_rows(records, fields, task), dropped_rows(records, faults, task), keep
 
 
-def kept_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:
-    """Rows of the `RUN` schema of the records to be kept."""
+def sound_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:
+    """Rows of the `RUN` schema as if all sound records were to be kept."""
     sequences = task.limits.mask(records.sequences)
-    digests = np.frombuffer(digest_texts(views_of(sequences)), np.uint8).reshape(-1, 32)
+    digests = np.frombuffer(digest_texts(texts_of(sequences)), np.uint8).reshape(-1, 32)
     columns = {
         "id": records.ids,
         "digest": digest_array(digests),

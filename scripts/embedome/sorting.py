@@ -8,15 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # A run is written in so many batches: the merge holds one batch of each run, and takes ranges of so many batches.
 RUN_BATCHES = 200
 
 
-def sort_by_id(table: pa.Table) -> pa.Table:
-    """Sort rows by id, in the order of UTF-8 bytes, and rows of one id by their position in the input."""
-    return table.sort_by([("id", "ascending"), ("record", "ascending")])
+def sort_order(table: pa.Table) -> np.ndarray:
+    """The order by id, in that of UTF-8 bytes, and among rows of one id by their position in the input."""
+    return pc.sort_indices(table, [("id", "ascending"), ("record", "ascending")]).to_numpy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class RunIndex:
 
 
 def write_run(folder: Path, table: pa.Table) -> RunIndex:
-    """Append a run, rows in the order of `sort_by_id`, at least one, to this process's own file in a folder."""
+    """Append a run, rows in the order of `sort_order`, at least one, to this process's own file in a folder."""
     path = folder / f"runs-{os.getpid()}"
     batches = table.combine_chunks().to_batches(max_chunksize=-(-len(table) // RUN_BATCHES))
     places = []
@@ -42,10 +44,10 @@ def write_run(folder: Path, table: pa.Table) -> RunIndex:
     return RunIndex(path, places, [batch["id"][0].as_py() for batch in batches])
 
 
-def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield the rows of all runs in tables in id order, none empty, each about as large as a run.
+def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Yield the rows of all runs range by range of ids, none empty, each about as large as a run, with their order.
 
-    Rows of one id are in one table. Scratch files are read batch by batch, each once, and not mapped into memory:
+    Rows of one id are in one range. Scratch files are read batch by batch, each once, and not mapped into memory:
     mapped pages count as memory used.
 
     Parameters
@@ -61,7 +63,8 @@ def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]
         for pivot in [*pivots, None]:
             batches = [batch for run in runs for batch in run.take_below(pivot)]
             if batches:
-                yield sort_by_id(pa.Table.from_batches(batches).combine_chunks())
+                table = pa.Table.from_batches(batches).combine_chunks()
+                yield table, sort_order(table)
 
 
 class Run:
