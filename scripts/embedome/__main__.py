@@ -60,7 +60,7 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
-    add_machine_options(parser)
+    add_machine_options(parser, int8=True)
     parser.add_argument(
         "--features",
         choices=["encoder", "decoder"],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from embedome.cost import operations
+from embedome.encoders.int8 import quantise_linears
 from embedome.errors import UserError
 from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED
 from embedome.models import Model
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Linear layers in integers, all else in float32.
+INT8 = "int8"
 # Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 
@@ -59,7 +62,8 @@ class Engine:
     device : str
         ``cpu``, on one thread (several processes beat several threads), or ``cuda``.
     dtype : str
-        ``float32``, ``bfloat16``, or, where the architecture admits it, ``float16``; pooling is in float32 always.
+        ``float32``, ``bfloat16``, where the architecture admits it ``float16``, or on a CPU ``int8``; pooling is in
+        float32 always.
     policy : LongPolicy
     layer : int
         Whose hidden states: 0 the embedding's, k the k-th layer's, -1 the last one's, behind the final norm; as
@@ -95,15 +99,17 @@ class Engine:
         self.device = torch.device(check_device(device))
         if self.device.type == "cpu":
             torch.set_num_threads(1)
-        check_dtype(model.encoder, dtype)
+        check_dtype(model.encoder, dtype, self.device.type)
         if FIRST in poolings and not model.tokenizer.first:
             raise UserError("embed.pooling is 'first', but the model has no token before the residues")
         self.poolings, self.per_residue = tuple(poolings), per_residue
         self.tokenizer = model.tokenizer
         self.dimension: int = model.encoder.dimension
-        self.dtype = DTYPES[dtype]
+        self.dtype = DTYPES["float32" if dtype == INT8 else dtype]
         self.encoder = cut_layers(model.encoder, layer).to(self.device, self.dtype)
         self.operations = operations(self.encoder)
+        if dtype == INT8:
+            quantise_linears(self.encoder)
         self.token_budget = max(1, token_budget(self.encoder, self.device) >> (attempt - 1))
         # One byte for a token where ids are that small.
         self.table = self.tokenizer.table.astype(np.uint8 if self.tokenizer.size <= 256 else np.int32)
@@ -245,14 +251,16 @@ def check_device(device: str) -> str:
     return device
 
 
-def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str) -> None:
-    """Refuse half precision where an encoder's hidden states are known to overflow it.
+def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: str) -> None:
+    """Refuse half precision where an encoder's hidden states are known to overflow it, and integers on a GPU.
 
     Raises
     ------
     UserError
         For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295).
     """
+    if dtype == INT8 and device != "cpu":
+        raise UserError("embed.dtype is int8, which is for CPUs; use bfloat16 on a GPU")
     if dtype == "float16" and not getattr(encoder, "float16_safe", True):
         raise UserError("embed.dtype is float16, which T5 models overflow; use bfloat16 or float32")
 

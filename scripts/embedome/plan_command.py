@@ -26,7 +26,7 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Measure the peak of the device at a large matrix product, and the engine by length of sequence. "
         "The cost it prints goes into config.yaml; with --out the whole result is kept for `embedome plan`.",
     )
-    add_machine_options(parser)
+    add_machine_options(parser, int8=True)
     parser.add_argument("-o", "--out", metavar="FILE", help="JSON file for the result")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long to measure (default: 30)")
     parser.add_argument("--fasta", nargs="+", metavar="FILE", help="take lengths from here (default: as in UniRef50)")
