@@ -168,6 +168,9 @@ def random_model(entry: Entry, config: "PreTrainedConfig") -> "PreTrainedModel":
         model = model_class(entry)(config)
         if entry.model_type == T5 and entry.config.get("tie_word_embeddings") is False:
             untie_head(model)
+    if entry.model_type == BLENDERBOT:
+        # As trained: one table of positions for encoder and decoder, which the Hugging Face class has twice.
+        model.model.decoder.embed_positions.weight.data.copy_(model.model.encoder.embed_positions.weight)
     if entry.model_type == MEGATRON_BERT:
         model.bert.embeddings.token_type_embeddings.weight.data.zero_()
         for layer in model.bert.encoder.layer:

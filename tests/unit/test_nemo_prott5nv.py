@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from embedome.errors import UserError
+from embedome.initialise import make_untrained
 from embedome.models import load_model
 from embedome.nemo import export_nemo, import_nemo
 from embedome.seq2seq import load_seq2seq
@@ -260,3 +261,14 @@ def test_another_architecture_is_refused(tmp_path: Path, half: str, changes: dic
     config = {**NEW, half: {**NEW[half], **changes}}
     with pytest.raises(UserError, match=message):
         import_nemo(archive(tmp_path / "m.nemo", members(random_state(8), config)), tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["esm1nv", "prott5nv"])
+def test_a_fresh_model_can_be_written_as_an_archive_and_read_back(tmp_path: Path, name: str) -> None:
+    made, archived, back = tmp_path / "made", tmp_path / "x.nemo", tmp_path / "back"
+    make_untrained(made, name, name, {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 64}, 0)
+    export_nemo(made, archived)
+    import_nemo(archived, back)
+    one, other = (load_file(folder / "model.safetensors") for folder in (made, back))
+    assert set(one) == set(other)
+    assert all(torch.equal(one[each], other[each]) for each in one)
