@@ -30,6 +30,7 @@ from embedome.format import (
     SKIPPED_FILE,
     describe_file,
     embedding_metadata,
+    embedding_schema,
     embedding_sink,
     part_info,
     read_rows,
@@ -81,7 +82,8 @@ class CheckedPart:
     keys: pa.Table
     skipped: pa.Table
     states: Counter[str]
-    schema: pa.Schema
+    # Not the schema: on its way between processes it loses which items of a list may be null.
+    dimension: int
 
 
 def merge_shards(
@@ -216,7 +218,7 @@ def check_part(part: ShardPart) -> CheckedPart:
     ids = table["id"].combine_chunks()
     if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
         raise part.fault("ids out of order")
-    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.schema)
+    return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.dimension)
 
 
 def check_residues(part: ShardPart, sha256: str | None) -> None:
@@ -289,7 +291,7 @@ class Merger:
             ends = {key: part.entry[key] for key in ("first_id", "last_id")}
             self.residues[part.split].append({**part.entry["per_residue"], **ends, "file": name})
         self.states[part.split].update(checked.states)
-        self.schema = checked.schema
+        self.schema = embedding_schema(checked.dimension, self.provenance["pooling"])
         self.add_skipped(part.split, checked.skipped)
 
     def add_skipped(self, split: str, skipped: pa.Table) -> None:

@@ -278,7 +278,7 @@ class Cluster:
 
     def jobs(self) -> list[dict[str, str]]:
         """All jobs so far, as sacct tells of them, steps left out."""
-        fields = ["JobID", "JobName", "State", "NodeList", "AllocTRES", "Submit", "Comment"]
+        fields = ["JobID", "JobName", "State", "ExitCode", "NodeList", "AllocTRES", "Comment"]
         lines = run("sacct", "-X", "-P", "-n", "-D", "-S", "2020-01-01", "-o", ",".join(fields)).splitlines()
         return [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from distributed import LocalCluster
 from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import files, merge
 from embedome.dataset import open_dataset
@@ -263,6 +264,15 @@ def test_a_full_disk_leaves_the_old_data_set_and_nothing_else(own: Line, small_d
     assert line.snapshot(small_disk) == before
     own.merge(dataset)
     assert line.snapshot(small_disk) == before
+
+
+def test_workers_that_are_processes_give_the_same_bytes(
+    own: Line, merged: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(merge.__file__).parents[1]))
+    monkeypatch.setattr(Workers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
+    own.merge()
+    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
 
 
 @pytest.mark.parametrize("threads", [1, 5])
