@@ -271,7 +271,7 @@ def test_a_thousand_shards_are_submitted_as_few_arrays(cluster: Cluster, sharded
     try:
         begin = time.monotonic()
         first = Run(sharded, config, *LEDGER)
-        wait_for("200 jobs in the queue", lambda: len(queued()) >= 200 or first.process.poll() is not None, 120)
+        wait_for("200 jobs in the queue", lambda: len(queued()) >= 200 or first.process.poll() is not None, 240)
         seconds = time.monotonic() - begin
         assert first.process.poll() is None, first.text()
         arrays = {job.partition("_")[0] for job in queued()}
