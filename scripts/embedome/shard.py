@@ -3,31 +3,33 @@
 Memory: 17 bytes per record.
 """
 
-import gzip
 import hashlib
-import io
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from isal import igzip
 
 from embedome.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
 from embedome.errors import UserError
-from embedome.fasta import write_entry
 from embedome.files import atomic_path, read_json, write_json
 from embedome.log import Progress
+from embedome.parallel import ahead
 from embedome.split import SPLITS, read_split_catalog
 
 log = logging.getLogger(__name__)
 
 COMPRESSION_LEVEL = 1
-BUFFER_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 18
 
 
 def shard_name(index: int) -> str:
@@ -71,22 +73,16 @@ def write_shards(
     account = read_json(split_summary)
     owners = shard_of_rows(catalog, splits, n_shards, cost)
     shards = {name: [Shard() for _ in range(n_shards[name])] for name in SPLITS}
-    columns = ["id", "description", "length", "duplicate_of", "sequence"]
-    with shard_files(Path(folder), n_shards) as files, Progress("shard", "sequences", account["kept"]) as progress:
-        start = 0
-        for table, codes in read_split_catalog(catalog, splits, columns):
-            costs = cost.picoseconds(table["length"].to_numpy()).tolist()
-            rows = zip(
-                owners[start : start + len(table)].tolist(), codes.tolist(), costs, *row_values(table), strict=True
-            )
-            for owner, code, row_cost, name, description, sequence in rows:
-                if owner < 0:
-                    continue
-                text = sequence.encode()
-                write_entry(files.writer(code, owner), name, description, text)
-                shards[SPLITS[code]][owner].add(name, text, row_cost)
-            start += len(table)
-            progress.update(len(table))
+    with (
+        shard_files(Path(folder), n_shards) as files,
+        Progress("shard", "sequences", account["kept"]) as progress,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        for count, slices in ahead(pool, cut_tables(catalog, splits, owners, cost)):
+            for each in slices:
+                files.writer(each.code, each.shard).write(each.text)
+                shards[SPLITS[each.code]][each.shard].add(each)
+            progress.update(count)
     result = {
         "format": 1,
         "cost": asdict(cost),
@@ -103,6 +99,23 @@ def write_shards(
     return result
 
 
+class Slice(NamedTuple):
+    """Sequences in a row that go into one shard."""
+
+    code: int
+    """Of `SPLITS`."""
+    shard: int
+    sequences: int
+    residues: int
+    picoseconds: int
+    first_id: str
+    last_id: str
+    text: memoryview
+    """FASTA."""
+    content: memoryview
+    """``id LF sequence LF`` of each sequence."""
+
+
 @dataclass(slots=True)
 class Shard:
     """The account of one shard."""
@@ -114,14 +127,14 @@ class Shard:
     last_id: str | None = None
     content: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def add(self, name: str, sequence: bytes, picoseconds: int) -> None:
-        """Count one sequence."""
-        self.sequences += 1
-        self.residues += len(sequence)
-        self.picoseconds += picoseconds
-        self.first_id = self.first_id or name
-        self.last_id = name
-        self.content.update(b"%s\n%s\n" % (name.encode(), sequence))
+    def add(self, part: Slice) -> None:
+        """Count sequences."""
+        self.sequences += part.sequences
+        self.residues += part.residues
+        self.picoseconds += part.picoseconds
+        self.first_id = self.first_id or part.first_id
+        self.last_id = part.last_id
+        self.content.update(part.content)
 
     def as_json(self) -> dict:
         """The account; `content_sha256` is over ``id LF sequence LF`` of each sequence, whatever the compression."""
@@ -135,9 +148,54 @@ class Shard:
         }
 
 
-def row_values(table: pa.Table) -> list[list]:
-    """A table's ids, descriptions and sequences as lists."""
-    return [table[column].to_pylist() for column in ("id", "description", "sequence")]
+def cut_tables(
+    catalog: str | os.PathLike, splits: str | os.PathLike, owners: np.ndarray, cost: CostModel
+) -> Iterator[tuple[int, list[Slice]]]:
+    """Read the catalog, and yield the rows of each row group as slices of shards, with their number."""
+    start = 0
+    for table, codes in read_split_catalog(catalog, splits, ["id", "description", "length", "sequence"]):
+        mine = owners[start : start + len(table)]
+        start += len(table)
+        slices: list[Slice] = []
+        for code in range(len(SPLITS)):
+            rows = (codes == code) & (mine >= 0)
+            if rows.any():
+                slices += cut_rows(code, mine[rows], table.filter(pa.array(rows)).combine_chunks(), cost)
+        yield len(table), slices
+
+
+def cut_rows(code: int, owners: np.ndarray, table: pa.Table, cost: CostModel) -> Iterator[Slice]:
+    """Cut rows of one split where the shard [n] changes."""
+    lengths = table["length"].to_numpy().astype(np.int64)
+    costs = cost.picoseconds(lengths)
+    name, description, sequence = (
+        table[column].combine_chunks().cast(pa.large_string()) for column in ("id", "description", "sequence")
+    )
+    empty, end = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
+    space = pc.if_else(pc.equal(description, ""), empty, pa.scalar(" ", pa.large_string()))
+    mark = pa.scalar(">", pa.large_string())
+    text, text_at = joined(mark, name, space, description, end, sequence, end, empty)
+    content, content_at = joined(name, end, sequence, end, empty)
+    cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
+    for first, last in itertools.pairwise(cuts):
+        yield Slice(
+            code,
+            int(owners[first]),
+            last - first,
+            int(lengths[first:last].sum()),
+            int(costs[first:last].sum()),
+            name[first].as_py(),
+            name[last - 1].as_py(),
+            text[text_at[first] : text_at[last]],
+            content[content_at[first] : content_at[last]],
+        )
+
+
+def joined(*parts: pa.Array | pa.Scalar) -> tuple[memoryview, np.ndarray]:
+    """Texts joined row by row, the last part between them, and where each of n begins, int64 [n + 1]."""
+    rows = pc.binary_join_element_wise(*parts)
+    _, offsets, data = rows.buffers()
+    return memoryview(data), np.frombuffer(offsets, np.int64, len(rows) + 1)
 
 
 def shard_of_rows(
@@ -185,15 +243,36 @@ def equal_cost_shards(costs: np.ndarray, n_shards: int) -> np.ndarray:
     return np.searchsorted(cuts, ends - (costs + 1) // 2, side="right").astype(np.int32)
 
 
+class BlockWriter:
+    """Passes text on in blocks of one size: the compressor's output would depend on how it came."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.held = bytearray()
+
+    def write(self, text: memoryview) -> None:
+        """Add text."""
+        self.held += text
+        whole = len(self.held) - len(self.held) % BLOCK_BYTES
+        for start in range(0, whole, BLOCK_BYTES):
+            self.stream.write(self.held[start : start + BLOCK_BYTES])
+        del self.held[:whole]
+
+    def end(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Pass the rest on, unless there was an exception."""
+        if kind is None:
+            self.stream.write(self.held)
+
+
 class ShardFiles:
     """The shard files under way: one open file per split, as ids and so shards come in order."""
 
     def __init__(self, folder: Path, n_shards: Mapping[str, int]) -> None:
         self.folder, self.n_shards = folder, n_shards
         self.next_shard = dict.fromkeys(SPLITS, 0)
-        self.open: dict[str, tuple[ExitStack, IO[bytes]]] = {}
+        self.open: dict[str, tuple[ExitStack, BlockWriter]] = {}
 
-    def writer(self, code: int, shard: int) -> IO[bytes]:
+    def writer(self, code: int, shard: int) -> "BlockWriter":
         """The stream of a shard; ends the one before it and writes empty ones in between."""
         split = SPLITS[code]
         while self.next_shard[split] <= shard:
@@ -208,8 +287,9 @@ class ShardFiles:
             path = stack.enter_context(atomic_path(self.folder / split / name))
             raw = stack.enter_context(path.open("wb"))
             # No time and no name in the header: the same sequences give the same bytes.
-            stream = stack.enter_context(gzip.GzipFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0))
-            writer = stack.enter_context(io.BufferedWriter(stream, BUFFER_BYTES))
+            stream = stack.enter_context(igzip.IGzipFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0))
+            writer = BlockWriter(stream)
+            stack.push(writer.end)
             self.open[split] = (stack.pop_all(), writer)
         self.next_shard[split] += 1
 

@@ -103,10 +103,11 @@ def split_catalog(
     method = {"hash": hash_splits, "bionemo": bionemo_splits}[plan.method]
     assign = method(catalog, account, plan)
     counts = {name: {"sequences": 0, "duplicates": 0, "residues": 0} for name in SPLITS}
+    names = pa.array(SPLITS)
     with atomic_path(splits) as path, ParquetSink(path, SCHEMA, GROUP_ROWS, use_dictionary=["split"]) as sink:
         for table in read_catalog(catalog, ["id", "length", "record", "duplicate_of"]):
             codes = assign(table)
-            sink.write(pa.Table.from_arrays([table["id"], pa.array(np.array(SPLITS)[codes])], schema=SCHEMA))
+            sink.write(pa.Table.from_arrays([table["id"], names.take(pa.array(codes))], schema=SCHEMA))
             count(counts, table, codes)
     result = {"format": 1, "method": plan.method, "seed": plan.seed, "kept": account["kept"], "splits": counts}
     write_json(summary, result)
@@ -134,23 +135,33 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan) -> A
     A duplicate goes where its canonical id goes: its sequence must not be in two splits. The counts hold for
     distinct sequences. A later release moves only the ids at the two thresholds.
     """
-    ranks = np.concatenate(list(distinct_ranks(catalog, plan.seed)) or [np.empty(0, np.uint64)])
-    n_val, n_test = plan.sizes(len(ranks))
-    ranks.sort()
-    # The first rank that is no longer val, and the first that is no longer test.
-    bounds = [int(ranks[n]) if n < len(ranks) else 2**64 for n in (n_val, n_val + n_test)]
+    tables = read_catalog(catalog, ["id", "duplicate_of"])
+    pairs = [
+        (
+            hash_ids(pc.coalesce(table["duplicate_of"], table["id"]), plan.seed),
+            table["duplicate_of"].is_null().to_numpy(),
+        )
+        for table in tables
+    ]
+    ranks, distinct = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    del pairs
+    sorted_ranks = np.sort(ranks[distinct])
+    n_val, n_test = plan.sizes(len(sorted_ranks))
+    # At how many of the two thresholds, the first ranks that are no longer val and test, each rank is or lies beyond.
+    codes = np.zeros(len(ranks), np.int8)
+    for n in (n_val, n_val + n_test):
+        if n < len(sorted_ranks):
+            codes += ranks >= sorted_ranks[n]
+    del ranks, sorted_ranks
+    end = 0
 
     def assign(table: pa.Table) -> np.ndarray:
-        rank = hash_ids(pc.coalesce(table["duplicate_of"], table["id"]), plan.seed)
-        return np.array([VAL if r < bounds[0] else TEST if r < bounds[1] else TRAIN for r in rank.tolist()], np.int8)
+        # Tables come as they were ranked.
+        nonlocal end
+        end += len(table)
+        return codes[end - len(table) : end]
 
     return assign
-
-
-def distinct_ranks(catalog: str | os.PathLike, seed: int) -> Iterator[np.ndarray]:
-    """Yield the ranks of the catalog's canonical ids."""
-    for table in read_catalog(catalog, ["id", "duplicate_of"]):
-        yield hash_ids(table.filter(table["duplicate_of"].is_null())["id"], seed)
 
 
 def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
