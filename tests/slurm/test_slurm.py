@@ -226,9 +226,9 @@ def processes(job: str) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b".embed.py" in (folder / "cmdline").read_bytes():
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
+            embeds = b".embed.py" in (folder / "cmdline").read_bytes()
+            if embeds and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
     assert found, f"{job} has no process that embeds"
     return found
 
