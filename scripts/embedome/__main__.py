@@ -1,4 +1,4 @@
-"""The command line: `embedome embed`, `describe`, `get`, `models`, `translate`, `bench`, `plan`."""
+"""The command line: `embedome embed`, `describe`, `get`, `verify`, `models`, `translate`, `bench`, `plan`."""
 
 import argparse
 import json
@@ -44,6 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
     get.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
     get.add_argument("ids", metavar="ID", nargs="+", help="an id, as in the FASTA header")
     get.set_defaults(run=run_get)
+    verify = commands.add_parser("verify", help="check every file of a data set against its manifest")
+    verify.add_argument("dataset", metavar="DATASET", help="folder of a data set")
+    verify.set_defaults(run=run_verify)
     add_translate(commands)
     add_models(commands)
     add_bench(commands)
@@ -158,6 +161,13 @@ def run_get(options: argparse.Namespace) -> None:
 
     for name, vector in zip(options.ids, open_dataset(options.dataset).get(options.ids), strict=True):
         print(name, *vector.tolist(), sep="\t")
+
+
+def run_verify(options: argparse.Namespace) -> None:
+    """Check a data set, and print what there is."""
+    from embedome.verify import verify_dataset
+
+    print(f"{options.dataset}: {json.dumps(verify_dataset(options.dataset, available_cores()))}")
 
 
 if __name__ == "__main__":

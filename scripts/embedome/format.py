@@ -31,6 +31,7 @@ POOLINGS = (MEAN, MAX, FIRST)
 # Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
 MANIFEST = "_manifest.json"
 SKIPPED_FILE = "_skipped.parquet"
+METADATA, COMMON_METADATA = "_metadata", "_common_metadata"
 RESIDUES_FOLDER = "_residues"
 SKIPPED = pa.schema(
     [

@@ -22,9 +22,11 @@ from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplica
 from embedome.errors import UserError
 from embedome.files import atomic_directory, file_sha256, read_json, write_json
 from embedome.format import (
+    COMMON_METADATA,
     FORMAT,
     KEYS,
     MANIFEST,
+    METADATA,
     RESIDUES_FOLDER,
     SKIPPED,
     SKIPPED_FILE,
@@ -364,13 +366,13 @@ class Merger:
 
     def write_metadata(self) -> None:
         """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema."""
-        pq.write_metadata(self.schema, self.folder / "_common_metadata")
+        pq.write_metadata(self.schema, self.folder / COMMON_METADATA)
         footers = []
         for file in (file for split in SPLITS for file in self.files[split]):
             footer = open_parquet(self.folder / file["file"]).metadata
             footer.set_file_path(file["file"])
             footers.append(footer)
-        pq.write_metadata(self.schema, self.folder / "_metadata", footers)
+        pq.write_metadata(self.schema, self.folder / METADATA, footers)
 
 
 def link_or_copy(path: Path, target: Path) -> None:

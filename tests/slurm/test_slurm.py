@@ -36,6 +36,7 @@ SLOW = changed(
     embed={"part_sequences": 20},
 )
 FAST_CHECKS = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
+# What --set-resources says on the command line takes the place of all that the profile says there.
 EMBED, LEDGER = ("--until", "embed"), ("--until", "ledger")
 
 
@@ -210,7 +211,7 @@ def test_a_fault_costs_no_finished_part_and_no_byte(
     states: set[str],
 ) -> None:
     known = cluster.jobs()
-    first = Run(sharded, SLOW, *EMBED, "--set-resources", "embed:runtime=1")
+    first = Run(sharded, SLOW, *EMBED, "--set-resources", "embed:runtime=1", "embed:gpu=1")
     jobs, before = first.under_way(cluster, 6)
     fault(cluster, jobs)
     runs = finish(first, sharded)
@@ -236,7 +237,7 @@ def processes(job: str) -> list[int]:
 @pytest.mark.slow
 def test_a_job_out_of_memory_gets_more_at_the_next_attempt(cluster: Cluster, here: Path, sharded: Path) -> None:
     known = {job["JobID"] for job in cluster.jobs()}
-    first = Run(sharded, SLOW, *EMBED, "--set-resources", "embed:mem_mb=attempt*attempt*180")
+    first = Run(sharded, SLOW, *EMBED, "--set-resources", "embed:mem_mb=attempt*attempt*180", "embed:gpu=1")
     code = first.wait()
     assert code == 0, first.text()
     # Killed by Slurm; with cgroups, which this cluster goes without, the state would be OUT_OF_MEMORY.
