@@ -197,7 +197,7 @@ def lose_accounting(cluster: Cluster, jobs: list[str]) -> None:
     ("fault", "states"),
     [
         (hit_jobs, {"TIMEOUT", "CANCELLED", "PREEMPTED"}),
-        (lose_node, {"NODE_FAIL"}),
+        (lose_node, set()),
         (restart_controller, set()),
         (lose_accounting, set()),
     ],
