@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 127
+# Tokens at once: quantising passes over them several times, and larger blocks fall out of the caches.
+BLOCK_TOKENS = 256
 
 
 class Int8Linear(nn.Module):
@@ -29,18 +31,21 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 [..., in] to float32 [..., out]."""
-        values, scale = quantise(x.reshape(-1, self.in_features))
-        y = torch._int_mm(values, self.weights) * scale
-        y *= self.scale
-        if self.bias is not None:
-            y += self.bias
-        return y.view(*x.shape[:-1], self.out_features)
+        y = x.new_empty(*x.shape[:-1], self.out_features)
+        blocks = (each.reshape(-1, each.shape[-1]).split(BLOCK_TOKENS) for each in (x, y.view(-1, self.out_features)))
+        for inputs, outputs in zip(*blocks, strict=True):
+            values, scale = quantise(inputs)
+            torch.mul(torch._int_mm(values, self.weights), scale, out=outputs)
+            outputs *= self.scale
+            if self.bias is not None:
+                outputs += self.bias
+        return y
 
 
 def quantise(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values [n, k] as int8 [n, k] and the scale of each row, float32 [n, 1]."""
     scale = values.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(values.dtype).tiny) / LARGEST
-    return (values / scale).round_().to(torch.int8), scale
+    return (values * scale.reciprocal()).round_().to(torch.int8), scale
 
 
 def quantise_linears(module: nn.Module) -> nn.Module:
