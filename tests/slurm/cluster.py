@@ -111,7 +111,7 @@ def run(*command: str, check: bool = True, **options: object) -> str:
     return result.stdout
 
 
-def wait_for(what: str, ready: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(what: str, ready: Callable[[], bool], seconds: float = 120) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not ready():
@@ -281,6 +281,11 @@ class Cluster:
         fields = ["JobID", "JobName", "State", "ExitCode", "NodeList", "AllocTRES", "Comment"]
         lines = run("sacct", "-X", "-P", "-n", "-D", "-S", "2020-01-01", "-o", ",".join(fields)).splitlines()
         return [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
+
+    def cpu_seconds(self, name: str) -> float:
+        """Seconds of a core that a daemon has used."""
+        fields = Path(f"/proc/{self.daemons[name].pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def running(self, comment: str) -> list[str]:
         """Ids of running jobs whose comment has a word in it."""
