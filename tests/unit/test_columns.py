@@ -48,7 +48,7 @@ def files(draw: st.DrawFn) -> bytes:
     return b">first\nMKV" + text
 
 
-@settings(max_examples=1500)
+@settings(max_examples=600)
 @given(data=files(), size=st.sampled_from([1, 10, 1 << 20]))
 @example(data=b">a\nM\n>", size=1)
 @example(data=b">a\nM\n>\n", size=1)
@@ -94,7 +94,7 @@ uniref = st.tuples(*[st.text("ab 1=", max_size=3)] * 4).map(
 )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=600)
 @given(st.lists(st.one_of(st.lists(pieces, max_size=12).map("".join), uniref), max_size=8))
 def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> None:
     table = parse_descriptions(pa.array([text.strip() for text in texts], pa.string()))
