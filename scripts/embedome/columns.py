@@ -29,6 +29,11 @@ class Records:
     faulty: dict[int, Record]
     """By position in the file."""
 
+    def filter(self, keep: np.ndarray) -> "Records":
+        """The sound records that a mask [n] keeps."""
+        columns = (column.filter(pa.array(keep)) for column in (self.ids, self.descriptions, self.sequences))
+        return Records(self.number[keep], *columns, self.faulty)
+
 
 def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
     """`records.check_entry` of all entries of a chunk.
@@ -51,18 +56,20 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
     if len(odd):
         plain = np.ones(len(ids), bool)
         plain[odd] = False
-        checked = {}
+        sound: dict[int, Record] = {}
         for row in odd.tolist():
             text = data[starts[row] + 1 : starts[row + 1]].removesuffix(b"\n")
-            checked[chunk.first + row] = check_entry(split_entry(path, chunk.first + row, text))
-        faulty = {where: record for where, record in checked.items() if record.reason}
-        mended = {where: record for where, record in checked.items() if not record.reason}
-        number = np.concatenate([number[plain], np.array(list(mended), np.int64)])
-        others = zip(*((r.id.encode(), r.description.encode(), r.sequence) for r in mended.values()), strict=True)
-        rest = list(others) or [()] * 3
+            record = check_entry(split_entry(path, chunk.first + row, text))
+            (faulty if record.reason else sound)[chunk.first + row] = record
+        number = np.concatenate([number[plain], np.array(list(sound), np.int64)])
+        mended = (
+            [record.id.encode() for record in sound.values()],
+            [record.description.encode() for record in sound.values()],
+            [record.sequence for record in sound.values()],
+        )
         columns = [
             pa.concat_arrays([column.filter(pa.array(plain)), pa.array(values, pa.binary())])
-            for column, values in zip(columns, rest, strict=True)
+            for column, values in zip(columns, mended, strict=True)
         ]
     ids, descriptions, sequences = (column.cast(pa.string()) for column in columns)
     return Records(number, ids, pc.ascii_trim(descriptions, " "), sequences, faulty)

@@ -124,22 +124,27 @@ def read_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk]:
         if n_held < size or (cut := text.rfind(b"\n>")) < 0:
             check_length(path, first, held, n_held, size)
             continue
-        data = b"".join([*held[:-1], text[:cut]])
-        yield (chunk := Chunk(first, data.count(b"\n>") + 1, data))
+        chunk = make_chunk(first, [*held[:-1], text[:cut]])
+        yield chunk
         first += chunk.count
         held, n_held = [text[cut + 1 :]], len(text) - cut - 1
     if not held:
         raise UserError(f"{path}: the file holds white space only; expected FASTA records")
-    data = b"".join(held)
-    yield Chunk(first, data.count(b"\n>") + 1, data)
+    yield make_chunk(first, held)
+
+
+def make_chunk(first: int, texts: list[bytes]) -> Chunk:
+    """Join whole entries, counted from `first`."""
+    data = b"".join(texts)
+    return Chunk(first, data.count(b"\n>") + 1, data)
 
 
 def check_length(path: str | os.PathLike, first: int, held: list[bytes], n_held: int, size: int) -> None:
     """Refuse what would not fit the memory: text in which no entry ends."""
     if n_held > MAX_ENTRY_BYTES + size:
-        number = first + b"".join(held).count(b"\n>")
+        last = first + make_chunk(first, held).count - 1
         raise UserError(
-            f"{path}: record {number} is longer than {MAX_ENTRY_BYTES >> 20} MiB; is this a protein FASTA file?"
+            f"{path}: record {last} is longer than {MAX_ENTRY_BYTES >> 20} MiB; is this a protein FASTA file?"
         )
 
 

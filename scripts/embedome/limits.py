@@ -15,7 +15,7 @@ from embedome.taxonomy import taxon_flags
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
 NONSTANDARD = "BJOUXZ"
-KEEP, MASK = "keep", "mask"
+KEEP = "keep"
 FRAGMENT = r"\(Fragments?\)"
 
 Rule = tuple[str, np.ndarray, Callable[[int], str]]
@@ -109,18 +109,22 @@ class Limits:
             yield "few-members", hit, lambda row: f"{members[row]} members; at least {self.min_members}"
         if not self.fragments:
             yield "fragment", matches(fields["description"], [FRAGMENT]), lambda _: "a fragment, as its header says"
-        taxids = pc.fill_null(fields["taxid"], 0).to_numpy()
+        if self.taxa:
+            yield from self.taxon_rules(pc.fill_null(fields["taxid"], 0).to_numpy())
+        names = fields["name"]
+        if self.include_names:
+            yield "name", ~matches(names, self.include_names), lambda _: "no match in include_names"
+        if self.exclude_names:
+            yield "name", matches(names, self.exclude_names), lambda _: "a match in exclude_names"
+
+    def taxon_rules(self, taxids: np.ndarray) -> Iterator[Rule]:
+        """The limits on the taxon [n], which is 0 where none is given."""
         if "include" in self.taxa:
             hit = ~look_up(self.taxa["include"], taxids)
             yield "taxon", hit, lambda row: f"taxon {taxids[row] or 'not given'}; not one of include_taxa"
         if "exclude" in self.taxa:
             hit = look_up(self.taxa["exclude"], taxids)
             yield "taxon", hit, lambda row: f"taxon {taxids[row]}; one of exclude_taxa"
-        names = fields["name"]
-        if self.include_names:
-            yield "name", ~matches(names, self.include_names), lambda _: "no match in include_names"
-        if self.exclude_names:
-            yield "name", matches(names, self.exclude_names), lambda _: "a match in exclude_names"
 
     def mask(self, sequences: pa.StringArray) -> pa.StringArray:
         """The sequences as they are to be kept."""

@@ -62,27 +62,26 @@ def make_run(task: Task) -> tuple[RunIndex, np.ndarray]:
     UserError
         As `fasta.split_entry`.
     """
-    checked = [check(task, chunk) for chunk in task.chunks]
-    table = pa.concat_tables(each for rows, dropped, _ in checked for each in (rows, dropped)).combine_chunks()
-    # Rows of `RUN` without a reason that are not to be kept stand among the dropped ones a second time.
-    stays = np.concatenate([flags for rows, dropped, keep in checked for flags in (keep, np.ones(len(dropped), bool))])
-    order = sort_order(table)
-    table = table.take(pa.array(order[stays[order]]))
+    table = pa.concat_tables(rows for chunk in task.chunks for rows in check(task, chunk)).combine_chunks()
+    table = table.take(pa.array(sort_order(table)))
     return write_run(task.folder, table), table["digest_prefix"].drop_null().to_numpy()
 
 
-def check(task: Task, chunk: Chunk) -> tuple[pa.Table, pa.Table, np.ndarray]:
-    """Rows of the `RUN` schema: a chunk's n sound records, those to be dropped, and which of the n to keep [n]."""
+def check(task: Task, chunk: Chunk) -> tuple[pa.Table, pa.Table]:
+    """Rows of the `RUN` schema: a chunk's records to be kept, and those to be dropped."""
     records = check_chunk(task.path, chunk)
     fields = parse_descriptions(records.descriptions).append_column("description", records.descriptions)
     faults = task.limits.faults(records.sequences, fields)
-    keep = np.ones(len(records.ids), bool)
-    keep[list(faults)] = False
-    return sound_rows(records, fields, task), dropped_rows(records, faults, task), keep
+    dropped = dropped_rows(records, faults, task)
+    if faults:
+        keep = np.ones(len(records.ids), bool)
+        keep[list(faults)] = False
+        records, fields = records.filter(keep), fields.filter(pa.array(keep))
+    return kept_rows(records, fields, task), dropped
 
 
-def sound_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:
-    """Rows of the `RUN` schema as if all sound records were to be kept."""
+def kept_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:
+    """Rows of the `RUN` schema of the records to be kept."""
     sequences = task.limits.mask(records.sequences)
     digests = np.frombuffer(digest_texts(texts_of(sequences)), np.uint8).reshape(-1, 32)
     columns = {

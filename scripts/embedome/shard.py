@@ -160,7 +160,7 @@ def cut_tables(
         for code in range(len(SPLITS)):
             rows = (codes == code) & (mine >= 0)
             if rows.any():
-                slices += cut_rows(code, mine[rows], table.filter(pa.array(rows)).combine_chunks(), cost)
+                slices += cut_rows(code, mine[rows], table.filter(pa.array(rows)), cost)
         yield len(table), slices
 
 

@@ -135,24 +135,19 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan) -> A
     A duplicate goes where its canonical id goes: its sequence must not be in two splits. The counts hold for
     distinct sequences. A later release moves only the ids at the two thresholds.
     """
-    tables = read_catalog(catalog, ["id", "duplicate_of"])
-    pairs = [
-        (
-            hash_ids(pc.coalesce(table["duplicate_of"], table["id"]), plan.seed),
-            table["duplicate_of"].is_null().to_numpy(),
-        )
-        for table in tables
-    ]
-    ranks, distinct = (np.concatenate(each) for each in zip(*pairs, strict=True))
-    del pairs
-    sorted_ranks = np.sort(ranks[distinct])
+    rank_of, is_distinct = [np.empty(0, np.uint64)], [np.empty(0, bool)]
+    for table in read_catalog(catalog, ["id", "duplicate_of"]):
+        rank_of.append(hash_ids(pc.coalesce(table["duplicate_of"], table["id"]), plan.seed))
+        is_distinct.append(table["duplicate_of"].is_null().to_numpy())
+    ranks = np.concatenate(rank_of)
+    sorted_ranks = ranks[np.concatenate(is_distinct)]
+    sorted_ranks.sort()
     n_val, n_test = plan.sizes(len(sorted_ranks))
     # At how many of the two thresholds, the first ranks that are no longer val and test, each rank is or lies beyond.
     codes = np.zeros(len(ranks), np.int8)
     for n in (n_val, n_val + n_test):
         if n < len(sorted_ranks):
             codes += ranks >= sorted_ranks[n]
-    del ranks, sorted_ranks
     end = 0
 
     def assign(table: pa.Table) -> np.ndarray:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HERE, SLURM = "local", "slurm"
+HERE = "local"
 
 
 @dataclass(frozen=True, slots=True)
