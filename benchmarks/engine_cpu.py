@@ -25,10 +25,8 @@ import numpy as np
 import torch
 from embedome.fasta import read_entries
 from embedome.initialise import make_untrained
-from embedome.lengths import uniref50_lengths
+from inputs import LONGEST, random_sequences
 
-RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
-LONGEST = 510
 TOKEN_BUDGET = 2048
 OURS = "embedome"
 ESM1NV = {
@@ -88,13 +86,11 @@ def table(folder: Path, model: str, variants: dict[str, str], residues: int, opt
 
 def take(fasta: str | None, residues: int) -> Iterator[tuple[str, str]]:
     """Records of so many residues in all."""
-    rng = np.random.default_rng(0)
     if fasta:
         entries = [entry.body.replace(b"\n", b"").decode() for entry in read_entries(fasta)]
-        order: Iterable[str] = (entries[index] for index in rng.permutation(len(entries)))
+        order: Iterable[str] = (entries[index] for index in np.random.default_rng(0).permutation(len(entries)))
     else:
-        lengths = uniref50_lengths().sample(rng, residues // 100)
-        order = (rng.choice(RESIDUES, length).tobytes().decode() for length in np.minimum(lengths, LONGEST))
+        order = (sequence.decode() for sequence in random_sequences(residues // 100))
     total = 0
     for number, sequence in enumerate(order):
         if total >= residues:
@@ -145,7 +141,7 @@ def batches(variant: str, sequences: dict[str, str], budget: int = TOKEN_BUDGET)
         full = {
             "single": len(batch) == 1,
             "padded": len(batch) == 32,
-            "sorted": (len(batch) + 1) * (2 + max(len(item[1]), *(len(s) for _, s in batch), 0)) > TOKEN_BUDGET,
+            "sorted": (len(batch) + 1) * (2 + max(len(item[1]), *(len(s) for _, s in batch), 0)) > budget,
         }[variant]
         if batch and full:
             yield batch

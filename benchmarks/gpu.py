@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 from embedome.bench import gemm_peak
@@ -28,18 +27,16 @@ from embedome.cost import CostModel
 from embedome.embed import Machine, embed_records
 from embedome.engine import DTYPES, Engine
 from embedome.initialise import make_untrained
-from embedome.lengths import uniref50_lengths
 from embedome.metrics import Clock
 from embedome.models import load_model
 from embedome.pieces import Sequences
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
 from engine_cpu import batches
+from inputs import random_sequences
 from parity import compare
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
-LONGEST = 510
 MODELS = ("esm1nv", "prott5nv", "ankh2-ext2")
 SMALL = {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 128}
 BUDGETS = (4096, 16384, 32768, 65536, 131072)
@@ -66,20 +63,13 @@ def main() -> None:
         for model in options.models:
             directory = Path(folder) / model
             make_untrained(directory, model, model, SMALL if options.small else {}, 0)
-            sequences = draw(80 if options.small else {"esm1nv": 200_000, "prott5nv": 100_000}.get(model, 15_000))
+            sequences = random_sequences(
+                80 if options.small else {"esm1nv": 200_000, "prott5nv": 100_000}.get(model, 15_000)
+            )
             print(f"\n{model}: {len(sequences):,} sequences")
             throughput(directory, sequences, device, dtype, peak)
             depends(directory, sequences, device, dtype, peak)
     attention(device, DTYPES[dtype], 1 if options.small else 32)
-
-
-def draw(count: int) -> list[bytes]:
-    """Random sequences with the lengths of UniRef50, cut."""
-    rng = np.random.default_rng(0)
-    lengths = np.minimum(uniref50_lengths().sample(rng, count), LONGEST)
-    residues = rng.choice(RESIDUES, lengths.sum()).tobytes()
-    ends = np.cumsum(lengths)
-    return [residues[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
 def throughput(directory: Path, sequences: list[bytes], device: torch.device, dtype: str, peak: float) -> None:

@@ -13,11 +13,9 @@ import time
 import numpy as np
 from embedome.engine import Engine
 from embedome.initialise import make_untrained
-from embedome.lengths import uniref50_lengths
 from embedome.models import load_model
 from embedome.pieces import Sequences
-
-RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
+from inputs import random_sequences
 
 
 def main() -> None:
@@ -26,9 +24,9 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    lengths = np.minimum(uniref50_lengths().sample(rng, options.sequences), 510)
-    sequences = Sequences.join([rng.choice(RESIDUES, length).tobytes() for length in lengths])
+    drawn = random_sequences(options.sequences)
+    residues = sum(map(len, drawn))
+    sequences = Sequences.join(drawn)
     with tempfile.TemporaryDirectory() as folder:
         make_untrained(folder, "esm1nv", "esm1nv", {}, 0)
         engines = {dtype: Engine(load_model(folder), dtype=dtype) for dtype in ("float32", "int8")}
@@ -40,7 +38,7 @@ def main() -> None:
             vectors[dtype] = engine.embed(sequences).vectors["mean"].astype(np.float64)
             seconds[dtype].append(time.perf_counter() - begin)
     for dtype, each in seconds.items():
-        print(f"{dtype:8} {lengths.sum() / statistics.median(each):8,.0f} residues/s")
+        print(f"{dtype:8} {residues / statistics.median(each):8,.0f} residues/s")
     ratios = [one / other for one, other in zip(seconds["float32"], seconds["int8"], strict=True)]
     print(f"int8 is {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) times as fast")
     one, other = vectors["float32"], vectors["int8"]

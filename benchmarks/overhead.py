@@ -17,19 +17,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from embedome import embed
 from embedome.cost import CostModel
 from embedome.initialise import make_untrained
-from embedome.lengths import uniref50_lengths
 from embedome.metrics import Clock
 from embedome.models import load_model
 from embedome.settings import PartLimits, Settings
+from inputs import random_sequences
 from isal import igzip
 from torch import Tensor, nn
 
-RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
 HEADER = b">UniRef50_%s Some protein n=%d Tax=Homo sapiens TaxID=9606 RepID=%s_HUMAN\n"
 
 
@@ -98,13 +96,12 @@ def cpu_seconds() -> float:
 
 def write_shard(path: Path, sequences: int) -> int:
     """Write sequences with the lengths of UniRef50 up to 510; give their residues."""
-    rng = np.random.default_rng(0)
-    lengths = np.minimum(uniref50_lengths().sample(rng, sequences), 510)
+    drawn = random_sequences(sequences)
     with igzip.open(path, "wb") as stream:
-        for number, length in enumerate(lengths.tolist()):
+        for number, text in enumerate(drawn):
             name = b"A0A%09d" % number
-            stream.write(HEADER % (name, number % 50 + 1, name) + rng.choice(RESIDUES, length).tobytes() + b"\n")
-    return int(lengths.sum())
+            stream.write(HEADER % (name, number % 50 + 1, name) + text + b"\n")
+    return sum(map(len, drawn))
 
 
 if __name__ == "__main__":

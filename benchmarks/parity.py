@@ -20,8 +20,8 @@ import transformers
 from embedome.engine import DTYPES
 from embedome.initialise import make_untrained
 from embedome.models import DECODER, ENCODER, Model, load_model
+from inputs import RESIDUES
 
-RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
 LENGTHS = (1, 7, 33, 100, 255, 510)
 BATCH = 3
 

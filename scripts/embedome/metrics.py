@@ -73,13 +73,16 @@ def write_metrics(path: str | os.PathLike, manifest: dict[str, Any], clock: Cloc
     row |= {"parts": len(manifest["parts"]), "seconds": clock.read()}
     row["peak_memory_bytes"] = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if engine:
-        row |= speed(engine, clock)
+        row |= {"dtype": manifest["provenance"]["dtype"], **speed(engine, clock)}
     with atomic_path(path) as temporary:
         Path(temporary).write_text(json.dumps(row) + "\n", encoding="utf-8")
 
 
 def speed(engine: "Engine", clock: Clock) -> dict[str, Any]:
-    """Rates over the seconds that an engine ran, with the device's peak at a large matrix product beside them."""
+    """Rates over the seconds that an engine ran, with the device's peak at a large matrix product beside them.
+
+    For int8 the peak is that of float32, which the rest of the model computes in.
+    """
     import torch
 
     from embedome.bench import gemm_peak
@@ -88,7 +91,6 @@ def speed(engine: "Engine", clock: Clock) -> dict[str, Any]:
     peak = gemm_peak(engine.device, engine.dtype)
     rates = {
         "device": torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu",
-        "dtype": str(engine.dtype).removeprefix("torch."),
         "token_budget": engine.token_budget,
         "residues_embedded": clock.residues,
         "residues_per_second": round(clock.residues / seconds, 1),

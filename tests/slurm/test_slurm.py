@@ -41,7 +41,7 @@ EMBED, LEDGER = ("--until", "embed"), ("--until", "ledger")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     folder = Path("/run") / f"embedome-slurm-{os.getpid()}"
     try:
         with Cluster(folder) as cluster:
