@@ -20,6 +20,7 @@ rule merge:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(240),
     params:
+        file_mb=config["merge"]["file_mb"],
         dask=config["dask"],
     message:
         "Verifying and merging the shards' parts"

@@ -13,5 +13,6 @@ with rule_log(snakemake.log):
         snakemake.input.catalog,
         snakemake.input.splits,
         Path(snakemake.output.manifest).parent,
+        file_bytes=snakemake.params.file_mb * 1_000_000,
         workers=Workers(**snakemake.params.dask, threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

@@ -155,13 +155,20 @@ class Line:
                         source=SOURCE,
                     )
 
-    def merge(self, dataset: Path | None = None, manifests: list[Path] | None = None, threads: int = 2) -> dict:
+    def merge(
+        self,
+        dataset: Path | None = None,
+        manifests: list[Path] | None = None,
+        threads: int = 2,
+        file_bytes: int = 0,
+    ) -> dict:
         return merge_shards(
             self.manifests if manifests is None else manifests,
             self.folder / "shards.json",
             self.folder / "catalog",
             self.folder / "splits.parquet",
             dataset or self.dataset,
+            file_bytes=file_bytes,
             workers=Workers(threads=threads),
         )
 

@@ -26,7 +26,7 @@ from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import files, merge
 from embedome.dataset import open_dataset
 from embedome.errors import UserError
-from embedome.format import embedding_metadata, vector_array, write_part
+from embedome.format import embedding_metadata, vector_array, vector_matrix, write_part
 from embedome.settings import Settings
 from embedome.split import SplitPlan
 from embedome.workers import Workers
@@ -413,7 +413,7 @@ def swapped(part: Path) -> None:
 
 def set_vector(value: float) -> Callable[[Path], None]:
     def change(rows: pa.Table) -> pa.Table:
-        vectors = merge.vector_matrix(rows["embedding"]).copy()
+        vectors = vector_matrix(rows["embedding"]).copy()
         vectors[0, 5] = value
         return rows.set_column(7, "embedding", vector_array(vectors))
 

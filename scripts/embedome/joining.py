@@ -1,0 +1,89 @@
+"""Files of the data set from parts: a large part is linked as it is, small ones in a row are joined into one file."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedome.format import describe_file, embedding_metadata, embedding_schema, embedding_sink
+from embedome.shard_parts import CheckedPart, ShardPart, check_part
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FileTask:
+    """A file to make in a folder, of consecutive parts of one split."""
+
+    folder: Path
+    parts: list[ShardPart]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltFile:
+    """A file that was made: its line in the manifest, and the parts in it."""
+
+    entry: dict[str, Any]
+    parts: list[CheckedPart]
+
+
+def plan_files(parts: Iterable[ShardPart], file_bytes: int) -> list[list[ShardPart]]:
+    """Group the parts of a split, in order, by the file they go into.
+
+    Parts of less than two thirds of `file_bytes` go together up to four thirds of it, so that most files are between
+    the two. It depends on nothing but the parts' sizes.
+    """
+    groups: list[list[ShardPart]] = []
+    room = 0
+    for part in parts:
+        size = part.entry["bytes"]
+        small = 3 * size < 2 * file_bytes
+        if small and size <= room:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+            room = 4 * file_bytes // 3 if small else 0
+        room -= size
+    return groups
+
+
+def build_file(task: FileTask) -> BuiltFile:
+    """Check parts and make their file, one part in memory at a time.
+
+    Raises
+    ------
+    UserError
+        As `shard_parts.check_part`.
+    """
+    first = task.parts[0]
+    path = task.folder / first.name
+    if len(task.parts) == 1:
+        checked, _ = check_part(first)
+        link_or_copy(first.path, path)
+        keep = ("rows", "first_id", "last_id", "bytes", "sha256")
+        return BuiltFile({"file": first.name, **{key: first.entry[key] for key in keep}}, [checked])
+    checked, table = check_part(first)
+    found = [checked]
+    schema = embedding_schema(checked.dimension, task.provenance["pooling"])
+    with embedding_sink(path, schema) as sink:
+        sink.write(table.cast(schema))
+        for part in task.parts[1:]:
+            checked, table = check_part(part)
+            sink.write(table.cast(schema))
+            found.append(checked)
+        sink.describe(embedding_metadata(task.provenance))
+    ends = [part.entry[key] for part in task.parts if part.entry["rows"] for key in ("first_id", "last_id")]
+    return BuiltFile({**describe_file(path, sink.rows, ends), "file": first.name}, found)
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that cannot be."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        log.info("%s: copied, as it cannot be linked (%s)", path, error.strerror)
+        shutil.copyfile(path, target)

@@ -1,0 +1,110 @@
+"""Parts joined into larger files: which ones, the same rows, the same bytes."""
+
+import itertools
+from pathlib import Path
+
+import embedding_line as line
+import pyarrow.parquet as pq
+import pytest
+from distributed import LocalCluster
+from embedding_line import Line
+from embedome import joining
+from embedome.errors import UserError
+from embedome.joining import plan_files
+from embedome.shard_parts import ShardPart
+from embedome.verify import verify_dataset
+from embedome.workers import Workers
+from hypothesis import given
+from hypothesis import strategies as st
+
+LARGE = 10**9
+SHARDS = {"val": 1, "test": 1, "train": 3}
+
+
+def parts_of(sizes: list[int]) -> list[ShardPart]:
+    return [ShardPart("train", Path(str(i)), Path("m"), {"bytes": size}) for i, size in enumerate(sizes)]
+
+
+@given(st.lists(st.integers(1, 2000), max_size=50), st.integers(0, 1000))
+def test_every_part_is_in_one_file_in_order_and_files_keep_their_size(sizes: list[int], size: int) -> None:
+    groups = plan_files(parts_of(sizes), size)
+    assert [int(part.path.name) for group in groups for part in group] == list(range(len(sizes)))
+    totals = [[part.entry["bytes"] for part in group] for group in groups]
+    for group in totals:
+        assert len(group) == 1 or (3 * sum(group) <= 4 * size and 3 * max(group) < 2 * size)
+    # Neighbours that could have gone together did.
+    for one, other in itertools.pairwise(totals):
+        small = 3 * max(one[-1], other[0]) < 2 * size
+        assert not small or 3 * (sum(one) + other[0]) > 4 * size
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """A line with parts of up to five sequences, some longer than the model, and its data set of parts as they are."""
+    folder = tmp_path_factory.mktemp("joining")
+    records = line.random_records(3, [*range(1, 60), 70, 80])
+    again = [(f"{name}x", sequence) for name, sequence in records[:4]]
+    made = line.prepare(folder / "line", records + again, SHARDS)
+    made.embed(line.rough_model(folder / "model"))
+    made.merge()
+    return made
+
+
+def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> None:
+    manifest = made.merge(tmp_path / "joined", file_bytes=LARGE)
+    for split in SHARDS:
+        names = [path.name for path in sorted((tmp_path / "joined" / f"split={split}").iterdir())]
+        assert names == ["duplicates-00000.parquet"] * ("duplicates-00000.parquet" in names) + [
+            "part-00000-00000.parquet"
+        ]
+    files = "split=*/*.parquet"
+    order = "order by split, id"
+    assert line.rows(tmp_path / "joined" / files, "*", order) == line.rows(made.dataset / files, "*", order)
+    before = line.snapshot(made.dataset)
+    after = line.snapshot(tmp_path / "joined")
+    assert before["_skipped.parquet"] == after["_skipped.parquet"]
+    assert (
+        verify_dataset(tmp_path / "joined")["rows"]
+        == manifest["rows"]
+        == pq.read_metadata(tmp_path / "joined" / "_metadata").num_rows
+    )
+
+
+def test_ids_stay_sorted_within_and_between_files(made: Line, tmp_path: Path) -> None:
+    sizes = [path.stat().st_size for path in (made.dataset / "split=train").glob("part-*")]
+    made.merge(tmp_path / "joined", file_bytes=3 * max(sizes))
+    paths = sorted((tmp_path / "joined" / "split=train").glob("part-*"))
+    assert 1 < len(paths) < len(sizes)
+    ids = [name for path in paths for (name,) in line.rows(path, "id")]
+    assert ids == sorted(set(ids))
+
+
+def test_threads_and_processes_give_the_same_bytes(made: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = None
+    for threads in (1, 4):
+        made.merge(tmp_path / str(threads), threads=threads, file_bytes=LARGE)
+        expected = expected or line.snapshot(tmp_path / str(threads))
+        assert line.snapshot(tmp_path / str(threads)) == expected
+    monkeypatch.setenv("PYTHONPATH", str(Path(joining.__file__).parents[1]))
+    monkeypatch.setattr(Workers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
+    made.merge(tmp_path / "processes", file_bytes=LARGE)
+    assert line.snapshot(tmp_path / "processes") == expected
+
+
+def test_a_damaged_part_is_named_and_nothing_is_published(made: Line, tmp_path: Path) -> None:
+    own = made.copy(tmp_path / "line")
+    path = own.folder / "embeddings" / "train" / "00001-00001.parquet"
+    line.flip(path, line.page_byte(path, 0, 0))
+    before = line.snapshot(own.dataset)
+    with pytest.raises(UserError, match=r"00001-00001\.parquet: changed since it was written"):
+        own.merge(file_bytes=LARGE)
+    assert line.snapshot(own.dataset) == before
+
+
+def test_files_of_residues_stay_as_they_are(made: Line, tmp_path: Path) -> None:
+    rich = line.prepare(tmp_path / "line", line.random_records(5, range(1, 30)), SHARDS)
+    rich.embed(line.rough_model(tmp_path / "model"), line.Settings(per_residue=True))
+    rich.merge(file_bytes=LARGE)
+    for path in rich.dataset.glob("_residues/*/*.parquet"):
+        assert path.samefile(rich.folder / "embeddings" / path.parent.name[6:] / path.name.removeprefix("part-"))
+    assert verify_dataset(rich.dataset)["rows"] == 29
