@@ -97,6 +97,18 @@ def by_attempt_and_size(amount, times):
     )
 
 
+def earlier_manifest():
+    """The manifest of the data set that vectors are taken from, if any."""
+    folder = config["reuse"]["dataset"]
+    return f"{folder}/_manifest.json" if folder else []
+
+
+def reuse_files():
+    """What the reuse stage writes, where there is one."""
+    files = ["results/reused.parquet", "results/summaries/reuse.json"]
+    return files if config["reuse"]["dataset"] else []
+
+
 def model_file(name):
     """A file of the model directory."""
     return f"{config['model']['directory']}/{name}"

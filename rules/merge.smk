@@ -7,6 +7,8 @@ rule merge:
         shards="results/shards/shards.json",
         catalog="results/catalog",
         splits="results/splits.parquet",
+        reuse=reuse_files(),
+        earlier=earlier_manifest(),
     output:
         manifest=f"results/dataset/{MODEL}/_manifest.json",
     log:
@@ -21,6 +23,7 @@ rule merge:
         runtime=by_attempt(240),
     params:
         file_mb=config["merge"]["file_mb"],
+        earlier=config["reuse"]["dataset"],
         dask=config["dask"],
     message:
         "Verifying and merging the shards' parts"

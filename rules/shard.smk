@@ -6,6 +6,7 @@ rule shard:
         catalog="results/catalog",
         splits="results/splits.parquet",
         summary="results/summaries/split.json",
+        reuse=reuse_files(),
     output:
         shards=all_shards("results/shards/{split}/{shard}.fasta.gz"),
         summary="results/shards/shards.json",

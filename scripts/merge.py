@@ -4,6 +4,7 @@ from pathlib import Path
 
 from embedome.log import rule_log
 from embedome.merge import merge_shards
+from embedome.reuse import Reuse
 from embedome.workers import Workers
 
 with rule_log(snakemake.log):
@@ -14,5 +15,6 @@ with rule_log(snakemake.log):
         snakemake.input.splits,
         Path(snakemake.output.manifest).parent,
         file_bytes=snakemake.params.file_mb * 1_000_000,
+        reuse=Reuse.of_files(snakemake.input.reuse, snakemake.params.earlier),
         workers=Workers(**snakemake.params.dask, threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

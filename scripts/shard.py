@@ -4,6 +4,7 @@ from pathlib import Path
 
 from embedome.cost import CostModel
 from embedome.log import rule_log
+from embedome.reuse import Reuse
 from embedome.shard import write_shards
 
 with rule_log(snakemake.log):
@@ -15,4 +16,5 @@ with rule_log(snakemake.log):
         CostModel(**snakemake.params.cost),
         folder=Path(snakemake.output.summary).parent,
         summary=snakemake.output.summary,
+        reuse=Reuse.of_files(snakemake.input.reuse),
     )

@@ -75,6 +75,11 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     shortest, longest = limits["min_length"], limits["max_length"]
     if longest is not None and longest < shortest:
         yield f"filter.max_length is {longest}; expected at least filter.min_length, {shortest}"
+    earlier = config["reuse"]["dataset"]
+    if earlier and Path(earlier).resolve() == Path("results/dataset", config["model"]["name"]).resolve():
+        yield f"reuse.dataset is {earlier!r}, which this run writes; move that data set, and name its new place"
+    if earlier and embed["per_residue"]:
+        yield f"reuse.dataset is {earlier!r}; expected null, as vectors of residues cannot be reused"
     untrained = config["model"]["untrained"]
     if untrained:
         yield from untrained_faults(untrained)

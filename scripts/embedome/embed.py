@@ -42,6 +42,7 @@ from embedome.parts import (
 )
 from embedome.pieces import LongPolicy
 from embedome.records import Record, check_entry
+from embedome.reuse import check_same_vectors
 from embedome.settings import PartLimits, Settings
 from embedome.tokenizer import STANDARD
 
@@ -138,6 +139,7 @@ def embed_shard(
         source=source,
         machine=machine,
         total=total and total["sequences"],
+        earlier=read_json(shards)["earlier"] if shards else None,
         clock=clock,
     )
     if metrics:
@@ -191,13 +193,17 @@ def embed_records(
     source: Mapping[str, Any],
     machine: Machine = Machine(),
     total: int | None = None,
+    earlier: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
 ) -> dict:
     """Embed records that come in id order into parts beside `manifest`; give the manifest.
 
-    As `embed_shard`; `total` is the number of records, where known.
+    As `embed_shard`; `total` is the number of records, where known, and `earlier` the data set that others are
+    taken from: it must have been embedded in the same way.
     """
     provenance = make_provenance(model, settings, source)
+    if earlier:
+        check_same_vectors(earlier["provenance"], provenance)
     if provenance["model"]["trained"] is False:
         log.warning("%s is an untrained model: its vectors have no biological meaning", provenance["model"]["name"])
     content = hashlib.sha256()

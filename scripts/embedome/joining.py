@@ -13,6 +13,9 @@ from embedome.shard_parts import CheckedPart, ShardPart, check_part
 
 log = logging.getLogger(__name__)
 
+# Of a file whose rows are new ones and reused ones, where no other size is asked for.
+FILE_BYTES = 384_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class FileTask:

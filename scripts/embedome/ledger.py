@@ -82,6 +82,7 @@ def make_ledger(
         "rejected": filtered["rejected"],
         "kept": filtered["kept"],
         "states": states,
+        "reused": add_up([account["reused"] for account in splits.values()]),
         "skipped": skipped,
         "splits": splits,
     }
@@ -98,17 +99,20 @@ def split_account(
     close(
         f"split {name}: distinct sequences",
         counts["sequences"] - counts["duplicates"],
-        "in shards",
-        sum(shard["sequences"] for shard in held),
+        "in shards and reused",
+        sum(shard["sequences"] for shard in held) + shards["reused"][name],
     )
-    states = add_up(shard["states"] for shard in held)
+    close(f"split {name}: reused", shards["reused"][name], "in the data set", sum(rows["reused"].values()))
+    states = add_up([rows["reused"], *(shard["states"] for shard in held)])
     for state in (EMBEDDED, TRUNCATED, WINDOWED):
-        close(f"split {name}: {state} in shards", states.get(state, 0), "in the data set", rows["states"].get(state, 0))
-    ends = sum(rows["states"].values()) + sum(rows["skipped"].values())
-    close(f"split {name}: sequences", counts["sequences"], "rows and skipped", ends)
+        sides = states.get(state, 0), "in the data set", rows["states"].get(state, 0)
+        close(f"split {name}: {state} in shards and reused", *sides)
+    ended = sum(rows["states"].values()) + sum(rows["skipped"].values())
+    close(f"split {name}: sequences", counts["sequences"], "rows and skipped", ended)
     close(f"split {name}: rows", rows["rows"], "rows of its files", sum(file["rows"] for file in rows["files"]))
     close(f"split {name}: rows", rows["rows"], "rows by state", sum(rows["states"].values()))
-    return {**counts, "states": rows["states"], "skipped": rows["skipped"], "shards": held}
+    ends = {key: rows[key] for key in ("states", "reused", "skipped")}
+    return {**counts, **ends, "shards": held}
 
 
 def shard_account(split: str, shard: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,14 @@ the table of skipped sequences.
 
 import logging
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,24 +28,31 @@ from embedome.format import (
     MANIFEST,
     METADATA,
     RESIDUES_FOLDER,
+    SKIPPED,
     SKIPPED_FILE,
     describe_file,
     embedding_metadata,
     embedding_schema,
     embedding_sink,
+    read_rows,
 )
-from embedome.joining import BuiltFile, FileTask, build_file, link_or_copy, plan_files
+from embedome.joining import FileTask, build_file, link_or_copy, plan_files
 from embedome.log import Progress
 from embedome.lookup import find_in_files
 from embedome.parallel import map_in_order
-from embedome.shard_parts import CheckedPart, ShardPart, list_parts
+from embedome.reuse import Reuse, check_same_vectors
+from embedome.shard_parts import CheckedPart, ShardPart, check_keys, list_parts
 from embedome.split import SPLITS, read_split_catalog
 from embedome.tables import RowReader, open_parquet
+from embedome.weaving import Earlier, weave, write_files
 from embedome.workers import Workers
 
 log = logging.getLogger(__name__)
 
 DUPLICATE_ROWS = 100_000
+
+# Maps a function over items in a pool, results in order.
+Do = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 def merge_shards(
@@ -53,6 +63,7 @@ def merge_shards(
     dataset: str | os.PathLike,
     *,
     file_bytes: int = 0,
+    reuse: Reuse | None = None,
     workers: Workers | None = None,
 ) -> dict:
     """Verify the shards' parts and publish them as one data set.
@@ -69,6 +80,9 @@ def merge_shards(
         them, in ``_residues/split=<split>/part-*.residues.parquet``.
     file_bytes : int
         Consecutive parts that are much smaller are joined into files of about this size; 0: all stay as they are.
+    reuse : Reuse, optional
+        Sequences whose rows are taken from an earlier data set. New and reused rows are then written into files of
+        `file_bytes`, one after the other.
     workers : Workers, optional
         What verifies parts, one task for each file; one thread of this process if not given.
 
@@ -82,20 +96,18 @@ def merge_shards(
     UserError
         Names the part that is missing, damaged, stale or not of its shard, and how to rebuild it.
     """
-    parts, provenance = list_parts([Path(path) for path in manifests], read_json(shards))
+    account = read_json(shards)
+    parts, provenance = list_parts([Path(path) for path in manifests], account)
     workers = workers or Workers()
     with atomic_directory(dataset) as folder:
-        merger = Merger(folder, catalog, splits, provenance)
+        merger = Merger(folder, catalog, splits, provenance, reuse)
         with workers.client() as client, Progress("merge", "parts", len(parts)) as progress:
-            pool = client.get_executor(pure=False)
+            do = partial(map_in_order, client.get_executor(pure=False), ahead=workers.at_once + 1)
             for split in SPLITS:
-                merger.begin(split)
-                groups = plan_files((part for part in parts if part.split == split), file_bytes)
-                tasks = (FileTask(folder, group, provenance) for group in groups)
-                for built in map_in_order(pool, build_file, tasks, workers.at_once + 1):
-                    merger.add(split, built)
-                    progress.update(len(built.parts))
-                merger.end(split)
+                mine = [part for part in parts if part.split == split]
+                merger.begin(split, progress)
+                (merger.weave if reuse else merger.join)(split, mine, file_bytes, do)
+                merger.end(split, account["reused"][split])
         for split in SPLITS:
             merger.write_duplicates(split)
         manifest = merger.finish()
@@ -112,45 +124,88 @@ class Merger:
         catalog: str | os.PathLike,
         splits: str | os.PathLike,
         provenance: dict[str, Any],
+        reuse: Reuse | None,
     ) -> None:
         self.folder, self.catalog, self.splits, self.provenance = folder, catalog, splits, provenance
+        self.reused_rows = reuse.rows if reuse else np.empty(0, np.int64)
+        self.scratch = folder / "scratch"
+        self.earlier: Earlier | None = None
         self.schema: pa.Schema | None = None
-        self.expected = RowReader([], KEYS)
         self.states = {split: Counter() for split in SPLITS}
+        self.reused = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self.residues: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        self.skipped: list[pa.Table] = []
+        self.skipped = [SKIPPED.append(pa.field("split", pa.string())).empty_table()]
         for split in SPLITS:
             (folder / f"split={split}").mkdir()
+        if reuse:
+            check_same_vectors(reuse.earlier["provenance"], provenance)
+            data = reuse.open()
+            self.schema = data.schema
+            self.scratch.mkdir()
+            self.earlier = Earlier(data, reuse, catalog, splits, self.scratch)
 
-    def rows(self, split: str, *, duplicates: bool) -> Iterator[pa.Table]:
-        """Yield the catalog's rows of a split: its canonical ids, or its duplicates."""
-        code = SPLITS.index(split)
+    def rows(self, split: str, *, duplicates: bool, reused: bool = True) -> Iterator[pa.Table]:
+        """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without."""
+        code, start = SPLITS.index(split), 0
         for table, codes in read_split_catalog(self.catalog, self.splits, CATALOG_COLUMNS):
-            is_duplicate = table["duplicate_of"].is_valid().to_numpy()
-            yield table.filter((codes == code) & (is_duplicate == duplicates))
+            wanted = (codes == code) & (table["duplicate_of"].is_valid().to_numpy() == duplicates)
+            if not reused:
+                first, last = np.searchsorted(self.reused_rows, [start, start + len(table)])
+                wanted[self.reused_rows[first:last] - start] = False
+            yield table.filter(wanted)
+            start += len(table)
 
-    def begin(self, split: str) -> None:
-        """Begin with a split's distinct sequences, which parts must now hold, each once and in order, and no other."""
-        canonical = (table.select(KEYS.names).cast(KEYS) for table in self.rows(split, duplicates=False))
-        self.expected = RowReader(canonical, KEYS)
+    def begin(self, split: str, progress: Progress) -> None:
+        """Begin with a split's new sequences, which parts must now hold, each once and in order, and no other."""
+        self.progress = progress
+        rows = self.rows(split, duplicates=False, reused=False)
+        self.expected = RowReader((table.select(KEYS.names).cast(KEYS) for table in rows), KEYS)
 
-    def add(self, split: str, built: BuiltFile) -> None:
-        """Add a file of the split, made of the parts that come next.
+    def join(self, split: str, parts: list[ShardPart], file_bytes: int, do: Do) -> None:
+        """Make the split's files of its parts."""
+        groups = plan_files(parts, file_bytes)
+        for built in do(build_file, (FileTask(self.folder, group, self.provenance) for group in groups)):
+            for checked in built.parts:
+                self.add(checked)
+            self.files[split].append(built.entry)
+
+    def weave(self, split: str, parts: list[ShardPart], file_bytes: int, do: Do) -> None:
+        """Make the split's files of its parts and of rows of the earlier data set."""
+        sources = [self.new_rows(parts, do), *(self.counted(split, rows) for rows in self.earlier.streams(split))]
+        rows = weave(self.rows(split, duplicates=False), [RowReader(each, self.schema) for each in sources])
+        self.files[split] += write_files(self.folder, split, RowReader(rows, self.schema), file_bytes, self.provenance)
+
+    def new_rows(self, parts: list[ShardPart], do: Do) -> Iterator[pa.Table]:
+        """Check parts and yield their rows."""
+        for checked in do(check_keys, parts):
+            self.add(checked)
+            yield read_rows(checked.part.path).cast(self.schema)
+
+    def counted(self, split: str, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass reused rows on, counted by state."""
+        for table in tables:
+            states = table["state"].to_pylist()
+            self.states[split].update(states)
+            self.reused[split].update(states)
+            yield table
+
+    def add(self, checked: CheckedPart) -> None:
+        """Add the part that comes next.
 
         Raises
         ------
         UserError
             At the first id that is missing, alien or has another sequence.
         """
-        for checked in built.parts:
-            self.prove(checked)
-            self.states[split].update(checked.states)
-            self.add_skipped(split, checked.skipped)
-            self.schema = embedding_schema(checked.dimension, self.provenance["pooling"])
-            if checked.part.residues:
-                self.link_residues(checked.part)
-        self.files[split].append(built.entry)
+        self.prove(checked)
+        split = checked.part.split
+        self.states[split].update(checked.states)
+        self.add_skipped(split, checked.skipped)
+        self.schema = embedding_schema(checked.dimension, self.provenance["pooling"])
+        if checked.part.residues:
+            self.link_residues(checked.part)
+        self.progress.update(1)
 
     def prove(self, checked: CheckedPart) -> None:
         """Compare a part's sequences with those that must come next."""
@@ -160,14 +215,16 @@ class Merger:
             found, wanted = next(pair for pair in pairs if pair[0] != pair[1])
             raise checked.part.fault(f"has {found} where the catalog has {wanted}")
 
-    def end(self, split: str) -> None:
+    def end(self, split: str, reused: int) -> None:
         """Check that nothing of the split is left.
 
         Raises
         ------
         UserError
-            Names the first sequence that is.
+            Names the first sequence that is, or says how many reused ones are missing.
         """
+        if (found := sum(self.reused[split].values())) != reused:
+            raise UserError(f"split {split}: {found:,} reused rows; expected {reused:,}. Rerun the reuse stage")
         if missing := self.expected.take(1).to_pylist():
             name = missing[0]["id"]
             raise UserError(f"split {split}: {name!r} and what follows is in no shard; rerun the shard stage")
@@ -220,6 +277,7 @@ class Merger:
 
     def finish(self) -> dict[str, Any]:
         """Write the metadata files and the manifest."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         skipped = pa.concat_tables(self.skipped).sort_by("id")
         pq.write_table(skipped, self.folder / SKIPPED_FILE, compression="zstd", use_dictionary=["reason", "split"])
         self.write_metadata()
@@ -237,6 +295,7 @@ class Merger:
                 split: {
                     "rows": sum(self.states[split].values()),
                     "states": dict(sorted(self.states[split].items())),
+                    "reused": dict(sorted(self.reused[split].items())),
                     "skipped": reasons[split],
                     "files": self.files[split],
                     "residues": self.residues[split],
@@ -244,6 +303,7 @@ class Merger:
                 for split in SPLITS
             },
             "provenance": self.provenance,
+            "earlier": self.earlier and self.earlier.identity,
         }
         write_json(self.folder / MANIFEST, manifest)
         return manifest

@@ -24,6 +24,7 @@ from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, write_json
 from embedome.log import Progress
 from embedome.parallel import ahead
+from embedome.reuse import Reuse
 from embedome.split import SPLITS, read_split_catalog
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def write_shards(
     *,
     folder: str | os.PathLike,
     summary: str | os.PathLike,
+    reuse: Reuse | None = None,
 ) -> dict:
     """Write the distinct sequences of each split as `n_shards[split]` gzipped FASTA files.
 
@@ -64,6 +66,8 @@ def write_shards(
         For ``<split>/<NNNNN>.fasta.gz``.
     summary : path
         JSON file (shards.json) with range, count, residues, predicted seconds and digest of each; also returned.
+    reuse : Reuse, optional
+        Sequences that are left out, too, as an earlier data set has their vectors.
 
     Raises
     ------
@@ -71,7 +75,7 @@ def write_shards(
         Where catalog and splits do not belong together.
     """
     account = read_json(split_summary)
-    owners = shard_of_rows(catalog, splits, n_shards, cost)
+    owners, reused = shard_of_rows(catalog, splits, n_shards, cost, reuse)
     shards = {name: [Shard() for _ in range(n_shards[name])] for name in SPLITS}
     with (
         shard_files(Path(folder), n_shards) as files,
@@ -90,6 +94,8 @@ def write_shards(
             name: [{"shard": shard_name(i), **shard.as_json()} for i, shard in enumerate(shards[name])]
             for name in SPLITS
         },
+        "reused": reused,
+        "earlier": reuse and reuse.earlier,
     }
     check_counts(result, account)
     write_json(summary, result)
@@ -199,14 +205,29 @@ def joined(*parts: pa.Array | pa.Scalar) -> tuple[memoryview, np.ndarray]:
 
 
 def shard_of_rows(
-    catalog: str | os.PathLike, splits: str | os.PathLike, n_shards: Mapping[str, int], cost: CostModel
-) -> np.ndarray:
-    """Index of the shard of each catalog row within its split, -1 for duplicates; dtype=int32, shape (n,)."""
+    catalog: str | os.PathLike,
+    splits: str | os.PathLike,
+    n_shards: Mapping[str, int],
+    cost: CostModel,
+    reuse: Reuse | None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Index of the shard of each catalog row within its split, -1 where it is in none; and how many are reused.
+
+    Returns
+    -------
+    owners : numpy.ndarray, dtype=int32, shape=(n,)
+    reused : dict of str to int
+        By split.
+    """
     codes, costs = [np.empty(0, np.int8)], [np.empty(0, np.int64)]
     for table, split in read_split_catalog(catalog, splits, ["id", "length", "duplicate_of"]):
         codes.append(np.where(table["duplicate_of"].is_null().to_numpy(), split, -1).astype(np.int8))
         costs.append(cost.picoseconds(table["length"].to_numpy()))
     code_of, cost_of = np.concatenate(codes), np.concatenate(costs)
+    rows = reuse.rows if reuse else np.empty(0, np.int64)
+    reused = {name: int((code_of[rows] == code).sum()) for code, name in enumerate(SPLITS)}
+    code_of[rows] = -1
+    cost_of[code_of < 0] = 0
     if (total := cost_of.sum(dtype=np.float64)) > MAX_TOTAL_PICOSECONDS:
         raise UserError(
             f"cost: {total / PICOSECONDS / 86400:,.0f} days are predicted for all sequences, more than can be counted "
@@ -217,7 +238,7 @@ def shard_of_rows(
     for code, name in enumerate(SPLITS):
         mine = code_of == code
         owners[mine] = equal_cost_shards(cost_of[mine], n_shards[name])
-    return owners
+    return owners, reused
 
 
 def equal_cost_shards(costs: np.ndarray, n_shards: int) -> np.ndarray:
@@ -327,9 +348,10 @@ def check_counts(result: dict, account: dict) -> None:
     """Fail where the shards do not hold exactly the distinct sequences of their split."""
     for name, shards in result["splits"].items():
         split = account["splits"][name]
-        held = sum(shard["sequences"] for shard in shards)
-        if held != split["sequences"] - split["duplicates"]:
+        distinct = split["sequences"] - split["duplicates"]
+        held = sum(shard["sequences"] for shard in shards) + result["reused"][name]
+        if held != distinct:
             raise UserError(
-                f"split {name}: {held:,} sequences in shards, but {split['sequences'] - split['duplicates']:,} "
-                "distinct ones in the split's summary; rerun the split stage"
+                f"split {name}: {held:,} sequences in shards or reused, but {distinct:,} distinct ones in the split's "
+                "summary; rerun the split stage"
             )

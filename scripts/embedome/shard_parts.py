@@ -54,7 +54,7 @@ class CheckedPart:
 
 
 def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[list[ShardPart], dict[str, Any]]:
-    """List the parts of all shards in order, with their common provenance.
+    """List the parts of all shards in order, with their common provenance; none where all sequences are reused.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[li
             parts += [ShardPart(split, path.parent / entry["file"], path, entry) for entry in manifest["parts"]]
     if found:
         raise UserError(f"{next(iter(found.values()))}: not one of the shards in shards.json; leave it out")
-    if first is None or not parts:
+    if first is None or not (parts or any(shards["reused"].values())):
         raise UserError("there is no embedded sequence to merge")
     return parts, first[1]
 
@@ -134,6 +134,11 @@ def check_part(part: ShardPart) -> tuple[CheckedPart, pa.Table]:
     if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
         raise part.fault("ids out of order")
     return CheckedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.dimension), table
+
+
+def check_keys(part: ShardPart) -> CheckedPart:
+    """As `check_part`, without the rows: these need not travel between processes."""
+    return check_part(part)[0]
 
 
 def check_residues(part: ShardPart, sha256: str | None) -> None:

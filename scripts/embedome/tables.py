@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedome.errors import UserError
@@ -121,6 +122,18 @@ class RowReader:
         joined = pa.concat_tables(pieces)
         self.rest = joined.slice(count)
         return joined.slice(0, count).combine_chunks()
+
+    def take_through(self, last: str) -> pa.Table:
+        """The next rows whose ids are not above `last`, of a stream in id order."""
+        pieces = [self.rest.slice(0, 0)]
+        while len(self.rest) or (table := next(self.tables, None)) is not None:
+            rows = self.rest if len(self.rest) else table
+            count = pc.sum(pc.less_equal(rows["id"], last), min_count=0).as_py()
+            pieces.append(rows.slice(0, count))
+            self.rest = rows.slice(count)
+            if len(self.rest):
+                break
+        return pa.concat_tables(pieces)
 
 
 def open_parquet(path: str | os.PathLike) -> pq.ParquetFile:

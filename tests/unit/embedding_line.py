@@ -22,6 +22,7 @@ from embedome.filter import filter_records
 from embedome.initialise import make_untrained
 from embedome.limits import Limits
 from embedome.merge import merge_shards
+from embedome.reuse import Reuse, find_reusable
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
@@ -153,6 +154,7 @@ class Line:
                         settings=settings or Settings(),
                         limits=parts or limits(),
                         source=SOURCE,
+                        shards=self.folder / "shards.json",
                     )
 
     def merge(
@@ -161,6 +163,7 @@ class Line:
         manifests: list[Path] | None = None,
         threads: int = 2,
         file_bytes: int = 0,
+        reuse: Reuse | None = None,
     ) -> dict:
         return merge_shards(
             self.manifests if manifests is None else manifests,
@@ -169,6 +172,7 @@ class Line:
             self.folder / "splits.parquet",
             dataset or self.dataset,
             file_bytes=file_bytes,
+            reuse=reuse,
             workers=Workers(threads=threads),
         )
 
@@ -182,9 +186,13 @@ def fasta_text(records: Iterable[tuple[str, str]]) -> str:
 
 
 def prepare(
-    folder: Path, records: Iterable[tuple[str, str]], shards: Mapping[str, int] = SHARDS, plan: SplitPlan = PLAN
+    folder: Path,
+    records: Iterable[tuple[str, str]],
+    shards: Mapping[str, int] = SHARDS,
+    plan: SplitPlan = PLAN,
+    earlier: Path | None = None,
 ) -> Line:
-    """Filter, split and shard records."""
+    """Filter, split and shard records, but for those of an earlier data set."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "in.fasta").write_text(fasta_text(records))
     catalog, splits = folder / "catalog", folder / "splits.parquet"
@@ -196,6 +204,9 @@ def prepare(
         summary=folder / "filter.json",
     )
     split_catalog(catalog, folder / "filter.json", plan, splits=splits, summary=folder / "splits.json")
+    found = [str(folder / name) for name in ("reused.parquet", "reuse.json")] if earlier else []
+    if earlier:
+        find_reusable(catalog, earlier, reused=found[0], summary=found[1])
     write_shards(
         catalog,
         splits,
@@ -204,6 +215,7 @@ def prepare(
         COST,
         folder=folder / "shards",
         summary=folder / "shards.json",
+        reuse=Reuse.of_files(found),
     )
     return Line(folder, shards)
 

@@ -7,17 +7,17 @@ from embedome.errors import UserError
 from embedome.ledger import make_ledger
 
 FILTERED = {
-    "read": 12,
-    "kept": 10,
+    "read": 13,
+    "kept": 11,
     "duplicates": 2,
     "rejected": {"too-short": 2},
-    "inputs": [{"records": 5}, {"records": 7}],
+    "inputs": [{"records": 5}, {"records": 8}],
 }
 SPLIT = {
     "splits": {
         "val": {"sequences": 2, "duplicates": 0, "residues": 9},
         "test": {"sequences": 1, "duplicates": 1, "residues": 5},
-        "train": {"sequences": 7, "duplicates": 1, "residues": 70},
+        "train": {"sequences": 8, "duplicates": 1, "residues": 70},
     }
 }
 SHARDS = {
@@ -28,7 +28,8 @@ SHARDS = {
             {"shard": "00000", "sequences": 4, "residues": 30},
             {"shard": "00001", "sequences": 2, "residues": 30},
         ],
-    }
+    },
+    "reused": {"val": 0, "test": 0, "train": 1},
 }
 MANIFESTS = {
     "val": [{"shard": "00000", "sequences": 2, "states": {"embedded": 2}, "skipped": {}}],
@@ -39,15 +40,16 @@ MANIFESTS = {
     ],
 }
 DATASET = {
-    "rows": 8,
+    "rows": 9,
     "splits": {
-        "val": {"rows": 2, "states": {"embedded": 2}, "skipped": {}, "files": [{"rows": 2}]},
-        "test": {"rows": 0, "states": {}, "skipped": {"too-long": 1}, "files": []},
+        "val": {"rows": 2, "states": {"embedded": 2}, "reused": {}, "skipped": {}, "files": [{"rows": 2}]},
+        "test": {"rows": 0, "states": {}, "reused": {}, "skipped": {"too-long": 1}, "files": []},
         "train": {
-            "rows": 6,
-            "states": {"embedded": 2, "truncated": 1, "windowed": 2, "duplicate": 1},
+            "rows": 7,
+            "states": {"embedded": 3, "truncated": 1, "windowed": 2, "duplicate": 1},
+            "reused": {"embedded": 1},
             "skipped": {"too-long": 1},
-            "files": [{"rows": 5}, {"rows": 1}],
+            "files": [{"rows": 6}, {"rows": 1}],
         },
     },
 }
@@ -59,8 +61,9 @@ def account() -> list:
 
 def test_a_sound_account_closes():
     ledger = make_ledger(*account())
-    assert ledger["read"] == 12
-    assert ledger["states"] == {"duplicate": 1, "embedded": 4, "truncated": 1, "windowed": 2}
+    assert ledger["read"] == 13
+    assert ledger["states"] == {"duplicate": 1, "embedded": 5, "truncated": 1, "windowed": 2}
+    assert ledger["reused"] == {"embedded": 1}
     assert ledger["skipped"] == {"too-long": 2}
     assert [len(ledger["splits"][name]["shards"]) for name in ("val", "test", "train")] == [1, 1, 2]
     assert ledger["splits"]["train"]["shards"][0] == {

@@ -1,0 +1,214 @@
+"""Reuse stage: which sequences of the catalog have a vector in an earlier data set, and where.
+
+Sequences are matched by digest, whatever their ids. Memory: 40 bytes per row of the earlier data set, and 17 per reused
+sequence.
+"""
+
+import base64
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embedome.catalog import read_catalog
+from embedome.dataset import Dataset, open_dataset
+from embedome.errors import UserError
+from embedome.files import atomic_path, file_sha256, read_json, write_json
+from embedome.format import DUPLICATE, FORMAT, MANIFEST
+from embedome.log import Progress
+from embedome.split import hash_ids
+from embedome.tables import open_parquet
+
+log = logging.getLogger(__name__)
+
+REUSED = pa.schema(
+    [
+        # Rows of the catalog, ascending; and the rows of the earlier data set, counted over the files of its manifest.
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+        # Whether the sequence had another id there.
+        pa.field("renamed", pa.bool_(), nullable=False),
+    ]
+)
+# Of a provenance, what may differ between vectors in one data set.
+OF_THE_RUN = ("embedome", "source")
+DIGEST_CHARACTERS = 35
+
+
+def find_reusable(
+    catalog: str | os.PathLike,
+    dataset: str | os.PathLike,
+    *,
+    reused: str | os.PathLike,
+    summary: str | os.PathLike,
+) -> dict:
+    """Find the distinct sequences of the catalog that an earlier data set has vectors of.
+
+    Parameters
+    ----------
+    catalog : path
+        What the filter stage wrote.
+    dataset : path
+        The earlier data set, a folder.
+    reused : path
+        Parquet file of the `REUSED` schema.
+    summary : path
+        JSON file: sequences, those reused and those renamed among them, and what the earlier data set is; also
+        returned.
+
+    Raises
+    ------
+    UserError
+        Where there is no data set, or one that rows cannot be taken from.
+    """
+    data = open_earlier(dataset)
+    index = DigestIndex.of_dataset(data)
+    counts = {"distinct": 0, "reused": 0, "renamed": 0}
+    start = 0
+    with atomic_path(reused) as path, pq.ParquetWriter(path, REUSED, compression="zstd") as writer:
+        for table in read_catalog(catalog, ["id", "digest", "duplicate_of"]):
+            rows = np.flatnonzero(table["duplicate_of"].is_null())
+            source_rows, renamed = index.look_up(table.take(pa.array(rows)))
+            hit = source_rows >= 0
+            writer.write(pa.table([start + rows[hit], source_rows[hit], renamed[hit]], schema=REUSED))
+            start += len(table)
+            counts["distinct"] += len(rows)
+            counts["reused"] += int(hit.sum())
+            counts["renamed"] += int(renamed[hit].sum())
+    earlier = {"manifest_sha256": file_sha256(data.folder / MANIFEST), "provenance": data.manifest["provenance"]}
+    result = {"format": 1, **counts, "earlier": earlier}
+    write_json(summary, result)
+    log.info("%s of %s distinct sequences are in %s", f"{counts['reused']:,}", f"{counts['distinct']:,}", dataset)
+    return result
+
+
+def open_earlier(path: str | os.PathLike) -> Dataset:
+    """Open a data set to take rows from.
+
+    Raises
+    ------
+    UserError
+        Where there is none, or one of another format or with vectors of residues.
+    """
+    data = open_dataset(path)
+    if not (Path(path) / MANIFEST).is_file() or data.manifest["format"] != FORMAT:
+        raise UserError(f"{path}: not a data set of format {FORMAT}; set reuse.dataset to null, or to one that is")
+    if data.manifest["provenance"]["per_residue"]:
+        raise UserError(f"{path}: has vectors of residues, which cannot be reused; set reuse.dataset to null")
+    return data
+
+
+def check_same_vectors(earlier: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Check that the vectors of an earlier data set are made as those of this run are.
+
+    Raises
+    ------
+    UserError
+        Names what differs.
+    """
+    names = sorted({*earlier, *provenance} - set(OF_THE_RUN))
+    if differing := [name for name in names if earlier.get(name) != provenance.get(name)]:
+        raise UserError(
+            f"the data set of reuse.dataset was made with another {', '.join(differing)}; its vectors cannot be mixed "
+            "with new ones. Set reuse.dataset to null to embed all sequences"
+        )
+    if provenance["per_residue"]:
+        raise UserError("embed.per_residue is true; vectors of residues cannot be reused. Set reuse.dataset to null")
+
+
+@dataclass(frozen=True, slots=True)
+class DigestIndex:
+    """Rows by the first 16 bytes of their digests; two sequences that share these would be found out by merge."""
+
+    first: np.ndarray
+    """The first 8 bytes as numbers, ascending, uint64 [n]; `second` are the next 8, in the same order."""
+    second: np.ndarray
+    ids: np.ndarray
+    """Hashes of the ids, uint64 [n]."""
+    rows: np.ndarray
+    """int64 [n]."""
+
+    @classmethod
+    def of_dataset(cls, data: Dataset) -> "DigestIndex":
+        """Index the rows of a data set that are no duplicates."""
+        keys, ids, rows, start = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
+        with Progress("index", "rows", len(data)) as progress:
+            for table in data.tables(["id", "digest", "state"]):
+                own = np.flatnonzero(pc.not_equal(table["state"], DUPLICATE))
+                mine = table.take(pa.array(own))
+                keys.append(digest_keys(mine["digest"]))
+                ids.append(hash_ids(mine["id"], 0))
+                rows.append(start + own)
+                start += len(table)
+                progress.update(len(table))
+        first = np.concatenate([each[:, 0] for each in keys])
+        second = np.concatenate([each[:, 1] for each in keys])
+        del keys
+        order = np.argsort(first, kind="stable")
+        first, second = first[order], second[order]
+        return cls(first, second, np.concatenate(ids)[order], np.concatenate(rows)[order])
+
+    def look_up(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that have the digests of a table [n], or -1, and whether their ids are others: int64, bool [n].
+
+        Of two rows with the same first 8 bytes one is found.
+        """
+        if not len(self.first) or not len(table):
+            return np.full(len(table), -1, np.int64), np.zeros(len(table), bool)
+        keys = digest_keys(table["digest"])
+        place = np.minimum(np.searchsorted(self.first, keys[:, 0]), len(self.first) - 1)
+        hit = (self.first[place] == keys[:, 0]) & (self.second[place] == keys[:, 1])
+        return np.where(hit, self.rows[place], -1), hit & (self.ids[place] != hash_ids(table["id"], 0))
+
+
+def digest_keys(digests: pa.ChunkedArray) -> np.ndarray:
+    """The first 16 bytes of refget digests as two numbers each, uint64 [n, 2]."""
+    text = "".join(digests.to_pylist()).encode()
+    codes = np.frombuffer(text, np.uint8).reshape(-1, DIGEST_CHARACTERS)[:, 3:]
+    raw = base64.urlsafe_b64decode(codes.tobytes())
+    return np.frombuffer(raw, ">u8").reshape(-1, 3)[:, :2].astype(np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """What the reuse stage found, as the shard and merge stages read it."""
+
+    rows: np.ndarray
+    """Rows of the catalog, ascending, int64 [n]; the others are in their order."""
+    source_rows: np.ndarray
+    renamed: np.ndarray
+    earlier: dict[str, Any]
+    """Of the data set: `manifest_sha256` and `provenance`."""
+    dataset: str | os.PathLike | None
+
+    @classmethod
+    def of_files(cls, files: Sequence[str], dataset: str | os.PathLike | None = None) -> "Reuse | None":
+        """Read the stage's files, `reused` and `summary`; where there are none, nothing is reused."""
+        if not files:
+            return None
+        reused, summary = files
+        account = read_json(summary)
+        table = open_parquet(reused).read(use_threads=False)
+        if len(table) != account["reused"]:
+            raise UserError(f"{reused}: {len(table):,} rows; expected {account['reused']:,}. Rerun the reuse stage")
+        return cls(*(table[name].to_numpy() for name in REUSED.names), account["earlier"], dataset)
+
+    def open(self) -> Dataset:
+        """Open the earlier data set.
+
+        Raises
+        ------
+        UserError
+            Where it is no longer the one that the reuse stage saw.
+        """
+        data = open_earlier(self.dataset)
+        if file_sha256(data.folder / MANIFEST) != self.earlier["manifest_sha256"]:
+            raise UserError(f"{self.dataset}: changed since the reuse stage; rerun that stage")
+        return data
