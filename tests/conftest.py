@@ -1,20 +1,25 @@
-"""What several test files need: small FASTA files, the filter stage run on them, and processes that are killed."""
+"""What several test files need: small FASTA files, the filter stage run on them, web servers, and processes that are
+killed."""
 
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 import embedome
 import pytest
+from embedome import http
 from embedome.filter import filter_records
 from embedome.limits import Limits
 from hypothesis import settings
+from mirror_server import serving
 
 # Machines are slow at times; how long an example takes says nothing of its truth.
 settings.register_profile("patient", deadline=None)
@@ -130,3 +135,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no small file system can be mounted: {mount.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], ThreadingHTTPServer]]:
+    """Start servers on 127.0.0.1; no waits worth the name."""
+    monkeypatch.setattr(http, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(http, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(http, "READ_TIMEOUT_S", 5.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(serving())
+
+
+@pytest.fixture
+def mirror(server: Callable[[], ThreadingHTTPServer]) -> ThreadingHTTPServer:
+    return server()

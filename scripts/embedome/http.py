@@ -1,11 +1,12 @@
 """HTTP requests that are tried again where that may help: time-outs, back-off, one line for each failure."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from embedome import __version__
@@ -17,12 +18,14 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
+BLOCK_BYTES = 1 << 20
 RETRIES = 5
 # A download that got this much further has not failed in a row: its retries are counted afresh.
 PROGRESS_BYTES = 64 << 20
 BACKOFF_S = 1.0
 BACKOFF_CAP_S = 60.0
 RETRY_AFTER_CAP_S = 120.0
+VALIDATORS = ("ETag", "Last-Modified")
 # Answers that another try may better (RFC 9110, sections 15.5 and 15.6; RFC 6585, section 4).
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -86,21 +89,73 @@ def root_cause(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def with_retries(attempt: Callable[[], T], what: str, reached: Callable[[], int]) -> T:
-    """Try until it works, at most `RETRIES` times more without getting `PROGRESS_BYTES` further.
+def body(response: "requests.Response") -> Iterator[bytes]:
+    """The blocks of an answer's body, as they lie on the server."""
+    return response.raw.stream(BLOCK_BYTES, decode_content=False)
 
-    `reached` gives how far it has come, in bytes; only a new furthest point counts, so that the tries are bounded.
+
+def validators_of(response: "requests.Response") -> dict[str, str]:
+    """What an answer says of which version of a file it is."""
+    return {header: response.headers[header] for header in VALIDATORS if header in response.headers}
+
+
+def range_headers(start: int, known: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that ask for a file from byte `start` on, and for all of it where it is no longer the one `known`."""
+    headers = {"Range": f"bytes={start}-"}
+    etag, modified = (known.get(header, "") for header in VALIDATORS)
+    # If-Range takes no weak ETag (RFC 9110, section 13.1.5).
+    if validator := etag if etag.startswith('"') else modified:
+        headers["If-Range"] = validator
+    return headers
+
+
+def continues(response: "requests.Response", start: int, size: int, known: Mapping[str, Any]) -> bool:
+    """Whether an answer is the rest, from byte `start` on, of the very file of `size` bytes that is `known`."""
+    span = f"bytes {start}-[0-9]+/{size}"
+    if response.status_code != 206 or not re.fullmatch(span, response.headers.get("Content-Range", "")):
+        return False
+    return all(known.get(header, value) == value for header, value in validators_of(response).items())
+
+
+class Retries:
+    """Counts failed tries, and waits before the next: at most `RETRIES` without getting `PROGRESS_BYTES` further.
+
+    Parameters
+    ----------
+    what : str
+        What is fetched, for messages.
+    reached : function
+        How far it has come, in bytes; only a new furthest point counts, so that the tries are bounded.
     """
-    failures, furthest = 0, reached()
+
+    def __init__(self, what: str, reached: Callable[[], int]) -> None:
+        self.what, self.reached = what, reached
+        self.failures, self.furthest = 0, reached()
+
+    def after(self, error: BrokenError) -> None:
+        """Wait after a failure.
+
+        Raises
+        ------
+        MirrorError
+            Where it was one too many.
+        """
+        if self.reached() >= self.furthest + PROGRESS_BYTES:
+            self.failures, self.furthest = 0, self.reached()
+        self.failures += 1
+        if self.failures > RETRIES:
+            raise MirrorError(f"{self.what}: {error}, given up after {self.failures} tries") from None
+        wait_s = max(min(BACKOFF_S * 2 ** (self.failures - 1), BACKOFF_CAP_S), error.wait_s)
+        log.warning("%s: %s; retry %d of %d in %.0f s", self.what, error, self.failures, RETRIES, wait_s)
+        time.sleep(wait_s)
+
+
+def with_retries(attempt: Callable[[], T], what: str, reached: Callable[[], int]) -> T:
+    """Try until it works, or as often as `Retries` allows."""
+    retries = Retries(what, reached)
     while True:
         try:
             return attempt()
         except BrokenError as error:
-            if reached() >= furthest + PROGRESS_BYTES:
-                failures, furthest = 0, reached()
-            failures += 1
-            if failures > RETRIES:
-                raise MirrorError(f"{what}: {error}, given up after {failures} tries") from None
-            wait_s = max(min(BACKOFF_S * 2 ** (failures - 1), BACKOFF_CAP_S), error.wait_s)
-            log.warning("%s: %s; retry %d of %d in %.0f s", what, error, failures, RETRIES, wait_s)
-        time.sleep(wait_s)
+            failure = error
+        retries.after(failure)

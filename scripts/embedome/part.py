@@ -1,0 +1,124 @@
+"""What has arrived of a download: a file beside its target, and the note of what it is a part of."""
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedome.errors import UserError
+from embedome.files import read_json, sync, write_json
+from embedome.http import BLOCK_BYTES
+from embedome.log import Progress
+from embedome.mirrors import Expected
+
+
+class Part:
+    """The partial download beside its target, held by one process at a time, and the note of what it is part of.
+
+    The note (url, bytes, md5, ETag, Last-Modified) is removed before the part is emptied and written before its
+    first byte: a part without a note is never resumed, whatever was killed and when.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f".{target.name}.part")
+        self.note_path = target.with_name(f".{target.name}.part.json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.handle = open(self.path, "a+b")  # noqa: SIM115 - __exit__ closes it
+        self.lock()
+        self.note = read_json(self.note_path) if self.note_path.exists() else {}
+        self.joined = True  # whether the bytes come from more than one answer
+        self.published = False
+
+    def lock(self) -> None:
+        """Hold the part against other processes, as far as the file system knows locks."""
+        try:
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(self.handle.fileno()), os.stat(self.path))
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            held = True
+        if not held:
+            self.handle.close()
+            raise UserError(f"{self.target}: another process is downloading it; wait for it, then run again")
+
+    @property
+    def size(self) -> int:
+        """How many bytes have arrived."""
+        return self.handle.seek(0, os.SEEK_END)
+
+    def usable_bytes(self, expected: Expected) -> int:
+        """How many bytes can be kept for the file that the metalink names."""
+        same = (self.note.get("bytes"), self.note.get("md5")) == (expected.bytes, expected.md5)
+        return self.size if same and self.size <= expected.bytes else 0
+
+    def known(self, url: str) -> Mapping[str, Any]:
+        """What is known of the file on the server that was begun with.
+
+        Another server names the same file by another ETag; there the metalink's md5 alone must agree.
+        """
+        return self.note if self.note.get("url") == url else {}
+
+    def restart(self, note: Mapping[str, str | int]) -> None:
+        """Empty the part, for the file that the note describes; an empty note lets nobody resume it."""
+        self.note_path.unlink(missing_ok=True)
+        self.handle.truncate(0)
+        if note:
+            self.keep(note)
+        self.note, self.joined = note, False
+
+    def keep(self, note: Mapping[str, str | int]) -> None:
+        """Keep what has arrived, to be continued by an answer of the server that the note describes."""
+        write_json(self.note_path, note)
+        self.note, self.joined = note, True
+
+    def append(self, blocks: Iterable[bytes], name: str, size: int | None) -> None:
+        """Append blocks, and at most one more than belongs to a file of `size` bytes, where that is known."""
+        with Progress(f"download {name}", "bytes", None if size is None else size - self.size) as progress:
+            for block in blocks:
+                self.handle.write(block)
+                progress.update(len(block))
+                if size is not None and self.size > size:
+                    break
+
+    def digests(self, name: str) -> tuple[str, str]:
+        """The md5 and the sha256 of what lies on the disk."""
+        md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+        with Progress(f"verify {name}", "bytes", self.size) as progress:
+            self.handle.seek(0)
+            while block := self.handle.read(BLOCK_BYTES):
+                md5.update(block)
+                sha256.update(block)
+                progress.update(len(block))
+        return md5.hexdigest(), sha256.hexdigest()
+
+    def publish_with_record(self, record: Path, facts: Mapping[str, Any]) -> None:
+        """Give the verified part its name, then write what is known of it."""
+        record.unlink(missing_ok=True)  # an old record must never stand beside a new file
+        self.publish()
+        write_json(record, facts)
+
+    def publish(self) -> None:
+        """Give the verified part its name."""
+        self.handle.flush()
+        os.fsync(self.handle.fileno())
+        self.note_path.unlink(missing_ok=True)
+        os.replace(self.path, self.target)
+        self.published = True  # from here on, what has the part's name is another process's
+        sync(self.target.parent)
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let go of the part; one that cannot be resumed, or holds nothing, is removed."""
+        with self.handle:
+            if not self.published and not (self.note and self.size):
+                self.note_path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
