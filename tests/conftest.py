@@ -63,6 +63,7 @@ class Filtered(NamedTuple):
     catalog: Path
     rejects: Path
     summary: Path
+    members: Path
     account: dict
 
     def rows(self, columns: str = "*") -> list[tuple]:
@@ -73,10 +74,15 @@ class Filtered(NamedTuple):
         """The rejected rows, as DuckDB reads them."""
         return duckdb.sql(f"SELECT {columns} FROM read_parquet('{self.rejects}')").fetchall()
 
+    def member_rows(self, columns: str = "*") -> list[tuple]:
+        """The members' rows in file order, as DuckDB reads them."""
+        return duckdb.sql(f"SELECT {columns} FROM read_parquet('{self.members}')").fetchall()
+
 
 def run_filter(folder: Path, *fasta: Path, workers: int = 1, **limits: int) -> Filtered:
     """Run the filter stage with its outputs in a folder."""
     paths = {"catalog": folder / "catalog", "rejects": folder / "rejects.parquet", "summary": folder / "filter.json"}
+    paths["members"] = folder / "members.parquet"
     return Filtered(**paths, account=filter_records(fasta, Limits(**limits), **paths, workers=workers))
 
 

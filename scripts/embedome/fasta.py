@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -113,8 +113,13 @@ def read_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk]:
     UserError
         As `read_blocks`; where the first line is no header, and where an entry is longer than 64 MiB.
     """
+    return cut_chunks(path, read_blocks(path), size)
+
+
+def cut_chunks(path: str | os.PathLike, blocks: Iterable[bytes], size: int) -> Iterator[Chunk]:
+    """As `read_chunks`, of a file whose uncompressed bytes are given."""
     first, held, n_held = 1, [], 0
-    for block in read_blocks(path):
+    for block in blocks:
         text = block if held else first_text(path, block)
         if not text:
             continue

@@ -1,4 +1,4 @@
-"""Filter stage: FASTA files in, a catalog of kept records sorted by id out; every dropped record with its reason.
+"""Filter stage: FASTA or UniRef XML in, a catalog of kept records sorted by id out; dropped ones with their reasons.
 
 An external sort in two passes: the stream is cut into runs, each checked and sorted by id in a process of its own and
 written to a scratch file; then the runs are merged range by range. Memory: a run per process, or a range, and 8 bytes
@@ -20,14 +20,17 @@ import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG, CATALOG_FILE_ROWS, CATALOG_GROUP_ROWS
 from embedome.errors import UserError
-from embedome.fasta import Chunk, read_chunks
+from embedome.fasta import Chunk
 from embedome.files import atomic_directory, atomic_path, file_sha256, read_json, write_json
+from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
 from embedome.log import Progress
+from embedome.members import write_members
 from embedome.parallel import ahead, map_in_order, process_pool
-from embedome.runs import RUN, Task, make_run
-from embedome.sorting import RunIndex, merge_runs
+from embedome.runs import RUN, Made, Task, make_run
+from embedome.sorting import merge_runs
 from embedome.tables import FolderSink, ParquetSink
+from embedome.uniref_xml import XmlChunk
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +59,16 @@ def filter_records(
     catalog: str | os.PathLike,
     rejects: str | os.PathLike,
     summary: str | os.PathLike,
+    members: str | os.PathLike | None = None,
     release: str | os.PathLike | None = None,
     workers: int = 1,
 ) -> dict:
-    """Filter FASTA files into a catalog of Parquet files sorted by id.
+    """Filter FASTA or UniRef XML files into a catalog of Parquet files sorted by id.
 
     Parameters
     ----------
     fasta : sequence of paths
-        Files in order; plain, gzip or zstandard.
+        Files in order; plain, gzip or zstandard. What they are is told by their first bytes.
     limits : Limits
         What a record must meet.
     catalog : path
@@ -73,6 +77,8 @@ def filter_records(
         Parquet file for the dropped records, each with its reason.
     summary : path
         JSON file for the counts; its content is also returned.
+    members : path, optional
+        Parquet file for the members of kept clusters, as far as they come from UniRef XML; see `members.MEMBERS`.
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
     workers : int
@@ -81,7 +87,7 @@ def filter_records(
     Raises
     ------
     UserError
-        Where a file is no FASTA or is damaged, and where two records have one id (both are named).
+        Where a file is neither FASTA nor UniRef XML or is damaged, and where two records have one id (both are named).
     """
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
@@ -90,10 +96,13 @@ def filter_records(
         runs = make_runs(read_tasks(fasta, limits, folder, counts), counts, workers)
         with ThreadPoolExecutor(2) as pool:
             inputs = pool.map(file_sha256, fasta)
-            rows = ahead(pool, sorted_rows(merge_runs(runs, RUN), counts))
+            rows = ahead(pool, sorted_rows(merge_runs([run.records for run in runs], RUN), counts))
             files = write_sorted(rows, folder, rejects, counts)
             digests = [list(each) for each in (inputs, pool.map(file_sha256, files))]
-        for path in {run.path for run in runs}:
+        if members:
+            indices = [run.members for run in runs if run.members]
+            counts.members = write_members(indices, folder, members, sum(run.n_members for run in runs))
+        for path in {run.records.path for run in runs}:
             path.unlink()
         if not counts.kept:
             names = ", ".join(map(str, fasta))
@@ -132,6 +141,7 @@ class Counts:
         self.kept = self.residues = self.duplicates = 0
         self.rejected: dict[str, int] = {}
         self.digest_prefixes: list[np.ndarray] = []
+        self.members: dict[str, int] | None = None
 
     def add(self, kept: pa.Table, dropped: pa.Table, duplicates: int) -> None:
         """Count rows that were written."""
@@ -180,6 +190,7 @@ class Counts:
             "duplicates": self.duplicates,
             "residues": self.residues,
             "rejected": dict(sorted(self.rejected.items())),
+            "members": self.members,
             "catalog": [
                 {"file": path.name, "sha256": sha256} for path, sha256 in zip(catalog, catalog_sha256, strict=True)
             ],
@@ -191,7 +202,7 @@ def read_tasks(fasta: Sequence[str | os.PathLike], limits: Limits, folder: Path,
     before = 0
     with Progress("filter", "records") as progress:
         for file, path in enumerate(fasta):
-            for chunks in batched(read_chunks(path, CHUNK_BYTES), RUN_BYTES):
+            for chunks in batched(read_any_chunks(path, CHUNK_BYTES), RUN_BYTES):
                 yield Task(path, file, before, chunks, limits, folder)
                 count = sum(chunk.count for chunk in chunks)
                 counts.records[file] += count
@@ -199,9 +210,9 @@ def read_tasks(fasta: Sequence[str | os.PathLike], limits: Limits, folder: Path,
             before += counts.records[file]
 
 
-def batched(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
+def batched(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chunk | XmlChunk]]:
     """Group chunks to `size` bytes or a little more."""
-    group: list[Chunk] = []
+    group: list[Chunk | XmlChunk] = []
     for chunk in chunks:
         group.append(chunk)
         if sum(len(each.data) for each in group) >= size:
@@ -211,8 +222,8 @@ def batched(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
         yield group
 
 
-def make_runs(tasks: Iterator[Task], counts: Counts, workers: int) -> list[RunIndex]:
-    """Make a sorted run of each task; where there are several, in processes."""
+def make_runs(tasks: Iterator[Task], counts: Counts, workers: int) -> list[Made]:
+    """Make sorted runs of each task; where there are several, in processes."""
     runs = []
     first = list(islice(tasks, 2))
     tasks = chain(first, tasks)

@@ -67,9 +67,14 @@ def decode(text: bytes) -> str:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError:
         decoded = text.decode("latin-1")
-    if decoded.isprintable():
-        return decoded
-    return "".join(c if c.isprintable() else " " for c in decoded)
+    return printable(decoded)
+
+
+def printable(text: str) -> str:
+    """A text with spaces for control characters and others that do not print."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def id_fault(name: bytes, text: str) -> tuple[str, str] | None:

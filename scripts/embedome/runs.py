@@ -1,4 +1,4 @@
-"""A chunk of FASTA as a sorted table: the filter's work on many records at once."""
+"""Chunks of FASTA or UniRef XML as a sorted table: the filter's work on many records at once."""
 
 import os
 from collections.abc import Mapping
@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.catalog import CATALOG
+from embedome.clusters import check_clusters
 from embedome.columns import Records, check_chunk, offsets_of, texts_of
 from embedome.fasta import Chunk
 from embedome.headers import parse_descriptions
 from embedome.limits import Limits
+from embedome.members import MEMBER_RUN
 from embedome.records import Record, digest_texts
 from embedome.sorting import RunIndex, sort_order, write_run
+from embedome.uniref_xml import XmlChunk
 
 RUN = pa.schema(
     [
@@ -40,7 +43,7 @@ class Task:
         Number of it.
     before : int
         Records of the files before it.
-    chunks : list of Chunk
+    chunks : list of Chunk or XmlChunk
     limits : Limits
     folder : Path
         Where runs go.
@@ -49,35 +52,56 @@ class Task:
     path: str | os.PathLike
     file: int
     before: int
-    chunks: list[Chunk]
+    chunks: list[Chunk | XmlChunk]
     limits: Limits
     folder: Path
 
 
-def make_run(task: Task) -> tuple[RunIndex, np.ndarray]:
-    """Check chunks' records, and write them as a run; give its place, and the digest prefixes of those kept.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What has been made of a task."""
+
+    records: RunIndex
+    members: RunIndex | None
+    """Of UniRef XML."""
+    n_members: int
+
+
+def make_run(task: Task) -> tuple[Made, np.ndarray]:
+    """Check chunks' records, and write them as a run, and members where there are any as another.
+
+    Gives their places, and the digest prefixes of the records that are kept.
 
     Raises
     ------
     UserError
-        As `fasta.split_entry`.
+        As `fasta.split_entry` and `clusters.check_clusters`.
     """
-    table = pa.concat_tables(rows for chunk in task.chunks for rows in check(task, chunk)).combine_chunks()
+    found = [check(task, chunk) for chunk in task.chunks]
+    table = pa.concat_tables(rows for kept, dropped, _ in found for rows in (kept, dropped)).combine_chunks()
     table = table.take(pa.array(sort_order(table)))
-    return write_run(task.folder, table), table["digest_prefix"].drop_null().to_numpy()
+    records = write_run(task.folder, table)
+    tables = [members for *_, members in found if members is not None]
+    members = pa.concat_tables(tables).combine_chunks() if tables else MEMBER_RUN.empty_table()
+    index = write_run(task.folder, members.take(pa.array(sort_order(members)))) if len(members) else None
+    return Made(records, index, len(members)), table["digest_prefix"].drop_null().to_numpy()
 
 
-def check(task: Task, chunk: Chunk) -> tuple[pa.Table, pa.Table]:
-    """Rows of the `RUN` schema: a chunk's records to be kept, and those to be dropped."""
-    records = check_chunk(task.path, chunk)
-    fields = parse_descriptions(records.descriptions).append_column("description", records.descriptions)
-    faults = task.limits.faults(records.sequences, fields)
+def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, pa.Table, pa.Table | None]:
+    """Rows of the `RUN` schema, a chunk's records to be kept and those to be dropped; members, of UniRef XML."""
+    if isinstance(chunk, XmlChunk):
+        records, fields, faults, members = check_clusters(task.path, chunk)
+    else:
+        records = check_chunk(task.path, chunk)
+        fields, faults, members = parse_descriptions(records.descriptions), {}, None
+    fields = fields.append_column("description", records.descriptions)
+    faults = task.limits.faults(records.sequences, fields) | faults
     dropped = dropped_rows(records, faults, task)
     if faults:
         keep = np.ones(len(records.ids), bool)
         keep[list(faults)] = False
         records, fields = records.filter(keep), fields.filter(pa.array(keep))
-    return kept_rows(records, fields, task), dropped
+    return kept_rows(records, fields, task), dropped, members
 
 
 def kept_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:

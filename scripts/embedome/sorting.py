@@ -32,9 +32,9 @@ class RunIndex:
 
 
 def write_run(folder: Path, table: pa.Table) -> RunIndex:
-    """Append a run, rows in the order of `sort_order`, at least one, to this process's own file in a folder."""
+    """Append a run, rows in the order of `sort_order`, to this process's own file in a folder."""
     path = folder / f"runs-{os.getpid()}"
-    batches = table.combine_chunks().to_batches(max_chunksize=-(-len(table) // RUN_BATCHES))
+    batches = table.combine_chunks().to_batches(max_chunksize=-(-len(table) // RUN_BATCHES)) if len(table) else []
     places = []
     with open(path, "ab") as scratch:
         for batch in batches:

@@ -1,0 +1,161 @@
+"""Records and members of UniRef clusters, from chunks of UniRef XML."""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.columns import Records, check_chunk
+from embedome.errors import UserError
+from embedome.fasta import Chunk
+from embedome.headers import FIELDS, Header, to_int
+from embedome.members import MemberColumns
+from embedome.records import WHITE_SPACE, printable
+from embedome.uniref_xml import LOCAL, XmlChunk, parse_chunk
+
+# What the names of clusters begin with, in XML but not in FASTA headers.
+CLUSTER = "Cluster:"
+
+
+class Clusters(NamedTuple):
+    """What a chunk holds."""
+
+    records: Records
+    fields: pa.Table
+    """As `headers.parse_descriptions` gives them, a row for each of the records."""
+    faults: dict[int, tuple[str, str]]
+    """Reason and detail of records that are to be dropped, by row."""
+    members: pa.Table
+    """Rows of the `members.MEMBER_RUN` schema."""
+
+
+def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> Clusters:
+    """Records, header fields and members of the entries of a chunk.
+
+    A cluster's record is what UniRef's FASTA file has of it: the representative's sequence under a header. It is
+    checked as such. Where the sequence is not as long as the entry says, the record is to be dropped.
+
+    Raises
+    ------
+    UserError
+        As `uniref_xml.parse_chunk`, and where an entry is not as the schema has it; names the file and the entry.
+    """
+    found = Found()
+    for number, entry in enumerate(parse_chunk(path, chunk), chunk.first - chunk.continued):
+        try:
+            found.add(entry, number, begins=number >= chunk.first)
+        except SchemaError as error:
+            raise UserError(f"{path}: entry {number}: {error}; expected UniRef XML as UniProt writes it") from None
+    records = found.records(path, chunk.first)
+    fields = pa.Table.from_pylist([header._asdict() for header in found.headers], schema=FIELDS)
+    wrong = [(row, number) for row, number in enumerate(records.number.tolist()) if number in found.wrong_lengths]
+    return Clusters(
+        records,
+        fields.take(pa.array(records.number - chunk.first)),
+        {row: ("wrong-length", found.wrong_lengths[number]) for row, number in wrong},
+        found.members.table(chunk.offset),
+    )
+
+
+class SchemaError(Exception):
+    """An entry is not as the schema has it."""
+
+
+class Found:
+    """What has been found in the entries of a chunk."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []  # of FASTA entries
+        self.headers: list[Header] = []
+        self.wrong_lengths: dict[int, str] = {}
+        self.members = MemberColumns()
+
+    def add(self, entry: Element, number: int, begins: bool) -> None:
+        """Add an entry: its members, and where it begins here its record."""
+        cluster = entry.get("id", "")
+        if re.search(r"\s", cluster):
+            raise SchemaError(f"its id {cluster!r} holds white space")
+        representative = None
+        for element in entry:
+            kind = LOCAL[element.tag]
+            if kind in ("representativeMember", "member"):
+                member = reference(element)
+                self.members.add(cluster, member, kind != "member")
+                if kind != "member":
+                    representative = element, member
+        if begins:
+            self.add_record(entry, cluster, number, representative)
+
+    def add_record(
+        self, entry: Element, cluster: str, number: int, representative: tuple[Element, Element] | None
+    ) -> None:
+        """Add what the FASTA file has of an entry."""
+        if not representative:
+            raise SchemaError("it has no representativeMember")
+        properties = dict(reversed([(each.get("type"), each.get("value", "")) for each in children(entry, "property")]))
+        name = next((printable(each.text or "").strip() for each in children(entry, "name")), "")
+        header = Header(
+            name.removeprefix(CLUSTER).strip(),
+            to_int(properties.get("member count")),
+            printable(properties["common taxon"]).strip() if "common taxon" in properties else None,
+            to_int(properties.get("common taxon ID")),
+            printable(representative[1].get("id", "")) or None,
+        )
+        self.headers.append(header)
+        sequence = self.sequence(representative[0], number)
+        # An id that is missing must not be taken from what stands behind it.
+        line = f">{cluster} {description(header)}" if cluster else ">"
+        # A sequence that begins as a header does is told from one by a space, and found faulty.
+        self.texts.append(line.encode() + b"\n" + (b" " if sequence.startswith(b">") else b"") + sequence)
+
+    def sequence(self, representative: Element, number: int) -> bytes:
+        """The sequence of a representative member, empty where there is none."""
+        for element in children(representative, "sequence"):
+            sequence = (element.text or "").encode().translate(None, WHITE_SPACE)
+            length = element.get("length", "")
+            if sequence and length != str(len(sequence)):
+                self.wrong_lengths[number] = f"{len(sequence)} residues; its entry says {length or 'nothing'}"
+            return sequence
+        return b""
+
+    def records(self, path: str | os.PathLike, first: int) -> Records:
+        """The records, checked."""
+        if self.texts:
+            return check_chunk(path, Chunk(first, len(self.texts), b"\n".join(self.texts)))
+        none = pa.array([], pa.string())
+        return Records(np.zeros(0, np.int64), none, none, none, {})
+
+
+def children(parent: Element, name: str) -> Iterable[Element]:
+    """Elements of a name right below another."""
+    return (element for element in parent if LOCAL[element.tag] == name)
+
+
+def reference(member: Element) -> Element:
+    """What a member refers to."""
+    found = next(iter(children(member, "dbReference")), None)
+    if found is None or not found.get("id"):
+        raise SchemaError("a member has no dbReference with an id")
+    return found
+
+
+def description(header: Header) -> str:
+    """The header of UniRef's FASTA file, behind the id; what is not known is left out.
+
+    Examples
+    --------
+    >>> description(Header("Ubiquitin", 7, "Homo sapiens", 9606, "UBC_HUMAN"))
+    'Ubiquitin n=7 Tax=Homo sapiens TaxID=9606 RepID=UBC_HUMAN'
+    """
+    parts = {
+        "n": header.n_members,
+        "Tax": header.taxon,
+        "TaxID": header.taxid,
+        "RepID": header.representative,
+    }
+    known = [f"{key}={value}" for key, value in parts.items() if value is not None]
+    return " ".join([header.name, *known]).strip()

@@ -1,0 +1,25 @@
+"""Sequence files of either form, told by their first bytes."""
+
+import os
+from collections.abc import Iterator
+from itertools import chain
+
+from embedome.fasta import BYTE_ORDER_MARK, Chunk, cut_chunks, read_blocks
+from embedome.uniref_xml import XmlChunk, read_xml_chunks
+
+
+def read_any_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk | XmlChunk]:
+    """Yield a FASTA or UniRef XML file, plain or compressed, in chunks of `size` bytes or a little more.
+
+    Raises
+    ------
+    UserError
+        As `fasta.read_chunks` and `uniref_xml.read_xml_chunks`.
+    """
+    blocks = read_blocks(path)
+    head = b""
+    for block in blocks:
+        if head := block.removeprefix(BYTE_ORDER_MARK).lstrip():
+            break
+    reader = read_xml_chunks if head.startswith(b"<") else cut_chunks
+    yield from reader(path, chain([head], blocks), size)

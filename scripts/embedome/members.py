@@ -1,0 +1,155 @@
+"""The members of UniRef clusters: one row each, sorted by cluster, streamed."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.catalog import CATALOG, read_catalog
+from embedome.files import atomic_path
+from embedome.headers import to_int
+from embedome.log import Progress
+from embedome.sorting import RunIndex, merge_runs
+from embedome.tables import ParquetSink
+
+log = logging.getLogger(__name__)
+
+MEMBERS_GROUP_ROWS = 1 << 17
+STATISTICS = ["id", "member", "accession", "uniparc", "taxid", "length"]
+SECONDARY = "secondary_accessions"
+
+MEMBERS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("accession", pa.string()),
+        pa.field(SECONDARY, pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("uniparc", pa.string()),
+        pa.field("uniref100", pa.string()),
+        pa.field("uniref90", pa.string()),
+        pa.field("uniref50", pa.string()),
+        pa.field("taxid", pa.int32()),
+        pa.field("length", pa.int32()),
+        pa.field("is_representative", pa.bool_(), nullable=False),
+        pa.field("is_seed", pa.bool_(), nullable=False),
+    ]
+)
+# The record of a member is its place among all members of a file.
+MEMBER_RUN = MEMBERS.append(pa.field("record", pa.int64(), nullable=False))
+KEPT = pa.schema([CATALOG.field("id"), CATALOG.field("n_members")])
+PROPERTIES = {"uniparc": "UniParc ID", **{f"uniref{level}": f"UniRef{level} ID" for level in (100, 90, 50)}}
+
+
+class MemberColumns:
+    """Members of a chunk, column by column."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {name: [] for name in MEMBERS.names}
+
+    def add(self, cluster: str, reference: Element, is_representative: bool) -> None:
+        """Add a member, by its ``dbReference``. Of properties that are given more than once the first one counts."""
+        name, accessions, known = reference.get("id"), [], {}
+        for each in reference:
+            kind = each.get("type")
+            if kind == "UniProtKB accession":
+                accessions.append(each.get("value", ""))
+            else:
+                known.setdefault(kind, each.get("value"))
+        if reference.get("type") == "UniParc ID":
+            known["UniParc ID"] = name
+        columns = self.columns
+        columns["id"].append(cluster)
+        columns["member"].append(name)
+        columns["accession"].append(accessions[0] if accessions else None)
+        columns[SECONDARY].append(accessions[1:])
+        for column, kind in PROPERTIES.items():
+            columns[column].append(known.get(kind))
+        columns["taxid"].append(to_int(known.get("NCBI taxonomy")))
+        columns["length"].append(to_int(known.get("length")))
+        columns["is_representative"].append(is_representative)
+        columns["is_seed"].append(known.get("isSeed") == "true")
+
+    def table(self, offset: int) -> pa.Table:
+        """Rows of the `MEMBER_RUN` schema, numbered from an offset on."""
+        columns = {**self.columns, "record": range(offset, offset + len(self.columns["id"]))}
+        return pa.table([pa.array(columns[field.name], field.type) for field in MEMBER_RUN], schema=MEMBER_RUN)
+
+
+def write_members(
+    runs: Sequence[RunIndex], catalog: str | os.PathLike, out: str | os.PathLike, n_read: int
+) -> dict[str, int]:
+    """Write the members of kept clusters, sorted by cluster, in it by their place in the file.
+
+    Memory: that of a range of the merge, which holds all members of a cluster.
+
+    Parameters
+    ----------
+    runs : sequence of RunIndex
+        Sorted runs of the `MEMBER_RUN` schema.
+    catalog : path
+        Folder of the kept clusters.
+    out : path
+        Parquet file of the `MEMBERS` schema.
+    n_read : int
+        Members in the runs.
+
+    Returns
+    -------
+    dict
+        ``read``, ``kept``, ``rejected`` (of clusters that were rejected), and ``clusters_that_differ``: kept ones with
+        another number of members than they say.
+    """
+    clusters = KeptClusters(Path(catalog))
+    kept, n_differ = 0, 0
+    with (
+        atomic_path(out) as path,
+        ParquetSink(
+            path, MEMBERS, MEMBERS_GROUP_ROWS, use_dictionary=["uniref50", "uniref90"], write_statistics=STATISTICS
+        ) as sink,
+        Progress("members", "members", n_read) as progress,
+    ):
+        for table, order in merge_runs(list(runs), MEMBER_RUN):
+            rows = table.take(pa.array(order))
+            known = clusters.among(rows["id"])
+            members = rows.filter(pc.is_in(rows["id"], value_set=known["id"].combine_chunks()))
+            differ = other_counts(members, known)
+            if differ and not n_differ:
+                log.warning("%s holds another number of members than it says; others may, too", min(differ))
+            n_differ += len(differ)
+            sink.write(members.select(MEMBERS.names).combine_chunks())
+            kept += len(members)
+            progress.update(len(rows))
+    return {"read": n_read, "kept": kept, "rejected": n_read - kept, "clusters_that_differ": n_differ}
+
+
+def other_counts(members: pa.Table, clusters: pa.Table) -> list[str]:
+    """Clusters whose members, all of them given, are not as many as they say."""
+    counts = members.group_by("id").aggregate([("id", "count")])
+    both = clusters.join(counts, "id", join_type="left outer")
+    return both.filter(pc.not_equal(both["n_members"], pc.fill_null(both["id_count"], 0)))["id"].to_pylist()
+
+
+class KeptClusters:
+    """The catalog's ids, read once in their order."""
+
+    def __init__(self, catalog: Path) -> None:
+        self.tables = read_catalog(catalog, KEPT.names)
+        self.rest: pa.Table | None = next(self.tables, None)
+
+    def among(self, ids: pa.ChunkedArray) -> pa.Table:
+        """The kept ones of the clusters with the given ids, which are in order and behind those given before."""
+        last, wanted = ids[-1], pc.unique(ids)
+        found = [KEPT.empty_table()]
+        while self.rest is not None:
+            n_below = pc.sum(pc.less_equal(self.rest["id"], last)).as_py() or 0
+            piece, self.rest = self.rest.slice(0, n_below), self.rest.slice(n_below)
+            found.append(piece.filter(pc.is_in(piece["id"], value_set=wanted)))
+            if len(self.rest):
+                break
+            self.rest = next(self.tables, None)
+        return pa.concat_tables(found)
