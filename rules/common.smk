@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from embedome.config import check_config, config_sha256, load_schema
+from embedome.config import check_config, config_sha256, load_schema, release_name
 from embedome.errors import UserError
 from embedome.models import check_model_directory
 from embedome.tokenizer import vocabulary_file
@@ -18,6 +18,8 @@ try:
         check_model_directory(config["model"]["directory"])
 except UserError as error:
     sys.exit(str(error))
+
+config["source"]["release"] = release_name(config["source"]["release"])
 
 SPLITS = ["val", "test", "train"]
 MODEL = config["model"]["name"]
@@ -40,18 +42,33 @@ def get_targets():
 
 
 def is_kind(kind):
-    """Whether the sequences come from a demo release, a downloaded one, or files of the user's."""
+    """Whether the sequences come from a demo release, a downloaded one, an address, or files of the user's."""
     return config["source"]["kind"] == kind
 
 
-def source_folder():
-    """Where the downloaded release lies; the demo must not be taken for the real one."""
-    return "resources/demo" if is_kind("demo") else "resources/release"
+def old_release():
+    """The release to take out of an archive, if one is."""
+    return config["source"]["release"] if is_kind("release") else None
+
+
+def file_format():
+    """Of the release's file: UniProt's archives hold XML alone."""
+    chosen = config["source"]["format"] if is_kind("release") else "fasta"
+    return chosen or ("xml" if old_release() else "fasta")
+
+
+def release_folder():
+    """Where the downloaded release lies; no other must be taken for it, be it the demo or an older one."""
+    if is_kind("demo"):
+        return "resources/demo"
+    release = f"-{old_release()}" if old_release() else ""
+    return f"resources/release{release}{'-xml' if file_format() == 'xml' else ''}"
 
 
 def release_file(name):
-    """A file of the downloaded release."""
-    return f"{source_folder()}/{database()}/{name}"
+    """A file of what was downloaded."""
+    folder = "resources/url" if is_kind("url") else release_folder()
+    return f"{folder}/{database()}/{name}"
 
 
 def database():
@@ -63,7 +80,9 @@ def get_fasta():
     """The sequence files to filter."""
     if is_kind("fasta"):
         return config["source"]["fasta"]
-    return [release_file(f"{database()}.fasta.gz")]
+    if is_kind("url"):
+        return [release_file("sequences")]
+    return [release_file(f"{database()}.{file_format()}.gz")]
 
 
 def get_release():

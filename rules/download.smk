@@ -1,4 +1,4 @@
-# A release in UniProt's layout: made for the demo, fetched and verified in either case. Needs the network: local rules.
+# A release in UniProt's layout, made for the demo, or a file of any address. Needs the network: local rules.
 
 
 rule make_demo:
@@ -26,8 +26,8 @@ rule download:
     input:
         demo=rules.make_demo.output.metalink if is_kind("demo") else [],
     output:
-        fasta=f"{source_folder()}/{{database}}/{{database}}.fasta.gz",
-        release=f"{source_folder()}/{{database}}/release.json",
+        sequences=f"{release_folder()}/{{database}}/{{database}}.{file_format()}.gz",
+        release=f"{release_folder()}/{{database}}/release.json",
     log:
         "results/logs/download_{database}.log",
     benchmark:
@@ -37,7 +37,30 @@ rule download:
         "../envs/data.yaml"
     params:
         mirrors=config["source"]["mirrors"],
+        file_format=file_format(),
+        release=old_release(),
     message:
         "Downloading {wildcards.database} and verifying size and checksum"
     script:
         "../scripts/download.py"
+
+
+rule download_url:
+    output:
+        sequences="resources/url/{database}/sequences",
+        release="resources/url/{database}/release.json",
+    log:
+        "results/logs/download_url_{database}.log",
+    benchmark:
+        "results/benchmarks/download_url_{database}.tsv"
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    params:
+        url=config["source"]["url"],
+        md5=config["source"]["md5"],
+        sha256=config["source"]["sha256"],
+    message:
+        "Downloading {params.url}"
+    script:
+        "../scripts/download_url.py"

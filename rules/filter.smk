@@ -1,4 +1,4 @@
-# FASTA in, a catalog sorted by id out; every rejected record with its reason.
+# FASTA or UniRef XML in, a catalog sorted by id out; every rejected record with its reason.
 
 
 rule filter:
@@ -9,6 +9,7 @@ rule filter:
     output:
         catalog=directory("results/catalog"),
         rejects="results/rejects.parquet",
+        members="results/members.parquet",
         summary="results/summaries/filter.json",
     log:
         "results/logs/filter.log",

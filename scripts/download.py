@@ -10,6 +10,8 @@ with rule_log(snakemake.log):
     download_release(
         [Path(demo).parent.resolve().as_uri()] if demo else snakemake.params.mirrors,
         snakemake.wildcards.database,
-        Path(snakemake.output.fasta),
+        Path(snakemake.output.sequences),
         Path(snakemake.output.release),
+        file_format=snakemake.params.file_format,
+        release=snakemake.params.release,
     )

@@ -12,6 +12,7 @@ if __name__ == "__main__":
             limits_of(snakemake.params.limits),
             catalog=snakemake.output.catalog,
             rejects=snakemake.output.rejects,
+            members=snakemake.output.members,
             summary=snakemake.output.summary,
             release=snakemake.input.get("release"),
             workers=snakemake.threads,

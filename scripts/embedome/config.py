@@ -9,6 +9,8 @@ from embedome.errors import UserError
 from embedome.files import json_sha256
 from embedome.registry import REGISTRY
 
+# Databases of which UniProt keeps old releases in one archive.
+UNIREF = ("uniref50", "uniref90", "uniref100")
 # What decides about sequences and vectors; the rest only about how a run looks.
 SCIENCE = ("source", "demo", "filter", "split", "shard", "cost", "model", "embed")
 
@@ -55,7 +57,7 @@ def dotted(path: str, key: Any) -> str:
 def expectation(schema: Mapping[str, Any]) -> str:
     """What a schema admits, in words."""
     if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
+        return "one of " + ", ".join("null" if value is None else value for value in schema["enum"])
     kinds = schema.get("type", "object")
     words = [" or ".join([kinds] if isinstance(kinds, str) else kinds)]
     limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "pattern": "of the form"}
@@ -72,6 +74,11 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield "source.fasta is []; expected at least one path, as source.kind is 'fasta'"
     if source["kind"] == "release" and not source["mirrors"]:
         yield "source.mirrors is []; expected at least one URL, as source.kind is 'release'"
+    if source["kind"] == "release" and source["release"] and source["database"] not in UNIREF:
+        known = ", ".join(UNIREF)
+        yield f"source.database is {source['database']!r}; expected one of {known}, as source.release is given"
+    if source["kind"] == "url" and not source["url"]:
+        yield "source.url is None; expected an address, as source.kind is 'url'"
     shortest, longest = limits["min_length"], limits["max_length"]
     if longest is not None and longest < shortest:
         yield f"filter.max_length is {longest}; expected at least filter.min_length, {shortest}"
@@ -85,6 +92,17 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield from untrained_faults(untrained)
     if embed["long_sequences"] != "window" and embed["overlap"]:
         yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
+
+
+def release_name(release: str | int | None) -> str | None:
+    """A release as UniProt writes it; YAML takes 2024_05 for the number 202405.
+
+    Examples
+    --------
+    >>> release_name(202405)
+    '2024_05'
+    """
+    return f"{release // 100}_{release % 100:02}" if isinstance(release, int) else release
 
 
 def untrained_faults(untrained: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from embedome.config import SCIENCE, check_config, config_sha256, load_schema
+from embedome.config import SCIENCE, check_config, config_sha256, load_schema, release_name
 from embedome.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_presets_are_valid_and_name_no_default_again(preset):
 
 def test_documentation_has_every_key_and_no_other():
     text = (ROOT / "docs" / "configuration.md").read_text()
-    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
+    documented = set(re.findall(r"^\| `([a-z0-9_.]+)` \|", text, re.MULTILINE))
     assert documented == leaves(SCHEMA)
 
 
@@ -100,6 +100,15 @@ def test_documentation_has_every_key_and_no_other():
         ({"filter": None}, "filter is None; expected object"),
         ({"source": {"kind": "fasta"}}, "source.fasta is []; expected at least one path"),
         ({"source": {"kind": "release"}}, "source.mirrors is []; expected at least one URL"),
+        ({"source": {"kind": "url"}}, "source.url is None; expected an address"),
+        ({"source": {"url": "ftp://x"}}, "source.url is 'ftp://x'; expected string or null, of the form ^"),
+        ({"source": {"md5": "0"}}, "source.md5 is '0'; expected string or null, of the form ^"),
+        ({"source": {"format": "dat"}}, "source.format is 'dat'; expected one of fasta, xml, null"),
+        ({"source": {"release": "2024-05"}}, "source.release is '2024-05'; expected string or integer or null"),
+        (
+            {"source": {"kind": "release", "mirrors": ["file:///x"], "release": 202405, "database": "uniparc"}},
+            "source.database is 'uniparc'; expected one of uniref50, uniref90, uniref100, as source.release is given",
+        ),
         ({"filter": {"max_length": 5}}, "filter.max_length is 5; expected at least filter.min_length, 20"),
         ({"model": {"untrained": {"heads": 3}}}, "model.untrained.hidden is 64; expected a multiple of heads, 3"),
         ({"embed": {"overlap": 5}}, "embed.overlap is 5; expected 0, as embed.long_sequences is not 'window'"),
@@ -109,6 +118,13 @@ def test_a_fault_names_the_key_the_value_and_what_is_expected(sections, message)
     text = fault(**sections)
     assert message in text
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["2024_05", '"2024_05"', "2023_10", "null"])
+def test_a_release_is_the_same_however_yaml_reads_it(text):
+    source = yaml.safe_load(f"{{kind: release, mirrors: ['file:///x'], release: {text}}}")
+    check_config(merged(CONFIG, {"source": source}), SCHEMA)
+    assert release_name(source["release"]) == (None if text == "null" else text.strip('"'))
 
 
 def test_every_fault_has_a_line_of_its_own():
