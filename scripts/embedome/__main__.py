@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 
 from embedome import __version__
@@ -10,6 +9,7 @@ from embedome.errors import user_errors
 from embedome.log import setup_logging
 from embedome.machine_options import add_machine_options, chosen_device
 from embedome.models_command import add_models
+from embedome.parallel import available_cores, start_server
 from embedome.plan_command import add_bench, add_plan
 from embedome.stop import exit_on_sigterm
 from embedome.translate_command import add_translate
@@ -110,8 +110,6 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
-    from embedome.parallel import start_server
-
     if options.device != "cuda" and options.workers != 1:
         start_server("embedome.embed")
     from embedome.embed import Machine
@@ -141,11 +139,6 @@ def run_embed(options: argparse.Namespace) -> None:
         machine=Machine(device, workers=options.workers or (available_cores() if device == "cpu" else 1)),
     )
     print(f"{options.out}: {json.dumps(account)}")
-
-
-def available_cores() -> int:
-    """Cores this process may use, which on a cluster are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_describe(options: argparse.Namespace) -> None:

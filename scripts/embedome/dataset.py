@@ -6,6 +6,7 @@ The files are plain Parquet: pyarrow, pandas, Polars, DuckDB and Dask read them 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from embedome.format import (
     KEYS,
     MANIFEST,
     SKIPPED_FILE,
-    describe_file,
     embedding_schema,
     part_info,
     read_rows,
@@ -30,9 +30,16 @@ from embedome.format import (
     vector_matrix,
 )
 from embedome.lookup import find_in_files
+from embedome.neighbours import EXACT_UP_TO, Neighbours, build_index
+from embedome.parallel import available_cores
+from embedome.scan import SPLIT, Piece, list_pieces, matrices, scan
+from embedome.tables import RowReader
 
 if TYPE_CHECKING:
     import dask.array
+    import dask.dataframe
+
+    from embedome.torch_data import TensorStream
 
 
 def open_dataset(path: str | os.PathLike) -> "Dataset":
@@ -45,23 +52,34 @@ def open_dataset(path: str | os.PathLike) -> "Dataset":
     """
     path = Path(path)
     if path.is_file():
-        info = part_info(path)
-        ids = read_rows(path, ["id"])["id"].to_pylist()
-        entry = describe_file(path, info.rows, ids)
-        splits = {"all": {"rows": info.rows, "states": count_states(path), "files": [entry], "residues": []}}
-        if info.provenance["per_residue"]:
-            splits["all"]["residues"] = [{**entry, "file": residues_path(path).name}]
-        manifest = {"rows": info.rows, "dimension": info.dimension, "splits": splits, "provenance": info.provenance}
-        return Dataset(path.parent, manifest, skipped=pa.Table.from_pylist(info.skipped) if info.skipped else None)
+        return open_file(path)
     if not (path / MANIFEST).is_file():
         raise UserError(f"{path}: no data set there (no {MANIFEST}); run the merge stage, or check the path")
     skipped = read_rows(path / SKIPPED_FILE)
     return Dataset(path, read_json(path / MANIFEST), skipped=skipped if len(skipped) else None)
 
 
-def count_states(path: Path) -> dict[str, int]:
-    """Rows of a file by state."""
-    counts = pc.value_counts(read_rows(path, ["state"])["state"].combine_chunks()).to_pylist()
+def open_file(path: Path) -> "Dataset":
+    """Open the one file of `embedome embed` as a data set of one split, ``all``; vectors are not read."""
+    info = part_info(path)
+    table = read_rows(path, ["id", "state"])
+    ids = table["id"]
+    entry = {
+        "file": path.name,
+        "rows": info.rows,
+        "first_id": ids[0].as_py() if info.rows else None,
+        "last_id": ids[-1].as_py() if info.rows else None,
+        "bytes": path.stat().st_size,
+    }
+    residues = [{**entry, "file": residues_path(path).name}] if info.provenance["per_residue"] else []
+    splits = {"all": {"rows": info.rows, "states": count_states(table), "files": [entry], "residues": residues}}
+    manifest = {"rows": info.rows, "dimension": info.dimension, "splits": splits, "provenance": info.provenance}
+    return Dataset(path.parent, manifest, skipped=pa.Table.from_pylist(info.skipped) if info.skipped else None)
+
+
+def count_states(table: pa.Table) -> dict[str, int]:
+    """Rows by state."""
+    counts = pc.value_counts(table["state"].combine_chunks()).to_pylist()
     return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: count["values"])}
 
 
@@ -123,8 +141,31 @@ class Dataset:
             raise UserError(f"{self.folder}: no split {split!r}; there are {', '.join(splits)}")
         return [file for name in ([split] if split else splits) for file in splits[name][kind]]
 
-    def matrix(self, split: str | None = None, pooling: str | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+    def checked(self, columns: Sequence[str], *others: str) -> list[str]:
+        """Names of columns, if they are in the files or among the `others`.
+
+        Raises
+        ------
+        UserError
+            Names one that is not.
+        """
+        known = [*self.schema.names, *others]
+        for name in columns:
+            if name not in known:
+                raise UserError(f"{self.folder}: no column {name!r}; there are {', '.join(known)}")
+        return list(columns)
+
+    def pieces(self, split: str | None = None, kind: str = "files") -> list[Piece]:
+        """Where the rows of a split, or of all, are; parameters as for `files`."""
+        names = self.splits if split is None else [split]
+        return [piece for name in names for piece in list_pieces(self.folder, name, self.files(name, kind))]
+
+    def matrix(
+        self, split: str | None = None, pooling: str | None = None, threads: int | None = None
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield ids and vectors, one file at a time, ids sorted within a file.
+
+        Memory is that of the file, and of those that are decoded meanwhile: see `iter_batches` for less.
 
         Parameters
         ----------
@@ -132,6 +173,8 @@ class Dataset:
             All splits, one after the other, where none is named.
         pooling : str, optional
             The first of `poolings` where none is named.
+        threads : int, optional
+            That decode ahead; all cores if not given.
 
         Yields
         ------
@@ -139,29 +182,89 @@ class Dataset:
         vectors : numpy.ndarray, dtype=float16, shape=(n, D)
         """
         column = self.column(pooling)
-        for table in self.tables(["id", column], split):
-            yield table["id"].to_pylist(), vector_matrix(table[column])
+        files = [(self.folder / file["file"], file["rows"]) for file in self.files(split)]
+        yield from matrices(files, column, self.dimension, threads or available_cores())
 
-    def tables(self, columns: Sequence[str], split: str | None = None) -> Iterator[pa.Table]:
-        """Yield some columns as Arrow tables, one file at a time; others are not read."""
-        for file in self.files(split):
-            yield read_rows(self.folder / file["file"], columns)
+    def iter_batches(
+        self,
+        split: str | None = None,
+        rows: int = 8192,
+        columns: Sequence[str] = (),
+        pooling: str | None = None,
+        threads: int | None = None,
+    ) -> Iterator[tuple]:
+        """Yield ids and vectors, `rows` at a time, whatever the files; memory is that of some row groups.
 
-    def rows(self, ids: Sequence[str]) -> pa.Table:
-        """The rows of some ids, in the order asked for.
+        Parameters
+        ----------
+        split, pooling, threads
+            As for `matrix`; rows come in its order.
+        rows : int
+            Of a batch; the last may have fewer.
+        columns : sequence of str
+            Other columns to give, by name; ``split`` too.
 
-        Only row groups whose id statistics admit one of the ids are read.
+        Yields
+        ------
+        ids : list of str, length n
+        vectors : numpy.ndarray, dtype=float16, shape=(n, D)
+        *columns : pyarrow.Array
+            One for each of `columns`; values that are not known are null.
 
         Raises
         ------
         UserError
-            Where an id is not there; says whether it was skipped and why.
+            Where a name is unknown, or `rows` below 1.
         """
-        table = find_in_files(self.folder, self.files(), sorted(set(ids)), self.schema)
+        if rows < 1:
+            raise UserError(f"batches of {rows} rows; expected 1 or more")
+        column, others = self.column(pooling), self.checked(columns, SPLIT)
+        names = list(dict.fromkeys(["id", column, *others]))
+        tables = scan(self.pieces(split), names, threads or available_cores())
+        first = next(tables, None)
+        if first is None:
+            return
+        reader = RowReader(chain([first], tables), first.schema)
+        while len(table := reader.take(rows)):
+            arrays = [table[name].combine_chunks() for name in others]
+            yield table["id"].to_pylist(), vector_matrix(table[column]), *arrays
+
+    def tables(
+        self, columns: Sequence[str], split: str | None = None, threads: int | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield some columns as Arrow tables, a row group at a time, in the order of `matrix`; others are not read.
+
+        Raises
+        ------
+        UserError
+            As `iter_batches`.
+        """
+        yield from scan(self.pieces(split), self.checked(columns, SPLIT), threads or available_cores())
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of some ids, in the order asked for.
+
+        Of files that may hold an id the footer is read; of row groups that may, by their statistics, the ids; where one
+        is there the other columns, and of vectors the pages that hold it.
+
+        Parameters
+        ----------
+        ids : sequence of str
+        columns : sequence of str, optional
+            All of the files if not given.
+
+        Raises
+        ------
+        UserError
+            Where an id is not there; says whether it was skipped and why. Where a column is unknown.
+        """
+        names = self.schema.names if columns is None else self.checked(columns)
+        schema = pa.schema([self.schema.field(name) for name in dict.fromkeys(["id", *names])])
+        table = find_in_files(self.folder, self.files(), sorted(set(ids)), schema, available_cores())
         position = pc.index_in(pa.array(ids, pa.string()), value_set=table["id"])
         if position.null_count:
             raise self.missing(ids[pc.indices_nonzero(pc.is_null(position))[0].as_py()])
-        return table.take(position)
+        return table.take(position).select(names)
 
     def get(self, ids: Sequence[str], pooling: str | None = None) -> np.ndarray:
         """The vectors of some ids, in the order asked for.
@@ -181,7 +284,8 @@ class Dataset:
         UserError
             As `rows`.
         """
-        return vector_matrix(self.rows(ids)[self.column(pooling)])
+        column = self.column(pooling)
+        return vector_matrix(self.rows(ids, [column])[column])
 
     def residues(self, ids: Sequence[str]) -> list[np.ndarray]:
         """The vectors of the residues of some ids, in the order asked for.
@@ -200,7 +304,7 @@ class Dataset:
         files = self.files(kind="residues")
         if not files:
             raise UserError(f"{self.folder}: no vectors of residues; embed with per_residue to have them")
-        rows = self.rows(ids)
+        rows = self.rows(ids, ["id", "digest", "state"])
         names = set(rows.filter(pc.not_equal(rows["state"], DUPLICATE))["id"].to_pylist())
         copies = rows.filter(pc.equal(rows["state"], DUPLICATE))["digest"]
         for file in files if len(copies) else []:
@@ -225,18 +329,111 @@ class Dataset:
         -------
         dask.array.Array, dtype=float16, shape=(n, D)
         """
-        import dask
-        import dask.array
+        from embedome.dask_data import dask_array
 
-        load, column = dask.delayed(load_matrix), self.column(pooling)
-        chunks = [
-            dask.array.from_delayed(
-                load(self.folder / file["file"], column), (file["rows"], self.dimension), np.float16
-            )
-            for file in self.files(split)
-            if file["rows"]
-        ]
-        return dask.array.concatenate(chunks) if chunks else dask.array.zeros((0, self.dimension), np.float16)
+        files = [(self.folder / file["file"], file["rows"]) for file in self.files(split) if file["rows"]]
+        return dask_array(files, self.column(pooling), self.dimension)
+
+    def to_dask_frame(
+        self, split: str | None = None, columns: Sequence[str] | None = None
+    ) -> "dask.dataframe.DataFrame":
+        """The other columns as a Dask data frame, a partition per chunk of `to_dask`, rows in the same order.
+
+        Parameters
+        ----------
+        split : str, optional
+            As for `matrix`.
+        columns : sequence of str, optional
+            All but the vectors, and ``split``, if not given. Not those of vectors: Dask turns columns of arrays into
+            strings.
+
+        Returns
+        -------
+        dask.dataframe.DataFrame
+            Numbers that may be unknown are pandas' Int32.
+
+        Raises
+        ------
+        UserError
+            Where a column is unknown, or one of vectors.
+        """
+        from embedome.dask_data import dask_frame
+
+        vectors = vector_columns(self.poolings).values()
+        schema = pa.schema([*(field for field in self.schema if field.name not in vectors), (SPLIT, pa.string())])
+        names = schema.names if columns is None else self.checked(columns, SPLIT)
+        for name in vectors:
+            if name in names:
+                raise UserError(f"{self.folder}: {name!r} is a column of vectors; to_dask gives them as an array")
+        return dask_frame(self.pieces(split), names, schema)
+
+    def to_torch(
+        self,
+        split: str | None = None,
+        rows: int | None = None,
+        columns: Sequence[str] = (),
+        pooling: str | None = None,
+        shuffle: int = 0,
+        seed: int = 0,
+    ) -> "TensorStream":
+        """The rows as a PyTorch data set that streams tensors; see `embedome.torch_data.TensorStream`.
+
+        Parameters
+        ----------
+        split, columns, pooling
+            As for `iter_batches`.
+        rows : int, optional
+            Give batches of so many rows, for a DataLoader with ``batch_size=None``; single rows if not given.
+        shuffle : int
+            Rows of the buffer that rows are drawn from; row groups are shuffled too. 0: the order of `matrix`.
+        seed : int
+            Of the shuffle.
+        """
+        from embedome.torch_data import TensorStream
+
+        return TensorStream(
+            self.pieces(split),
+            self.column(pooling),
+            self.checked(columns, SPLIT),
+            rows=rows,
+            shuffle=shuffle,
+            seed=seed,
+        )
+
+    def to_faiss(
+        self,
+        split: str | None = None,
+        pooling: str | None = None,
+        metric: str = "cosine",
+        exact_up_to: int = EXACT_UP_TO,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> Neighbours:
+        """A FAISS index of the vectors, with their ids.
+
+        Parameters
+        ----------
+        split, pooling, threads
+            As for `matrix`.
+        metric, exact_up_to, seed
+            As for `embedome.neighbours.build_index`.
+        """
+        threads = threads or available_cores()
+
+        def vectors() -> Iterator[np.ndarray]:
+            return (batch for _, batch in self.iter_batches(split, pooling=pooling, threads=threads))
+
+        index = build_index(
+            vectors,
+            self.dimension,
+            sum(file["rows"] for file in self.files(split)),
+            metric=metric,
+            exact_up_to=exact_up_to,
+            seed=seed,
+            threads=threads,
+        )
+        ids = [chunk for table in self.tables(["id"], split, threads) for chunk in table["id"].chunks]
+        return Neighbours(index, pa.chunked_array(ids, pa.string()), metric)
 
     def describe(self) -> dict[str, Any]:
         """Counts, provenance, schema and size, as JSON."""
@@ -253,8 +450,3 @@ class Dataset:
             "schema": {column.name: str(column.type) for column in self.schema},
             "provenance": self.manifest["provenance"],
         }
-
-
-def load_matrix(path: Path, column: str) -> np.ndarray:
-    """The vectors of a file's column, float16 [n, D]."""
-    return vector_matrix(read_rows(path, [column])[column])

@@ -3,19 +3,24 @@
 import bisect
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.tables import open_parquet
+from embedome.parallel import map_in_order
+from embedome.rowfile import RowFile
+from embedome.scan import threads_ahead
 
 
-def find_rows(path: str | os.PathLike, ids: Sequence[str]) -> pa.Table:
+def find_rows(path: str | os.PathLike, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     """Read the rows of a file that have one of the ids, in the file's order.
 
-    Only row groups whose id statistics admit one of the ids are read, and in full only where one is there.
+    Ids are read of the row groups whose statistics admit one of them, other columns where one is there, and vectors
+    of the pages that hold it.
 
     Parameters
     ----------
@@ -23,20 +28,25 @@ def find_rows(path: str | os.PathLike, ids: Sequence[str]) -> pa.Table:
         An embedding file.
     ids : sequence of str
         Sorted.
+    columns : sequence of str, optional
+        All if not given.
     """
-    file = open_parquet(path)
+    file = RowFile(path)
+    columns = file.schema.names if columns is None else columns
     wanted = pa.array(ids, pa.string())
-    found = [file.schema_arrow.empty_table()]
-    for group in range(file.num_row_groups):
-        if not overlaps(ids, file.metadata.row_group(group).column(0).statistics):
+    found = [file.select(columns).empty_table()]
+    for group in range(len(file.starts) - 1):
+        if not overlaps(ids, file.chunk(group, "id").statistics):
             continue
-        hits = pc.is_in(file.read_row_group(group, ["id"], use_threads=False)["id"], value_set=wanted)
-        if pc.any(hits).as_py():
-            found.append(file.read_row_group(group, use_threads=False).filter(hits))
+        hits = np.flatnonzero(pc.is_in(file.read(group, ["id"])["id"], value_set=wanted))
+        if len(hits):
+            found.append(file.read(group, columns, hits))
     return pa.concat_tables(found)
 
 
-def find_in_files(folder: Path, files: Iterable[Mapping[str, Any]], ids: Sequence[str], schema: pa.Schema) -> pa.Table:
+def find_in_files(
+    folder: Path, files: Iterable[Mapping[str, Any]], ids: Sequence[str], schema: pa.Schema, threads: int = 1
+) -> pa.Table:
     """Read the rows that have one of the ids from the files that may hold them.
 
     Parameters
@@ -47,14 +57,14 @@ def find_in_files(folder: Path, files: Iterable[Mapping[str, Any]], ids: Sequenc
     ids : sequence of str
         Sorted.
     schema : pyarrow.Schema
-        Schema of the result, free of the files' own metadata.
+        Schema of the result: the columns to read.
+    threads : int
+        Files read at once.
     """
-    tables = [
-        find_rows(folder / file["file"], ids).cast(schema)
-        for file in files
-        if file["rows"] and within(ids, file["first_id"], file["last_id"])
-    ]
-    return pa.concat_tables([schema.empty_table(), *tables])
+    paths = [folder / file["file"] for file in files if file["rows"] and within(ids, file["first_id"], file["last_id"])]
+    with threads_ahead(threads) as pool:
+        tables = list(map_in_order(pool, partial(find_rows, ids=ids, columns=schema.names), paths, 2 * threads))
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
 
 def overlaps(ids: Sequence[str], statistics: object) -> bool:

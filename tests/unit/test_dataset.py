@@ -75,10 +75,10 @@ def test_get_gives_vectors_in_the_order_asked_for_again_if_asked_again(data, eve
 
 
 def test_get_reads_only_files_that_may_hold_the_id(data, line, everything, monkeypatch):
-    import embedome.lookup
+    import embedome.rowfile
 
     opened = []
-    monkeypatch.setattr(embedome.lookup, "open_parquet", lambda path: opened.append(path) or pq.ParquetFile(path))
+    monkeypatch.setattr(embedome.rowfile, "open_parquet", lambda path: opened.append(path) or pq.ParquetFile(path))
     name = next(name for name in everything if not name.startswith("copy"))
     data.get([name])
     assert len(opened) < len(list(line.dataset.rglob("split=*/*.parquet")))

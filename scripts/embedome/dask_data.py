@@ -1,0 +1,51 @@
+"""The rows of a data set as Dask collections: a task per file, loaded when it is computed."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import dask
+import dask.array
+import dask.dataframe
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from embedome.scan import Piece, matrices, scan
+
+
+def dask_array(files: Sequence[tuple[Path, int]], column: str, dimension: int) -> dask.array.Array:
+    """The vectors of files, given with their rows, a chunk each; float16 [n, D]."""
+    load = dask.delayed(load_matrix)
+    chunks = [
+        dask.array.from_delayed(load(path, rows, column, dimension), (rows, dimension), np.float16)
+        for path, rows in files
+    ]
+    return dask.array.concatenate(chunks) if chunks else dask.array.zeros((0, dimension), np.float16)
+
+
+def load_matrix(path: Path, rows: int, column: str, dimension: int) -> np.ndarray:
+    """The vectors of a file's column, float16 [n, D]."""
+    return next(matrices([(path, rows)], column, dimension, threads=1))[1]
+
+
+def dask_frame(pieces: Iterable[Piece], columns: Sequence[str], schema: pa.Schema) -> dask.dataframe.DataFrame:
+    """Some columns of pieces, a partition per file."""
+    files: dict[Path, list[Piece]] = {}
+    for piece in pieces:
+        files.setdefault(piece.path, []).append(piece)
+    empty = to_pandas(schema.empty_table().select(columns))
+    if not files:
+        return dask.dataframe.from_pandas(empty, npartitions=1)
+    return dask.dataframe.from_map(load_frame, list(files.values()), columns=columns, meta=empty)
+
+
+def load_frame(pieces: Sequence[Piece], columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a file."""
+    return to_pandas(pa.concat_tables(scan(pieces, columns, threads=1)))
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """A table as a data frame, in which numbers that are not known do not become floats."""
+    frame = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    always = [field.name for field in table.schema if field.type == pa.int32() and not field.nullable]
+    return frame.astype(dict.fromkeys(always, np.int32))

@@ -1,0 +1,120 @@
+"""One embedding file, read row group by row group, by several threads at once; only what is asked for is read."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedome.errors import UserError
+from embedome.format import vector_array, vector_matrix
+from embedome.pages import OtherLayoutError, read_chunk, read_rows_of_chunk
+from embedome.tables import first_line, open_parquet
+
+
+class RowFile:
+    """The footer of an embedding file, and readers of its row groups.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        Without the file's metadata.
+    starts : numpy.ndarray, dtype=int64, shape=(groups + 1,)
+        First row of each row group; last the number of rows.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or no Parquet file; readers raise it where a page is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        file = open_parquet(path)
+        self.path = Path(path)
+        self.metadata = file.metadata
+        self.schema = file.schema_arrow.remove_metadata()
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+        names = [file.metadata.schema.column(number).path for number in range(file.metadata.num_columns)]
+        self.numbers = {name.split(".")[0]: number for number, name in enumerate(names)}
+
+    def read(self, group: int, columns: Sequence[str], wanted: np.ndarray | None = None) -> pa.Table:
+        """Some columns of a row group.
+
+        Parameters
+        ----------
+        group : int
+        columns : sequence of str
+        wanted : numpy.ndarray, dtype=int64, optional
+            Row numbers in the group, ascending; all if not given.
+        """
+        vectors = [name for name in columns if is_vector(self.schema.field(name).type)]
+        arrays = {name: vector_array(self.vectors(group, name, wanted)) for name in vectors}
+        others = [name for name in columns if name not in vectors]
+        if others:
+            table = self.arrow(group, others)
+            arrays |= {name: table[name] if wanted is None else table[name].take(pa.array(wanted)) for name in others}
+        return pa.table({name: arrays[name] for name in columns}, self.select(columns))
+
+    def select(self, columns: Sequence[str]) -> pa.Schema:
+        """The schema of some columns."""
+        return pa.schema([self.schema.field(name) for name in columns])
+
+    def vectors(self, group: int, name: str, wanted: np.ndarray | None = None) -> np.ndarray:
+        """Vectors of a row group, float16 [n, D], all or those of the `wanted` rows."""
+        rows = int(self.starts[group + 1] - self.starts[group])
+        dimension = self.schema.field(name).type.list_size
+        if wanted is None:
+            out = np.empty((rows, dimension), np.float16)
+            self.fill(group, name, out)
+            return out
+        with self.opened() as descriptor:
+            try:
+                return read_rows_of_chunk(descriptor, self.chunk(group, name), rows, dimension, wanted)
+            except OtherLayoutError:
+                return vector_matrix(self.arrow(group, [name])[name])[wanted]
+
+    def fill(self, group: int, name: str, out: np.ndarray) -> None:
+        """Read the vectors of a row group into a float16 matrix [n, D]."""
+        with self.opened() as descriptor:
+            try:
+                read_chunk(descriptor, self.chunk(group, name), out)
+            except OtherLayoutError:
+                out[:] = vector_matrix(self.arrow(group, [name])[name])
+
+    def chunk(self, group: int, name: str) -> pq.ColumnChunkMetaData:
+        """What the footer says of a column in a row group."""
+        return self.metadata.row_group(group).column(self.numbers[name])
+
+    def arrow(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a row group, by pyarrow."""
+        with self.faults_named():
+            # A reader of its own: one cannot be used by two threads.
+            file = pq.ParquetFile(self.path, metadata=self.metadata, page_checksum_verification=True)
+            table = file.read_row_group(group, columns, use_threads=False)
+            expected = self.starts[group + 1] - self.starts[group]
+            if len(table) != expected:
+                raise OSError(f"{len(table)} rows in row group {group}; expected {expected}")
+        return table
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """The descriptor of the file, opened."""
+        with self.faults_named(), open(self.path, "rb", buffering=0) as handle:
+            yield handle.fileno()
+
+    @contextmanager
+    def faults_named(self) -> Iterator[None]:
+        """Turn what goes wrong in reading into a user's error."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.path}: damaged ({first_line(error)}); delete it and run again") from None
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds a vector a row, none of them null."""
+    return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()

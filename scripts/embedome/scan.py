@@ -1,0 +1,144 @@
+"""Streams of rows over many files: decoded in threads ahead of the reader, given in order, in bounded memory."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.errors import UserError
+from embedome.format import GROUP_ROWS
+from embedome.parallel import map_in_order
+from embedome.rowfile import RowFile
+
+# A column that is in no file: it stands in the path.
+SPLIT = "split"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows `start` to `stop` of a file, as a rule those of a row group."""
+
+    path: Path
+    split: str
+    rows: int
+    """Of the file."""
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def part(self, start: int, stop: int) -> "Piece":
+        """Some of its rows, counted from its first."""
+        return Piece(self.path, self.split, self.rows, self.start + start, self.start + stop)
+
+
+def list_pieces(folder: Path, split: str, files: Iterable[Mapping[str, Any]]) -> Iterator[Piece]:
+    """The files of a split, cut where row groups are; `files` are entries of the manifest."""
+    for file in files:
+        for start in range(0, file["rows"], GROUP_ROWS):
+            yield Piece(folder / file["file"], split, file["rows"], start, min(start + GROUP_ROWS, file["rows"]))
+
+
+class Footers:
+    """The footers of files, each read once: some bytes per row group."""
+
+    def __init__(self) -> None:
+        self.known: dict[Path, RowFile] = {}
+
+    def of(self, piece: Piece) -> RowFile:
+        """The file of a piece.
+
+        Raises
+        ------
+        UserError
+            Where it has other rows than the manifest says.
+        """
+        if piece.path not in self.known:
+            file = RowFile(piece.path)
+            if file.metadata.num_rows != piece.rows:
+                raise UserError(
+                    f"{piece.path}: {file.metadata.num_rows:,} rows, but {piece.rows:,} in the manifest; "
+                    "merge the data set again"
+                )
+            self.known[piece.path] = file
+        return self.known[piece.path]
+
+
+def scan(pieces: Iterable[Piece], columns: Sequence[str], threads: int) -> Iterator[pa.Table]:
+    """Yield some columns of pieces, a table each, in order; at most `threads` + 2 of them in memory.
+
+    `columns` may name `SPLIT`.
+    """
+    footers = Footers()
+    with threads_ahead(threads) as pool:
+        tasks = ((footers.of(piece), piece, columns) for piece in pieces)
+        yield from map_in_order(pool, read_piece, tasks, threads + 2)
+
+
+@contextmanager
+def threads_ahead(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that, where the reader stops early, do not begin what they have not begun."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_piece(task: tuple[RowFile, Piece, Sequence[str]]) -> pa.Table:
+    """Some columns of a piece."""
+    file, piece, columns = task
+    stored = [name for name in columns if name != SPLIT] or ["id"]
+    tables = [file.read(group, stored).slice(first, last - first) for group, first, last in groups_of(file, piece)]
+    table = pa.concat_tables([file.select(stored).empty_table(), *tables])
+    if SPLIT in columns:
+        table = table.append_column(SPLIT, pa.array([piece.split] * len(piece), pa.string()))
+    return table.select(columns)
+
+
+def groups_of(file: RowFile, piece: Piece) -> Iterator[tuple[int, int, int]]:
+    """The row groups that a piece lies in, and from which to which of their rows."""
+    group = int(np.searchsorted(file.starts, piece.start, side="right")) - 1
+    while group < len(file.starts) - 1 and file.starts[group] < piece.stop:
+        begin, end = file.starts[group], file.starts[group + 1]
+        yield group, int(max(piece.start - begin, 0)), int(min(piece.stop, end) - begin)
+        group += 1
+
+
+def matrices(
+    files: Sequence[tuple[Path, int]], column: str, dimension: int, threads: int
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield ids and vectors [n, D] of whole files, given with their rows; vectors are decoded where they stay."""
+    footers = Footers()
+
+    def tasks() -> Iterator[tuple[RowFile, int | None, str, np.ndarray, bool]]:
+        for path, rows in files:
+            file = footers.of(Piece(path, "", rows, 0, rows))
+            whole = np.empty((rows, dimension), np.float16)
+            for group in range(len(file.starts) - 1):
+                yield file, group, column, whole, group == len(file.starts) - 2
+            if not rows:
+                yield file, None, column, whole, True
+
+    with threads_ahead(threads) as pool:
+        ids: list[str] = []
+        for names, whole, last in map_in_order(pool, fill_group, tasks(), threads + 2):
+            ids += names.to_pylist()
+            if last:
+                yield ids, whole
+                ids = []
+
+
+def fill_group(task: tuple[RowFile, int | None, str, np.ndarray, bool]) -> tuple[pa.ChunkedArray, np.ndarray, bool]:
+    """Read a row group's ids, and its vectors into their place in the matrix of the file; a file may have none."""
+    file, group, column, whole, last = task
+    if group is None:
+        return pa.chunked_array([], pa.string()), whole, last
+    file.fill(group, column, whole[file.starts[group] : file.starts[group + 1]])
+    return file.read(group, ["id"])["id"], whole, last

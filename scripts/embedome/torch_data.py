@@ -1,0 +1,186 @@
+"""A PyTorch data set that streams the rows of a data set of embeddings."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from embedome.errors import UserError
+from embedome.format import vector_matrix
+from embedome.parallel import available_cores
+from embedome.scan import Piece, scan
+
+# Rows of one stretch: ids, vectors [n, D], other columns; arrays of one length.
+Block = tuple[np.ndarray, ...]
+
+
+class TensorStream(IterableDataset):
+    """Streams ids, vectors and other columns as tensors, each row exactly once an epoch.
+
+    Rows are divided among the ranks of `torch.distributed`, where it was initialised before this object was made, and
+    a rank's rows among the workers of its DataLoader, in ranges that begin and end at any row. Nothing is repeated or
+    left out to make them equal: the rows of two ranks, or of two workers of a rank, differ by one at most, and so
+    may the batches (``torch.distributed.algorithms.Join`` is for that).
+
+    An item is (id, vector, *columns): str, float16 tensor [D], then an int32 tensor or a str for each column. With
+    `rows` it is a batch of them: list of str, float16 tensor [n, D], then int32 tensor [n] or list of str. A number
+    that is not known (taxid, n_members) is -1, as a tensor has no nulls.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        Where the rows are.
+    column : str
+        Of the vectors.
+    columns : sequence of str
+        Others.
+    rows : int, optional
+        Of a batch.
+    shuffle : int
+        0: rows in order. Otherwise the order of row groups is shuffled, and rows are drawn from a buffer of so many. A
+        worker takes the memory of its buffer.
+    seed : int
+        The same on all ranks. Order depends on it, the epoch (`set_epoch`), and the number of ranks and workers.
+
+    Raises
+    ------
+    UserError
+        Where `rows` is below 1 or `shuffle` below 0.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        column: str,
+        columns: Sequence[str] = (),
+        *,
+        rows: int | None = None,
+        shuffle: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if rows is not None and rows < 1:
+            raise UserError(f"batches of {rows} rows; expected 1 or more")
+        if shuffle < 0:
+            raise UserError(f"a shuffle buffer of {shuffle} rows; expected 0 or more")
+        self.pieces, self.column, self.columns = list(pieces), column, list(columns)
+        self.rows, self.shuffle, self.seed = rows, shuffle, seed
+        # Asked here: a worker's process cannot tell.
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if together else 0
+        self.ranks = torch.distributed.get_world_size() if together else 1
+        # In shared memory: workers that live on see the next epoch.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle in another way from the next iteration on."""
+        self.epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[tuple]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        names = list(dict.fromkeys(["id", self.column, *self.columns]))
+        tables = scan(self.share(worker, workers), names, max(1, available_cores() // workers))
+        blocks: Iterable[Block] = (self.block(table) for table in tables)
+        if self.shuffle:
+            seed = [self.seed, int(self.epoch), self.rank, worker, 1]
+            blocks = shuffled(blocks, self.shuffle, np.random.default_rng(seed))
+        if self.rows is None:
+            for block in blocks:
+                yield from zip(*(singles(array) for array in block), strict=True)
+        else:
+            for block in batched(blocks, self.rows):
+                yield tuple(as_batch(array) for array in block)
+
+    def share(self, worker: int, workers: int) -> list[Piece]:
+        """The pieces, and parts of pieces, of one worker of this rank."""
+        pieces = self.pieces
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, int(self.epoch)]).permutation(len(pieces))
+            pieces = [pieces[number] for number in order]
+        total = sum(len(piece) for piece in pieces)
+        first, last = share_of(total, self.rank, self.ranks)
+        start, stop = share_of(last - first, worker, workers)
+        return list(cut(pieces, first + start, first + stop))
+
+    def block(self, table: pa.Table) -> Block:
+        """A table as arrays: ids, vectors, other columns."""
+        return (
+            as_array(table["id"]),
+            vector_matrix(table[self.column]),
+            *(as_array(table[name]) for name in self.columns),
+        )
+
+
+def share_of(total: int, number: int, parts: int) -> tuple[int, int]:
+    """Where part `number` of `total` rows in equal parts begins and ends."""
+    return total * number // parts, total * (number + 1) // parts
+
+
+def cut(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
+    """The pieces that hold rows `start` to `stop`, the first and the last of them cut."""
+    position = 0
+    for piece in pieces:
+        first, last = max(start - position, 0), min(stop - position, len(piece))
+        if first < last:
+            yield piece.part(first, last)
+        position += len(piece)
+
+
+def as_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as an array: vectors [n, D] float16, numbers with -1 where there is none, strings as objects."""
+    if pa.types.is_fixed_size_list(column.type):
+        return vector_matrix(column)
+    if pa.types.is_integer(column.type):
+        return column.fill_null(-1).to_numpy()
+    return np.array(column.to_pylist(), object)
+
+
+def shuffled(blocks: Iterable[Block], size: int, random: np.random.Generator) -> Iterator[Block]:
+    """Give rows out in another order: each that comes takes a random place in a buffer, and the row there goes."""
+    buffer: Block | None = None
+    for block in blocks:
+        for start in range(0, len(block[0]), size):
+            rows = tuple(array[start : start + size] for array in block)
+            missing = size - (len(buffer[0]) if buffer else 0)
+            if missing:
+                taken = tuple(array[:missing] for array in rows)
+                buffer = joined(buffer, taken) if buffer else tuple(array.copy() for array in taken)
+                rows = tuple(array[missing:] for array in rows)
+            if len(rows[0]):
+                places = random.choice(size, len(rows[0]), replace=False)
+                yield tuple(array[places] for array in buffer)
+                for array, new in zip(buffer, rows, strict=True):
+                    array[places] = new
+    if buffer:
+        order = random.permutation(len(buffer[0]))
+        yield tuple(array[order] for array in buffer)
+
+
+def batched(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
+    """Cut blocks anew, `rows` rows each; the last may have fewer."""
+    rest: Block | None = None
+    for block in blocks:
+        whole = joined(rest, block) if rest else block
+        stop = len(whole[0]) - len(whole[0]) % rows
+        for start in range(0, stop, rows):
+            yield tuple(array[start : start + rows] for array in whole)
+        rest = tuple(array[stop:] for array in whole)
+    if rest and len(rest[0]):
+        yield rest
+
+
+def joined(one: Block, other: Block) -> Block:
+    """The rows of both."""
+    return tuple(np.concatenate(pair) for pair in zip(one, other, strict=True))
+
+
+def singles(array: np.ndarray) -> Iterator[torch.Tensor | str]:
+    """The entries of an array one by one, each tensor with memory of its own: a worker sends the whole of it."""
+    return iter(array) if array.dtype == object else (entry.clone() for entry in torch.from_numpy(array.copy()))
+
+
+def as_batch(array: np.ndarray) -> torch.Tensor | list[str]:
+    """An array as a tensor with memory of its own, or a list of strings."""
+    return array.tolist() if array.dtype == object else torch.from_numpy(array.copy())
