@@ -1,4 +1,4 @@
-"""The command line: `embedome embed`, `describe`, `get`, `verify`, `models`, `translate`, `bench`, `plan`."""
+"""The command line: `embedome embed`, `describe`, `get`, `verify`, `export`, `models`, `translate`, `bench`, `plan`."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from embedome import __version__
 from embedome.errors import user_errors
+from embedome.export_command import add_export
 from embedome.log import setup_logging
 from embedome.machine_options import add_machine_options, chosen_device
 from embedome.models_command import add_models
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every file of a data set against its manifest")
     verify.add_argument("dataset", metavar="DATASET", help="folder of a data set")
     verify.set_defaults(run=run_verify)
+    add_export(commands)
     add_translate(commands)
     add_models(commands)
     add_bench(commands)

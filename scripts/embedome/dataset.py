@@ -303,7 +303,7 @@ class Dataset:
         """
         files = self.files(kind="residues")
         if not files:
-            raise UserError(f"{self.folder}: no vectors of residues; embed with per_residue to have them")
+            raise self.without_residues()
         rows = self.rows(ids, ["id", "digest", "state"])
         names = set(rows.filter(pc.not_equal(rows["state"], DUPLICATE))["id"].to_pylist())
         copies = rows.filter(pc.equal(rows["state"], DUPLICATE))["digest"]
@@ -313,6 +313,10 @@ class Dataset:
         table = find_in_files(self.folder, files, sorted(names), residue_schema(self.dimension))
         by_digest = dict(zip(table["digest"].to_pylist(), table["residue_embeddings"], strict=True))
         return [vector_matrix(by_digest[digest].values) for digest in rows["digest"].to_pylist()]
+
+    def without_residues(self) -> UserError:
+        """The error for a data set that has no vectors of residues."""
+        return UserError(f"{self.folder}: no vectors of residues; embed with per_residue to have them")
 
     def missing(self, name: str) -> UserError:
         """The error for an id that has no row."""

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from embedome.errors import UserError
+from embedome.optional import load_optional
 
 if TYPE_CHECKING:
     import faiss
@@ -80,7 +82,7 @@ def build_index(
 
 def empty_index(dimension: int, rows: int, metric: str, exact_up_to: int, seed: int) -> "faiss.Index":
     """The index for so many rows, still empty, and untrained where it is an inverted file."""
-    import faiss
+    faiss = load_faiss()
 
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     flat = faiss.IndexFlat(dimension, kind)
@@ -117,10 +119,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, norms, out=vectors, where=norms > 0)
 
 
+def load_faiss() -> ModuleType:
+    """FAISS, if it is installed."""
+    return load_optional("faiss", "faiss-cpu")
+
+
 @contextmanager
 def faiss_threads(threads: int) -> Iterator[None]:
     """Let FAISS use so many threads, and afterwards as many as before."""
-    import faiss
+    faiss = load_faiss()
 
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)

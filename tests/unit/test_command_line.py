@@ -237,7 +237,7 @@ def test_sequences_are_scored_filled_and_translated(model, records, tmp_path):
 
 
 def test_help_names_every_command():
-    commands = ("embed", "describe", "get", "translate", "models", "bench", "plan")
+    commands = ("embed", "describe", "get", "verify", "export", "translate", "models", "bench", "plan")
     result = embedome("--help")
     assert result.returncode == 0
     assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in commands)

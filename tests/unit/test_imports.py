@@ -15,7 +15,7 @@ ABSENT = (
     *("isal", "backports", "tqdm", "requests", "yaml", "jsonschema"),
     *("dask", "distributed", "matplotlib", "snakemake"),
 )
-HEAVY = ("torch", "transformers", "dask", "distributed", "matplotlib", "pandas")
+HEAVY = ("torch", "transformers", "dask", "distributed", "matplotlib", "pandas", "faiss", "h5py")
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,9 @@ def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("module", ["filter", "split", "shard", "merge", "ledger", "dataset", "config", "__main__"])
+@pytest.mark.parametrize(
+    "module", ["filter", "split", "shard", "merge", "ledger", "dataset", "export", "config", "__main__"]
+)
 def test_data_stages_import_no_heavy_package(module):
     result = python(f"import embedome.{module}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert result.returncode == 0, result.stderr

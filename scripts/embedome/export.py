@@ -1,0 +1,210 @@
+"""Data sets in other forms: a NumPy file with the ids beside it, and HDF5 as UniProt publishes embeddings."""
+
+import logging
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.dataset import Dataset
+from embedome.errors import UserError
+from embedome.files import atomic_path, canonical_json
+from embedome.format import DUPLICATE, KEYS, vector_matrix
+from embedome.ledger import close
+from embedome.log import Progress
+from embedome.optional import load_optional
+from embedome.rowfile import RowFile
+
+log = logging.getLogger(__name__)
+
+ITEM_BYTES = 2
+# What HDF5 adds to a data set of its own for each key: 420 measured.
+KEY_BYTES = 500
+# Headers of a file, the provenance among them.
+FILE_BYTES = 20_000
+
+
+def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str | None = None) -> int:
+    """Write vectors as one float16 matrix [n, D], which `numpy.load` can map, and ``<out stem>.ids.txt``, an id a line.
+
+    Parameters
+    ----------
+    data : Dataset
+    out : path
+        Ends in ``.npy``. It is there only when both files are whole.
+    split, pooling : str, optional
+        As for `Dataset.matrix`, in whose order the rows are.
+
+    Returns
+    -------
+    int
+        Rows.
+
+    Raises
+    ------
+    UserError
+        Where a name is wrong, or the disk has too little room.
+    """
+    if out.suffix != ".npy":
+        raise UserError(f"{out}: expected a name that ends in .npy")
+    rows = sum(file["rows"] for file in data.files(split))
+    ids = out.with_suffix(".ids.txt")
+    batches = data.iter_batches(split, pooling=pooling)
+    check_room(out, rows * data.dimension * ITEM_BYTES + sum(id_bytes(data, split)))
+    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, data.dimension)}
+    with (
+        atomic_path(out) as matrix_path,
+        atomic_path(ids) as ids_path,
+        open(matrix_path, "wb") as matrix,
+        open(ids_path, "w", encoding="utf-8", newline="\n") as lines,
+        Progress("export", "sequences", rows) as progress,
+    ):
+        np.lib.format.write_array_header_1_0(matrix, header)
+        for names, vectors in batches:
+            matrix.write(np.ascontiguousarray(vectors).data)
+            lines.writelines(f"{name}\n" for name in names)
+            progress.update(len(names))
+        close("rows", rows, "written", progress.done)
+        # Until both are whole there is no matrix: never one beside the ids of another.
+        out.unlink(missing_ok=True)
+    return rows
+
+
+def export_hdf5(
+    data: Dataset, out: Path, split: str | None = None, pooling: str | None = None, residues: bool = False
+) -> int:
+    """Write a key for each protein, as the files are that UniProt publishes.
+
+    The key is the accession of an id of UniProtKB's form (``sp|P12345|NAME_HUMAN``); of any other form it is the id,
+    with ``_`` for the slashes, which HDF5 takes for folders. Where the key is not the id, the attribute ``original_id``
+    is. The file's attribute ``provenance`` is that of the data set, as JSON.
+
+    Parameters
+    ----------
+    data : Dataset
+    out : path
+    split, pooling : str, optional
+        As for `Dataset.matrix`.
+    residues : bool
+        Write the residues' vectors, float16 [L, D], in place of the protein's, float16 [D]; L is ``n_residues_used``.
+
+    Returns
+    -------
+    int
+        Keys.
+
+    Raises
+    ------
+    UserError
+        Where two ids have one key, the data set has no vectors of residues, or the disk has too little room.
+
+    References
+    ----------
+    UniProt help, "Protein embeddings" (https://www.uniprot.org/help/embeddings).
+    """
+    h5py = load_optional("h5py", "h5py")
+    rows = sum(file["rows"] for file in data.files(split))
+    if residues:
+        entries, vectors = residue_entries(data, split), residues_used(data, split)
+    else:
+        entries = chain.from_iterable(zip(*batch, strict=True) for batch in data.iter_batches(split, pooling=pooling))
+        vectors = rows
+    check_room(out, vectors * data.dimension * ITEM_BYTES + rows * KEY_BYTES + sum(id_bytes(data, split)))
+    with atomic_path(out) as temporary, Progress("export", "sequences", rows) as progress:
+        with h5py.File(temporary, "w") as file:
+            file.attrs["provenance"] = canonical_json(data.manifest["provenance"]).decode()
+            for name, matrix in entries:
+                key = key_of(name)
+                if key in file:
+                    other = file[key].attrs.get("original_id", key)
+                    raise UserError(f"{data.folder}: {other!r} and {name!r} have one key, {key!r}; export them apart")
+                entry = file.create_dataset(key, data=matrix)
+                if key != name:
+                    entry.attrs["original_id"] = name
+                progress.update(1)
+        close("rows", rows, "written", progress.done)
+    return rows
+
+
+def key_of(name: str) -> str:
+    """The HDF5 key of an id.
+
+    Examples
+    --------
+    >>> key_of("sp|P12345|AATM_RABIT"), key_of("UniRef50_P12345"), key_of("P12345/1-99")
+    ('P12345', 'UniRef50_P12345', 'P12345_1-99')
+    """
+    fields = name.split("|")
+    if len(fields) == 3 and fields[0] in ("sp", "tr") and fields[1]:
+        name = fields[1]
+    name = name.replace("/", "_")
+    return "_" if name == "." else name
+
+
+def residue_entries(data: Dataset, split: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Ids and vectors of residues [L, D]; those of duplicates, which are written once in the data set, again."""
+    if not data.files(kind="residues"):
+        raise data.without_residues()
+    copies = duplicates_by_digest(data, split)
+    known = pa.array(list(copies), pa.string())
+    for name in data.splits:
+        mine = split in (None, name)
+        for entry in data.files(name, kind="residues"):
+            file = RowFile(data.folder / entry["file"])
+            for group in range(len(file.starts) - 1):
+                keys = file.read(group, KEYS.names)
+                # Of other splits only what duplicates of this one have their vectors from.
+                wanted = np.arange(len(keys)) if mine else np.flatnonzero(pc.is_in(keys["digest"], value_set=known))
+                if len(wanted):
+                    yield from with_copies(file.read(group, file.schema.names, wanted), copies, mine)
+
+
+def with_copies(table: pa.Table, copies: dict[str, list[str]], mine: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Ids and vectors of rows, where they are `mine`, and of their duplicates."""
+    for name, digest, vectors in zip(*(table[column] for column in table.column_names), strict=True):
+        matrix = vector_matrix(vectors.values)
+        for owner in [*([name.as_py()] if mine else []), *copies.get(digest.as_py(), ())]:
+            yield owner, matrix
+
+
+def duplicates_by_digest(data: Dataset, split: str | None) -> dict[str, list[str]]:
+    """The ids of duplicates by the digest of their sequence."""
+    found = defaultdict(list)
+    for table in data.tables(["id", "digest", "state"], split):
+        rows = table.filter(pc.equal(table["state"], DUPLICATE))
+        for name, digest in zip(rows["id"].to_pylist(), rows["digest"].to_pylist(), strict=True):
+            found[digest].append(name)
+    return dict(found)
+
+
+def residues_used(data: Dataset, split: str | None) -> int:
+    """Residues that have vectors."""
+    return sum(pc.sum(table["n_residues_used"]).as_py() or 0 for table in data.tables(["n_residues_used"], split))
+
+
+def id_bytes(data: Dataset, split: str | None) -> Iterable[int]:
+    """Bytes of the ids, a line each."""
+    for table in data.tables(["id"], split):
+        yield (pc.sum(pc.binary_length(table["id"])).as_py() or 0) + len(table)
+
+
+def check_room(out: Path, size: int) -> None:
+    """Say how large a file will be, and check that the disk has room for it.
+
+    Raises
+    ------
+    UserError
+        Where it has not.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; expected the name of a file to write")
+    needed, free = size + FILE_BYTES, shutil.disk_usage(out.parent).free
+    log.info("%s will take some %s MB of the %s MB that are free", out, f"{needed / 1e6:,.1f}", f"{free / 1e6:,.1f}")
+    if needed > free:
+        raise UserError(f"{out}: needs {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free there")

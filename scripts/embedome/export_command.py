@@ -1,0 +1,45 @@
+"""The command `embedome export`."""
+
+import argparse
+from pathlib import Path
+
+from embedome.errors import UserError
+
+
+def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `export`."""
+    parser = commands.add_parser(
+        "export",
+        help="write a data set as a NumPy file, or as HDF5 like UniProt's",
+        description="Write a data set in another form. npy: one float16 matrix, a row for each protein, and the ids, a "
+        "line each, in <OUT stem>.ids.txt. hdf5: a key for each protein, as in the files that UniProt publishes: its "
+        "accession where ids have UniProtKB's form (sp|P12345|NAME), else its id.",
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the file to write; of npy it ends in .npy")
+    parser.add_argument("--format", choices=["npy", "hdf5"], required=True, help="what to write")
+    parser.add_argument("--split", metavar="NAME", help="only this split (default: all, one after the other)")
+    parser.add_argument(
+        "--pooling", choices=["mean", "max", "first"], help="which vectors (default: the first that the data set has)"
+    )
+    parser.add_argument(
+        "--per-residue",
+        action="store_true",
+        help="of hdf5: the vectors of the residues, in place of those of the proteins",
+    )
+    parser.set_defaults(run=run_export)
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Export a data set."""
+    from embedome.dataset import open_dataset
+    from embedome.export import export_hdf5, export_npy
+
+    if options.per_residue and (options.format != "hdf5" or options.pooling):
+        raise UserError("--per-residue goes with --format hdf5, and without --pooling")
+    data = open_dataset(options.dataset)
+    if options.format == "npy":
+        rows = export_npy(data, options.out, options.split, options.pooling)
+    else:
+        rows = export_hdf5(data, options.out, options.split, options.pooling, options.per_residue)
+    print(f"{options.out}: {rows:,} proteins")
