@@ -62,6 +62,13 @@ def test_the_command_lines_of_the_readme_run(checkout, tmp_path):
         assert execute(tmp_path, "-m", "embedome", *line.split())
 
 
+def test_the_command_lines_of_reading_run(checkout):
+    lines = re.findall(r"^    embedome (.+)$", (ROOT / "docs" / "reading.md").read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["export", "export"]
+    for line in lines:
+        assert execute(checkout, "-m", "embedome", *line.split()).endswith(" proteins\n")
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
