@@ -20,6 +20,7 @@ include: "rules/model.smk"
 include: "rules/embed.smk"
 include: "rules/merge.smk"
 include: "rules/report.smk"
+include: "rules/annotate.smk"
 
 
 rule all:

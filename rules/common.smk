@@ -38,7 +38,20 @@ def get_targets():
         f"results/dataset/{MODEL}/_manifest.json",
         "results/ledger.json",
         *(f"results/report/{MODEL}/{name}" for name in REPORT_FILES),
+        *get_annotation(),
     ]
+
+
+def get_annotation():
+    """The annotation's summary, where a table of labels is given."""
+    given = config["annotate"]["labels"]
+    return [f"results/annotation/{MODEL}/_summary.json"] if given else []
+
+
+def sequences_to_compare():
+    """The catalog, where annotated proteins above some identity are left out."""
+    limited = config["annotate"]["max_identity"] is not None
+    return "results/catalog" if limited else []
 
 
 def is_kind(kind):

@@ -1,10 +1,11 @@
-"""The command line: `embedome embed`, `describe`, `get`, `verify`, `export`, `models`, `translate`, `bench`, `plan`."""
+"""The command line: `embedome embed`, `describe`, `get`, `verify`, `export`, `annotate`, `translate` and so on."""
 
 import argparse
 import json
 from collections.abc import Sequence
 
 from embedome import __version__
+from embedome.annotate_command import add_annotate
 from embedome.errors import user_errors
 from embedome.export_command import add_export
 from embedome.log import setup_logging
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=run_verify)
     add_export(commands)
     add_translate(commands)
+    add_annotate(commands)
     add_models(commands)
     add_bench(commands)
     add_plan(commands)

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedome.errors import UserError
+from embedome.lookup import find_rows
 from embedome.tables import open_parquet
 
 CATALOG_GROUP_ROWS = 1 << 14
@@ -50,3 +52,26 @@ def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[
         file = open_parquet(path)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=list(columns), use_threads=False)
+
+
+def read_sequences(folder: str | os.PathLike, ids: Sequence[str]) -> pa.LargeStringArray:
+    """The sequences of some ids, in the order asked for; only row groups that may hold one are read.
+
+    Parameters
+    ----------
+    folder : path
+    ids : sequence of str
+        Sorted.
+
+    Raises
+    ------
+    UserError
+        Where the catalog lacks one.
+    """
+    files = catalog_files(folder)
+    found = pa.concat_tables([find_rows(path, ids, ["id", "sequence"]) for path in files])
+    position = pc.index_in(pa.array(ids, pa.string()), value_set=found["id"])
+    if position.null_count:
+        name = ids[pc.indices_nonzero(pc.is_null(position))[0].as_py()]
+        raise UserError(f"{folder}: no record has the id {name!r}; expected the catalog of the data set")
+    return found["sequence"].combine_chunks().take(position)

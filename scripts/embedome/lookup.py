@@ -25,7 +25,7 @@ def find_rows(path: str | os.PathLike, ids: Sequence[str], columns: Sequence[str
     Parameters
     ----------
     path : path
-        An embedding file.
+        An embedding file, or one of the catalog.
     ids : sequence of str
         Sorted.
     columns : sequence of str, optional

@@ -138,12 +138,13 @@ def test_a_missing_key_is_named():
         check_config(config, SCHEMA)
 
 
-def test_the_digest_covers_science_and_leaves_out_report_files_and_where_dask_runs():
-    assert set(SCIENCE) == set(CONFIG) - {"report", "reuse", "merge", "dask"}
+def test_the_digest_covers_what_vectors_depend_on_and_nothing_else():
+    assert set(SCIENCE) == set(CONFIG) - {"report", "reuse", "merge", "dask", "annotate"}
     base = config_sha256(CONFIG)
     assert config_sha256(merged(CONFIG, {"report": {"pca_sequences": 99}})) == base
     assert config_sha256(merged(CONFIG, {"reuse": {"dataset": "x"}, "merge": {"file_mb": 0}})) == base
     assert config_sha256(merged(CONFIG, {"dask": {"cluster": "slurm"}})) == base
+    assert config_sha256(merged(CONFIG, {"annotate": {"labels": "labels.tsv"}})) == base
     assert config_sha256(merged(CONFIG, {"split": {"seed": 7}})) != base
 
 

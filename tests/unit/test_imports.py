@@ -13,9 +13,9 @@ SHIMS = sorted((ROOT / "scripts").glob("*.py"))
 # Packages that a machine with only torch, transformers, numpy and pyarrow lacks.
 ABSENT = (
     *("isal", "backports", "tqdm", "requests", "yaml", "jsonschema"),
-    *("dask", "distributed", "matplotlib", "snakemake"),
+    *("dask", "distributed", "matplotlib", "snakemake", "faiss", "Bio"),
 )
-HEAVY = ("torch", "transformers", "dask", "distributed", "matplotlib", "pandas", "faiss", "h5py")
+HEAVY = ("torch", "transformers", "dask", "distributed", "matplotlib", "pandas", "faiss", "h5py", "Bio")
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
 
 
 @pytest.mark.parametrize(
-    "module", ["filter", "split", "shard", "merge", "ledger", "dataset", "export", "config", "__main__"]
+    "module", ["filter", "split", "shard", "merge", "ledger", "dataset", "export", "config", "annotate", "__main__"]
 )
 def test_data_stages_import_no_heavy_package(module):
     result = python(f"import embedome.{module}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))")

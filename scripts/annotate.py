@@ -1,0 +1,16 @@
+"""Rule annotate."""
+
+from pathlib import Path
+
+from embedome.annotate import Partition, annotate_partition
+from embedome.log import rule_log
+
+with rule_log(snakemake.log):
+    annotate_partition(
+        Path(snakemake.input.dataset).parent,
+        Path(snakemake.input.lookup).parent,
+        Partition(snakemake.wildcards.split, int(snakemake.wildcards.shard), snakemake.params.shards),
+        snakemake.output.labels,
+        catalog=snakemake.input.get("catalog"),
+        threads=snakemake.threads,
+    )

@@ -1,0 +1,14 @@
+"""Rule annotate_summary."""
+
+from pathlib import Path
+
+from embedome.annotate import summarise
+from embedome.log import rule_log
+
+with rule_log(snakemake.log):
+    summarise(
+        Path(snakemake.input.dataset).parent,
+        Path(snakemake.input.lookup).parent,
+        snakemake.input["labels"],
+        snakemake.output.summary,
+    )

@@ -1,0 +1,93 @@
+"""The command `embedome annotate`."""
+
+import argparse
+import json
+import os
+
+METRICS = ("euclidean", "cosine")
+EPILOG = """\
+The table has a row for each id, or several: .tsv, .csv (also .gz) or .parquet; several labels in one row are separated
+by semicolons. To see how good the result is, hold splits out (--hold-out val test): their labels are not used, and
+compared with what was carried over; with --max-identity, proteins that an alignment would have found do not count. The
+workflow does the same with one job for each shard (annotate in config.yaml). See docs/annotation.md.
+"""
+
+
+def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `annotate`."""
+    parser = commands.add_parser(
+        "annotate",
+        help="carry labels over from annotated proteins to their neighbours",
+        description="Carry labels (GO terms, EC numbers, locations, …) over from annotated proteins to those whose "
+        "vectors are near, with a reliability, as goPredSim does. Writes a folder of Parquet files and a summary.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
+    parser.add_argument("-l", "--labels", required=True, metavar="FILE", help="table of ids and labels")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--id-column", default="id", metavar="NAME", help="column of the ids (default: id)")
+    parser.add_argument("--label-column", default="label", metavar="NAME", help="column of the labels (default: label)")
+    parser.add_argument(
+        "-k", "--neighbours", type=int, default=5, metavar="K", help="nearest annotated proteins to take (default: 5)"
+    )
+    parser.add_argument("--metric", choices=METRICS, default="euclidean", help="distance (default: euclidean)")
+    parser.add_argument(
+        "--hold-out", nargs="+", default=[], metavar="SPLIT", help="splits whose labels are kept to score the result"
+    )
+    parser.add_argument(
+        "--skip-identical", action="store_true", help="leave out annotated proteins with the query's own sequence"
+    )
+    parser.add_argument(
+        "--max-identity", type=float, metavar="X", help="leave out those of a larger sequence identity, 0 to 1"
+    )
+    parser.add_argument("--catalog", metavar="DIR", help="for --max-identity: the run's sequences, results/catalog")
+    parser.add_argument(
+        "--min-reliability", type=float, default=0.0, metavar="R", help="leave out less reliable labels (default: 0)"
+    )
+    parser.add_argument(
+        "--exact-up-to",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="look through all of so many annotated proteins; of more, through the nearest lists (default: 1000000)",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the search (default: cores)")
+    parser.set_defaults(run=run_annotate)
+
+
+def run_annotate(options: argparse.Namespace) -> None:
+    """Annotate a data set and print the summary."""
+    from embedome.annotate import annotate_dataset
+    from embedome.labels import LabelSource
+    from embedome.lookup_set import AnnotateSettings
+
+    check_options(options)
+    summary = annotate_dataset(
+        options.dataset,
+        LabelSource(options.labels, options.id_column, options.label_column),
+        options.out,
+        AnnotateSettings(
+            neighbours=options.neighbours,
+            metric=options.metric,
+            hold_out=tuple(dict.fromkeys(options.hold_out)),
+            skip_identical=options.skip_identical,
+            max_identity=options.max_identity,
+            min_reliability=options.min_reliability,
+            exact_up_to=options.exact_up_to,
+        ),
+        catalog=options.catalog,
+        threads=options.threads or len(os.sched_getaffinity(0)),
+    )
+    print(json.dumps(summary, indent=2, ensure_ascii=False))
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse numbers out of their range."""
+    from embedome.errors import UserError
+
+    for name, least in (("neighbours", 1), ("exact_up_to", 0), ("threads", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
+    if options.max_identity is not None and not 0 <= options.max_identity <= 1:
+        raise UserError(f"--max-identity is {options.max_identity:g}; expected 0 to 1")

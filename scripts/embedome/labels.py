@@ -1,0 +1,149 @@
+"""Tables of labels: which protein carries which. docs/annotation.md describes their form."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from embedome.errors import UserError
+from embedome.files import file_sha256
+from embedome.tables import first_line, open_parquet
+
+SEPARATOR = ";"
+DELIMITERS = {".tsv": "\t", ".csv": ","}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSource:
+    """Where labels are.
+
+    Parameters
+    ----------
+    path : path
+        ``.tsv``, ``.csv``, with ``.gz`` or without, or ``.parquet``.
+    id_column, label_column : str
+        Columns with the ids of the data set, and with a label, or several separated by semicolons.
+    """
+
+    path: str | os.PathLike
+    id_column: str = "id"
+    label_column: str = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """Labels by id. Ids and names are sorted, in the order of UTF-8 bytes.
+
+    Attributes
+    ----------
+    ids : pyarrow.StringArray, length n
+    names : pyarrow.StringArray
+        The labels.
+    offsets : numpy.ndarray, dtype=int64, shape=(n + 1,)
+        The labels of id i are ``codes[offsets[i]:offsets[i + 1]]``, at least one.
+    codes : numpy.ndarray, dtype=int64
+        Positions in `names`, ascending for each id.
+    rows, empty : int
+        Rows of the table, and those among them that name no label.
+    sha256 : str
+        Of the file.
+    """
+
+    ids: pa.StringArray
+    names: pa.StringArray
+    offsets: np.ndarray
+    codes: np.ndarray
+    rows: int
+    empty: int
+    sha256: str
+
+
+def read_labels(source: LabelSource) -> LabelTable:
+    """Read a table of labels. It is in memory at once.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or unreadable, lacks a column, has a row without id, or names no label at all.
+    """
+    table = read_columns(source)
+    ids, texts = (pc.fill_null(table[name].cast(pa.string()), "") for name in ("id", "label"))
+    blank = pc.indices_nonzero(pc.equal(ids, ""))
+    if len(blank):
+        raise UserError(f"{source.path}: row {blank[0].as_py() + 1} has no {source.id_column}; expected an id")
+    pieces = pc.split_pattern(texts.combine_chunks(), SEPARATOR)
+    parents = pc.list_parent_indices(pieces).to_numpy()
+    labels = pc.utf8_trim_whitespace(pieces.flatten())
+    named = pc.not_equal(labels, "").to_numpy(zero_copy_only=False)
+    parents, labels = parents[named], labels.filter(pa.array(named))
+    if not len(labels):
+        raise UserError(f"{source.path}: no row has a {source.label_column}; expected labels to carry over")
+    id_names, id_codes = ranked(ids.combine_chunks().take(pa.array(parents)))
+    names, codes = ranked(labels)
+    pairs = np.unique(id_codes * len(names) + codes)
+    return LabelTable(
+        ids=id_names,
+        names=names,
+        offsets=np.searchsorted(pairs // len(names), np.arange(len(id_names) + 1)),
+        codes=pairs % len(names),
+        rows=len(table),
+        empty=len(table) - len(np.unique(parents)),
+        sha256=file_sha256(source.path),
+    )
+
+
+def ranked(values: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
+    """The distinct values, sorted, and the position of each value among them."""
+    encoded = values.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return encoded.dictionary.take(pa.array(order)), rank[encoded.indices.to_numpy()]
+
+
+def read_columns(source: LabelSource) -> pa.Table:
+    """Read the two columns as ``id`` and ``label``.
+
+    Raises
+    ------
+    UserError
+        As `read_labels`.
+    """
+    path, wanted = Path(source.path), [source.id_column, source.label_column]
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    if kind == ".parquet":
+        have = open_parquet(path).schema_arrow.names
+        check_columns(source, have)
+        return pq.read_table(path, columns=wanted).select(wanted).rename_columns(["id", "label"])
+    if kind not in DELIMITERS:
+        raise UserError(f"{path}: cannot tell what it is; expected a name that ends in .tsv, .csv (.gz) or .parquet")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return read_text(source, path, DELIMITERS[kind])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable table ({first_line(error)})") from None
+
+
+def read_text(source: LabelSource, path: Path, delimiter: str) -> pa.Table:
+    """Read two columns of a delimited file as text; quotes mean something in .csv only."""
+    wanted = [source.id_column, source.label_column]
+    parse = pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if delimiter == "," else False)
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False)
+    with pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None) as stream:
+        reader = pa.csv.open_csv(stream, parse_options=parse, convert_options=convert)
+        check_columns(source, reader.schema.names)
+        batches = [pa.table(batch.select(wanted)) for batch in reader]
+    return pa.concat_tables(batches or [reader.schema.empty_table().select(wanted)]).rename_columns(["id", "label"])
+
+
+def check_columns(source: LabelSource, have: list[str]) -> None:
+    """Refuse a table that lacks one of the two columns."""
+    for name in (source.id_column, source.label_column):
+        if name not in have:
+            raise UserError(f"{source.path}: no column {name!r}; there are {', '.join(have)}")

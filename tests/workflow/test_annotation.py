@@ -1,0 +1,111 @@
+"""The annotate stage, run by Snakemake on the demo, whose families are known."""
+
+import csv
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import duckdb
+import pytest
+from runs import ROOT, SMALL, changed, run, run_and_kill
+
+LABELS = "resources/demo/mirror/families.tsv.gz"
+ANNOTATE = {
+    "labels": LABELS,
+    "label_column": "family",
+    "neighbours": 1,
+    "hold_out": ["val", "test"],
+    "max_identity": 0.8,
+}
+DEMO = {"sequences": 150, "families": 6}
+CONFIG = changed(SMALL, demo=DEMO, split={"val": 0.2, "test": 0.2}, annotate=ANNOTATE)
+FOLDER = "results/annotation/tiny"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A finished run of a small demo with an annotation."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    result = run(folder, CONFIG)
+    assert result.returncode == 0, result.stdout
+    return folder
+
+
+def files(folder):
+    """Every file of an annotation."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if path.name != ".snakemake_timestamp"}
+
+
+def test_each_shard_is_annotated_and_the_account_adds_up(demo):
+    summary = json.loads((demo / FOLDER / "_summary.json").read_text())
+    ledger = json.loads((demo / "results/ledger.json").read_text())
+    for split, shards in SMALL["shard"].items():
+        found = summary["splits"][split]
+        assert len(list((demo / FOLDER / f"split={split}").glob("part-*.parquet"))) == shards
+        assert found["queries"] == sum(ledger["splits"][split]["states"].values())
+        assert found["queries"] == found["annotated"] + found["without_hit"] + found["below_min_reliability"]
+    counts = summary["counts"]
+    assert counts["ids"] == 150
+    assert counts["ids"] == sum(counts[name] for name in ("lookup", "held_out", "skipped", "not_in_data_set"))
+    assert counts["not_in_data_set"] == sum(ledger["rejected"].values())
+    assert counts["lookup"] == summary["splits"]["train"]["queries"]
+    assert sum(split["left_out"].get("above_max_identity", 0) for split in summary["splits"].values()) > 0
+
+
+def test_the_score_is_what_duckdb_counts_and_beats_both_baselines(demo):
+    """An untrained model sees composition, which families of the demo differ in: its neighbours are no random ones."""
+    score = json.loads((demo / FOLDER / "_summary.json").read_text())["score"]
+    with gzip.open(demo / LABELS, "rt") as stream:
+        family = {row["id"]: row["family"] for row in csv.DictReader(stream, delimiter="\t")}
+    first = duckdb.sql(f"select id, label, split from '{demo}/{FOLDER}/split=*/*.parquet' where rank = 1").fetchall()
+    held_out = [(name, label) for name, label, split in first if split != "train"]
+    right = sum(family[name] == label for name, label in held_out)
+    assert score["proteins"] == len(held_out) > 40
+    accuracy = score["accuracy"]
+    assert accuracy["carried_over"] == pytest.approx(right / len(held_out), abs=1e-6)
+    train = duckdb.sql(f"select id from '{demo}/results/dataset/tiny/split=train/*.parquet'").fetchall()
+    families = [family[name] for (name,) in train]
+    share = {name: families.count(name) / len(families) for name in set(families)}
+    expected = sum(share.get(family[name], 0) for name, _ in held_out) / len(held_out)
+    assert accuracy["random_neighbour"] == pytest.approx(expected, abs=1e-6)
+    assert accuracy["carried_over"] > 1.5 * max(accuracy["commonest_label"], accuracy["random_neighbour"])
+
+
+def test_a_killed_run_ends_in_the_same_bytes_and_a_second_one_does_nothing(demo, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(demo, folder)
+    shutil.rmtree(folder / FOLDER)
+    for log in ("annotate_lookup_*.log", "annotate/*/*/*.log"):
+        shutil.rmtree(folder / "results" / "logs")
+        assert run_and_kill(folder, CONFIG, log, seconds=0.1), f"the run ended before {log} was there"
+    result = run(folder, CONFIG, cores=1)
+    assert result.returncode == 0, result.stdout
+    assert files(folder / FOLDER) == files(demo / FOLDER)
+    assert "Nothing to be done" in run(folder, CONFIG).stdout
+
+
+def test_the_command_line_gives_the_same_bytes(demo, tmp_path):
+    options = ["-l", LABELS, "--label-column", "family", "--hold-out", "val", "test", "--threads", "1"]
+    options += ["-k", "1", "--max-identity", "0.8", "--catalog", "results/catalog", "-o", tmp_path / "out"]
+    result = subprocess.run(
+        [sys.executable, "-m", "embedome", "annotate", "results/dataset/tiny", *options],
+        cwd=demo,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert files(tmp_path / "out") == files(demo / FOLDER)
+    assert json.loads(result.stdout) == json.loads((demo / FOLDER / "_summary.json").read_text())
+
+
+def test_without_labels_nothing_is_annotated(tmp_path):
+    result = run(tmp_path, SMALL, "--dry-run", "--quiet", "rules")
+    assert result.returncode == 0, result.stdout
+    assert "annotate" not in result.stdout
