@@ -3,6 +3,7 @@
 import functools
 import json
 import random
+import shutil
 from collections import defaultdict
 
 import duckdb
@@ -286,6 +287,19 @@ def test_two_streams_in_id_order_are_one(numbers, size, other_size, chance):
     merged = list(in_id_order(stream(mine, size), stream(theirs, other_size)))
     assert all(len(table) for table in merged)
     assert [name for table in merged for name in table["id"].to_pylist()] == names
+
+
+def test_the_one_file_of_embed_is_annotated_too(line, truth, table, annotated, tmp_path):
+    """It has no splits; here a part stands in for it."""
+    part = next(path for path in sorted(line.dataset.glob("split=train/part-*.parquet")))
+    shutil.copy(part, tmp_path / "proteins.parquet")
+    settings = AnnotateSettings(neighbours=2)
+    summary = annotate_dataset(tmp_path / "proteins.parquet", table, tmp_path / "out", settings)
+    mine = {name: truth[name] for (name,) in rows(part, "id")}
+    labels = {name: annotated[name] for name in mine if name in annotated}
+    assert_same(read_annotation(tmp_path / "out"), brute_force(mine, labels, settings))
+    assert list(summary["splits"]) == ["all"]
+    assert summary["counts"]["lookup"] == len(labels)
 
 
 # Faults.

@@ -237,10 +237,29 @@ def test_sequences_are_scored_filled_and_translated(model, records, tmp_path):
 
 
 def test_help_names_every_command():
-    commands = ("embed", "describe", "get", "verify", "export", "translate", "models", "bench", "plan")
+    commands = ("embed", "describe", "get", "verify", "export", "translate", "annotate", "models", "bench", "plan")
     result = embedome("--help")
     assert result.returncode == 0
     assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in commands)
     result = embedome("models", "--help")
     actions = ("list", "init", "import", "export", "score", "fill")
     assert all(re.search(rf"^\s+{name}\s", result.stdout, re.MULTILINE) for name in actions)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--neighbours", 0], "--neighbours is 0; expected 1 or more"),
+        (["--max-identity", 30], "--max-identity is 30; expected 0 to 1"),
+        (["--max-identity", 0.3], "a largest identity needs the sequences; name the catalog"),
+        (["--hold-out", "val"], "no split 'val'; there are all"),
+        (["--label-column", "GO"], "labels.tsv: no column 'GO'; there are id, label"),
+    ],
+)
+def test_annotate_says_which_option_is_wrong(made, tmp_path, options, message):
+    (tmp_path / "labels.tsv").write_text("id\tlabel\nP0001\tx\n")
+    result = embedome("annotate", made[0], "-l", tmp_path / "labels.tsv", "-o", tmp_path / "out", *options)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.tsv"]
