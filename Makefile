@@ -17,6 +17,11 @@ INSTALL_SLURM = test $$(id -u) != 0 || { command -v slurmctld && command -v mari
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM); } || \
 	echo "Slurm's packages cannot be installed: $(SLURM)" >&2
 
+# Clusters and leakage are tested with it; without it those tests are skipped.
+INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmseqs2; } || \
+	echo "MMseqs2 cannot be installed: sudo apt-get install mmseqs2" >&2
+
 BIN := .venv/bin
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -40,6 +45,7 @@ report: setup
 	$(BIN)/snakemake --cores 1 --nolock --report report.html $(ARGS)
 
 test: setup
+	@$(INSTALL_MMSEQS)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 test-slurm: setup

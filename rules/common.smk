@@ -4,7 +4,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from embedome.config import check_config, config_sha256, load_schema, release_name
+from embedome.config import (
+    check_config,
+    config_sha256,
+    drops_leaks,
+    load_schema,
+    release_name,
+    uses_clusters,
+)
 from embedome.errors import UserError
 from embedome.models import check_model_directory
 from embedome.tokenizer import vocabulary_file
@@ -39,6 +46,7 @@ def get_targets():
         "results/ledger.json",
         *(f"results/report/{MODEL}/{name}" for name in REPORT_FILES),
         *get_annotation(),
+        *(["results/summaries/leakage.json"] if config["leakage"]["measure"] else []),
     ]
 
 
@@ -101,6 +109,21 @@ def get_fasta():
 def get_release():
     """The release.json of a downloaded file, if it was downloaded."""
     return [] if is_kind("fasta") else release_file("release.json")
+
+
+def is_redundancy_filter():
+    """Whether only the representatives of clusters are kept."""
+    return config["cluster"]["as"] == "filter"
+
+
+def drawn(name):
+    """A file of the split stage: the final one, or where leaks are dropped behind it one of its own."""
+    return f"results/drawn/{name}" if drops_leaks(config) else f"results/{name}"
+
+
+def without(section, *keys):
+    """A section of the configuration without some of its keys."""
+    return {key: value for key, value in config[section].items() if key not in keys}
 
 
 def shard_names(split):

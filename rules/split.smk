@@ -5,9 +5,15 @@ rule split:
     input:
         catalog="results/catalog",
         summary="results/summaries/filter.json",
+        clusters="results/clusters.parquet" if uses_clusters(config) else [],
     output:
-        splits="results/splits.parquet",
-        summary="results/summaries/split.json",
+        **(
+            {"rejects": "results/rejects_redundant.parquet"}
+            if is_redundancy_filter()
+            else {}
+        ),
+        splits=drawn("splits.parquet"),
+        summary=drawn("summaries/split.json"),
     log:
         "results/logs/split.log",
     benchmark:

@@ -10,4 +10,6 @@ with rule_log(snakemake.log):
         SplitPlan(**snakemake.params.plan),
         splits=snakemake.output.splits,
         summary=snakemake.output.summary,
+        clusters=snakemake.input.get("clusters"),
+        rejects=snakemake.output.get("rejects"),
     )

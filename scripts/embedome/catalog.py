@@ -1,9 +1,11 @@
 """The catalog: the kept records, sorted by id, as Parquet files that any reader opens."""
 
+import bisect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -75,3 +77,57 @@ def read_sequences(folder: str | os.PathLike, ids: Sequence[str]) -> pa.LargeStr
         name = ids[pc.indices_nonzero(pc.is_null(position))[0].as_py()]
         raise UserError(f"{folder}: no record has the id {name!r}; expected the catalog of the data set")
     return found["sequence"].combine_chunks().take(position)
+
+
+def canonical_rows(catalog: str | os.PathLike) -> np.ndarray:
+    """For each row of the catalog the row of its canonical id, its own where it is no duplicate.
+
+    Memory: 8 bytes per record, and the ids of which there are duplicates.
+
+    Returns
+    -------
+    numpy.ndarray, dtype=int64, shape=(n,)
+    """
+    where, named = [np.empty(0, np.int64)], [pa.array([], pa.string())]
+    total = 0
+    for table in read_catalog(catalog, ["duplicate_of"]):
+        duplicate = table["duplicate_of"].is_valid().to_numpy()
+        where.append(np.flatnonzero(duplicate) + total)
+        named += table["duplicate_of"].drop_null().chunks
+        total += len(table)
+    canonical = pa.chunked_array(named)
+    ids = canonical.unique().sort()
+    rows = np.arange(total)
+    rows[np.concatenate(where)] = rows_of_ids(catalog, ids)[pc.index_in(canonical, value_set=ids).to_numpy()]
+    return rows
+
+
+def rows_of_ids(catalog: str | os.PathLike, ids: pa.Array) -> np.ndarray:
+    """Rows of the catalog that have the given ids, which are sorted and are all there; dtype=int64, shape (n,)."""
+    rows, start, row = np.empty(len(ids), np.int64), 0, 0
+    for table in read_catalog(catalog, ["id"]):
+        names = table["id"].combine_chunks()
+        end = bisect.bisect_right(range(len(ids)), names[-1].as_py(), lo=start, key=lambda at: ids[at].as_py())
+        if end > start:
+            rows[start:end] = row + pc.index_in(ids[start:end], value_set=names).to_numpy()
+        start, row = end, row + len(names)
+    return rows
+
+
+def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.ChunkedArray:
+    """Ids of the given rows of the catalog.
+
+    Parameters
+    ----------
+    catalog : path
+    rows : numpy.ndarray, dtype=int64, shape=(n,)
+        Ascending.
+    """
+    found, row, start = [pa.array([], pa.string())], 0, 0
+    for table in read_catalog(catalog, ["id"]):
+        row += len(table)
+        end = int(np.searchsorted(rows, row))
+        if end > start:
+            found += table["id"].take(pa.array(rows[start:end] - (row - len(table)))).chunks
+        start = end
+    return pa.chunked_array(found)

@@ -12,7 +12,7 @@ from embedome.registry import REGISTRY
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")
 # What decides about sequences and vectors; the rest only about how a run looks.
-SCIENCE = ("source", "demo", "filter", "split", "shard", "cost", "model", "embed")
+SCIENCE = ("source", "demo", "filter", "cluster", "split", "leakage", "shard", "cost", "model", "embed")
 
 
 def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ def dotted(path: str, key: Any) -> str:
 def expectation(schema: Mapping[str, Any]) -> str:
     """What a schema admits, in words."""
     if "enum" in schema:
-        return "one of " + ", ".join("null" if value is None else value for value in schema["enum"])
+        return "one of " + ", ".join("null" if value is None else str(value) for value in schema["enum"])
     kinds = schema.get("type", "object")
     words = [" or ".join([kinds] if isinstance(kinds, str) else kinds)]
     limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "pattern": "of the form"}
@@ -87,6 +87,9 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"reuse.dataset is {earlier!r}, which this run writes; move that data set, and name its new place"
     if earlier and embed["per_residue"]:
         yield f"reuse.dataset is {earlier!r}; expected null, as vectors of residues cannot be reused"
+    if config["split"]["method"] == "bionemo" and drops_leaks(config):
+        found = config["leakage"]["drop_above"]
+        yield f"leakage.drop_above is {found}; expected null, as split.method 'bionemo' reproduces a split as it was"
     untrained = config["model"]["untrained"]
     if untrained:
         yield from untrained_faults(untrained)
@@ -122,6 +125,17 @@ def load_schema(path: str | Path) -> dict[str, Any]:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
+def uses_clusters(config: Mapping[str, Any]) -> bool:
+    """Whether sequences are clustered: for the split, or as a redundancy filter."""
+    return config["split"]["method"] == "cluster" or config["cluster"]["as"] == "filter"
+
+
+def drops_leaks(config: Mapping[str, Any]) -> bool:
+    """Whether train sequences that are like held-out ones are dropped."""
+    return config["leakage"]["drop_above"] is not None
+
+
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Digest of the keys that decide about sequences and vectors."""
-    return json_sha256({key: config[key] for key in SCIENCE})
+    """Digest of the keys that decide about sequences and vectors; of stages that do not decide it has none."""
+    idle = {"cluster": not uses_clusters(config), "leakage": not drops_leaks(config)}
+    return json_sha256({key: config[key] for key in SCIENCE if not idle.get(key)})

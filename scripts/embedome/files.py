@@ -73,6 +73,25 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         remove_directory(stale, path)
 
 
+@contextmanager
+def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a folder beside `path` for what is needed only while `path` is made; removed when the block ends.
+
+    Folders that killed processes left are removed when the block ends well.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = path.with_name(f"{path.name}.scratch")
+    folder = temporary_beside(base)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        remove_directory(folder, base)
+    for stale in temporaries_beside(base):
+        remove_directory(stale, base)
+
+
 def replace_directory(temporary: Path, path: Path) -> None:
     """Rename a folder to `path`, out of which any folder is moved first."""
     while True:

@@ -27,6 +27,7 @@ from embedome.limits import Limits
 from embedome.log import Progress
 from embedome.members import write_members
 from embedome.parallel import ahead, map_in_order, process_pool
+from embedome.rejects import REJECTS
 from embedome.runs import RUN, Made, Task, make_run
 from embedome.sorting import merge_runs
 from embedome.tables import FolderSink, ParquetSink
@@ -38,18 +39,6 @@ log = logging.getLogger(__name__)
 # cost some 50 us each beside what they do (2 MiB or more is as good, 256 KiB takes half as long again).
 RUN_BYTES, CHUNK_BYTES = 32 << 20, 4 << 20
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
-
-REJECTS = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("number", pa.int64(), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),
-        pa.field("description", pa.string(), nullable=False),
-    ]
-)
 
 
 def filter_records(

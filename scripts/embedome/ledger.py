@@ -62,13 +62,17 @@ def make_ledger(
     splits = {name: split_account(name, split, shards, manifests[name], dataset) for name in SPLITS}
     states = add_up([account["states"] for account in splits.values()])
     skipped = add_up([account["skipped"] for account in splits.values()])
-    rejected = sum(filtered["rejected"].values())
-    skipped_duplicates = filtered["duplicates"] - states.get(DUPLICATE, 0)
+    left_out = split["rejected"]
+    rejected = {**filtered["rejected"], **{reason: counts["sequences"] for reason, counts in left_out.items()}}
+    kept = filtered["kept"] - sum(counts["sequences"] for counts in left_out.values())
+    duplicates = filtered["duplicates"] - sum(counts["duplicates"] for counts in left_out.values())
+    skipped_duplicates = duplicates - states.get(DUPLICATE, 0)
     skipped_in_shards = sum(sum(shard["skipped"].values()) for split in splits.values() for shard in split["shards"])
-    close("records read", filtered["read"], "kept and rejected", filtered["kept"] + rejected)
+    close("records read", filtered["read"], "kept and rejected", kept + sum(rejected.values()))
     close("records of the input files", sum(i["records"] for i in filtered["inputs"]), "read", filtered["read"])
-    close("kept", filtered["kept"], "in splits", sum(account["sequences"] for account in splits.values()))
-    close("kept", filtered["kept"], "embedded, duplicates and skipped", sum(states.values()) + sum(skipped.values()))
+    close("kept", kept, "kept by the split stage", split["kept"])
+    close("kept", kept, "in splits", sum(account["sequences"] for account in splits.values()))
+    close("kept", kept, "embedded, duplicates and skipped", sum(states.values()) + sum(skipped.values()))
     close(
         "skipped in shards, and their duplicates",
         skipped_in_shards + skipped_duplicates,
@@ -79,8 +83,8 @@ def make_ledger(
     return {
         "format": 1,
         "read": filtered["read"],
-        "rejected": filtered["rejected"],
-        "kept": filtered["kept"],
+        "rejected": dict(sorted(rejected.items())),
+        "kept": kept,
         "states": states,
         "reused": add_up([account["reused"] for account in splits.values()]),
         "skipped": skipped,

@@ -1,27 +1,33 @@
 """Split stage: val, test and train, the same for the same ids wherever and in whatever order they are read.
 
-Memory: 8 to 24 bytes per record.
+Memory: 8 to 24 bytes per record; with clusters some 60.
 """
 
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, catalog_files, read_catalog
+from embedome.catalog import CATALOG_GROUP_ROWS, catalog_files, ids_of_rows, read_catalog
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, write_json
+from embedome.groups import Clusters, read_clusters
+from embedome.rejects import write_rejects
 from embedome.tables import ParquetSink, open_parquet
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("val", "test", "train")
-VAL, TEST, TRAIN = range(3)
+# What a record is marked as that is in the catalog and in no split.
+DROPPED = "rejected"
+VAL, TEST, TRAIN, REJECTED = range(4)
+REDUNDANT = "redundant"
 SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("split", pa.string(), nullable=False)])
 # A multiple of the catalog's row groups, so that the two files can be read in step.
 GROUP_ROWS = 8 * CATALOG_GROUP_ROWS
@@ -34,7 +40,7 @@ class SplitPlan:
     Parameters
     ----------
     method : str
-        ``hash`` or ``bionemo``.
+        ``hash``, ``cluster`` or ``bionemo``.
     seed : int
         Key of the hash, or seed of the shuffle.
     val, test : int or float
@@ -76,6 +82,8 @@ def split_catalog(
     *,
     splits: str | os.PathLike,
     summary: str | os.PathLike,
+    clusters: str | os.PathLike | None = None,
+    rejects: str | os.PathLike | None = None,
 ) -> dict:
     """Give every record of the catalog a split.
 
@@ -88,6 +96,11 @@ def split_catalog(
         Parquet file for (id, split), in the catalog's order.
     summary : path
         JSON file for the counts; also returned.
+    clusters : path, optional
+        What the cluster stage wrote: for the method ``cluster``, and with `rejects`.
+    rejects : path, optional
+        If given, clusters are a redundancy filter: of each only the representative and its duplicates are kept, the
+        others are marked ``rejected`` in `splits` and listed in this Parquet file.
 
     Raises
     ------
@@ -100,47 +113,88 @@ def split_catalog(
         raise UserError(
             f"{catalog}: {total:,} records, but the filter kept {account['kept']:,}; rerun the filter stage"
         )
-    method = {"hash": hash_splits, "bionemo": bionemo_splits}[plan.method]
-    assign = method(catalog, account, plan)
-    counts = {name: {"sequences": 0, "duplicates": 0, "residues": 0} for name in SPLITS}
-    names = pa.array(SPLITS)
-    with atomic_path(splits) as path, ParquetSink(path, SCHEMA, GROUP_ROWS, use_dictionary=["split"]) as sink:
-        for table in read_catalog(catalog, ["id", "length", "record", "duplicate_of"]):
-            codes = assign(table)
-            sink.write(pa.Table.from_arrays([table["id"], names.take(pa.array(codes))], schema=SCHEMA))
-            count(counts, table, codes)
-    result = {"format": 1, "method": plan.method, "seed": plan.seed, "kept": account["kept"], "splits": counts}
+    groups = read_clusters(catalog, clusters) if clusters else None
+    dropped = groups.redundant if rejects else np.zeros(total, bool)
+    if plan.method == "cluster":
+        codes = cluster_splits(catalog, groups, plan, dropped)
+    else:
+        codes = {"hash": hash_splits, "bionemo": bionemo_splits}[plan.method](catalog, account, plan, dropped)
+    codes[dropped] = REJECTED
+    if rejects:
+        write_redundant(catalog, account["inputs"], groups, rejects)
+    counts = write_splits(catalog, codes, splits)
+    lost = counts.pop(DROPPED)
+    rejected = {REDUNDANT: lost} if rejects else {}
+    kept = account["kept"] - lost["sequences"]
+    result = {
+        "format": 1, "method": plan.method, "seed": plan.seed, "kept": kept, "rejected": rejected, "splits": counts
+    }  # fmt: skip
     write_json(summary, result)
     log.info("%s", ", ".join(f"{name}: {split['sequences']:,} sequences" for name, split in counts.items()))
     return result
+
+
+def write_redundant(
+    catalog: str | os.PathLike, inputs: Sequence[Mapping[str, Any]], groups: Clusters, rejects: str | os.PathLike
+) -> None:
+    """List the records whose clusters have another representative, with this one's id."""
+    redundant = groups.redundant
+    leaders = np.unique(groups.representative[groups.number[redundant]])
+    names = ids_of_rows(catalog, leaders)
+
+    def details(rows: np.ndarray) -> pa.ChunkedArray:
+        of = names.take(pa.array(np.searchsorted(leaders, groups.representative[groups.number[rows]])))
+        return pc.binary_join_element_wise("represented by ", of, "")
+
+    write_rejects(rejects, catalog, inputs, redundant, REDUNDANT, details)
+
+
+def write_splits(catalog: str | os.PathLike, codes: np.ndarray, splits: str | os.PathLike) -> dict[str, dict[str, int]]:
+    """Write the split of each row of the catalog; give the counts of each split and of what is in none.
+
+    Parameters
+    ----------
+    catalog : path
+    codes : numpy.ndarray, dtype=int8, shape=(n,)
+        Index of each row in `SPLITS`, or `REJECTED`.
+    splits : path
+        Parquet file.
+    """
+    names = (*SPLITS, DROPPED)
+    counts = {name: {"sequences": 0, "duplicates": 0, "residues": 0} for name in names}
+    start = 0
+    with atomic_path(splits) as path, ParquetSink(path, SCHEMA, GROUP_ROWS, use_dictionary=["split"]) as sink:
+        for table in read_catalog(catalog, ["id", "length", "duplicate_of"]):
+            mine = codes[start : start + len(table)]
+            start += len(table)
+            sink.write(pa.Table.from_arrays([table["id"], pa.array(names).take(pa.array(mine))], schema=SCHEMA))
+            count(counts, table, mine)
+    return counts
 
 
 def count(counts: dict[str, dict[str, int]], table: pa.Table, codes: np.ndarray) -> None:
     """Add a table's rows to the counts of their splits."""
     duplicate = table["duplicate_of"].is_valid().to_numpy()
     lengths = table["length"].to_numpy()
-    for code, name in enumerate(SPLITS):
+    for code, name in enumerate(counts):
         mine = codes == code
         counts[name]["sequences"] += int(mine.sum())
         counts[name]["duplicates"] += int((mine & duplicate).sum())
         counts[name]["residues"] += int(lengths[mine].sum())
 
 
-Assign = Callable[[pa.Table], np.ndarray]
-
-
-def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan) -> Assign:
+def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan, dropped: np.ndarray) -> np.ndarray:
     """Rank distinct sequences by a keyed hash of their id: the smallest are val, the next test, the rest train.
 
     A duplicate goes where its canonical id goes: its sequence must not be in two splits. The counts hold for
-    distinct sequences. A later release moves only the ids at the two thresholds.
+    distinct sequences that are not dropped. A later release moves only the ids at the two thresholds.
     """
     rank_of, is_distinct = [np.empty(0, np.uint64)], [np.empty(0, bool)]
     for table in read_catalog(catalog, ["id", "duplicate_of"]):
         rank_of.append(hash_ids(pc.coalesce(table["duplicate_of"], table["id"]), plan.seed))
         is_distinct.append(table["duplicate_of"].is_null().to_numpy())
     ranks = np.concatenate(rank_of)
-    sorted_ranks = ranks[np.concatenate(is_distinct)]
+    sorted_ranks = ranks[np.concatenate(is_distinct) & ~dropped]
     sorted_ranks.sort()
     n_val, n_test = plan.sizes(len(sorted_ranks))
     # At how many of the two thresholds, the first ranks that are no longer val and test, each rank is or lies beyond.
@@ -148,15 +202,7 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan) -> A
     for n in (n_val, n_val + n_test):
         if n < len(sorted_ranks):
             codes += ranks >= sorted_ranks[n]
-    end = 0
-
-    def assign(table: pa.Table) -> np.ndarray:
-        # Tables come as they were ranked.
-        nonlocal end
-        end += len(table)
-        return codes[end - len(table) : end]
-
-    return assign
+    return codes
 
 
 def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
@@ -166,16 +212,69 @@ def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def bionemo_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan) -> Assign:
+def cluster_splits(catalog: str | os.PathLike, groups: Clusters, plan: SplitPlan, dropped: np.ndarray) -> np.ndarray:
+    """Rank clusters by a keyed hash of their smallest id, and draw val, then test, from them whole; the rest is train.
+
+    The smallest id is the cluster's own whatever its representative; it does not favour large clusters, as the
+    smallest hash of all members would.
+    """
+    ranks, start = np.empty(len(groups.first), np.uint64), 0
+    for table in read_catalog(catalog, ["id"]):
+        numbers = groups.number[start : start + len(table)]
+        first = groups.first[numbers] == np.arange(start, start + len(table))
+        ranks[numbers[first]] = hash_ids(table["id"].filter(pa.array(first)), plan.seed)
+        start += len(table)
+    distinct = groups.canonical == np.arange(len(groups.canonical))
+    sizes = np.bincount(groups.number[distinct & ~dropped], minlength=len(groups.first))
+    asked = plan.sizes(int(sizes.sum()))
+    drawn = draw_clusters(sizes, ranks, asked)
+    for name, code, n in zip(SPLITS, (VAL, TEST), asked, strict=False):
+        if (found := int(sizes[drawn == code].sum())) != n:
+            log.warning("split.%s asks for %s sequences; whole clusters make %s", name, f"{n:,}", f"{found:,}")
+    return drawn[groups.number]
+
+
+def draw_clusters(sizes: np.ndarray, ranks: np.ndarray, asked: tuple[int, int]) -> np.ndarray:
+    """Draw val and test from clusters in the order of their ranks, passing over those too large for what is left.
+
+    So neither is larger than asked for, and each is smaller only where what is left to fill is smaller than all
+    clusters that follow.
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray, dtype=int64, shape=(k,)
+        Sequences of each cluster.
+    ranks : numpy.ndarray, dtype=uint64, shape=(k,)
+    asked : tuple of int
+        Sequences of val and of test.
+
+    Returns
+    -------
+    numpy.ndarray, dtype=int8, shape=(k,)
+        Index of each cluster in `SPLITS`.
+    """
+    codes = np.full(len(sizes), TRAIN, np.int8)
+    order = np.argsort(ranks, kind="stable")
+    for code, room in zip((VAL, TEST), asked, strict=True):
+        following = order[codes[order] == TRAIN]
+        while len(following := following[sizes[following] <= room]):
+            # The first of them fits, and so do some more.
+            ends = np.cumsum(sizes[following])
+            fit = int(np.searchsorted(ends, room, side="right"))
+            codes[following[:fit]] = code
+            room -= int(ends[fit - 1])
+            following = following[fit:]
+    return codes
+
+
+def bionemo_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan, dropped: np.ndarray) -> np.ndarray:
     """Shuffle the record order with NumPy's default_rng: the first are val, the next test, the rest train.
 
     What the founding models were trained with (BioNeMo framework's UniRef50 preprocessing, seed 0). It goes by
     the order of records in the input, and duplicates are drawn on their own.
     """
-    population = None
-    if plan.length_filter == "before":
-        tables = read_catalog(catalog, ["record"])
-        population = np.sort(np.concatenate([table["record"].to_numpy() for table in tables]))
+    records = np.concatenate([table["record"].to_numpy() for table in read_catalog(catalog, ["record"])])
+    population = np.sort(records[~dropped]) if plan.length_filter == "before" else None
     total = account["read"] if population is None else len(population)
     n_val, n_test = plan.sizes(total)
     order = np.arange(total)
@@ -183,18 +282,16 @@ def bionemo_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan) -
     codes = np.full(total, TRAIN, np.int8)
     codes[order[:n_val]] = VAL
     codes[order[n_val : n_val + n_test]] = TEST
-
-    def assign(table: pa.Table) -> np.ndarray:
-        records = table["record"].to_numpy()
-        return codes[records if population is None else np.searchsorted(population, records)]
-
-    return assign
+    if population is None:
+        return codes[records]
+    # A dropped record is in no place of the population; whatever it gets here is not used.
+    return codes[np.minimum(np.searchsorted(population, records), total - 1)]
 
 
 def read_split_catalog(
     catalog: str | os.PathLike, splits: str | os.PathLike, columns: Sequence[str]
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Yield the catalog a row group at a time, with each row's index in `SPLITS`.
+    """Yield the catalog a row group at a time, with each row's index in `SPLITS`, or `REJECTED`.
 
     Raises
     ------
@@ -209,9 +306,9 @@ def read_split_catalog(
             raise mismatch
         if not table["id"].combine_chunks().equals(batch["id"]):
             raise mismatch
-        codes = np.zeros(len(batch), np.int8)
-        for code, name in enumerate(SPLITS):
-            codes[pc.equal(batch["split"], name).to_numpy(zero_copy_only=False)] = code
-        yield table, codes
+        found = pc.index_in(batch["split"], value_set=pa.array([*SPLITS, DROPPED]))
+        if found.null_count:
+            raise mismatch
+        yield table, found.to_numpy().astype(np.int8)
     if next(batches, None) is not None:
         raise mismatch

@@ -88,12 +88,18 @@ def test_documentation_has_every_key_and_no_other():
     ("sections", "message"),
     [
         ({"filter": {"min_lenght": 3}}, "unknown key 'filter.min_lenght'; did you mean 'min_length'?"),
-        ({"nonsense": 1}, "unknown key 'nonsense'; expected one of source, demo, filter"),
+        ({"nonsense": 1}, "unknown key 'nonsense'; expected one of source, demo, filter, cluster"),
         ({"model": {"untrained": {"depth": 2}}}, "unknown key 'model.untrained.depth'; expected one of like"),
         ({"filter": {"min_length": "ten"}}, "filter.min_length is 'ten'; expected integer, at least 1"),
         ({"filter": {"min_length": 0}}, "filter.min_length is 0; expected integer, at least 1"),
         ({"filter": {"max_length": 2.5}}, "filter.max_length is 2.5; expected integer or null, at least 1"),
-        ({"split": {"method": "random"}}, "split.method is 'random'; expected one of hash, bionemo"),
+        ({"split": {"method": "random"}}, "split.method is 'random'; expected one of hash, cluster"),
+        ({"cluster": {"coverage_mode": 7}}, "cluster.coverage_mode is 7; expected one of 0, 1, 2"),
+        ({"leakage": {"drop_above": 0}}, "leakage.drop_above is 0; expected number or null, above 0"),
+        (
+            {"leakage": {"drop_above": 0.5}, "split": {"method": "bionemo"}},
+            "leakage.drop_above is 0.5; expected null, as split.method 'bionemo'",
+        ),
         ({"cost": {"linear": 0}}, "cost.linear is 0; expected number, above 0"),
         ({"source": {"mirrors": ["ftp://x"]}}, "source.mirrors.0 is 'ftp://x'; expected string, of the form ^"),
         ({"model": {"name": "../x"}}, "model.name is '../x'; expected string, of the form"),
@@ -148,7 +154,21 @@ def test_the_digest_covers_what_vectors_depend_on_and_nothing_else():
     assert config_sha256(merged(CONFIG, {"split": {"seed": 7}})) != base
 
 
+def test_the_digest_covers_clusters_and_leaks_where_they_decide():
+    base = config_sha256(CONFIG)
+    assert config_sha256(merged(CONFIG, {"cluster": {"identity": 0.3}})) == base
+    assert config_sha256(merged(CONFIG, {"leakage": {"measure": True, "sensitivity": 7}})) == base
+    clustered = {"split": {"method": "cluster"}}
+    filtered = {"cluster": {"as": "filter"}}
+    dropped = {"leakage": {"drop_above": 0.5}}
+    digests = {config_sha256(merged(CONFIG, each)) for each in (clustered, filtered, dropped)}
+    assert len(digests | {base}) == 4
+    assert config_sha256(merged(CONFIG, {**clustered, "cluster": {"identity": 0.3}})) not in digests
+
+
 CONDA_NAMES = {"pytorch": "torch", "python-isal": "isal"}
+# Programs: pinned in their environment alone.
+NO_PYTHON_PACKAGES = {"mmseqs2"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -156,7 +176,8 @@ def test_conda_environments_pin_the_versions_of_the_lock_file(path):
     lock = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     pins = dict(pin.split("=") for pin in yaml.safe_load(path.read_text())["dependencies"])
     assert pins.pop("python") == "3.11"
-    assert pins == {name: lock[CONDA_NAMES.get(name, name)] for name in pins}
+    packages = {name: pin for name, pin in pins.items() if name not in NO_PYTHON_PACKAGES}
+    assert packages == {name: lock[CONDA_NAMES.get(name, name)] for name in packages}
 
 
 def test_the_lock_file_pins_every_package_and_torch_exactly():

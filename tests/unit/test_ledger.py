@@ -7,18 +7,23 @@ from embedome.errors import UserError
 from embedome.ledger import make_ledger
 
 FILTERED = {
-    "read": 13,
-    "kept": 11,
-    "duplicates": 2,
+    "read": 17,
+    "kept": 15,
+    "duplicates": 3,
     "rejected": {"too-short": 2},
-    "inputs": [{"records": 5}, {"records": 8}],
+    "inputs": [{"records": 5}, {"records": 12}],
 }
 SPLIT = {
+    "kept": 11,
+    "rejected": {
+        "redundant": {"sequences": 3, "duplicates": 1, "residues": 30},
+        "leak": {"sequences": 1, "duplicates": 0, "residues": 10},
+    },
     "splits": {
         "val": {"sequences": 2, "duplicates": 0, "residues": 9},
         "test": {"sequences": 1, "duplicates": 1, "residues": 5},
         "train": {"sequences": 8, "duplicates": 1, "residues": 70},
-    }
+    },
 }
 SHARDS = {
     "splits": {
@@ -61,7 +66,9 @@ def account() -> list:
 
 def test_a_sound_account_closes():
     ledger = make_ledger(*account())
-    assert ledger["read"] == 13
+    assert ledger["read"] == 17
+    assert ledger["rejected"] == {"leak": 1, "redundant": 3, "too-short": 2}
+    assert ledger["kept"] == 11
     assert ledger["states"] == {"duplicate": 1, "embedded": 5, "truncated": 1, "windowed": 2}
     assert ledger["reused"] == {"embedded": 1}
     assert ledger["skipped"] == {"too-long": 2}

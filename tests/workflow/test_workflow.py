@@ -161,7 +161,7 @@ def test_own_files_plain_gzip_and_zstandard_with_any_header(tmp_path):
         ({"filter": {"min_lenght": 3}}, "unknown key 'filter.min_lenght'; did you mean 'min_length'?"),
         ({"embde": {}}, "unknown key 'embde'; did you mean 'embed'?"),
         ({"filter": {"min_length": "ten"}}, "filter.min_length is 'ten'; expected integer, at least 1"),
-        ({"split": {"method": "random"}}, "split.method is 'random'; expected one of hash, bionemo"),
+        ({"split": {"method": "random"}}, "split.method is 'random'; expected one of hash, cluster, bionemo"),
         ({"filter": {"max_length": 5}}, "filter.max_length is 5; expected at least filter.min_length, 20"),
         ({"source": {"kind": "fasta"}}, "source.fasta is []; expected at least one path"),
         ({"model": {"directory": "nowhere", "untrained": None}}, "nowhere: no such model directory"),

@@ -1,0 +1,19 @@
+"""Rule drop_leaks."""
+
+from embedome.leakage import SearchPlan, drop_leaks
+from embedome.log import rule_log
+from embedome.mmseqs import Mmseqs
+
+with rule_log(snakemake.log):
+    drop_leaks(
+        snakemake.input.catalog,
+        snakemake.input.splits,
+        snakemake.input.summary,
+        snakemake.input["filter"],
+        SearchPlan(**snakemake.params.plan),
+        snakemake.params.drop_above,
+        splits=snakemake.output.splits,
+        summary=snakemake.output.summary,
+        rejects=snakemake.output.rejects,
+        mmseqs=Mmseqs(snakemake.threads, snakemake.resources.mem_mb, f"{snakemake.log}.mmseqs"),
+    )

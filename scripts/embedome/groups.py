@@ -1,0 +1,88 @@
+"""The table of clusters: which records belong together, by their rows in the catalog."""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.catalog import CATALOG_GROUP_ROWS, canonical_rows, read_catalog
+from embedome.errors import UserError
+from embedome.tables import RowReader, open_parquet
+
+CLUSTERS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("representative", pa.string(), nullable=False),
+        pa.field("cluster", pa.int64(), nullable=False),
+    ]
+)
+
+
+class Clusters(NamedTuple):
+    """The clusters of a catalog, by row."""
+
+    number: np.ndarray
+    """Cluster of each row, that of its canonical id; dtype=int64, shape (n,)."""
+    representative: np.ndarray
+    """Row of each cluster's representative; dtype=int64, shape (k,)."""
+    first: np.ndarray
+    """Row of each cluster's smallest id; dtype=int64, shape (k,)."""
+    canonical: np.ndarray
+    """Row of each row's canonical id; dtype=int64, shape (n,)."""
+
+    @property
+    def redundant(self) -> np.ndarray:
+        """Whether each row's sequence is another than its cluster's representative; dtype=bool, shape (n,)."""
+        return self.representative[self.number] != self.canonical
+
+
+def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Clusters:
+    """Read a table of clusters back.
+
+    Raises
+    ------
+    UserError
+        Where it is not of this catalog.
+    """
+    canonical = canonical_rows(catalog)
+    rows = np.arange(len(canonical))
+    distinct = canonical == rows
+    number = np.empty(len(rows), np.int64)
+    leaders = [np.empty(0, np.int64)]
+    for mine, table in clusters_in_step(catalog, clusters, distinct):
+        number[mine] = table["cluster"].to_numpy()
+        leaders.append(mine[pc.equal(table["id"], table["representative"]).to_numpy()])
+    number = number[canonical]
+    leading = np.concatenate(leaders)
+    k = int(number.max()) + 1
+    representative, first = np.full(k, -1), np.empty(k, np.int64)
+    representative[number[leading]] = leading
+    first[number[::-1]] = rows[::-1]  # of rows that write to one place the last one stays
+    if len(leading) != k or (representative < 0).any():
+        raise UserError(f"{clusters}: not every cluster has one representative; rerun the cluster stage")
+    return Clusters(number, representative, first, canonical)
+
+
+def clusters_in_step(
+    catalog: str | os.PathLike, clusters: str | os.PathLike, distinct: np.ndarray
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Yield rows of the catalog's canonical ids with their rows of the table of clusters."""
+    mismatch = UserError(f"{clusters}: its ids are not those of {catalog}; rerun the cluster stage")
+    file = open_parquet(clusters)
+    if file.schema_arrow.names != CLUSTERS.names:
+        raise mismatch
+    batches = file.iter_batches(CATALOG_GROUP_ROWS, use_threads=False)
+    reader = RowReader((pa.Table.from_batches([batch]) for batch in batches), file.schema_arrow)
+    start = 0
+    for table in read_catalog(catalog, ["id"]):
+        mine = np.flatnonzero(distinct[start : start + len(table)])
+        rows = reader.take(len(mine))
+        if not rows["id"].combine_chunks().equals(table["id"].take(pa.array(mine)).combine_chunks()):
+            raise mismatch
+        yield mine + start, rows
+        start += len(table)
+    if len(reader.take(1)):
+        raise mismatch
