@@ -4,18 +4,23 @@ import hashlib
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
 from embedome.errors import UserError
-from embedome.split import SplitPlan, split_catalog
+from embedome.groups import CLUSTERS
+from embedome.split import SplitPlan, draw_clusters, split_catalog
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).parents[2]
 SPLITS = ("val", "test", "train")
 Split = tuple[dict[str, str], dict]
 
@@ -33,13 +38,22 @@ def proteins(numbers: range, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def run_split(
-    run: Filtered, method: str = "hash", seed: int = 0, val: float = 30, test: float = 50, **more: str
+    run: Filtered,
+    method: str = "hash",
+    seed: int = 0,
+    val: float = 30,
+    test: float = 50,
+    clusters: Path | None = None,
+    rejects: Path | None = None,
+    **more: str,
 ) -> Split:
     """Split of each id in file order, and the summary."""
     folder = run.catalog.parent
     splits, summary = folder / "splits.parquet", folder / "split.json"
     plan = SplitPlan(method, seed, val, test, **more)
-    result = split_catalog(run.catalog, run.summary, plan, splits=splits, summary=summary)
+    result = split_catalog(
+        run.catalog, run.summary, plan, splits=splits, summary=summary, clusters=clusters, rejects=rejects
+    )
     assert json.loads(summary.read_text()) == result
     rows = duckdb.sql(f"SELECT id, split FROM read_parquet('{splits}')").fetchall()
     # One row for each of the catalog's, in its order.
@@ -52,7 +66,7 @@ def check_summary(run: Filtered, splits: Path, result: dict) -> None:
     counted = duckdb.sql(f"""
         SELECT split, count(*), count(duplicate_of), sum(length)
         FROM read_parquet('{run.catalog}/*.parquet') AS catalog JOIN read_parquet('{splits}') AS splits USING (id)
-        GROUP BY split
+        WHERE split <> 'rejected' GROUP BY split
     """).fetchall()
     expected = {name: {"sequences": 0, "duplicates": 0, "residues": 0} for name in SPLITS}
     expected |= {name: {"sequences": n, "duplicates": d, "residues": r} for name, n, d, r in counted}
@@ -275,3 +289,140 @@ def test_form_of_the_file(catalog: Filtered) -> None:
         ("id", "string", False),
         ("split", "string", False),
     ]
+
+
+# Whole clusters, and clusters as a redundancy filter.
+
+
+def write_groups(run: Filtered, cluster_of: dict[str, int], leader: Callable[[list[str]], str] = max) -> Path:
+    """A table of clusters as the cluster stage writes it, `cluster_of` naming that of each canonical id."""
+    names = [name for name, duplicate in run.rows("id, duplicate_of") if duplicate is None]
+    members: dict[int, list[str]] = {}
+    for name in names:
+        members.setdefault(cluster_of[name], []).append(name)
+    number = {label: place for place, label in enumerate(members)}
+    path = run.catalog.parent / "clusters.parquet"
+    columns = [
+        names,
+        [leader(members[cluster_of[name]]) for name in names],
+        [number[cluster_of[name]] for name in names],
+    ]
+    pq.write_table(pa.Table.from_arrays([pa.array(column) for column in columns], names=CLUSTERS.names), path)
+    return path
+
+
+def by_letter(run: Filtered) -> dict[str, int]:
+    """Clusters of the ids with the same first two letters: some dozens, of several sizes."""
+    return {name: int(name[0], 16) * 4 + int(name[1], 16) // 4 for (name,) in run.rows("id")}
+
+
+def draw_by_loop(sizes: list[int], ranks: list[int], asked: tuple[int, int]) -> list[str]:
+    """Cluster by cluster: val where it fits, in a second walk test where it fits."""
+    drawn = ["train"] * len(sizes)
+    for split, room in zip(("val", "test"), asked, strict=True):
+        for cluster in sorted(range(len(sizes)), key=lambda each: (ranks[each], each)):
+            if drawn[cluster] == "train" and sizes[cluster] <= room:
+                drawn[cluster] = split
+                room -= sizes[cluster]
+    return drawn
+
+
+@given(
+    clusters=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 20)), max_size=40),
+    asked=st.tuples(st.integers(0, 60), st.integers(0, 60)),
+)
+def test_clusters_are_drawn_as_by_a_loop(clusters: list[tuple[int, int]], asked: tuple[int, int]) -> None:
+    sizes, ranks = ([each[column] for each in clusters] for column in (0, 1))
+    drawn = draw_clusters(np.array(sizes, np.int64), np.array(ranks, np.uint64), asked)
+    assert [SPLITS[code] for code in drawn] == draw_by_loop(sizes, ranks, asked)
+
+
+@pytest.mark.parametrize("groups", ["large", "small"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_cluster_splits_are_of_whole_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, seed: int
+) -> None:
+    if groups == "small":
+        small_groups(monkeypatch)
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", proteins(range(400))))
+    cluster_of = by_letter(run)
+    clusters = write_groups(run, cluster_of)
+    split_of, result = run_split(run, "cluster", seed=seed, val=40, test=60, clusters=clusters)
+    members: dict[int, list[str]] = {}
+    for name, duplicate in run.rows("id, duplicate_of"):
+        if duplicate is None:
+            members.setdefault(cluster_of[name], []).append(name)
+        else:
+            assert split_of[name] == split_of[duplicate]
+    order = {name: place for place, name in enumerate(ranked(run, seed))}
+    labels = list(members)
+    ranks = [order[min(members[label])] for label in labels]
+    drawn = draw_by_loop([len(members[label]) for label in labels], ranks, (40, 60))
+    expected = {name: split for label, split in zip(labels, drawn, strict=True) for name in members[label]}
+    assert {name: split_of[name] for name in expected} == expected
+    distinct = {name: split["sequences"] - split["duplicates"] for name, split in result["splits"].items()}
+    assert distinct == Counter(expected.values())
+    assert 38 <= distinct["val"] <= 40
+    assert 57 <= distinct["test"] <= 60
+
+
+def test_cluster_splits_depend_neither_on_the_order_nor_on_representatives(tmp_path: Path) -> None:
+    records = proteins(range(400))
+    one = run_filter(tmp_path / "one", write_fasta(tmp_path / "one.fasta", records))
+    random.Random(1).shuffle(records)
+    other = run_filter(tmp_path / "other", write_fasta(tmp_path / "other.fasta", records))
+    found = [
+        run_split(run, "cluster", clusters=write_groups(run, by_letter(run), leader))[0]
+        for run, leader in ((one, min), (other, max))
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_cluster_larger_than_what_is_asked_for_is_train(catalog: Filtered, caplog: pytest.LogCaptureFixture) -> None:
+    clusters = write_groups(catalog, {name: 0 for (name,) in catalog.rows("id")})
+    split_of, _ = run_split(catalog, "cluster", val=30, test=50, clusters=clusters)
+    assert set(split_of.values()) == {"train"}
+    assert "split.val asks for 30 sequences; whole clusters make 0" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["hash", "cluster", "bionemo"])
+@pytest.mark.parametrize("length_filter", ["after", "before"])
+def test_representatives_alone_are_kept(catalog: Filtered, method: str, length_filter: str) -> None:
+    cluster_of = by_letter(catalog)
+    clusters = write_groups(catalog, cluster_of)
+    rejects = catalog.catalog.parent / "rejects_redundant.parquet"
+    split_of, result = run_split(
+        catalog, method, val=10, test=10, clusters=clusters, rejects=rejects, length_filter=length_filter
+    )
+    rows = catalog.rows("id, duplicate_of, record, length, description")
+    names = [name for name, duplicate, *_ in rows if duplicate is None]
+    leader = {cluster_of[name]: name for name in names}  # the largest
+    expected = {}
+    for name, duplicate, record, length, description in rows:
+        canonical = duplicate or name
+        if canonical != leader[cluster_of[canonical]]:
+            detail = f"represented by {leader[cluster_of[canonical]]}"
+            expected[name] = ("redundant", detail, "x.fasta", record + 1, length, description)
+    listed = duckdb.sql(f"SELECT * FROM '{rejects}'").fetchall()
+    assert [row[0] for row in listed] == sorted(expected)
+    assert {name: tuple(row) for name, *row in listed} == expected
+    assert {name for name, split in split_of.items() if split == "rejected"} == set(expected)
+    assert result["kept"] == len(rows) - len(expected)
+    lost = result["rejected"]["redundant"]
+    assert lost["sequences"] == len(expected)
+    assert lost["duplicates"] == sum(duplicate is not None for name, duplicate, *_ in rows if name in expected)
+    assert lost["residues"] == sum(each[4] for each in expected.values())
+    if method != "bionemo":
+        distinct = {name: split["sequences"] - split["duplicates"] for name, split in result["splits"].items()}
+        assert distinct == {"val": 10, "test": 10, "train": len(leader) - 20}
+    elif length_filter == "before":
+        assert result["splits"]["val"]["sequences"] == 10
+
+
+@pytest.mark.parametrize("preset", ["esm1nv", "prott5nv"])
+def test_presets_split_as_the_model_cards_say(preset: str) -> None:
+    """5,000 and 1,000,000 of all clusters, of which those of more than 512 residues are then dropped."""
+    config = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())
+    assert SplitPlan(**config["split"]) == SplitPlan("bionemo", 0, 5000, 1_000_000, "after")
+    assert config["filter"]["max_length"] == 512
+    assert SplitPlan(**config["split"]).sizes(52_500_000) == (5000, 1_000_000)
