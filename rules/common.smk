@@ -44,7 +44,7 @@ def get_targets():
     return [
         f"results/dataset/{MODEL}/_manifest.json",
         "results/ledger.json",
-        *(f"results/report/{MODEL}/{name}" for name in REPORT_FILES),
+        f"results/runtimes/{MODEL}.tsv",
         *get_annotation(),
         *(["results/summaries/leakage.json"] if config["leakage"]["measure"] else []),
     ]
@@ -190,5 +190,5 @@ def get_vocabulary():
 
 
 def families():
-    """The truth about the demo's families, to colour plots by."""
+    """The truth about the demo's families, for the analysis."""
     return "resources/demo/mirror/families.tsv.gz" if is_kind("demo") else []

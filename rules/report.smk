@@ -1,48 +1,135 @@
-# Statistics and plots of the data set, for `snakemake --report`.
+# Numbers about the data set, and the plots and tables of `snakemake --report`.
 
-REPORT_FILES = ["ledger.tsv", "lengths.svg", "pca.svg", "statistics.json"]
+ANALYSIS = f"results/analysis/{MODEL}"
+REPORT = f"results/report/{MODEL}"
+# By category: the files' names, and what the report calls them.
+PLOTS = {
+    "Sequences": {"lengths": "Lengths", "composition": "Residues"},
+    "Embeddings": {
+        "norms": "Norms",
+        "spectrum": "Variance by component",
+        "pca": "Principal components",
+        "umap": "Map (UMAP)",
+        "neighbours": "Nearest neighbours",
+    },
+    "Splits": {"drift": "Drift from train"},
+}
+
+
+rule analyse:
+    input:
+        dataset=f"results/dataset/{MODEL}/_manifest.json",
+        catalog="results/catalog",
+        splits="results/splits.parquet",
+        families=families(),
+    output:
+        statistics=f"{ANALYSIS}/statistics.json",
+        tables=expand(
+            f"{ANALYSIS}/{{table}}.parquet",
+            table=[
+                "lengths",
+                "composition",
+                "norms",
+                "dimensions",
+                "components",
+                "sample",
+            ],
+        ),
+    log:
+        f"results/logs/analyse_{MODEL}.log",
+    benchmark:
+        f"results/benchmarks/analyse_{MODEL}.tsv"
+    conda:
+        "../envs/report.yaml"
+    threads: 2
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(480),
+    params:
+        dask=config["dask"],
+        samples=config["report"],
+    message:
+        "Analysing the data set"
+    script:
+        "../scripts/analyse.py"
 
 
 rule report:
     input:
-        dataset=f"results/dataset/{MODEL}/_manifest.json",
+        statistics=rules.analyse.output.statistics,
+        tables=rules.analyse.output.tables,
         ledger="results/ledger.json",
-        families=families(),
     output:
+        table=f"{REPORT}/ledger.tsv",
         ledger=report(
-            f"results/report/{MODEL}/ledger.tsv",
-            category="Ledger",
+            f"{REPORT}/ledger.html",
+            category="Run",
+            labels={"what": "Ledger"},
             caption="../docs/report/ledger.rst",
         ),
-        lengths=report(
-            f"results/report/{MODEL}/lengths.svg",
-            category="Sequences",
-            caption="../docs/report/lengths.rst",
+        provenance=report(
+            f"{REPORT}/provenance.html",
+            category="Run",
+            labels={"what": "Provenance"},
+            caption="../docs/report/provenance.rst",
         ),
-        pca=report(
-            f"results/report/{MODEL}/pca.svg",
-            category="Embeddings",
-            caption="../docs/report/pca.rst",
+        numbers=report(
+            f"{REPORT}/numbers.html",
+            category="Run",
+            labels={"what": "All numbers"},
+            caption="../docs/report/numbers.rst",
         ),
-        statistics=report(
-            f"results/report/{MODEL}/statistics.json",
-            category="Embeddings",
-            caption="../docs/report/statistics.rst",
-        ),
+        plots=[
+            report(
+                f"{REPORT}/{name}.svg",
+                category=category,
+                labels={"what": label},
+                caption=f"../docs/report/{name}.rst",
+            )
+            for category, names in PLOTS.items()
+            for name, label in names.items()
+        ],
     log:
         f"results/logs/report_{MODEL}.log",
     benchmark:
         f"results/benchmarks/report_{MODEL}.tsv"
     conda:
         "../envs/report.yaml"
-    threads: 2
+    threads: 1
     resources:
-        mem_mb=by_attempt(4000),
-        runtime=by_attempt(120),
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(30),
     params:
-        dask=config["dask"],
         pca_sequences=config["report"]["pca_sequences"],
     message:
         "Drawing the report's plots"
     script:
         "../scripts/report.py"
+
+
+# Not one of the report's inputs: run times differ from run to run, and all else is the same, byte for byte.
+rule runtimes:
+    input:
+        rules.report.output,
+    output:
+        table=f"results/runtimes/{MODEL}.tsv",
+        page=report(
+            f"results/runtimes/{MODEL}.html",
+            category="Run",
+            labels={"what": "Run times"},
+            caption="../docs/report/runtimes.rst",
+        ),
+    log:
+        f"results/logs/runtimes_{MODEL}.log",
+    benchmark:
+        f"results/benchmarks/runtimes_{MODEL}.tsv"
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    params:
+        benchmarks="results/benchmarks",
+        model=MODEL,
+    message:
+        "Adding up the rules' run times"
+    script:
+        "../scripts/runtimes.py"

@@ -4,14 +4,11 @@ from pathlib import Path
 
 from embedome.log import rule_log
 from embedome.report import write_report
-from embedome.workers import Workers
 
 with rule_log(snakemake.log):
     write_report(
-        Path(snakemake.input.dataset).parent,
+        Path(snakemake.input.statistics).parent,
         snakemake.input.ledger,
-        Path(snakemake.output.statistics).parent,
-        families=snakemake.input.get("families"),
+        Path(snakemake.output.ledger).parent,
         pca_sequences=snakemake.params.pca_sequences,
-        workers=Workers(**snakemake.params.dask, threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

@@ -162,6 +162,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def rounded(value: float) -> float:
+    """A number to six digits, for JSON that is read by people; whole numbers stay."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file.
 

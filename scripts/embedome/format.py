@@ -6,7 +6,8 @@ fingerprint of all that went into it, and the sequences that were skipped.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,25 @@ def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> 
         Where a page is damaged; names the file.
     """
     file = open_parquet(path)
-    try:
+    with damage_named(path):
         return file.read(columns=columns, use_threads=False)
+
+
+def iter_rows(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield a part file's rows, a row group at a time; as `read_rows`."""
+    batches = open_parquet(path).iter_batches(GROUP_ROWS, columns=list(columns), use_threads=False)
+    while True:
+        with damage_named(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+@contextmanager
+def damage_named(path: str | os.PathLike) -> Iterator[None]:
+    """Raise a `UserError` that names the file where a page is damaged."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged ({first_line(error)}); delete it and run again") from None

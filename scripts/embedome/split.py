@@ -205,8 +205,8 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan, drop
     return codes
 
 
-def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
-    """Keyed BLAKE2b hash (RFC 7693) of each id as a 64-bit number, shape (n,)."""
+def hash_ids(ids: pa.ChunkedArray | pa.Array, seed: int | str) -> np.ndarray:
+    """BLAKE2b hash (RFC 7693), keyed with the seed, of each id as a 64-bit number, shape (n,)."""
     key = str(seed).encode()
     digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in ids.to_pylist())
     return np.frombuffer(digests, ">u8").astype(np.uint64)

@@ -1,4 +1,4 @@
-"""Dask workers for merge and report: threads of the job itself, or Slurm jobs of their own."""
+"""Dask workers for merge and analyse: threads of the job itself, or Slurm jobs of their own."""
 
 import logging
 import os

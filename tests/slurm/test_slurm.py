@@ -156,7 +156,7 @@ def test_the_demo_runs_as_one_array_on_both_nodes_and_gives_the_same_bytes(
     assert {job["State"] for job in jobs} == {"COMPLETED"}
     # What needs the network runs where snakemake does.
     rules = {job["Comment"].removeprefix("rule_").partition("_wildcards")[0] for job in jobs}
-    assert rules == {"filter", "split", "shard", "embed", "merge", "ledger", "report"}
+    assert rules == {"filter", "split", "shard", "embed", "merge", "ledger", "analyse", "report"}
     assert digests(whole.folder) == digests(here)
 
 

@@ -15,7 +15,6 @@ from embedding_line import prepare, random_records, rough_model, vectors
 from embedome.dataset import open_dataset
 from embedome.errors import UserError
 from embedome.headers import parse_description
-from embedome.report import write_report
 from embedome.settings import Settings
 
 
@@ -167,27 +166,3 @@ def test_columns_of_the_header_are_there(line):
     assert parse_description(description).taxid == 9606
     found = duckdb.sql(f"select distinct taxid, n_members from '{line.dataset}/split=*/*.parquet'").fetchall()
     assert found == [(9606, 2)]
-
-
-def test_report_numbers_equal_numpy_on_the_whole_matrix(line, tmp_path, everything):
-    ledger = {"rejected": {"too-short": 2}, "states": {}, "skipped": {}, "read": 3, "splits": {}}
-    for split in ("val", "test", "train"):
-        ledger["splits"][split] = {"states": {}, "skipped": {}, "sequences": 1}
-    (tmp_path / "ledger.json").write_text(json.dumps(ledger))
-    write_report(line.dataset, tmp_path / "ledger.json", tmp_path / "report", pca_sequences=50)
-    found = json.loads((tmp_path / "report" / "statistics.json").read_text())
-    matrix = np.stack(list(everything.values())).astype(np.float64)
-    values = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False) ** 2
-    np.testing.assert_allclose(found["explained_variance"], (values / values.sum())[:10], atol=2e-6)
-    np.testing.assert_allclose(found["norm_mean"], np.linalg.norm(matrix, axis=1).mean())
-    lengths = duckdb.sql(f"select length from '{line.dataset}/split=train/*.parquet'").fetchnumpy()["length"]
-    assert (
-        found["length_quantiles"]["train"]
-        == np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf").astype(int).tolist()
-    )
-    for name in ("pca.svg", "lengths.svg"):
-        assert "<svg" in (tmp_path / "report" / name).read_text()
-    again = tmp_path / "again"
-    write_report(line.dataset, tmp_path / "ledger.json", again, pca_sequences=50)
-    for path in again.iterdir():
-        assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()

@@ -122,8 +122,24 @@ def test_report_is_one_html_file_with_the_plots(demo):
     result = run(demo, SMALL, "--report", "report.html")
     assert result.returncode == 0, result.stdout
     text = (demo / "report.html").read_text()
-    assert "pca.svg" in text
-    assert "ledger.tsv" in text
+    for name in ("lengths.svg", "pca.svg", "drift.svg", "ledger.html", "provenance.html"):
+        assert f"results/report/tiny/{name}" in text
+    assert "results/runtimes/tiny.html" in text
+    table = (demo / "results/runtimes/tiny.tsv").read_text().splitlines()
+    rules = [line.split("\t")[0] for line in table[1:]]
+    assert {"filter", "split", "shard", "embed", "merge", "ledger", "analyse", "report"} <= set(rules)
+    assert dict(zip(rules, [line.split("\t")[1] for line in table[1:]], strict=True))["embed"] == "4"
+
+
+def test_the_analysis_counts_what_the_ledger_counts(demo):
+    found = json.loads((demo / "results/analysis/tiny/statistics.json").read_text())
+    ledger = json.loads((demo / "results/ledger.json").read_text())
+    assert sum(split["sequences"] for split in found["kept"].values()) == ledger["kept"]
+    assert found["rows"] == sum(ledger["states"].values())
+    assert found["sample"]["sequences"] == found["rows"] - ledger["states"]["duplicate"]
+    same = found["neighbours"]["same_family"]
+    assert same["sequences"] == found["sample"]["sequences"]
+    assert same["same"] > 3 * same["chance"]
 
 
 def test_own_files_plain_gzip_and_zstandard_with_any_header(tmp_path):

@@ -1,0 +1,7 @@
+"""Rule runtimes."""
+
+from embedome.log import rule_log
+from embedome.runtimes import write_runtimes
+
+with rule_log(snakemake.log):
+    write_runtimes(snakemake.params.benchmarks, snakemake.params.model, *snakemake.output)
