@@ -106,7 +106,7 @@ class Earlier:
     def renamed_rows(self) -> Iterator[pa.Table]:
         """Read the rows of other ids, with their new ones, and in the column `record` their split's place."""
         for split in self.data.splits:
-            for table, places in self.read(split, self.renamed & (self.codes >= 0)):
+            for table, places in self.read(split, self.renamed & (self.codes < len(SPLITS))):
                 renamed = table.set_column(0, table.schema.field(0), self.names.take(pa.array(self.name_of[places])))
                 yield renamed.append_column("record", pa.array(self.codes[places].astype(np.int64)))
 
