@@ -114,22 +114,23 @@ def write_members(
         Progress("members", "members", n_read) as progress,
     ):
         for table, order in merge_runs(list(runs), MEMBER_RUN):
-            rows = table.take(pa.array(order))
-            known = clusters.among(rows["id"])
-            members = rows.filter(pc.is_in(rows["id"], value_set=known["id"].combine_chunks()))
-            differ = other_counts(members, known)
+            known = clusters.among(table["id"], table["id"][int(order[-1])])
+            differ = other_counts(table.select(["id"]), known)
             if differ and not n_differ:
                 log.warning("%s holds another number of members than it says; others may, too", min(differ))
             n_differ += len(differ)
-            sink.write(members.select(MEMBERS.names).combine_chunks())
-            kept += len(members)
-            progress.update(len(rows))
+            for start in range(0, len(order), MEMBERS_GROUP_ROWS):
+                rows = table.take(pa.array(order[start : start + MEMBERS_GROUP_ROWS]))
+                members = rows.filter(pc.is_in(rows["id"], value_set=known["id"].combine_chunks()))
+                sink.write(members.select(MEMBERS.names))
+                kept += len(members)
+                progress.update(len(rows))
     return {"read": n_read, "kept": kept, "rejected": n_read - kept, "clusters_that_differ": n_differ}
 
 
-def other_counts(members: pa.Table, clusters: pa.Table) -> list[str]:
-    """Clusters whose members, all of them given, are not as many as they say."""
-    counts = members.group_by("id").aggregate([("id", "count")])
+def other_counts(ids: pa.Table, clusters: pa.Table) -> list[str]:
+    """Clusters with another number of members, whose ``id`` is given for each, than they say."""
+    counts = ids.group_by("id").aggregate([("id", "count")])
     both = clusters.join(counts, "id", join_type="left outer")
     return both.filter(pc.not_equal(both["n_members"], pc.fill_null(both["id_count"], 0)))["id"].to_pylist()
 
@@ -141,9 +142,9 @@ class KeptClusters:
         self.tables = read_catalog(catalog, KEPT.names)
         self.rest: pa.Table | None = next(self.tables, None)
 
-    def among(self, ids: pa.ChunkedArray) -> pa.Table:
-        """The kept ones of the clusters with the given ids, which are in order and behind those given before."""
-        last, wanted = ids[-1], pc.unique(ids)
+    def among(self, ids: pa.ChunkedArray, last: pa.StringScalar) -> pa.Table:
+        """The kept ones of the clusters with the given ids, up to a last one, all behind those given before."""
+        wanted = pc.unique(ids)
         found = [KEPT.empty_table()]
         while self.rest is not None:
             n_below = pc.sum(pc.less_equal(self.rest["id"], last)).as_py() or 0

@@ -30,7 +30,7 @@ ROOTS = ("UniRef", "UniRef50", "UniRef90", "UniRef100")
 ENCODINGS = ("UTF-8", "ISO-8859-1", "US-ASCII")
 PROLOG_BYTES = 1 << 20
 # An entry that is longer is cut.
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 8 << 20
 START_TAG = rb"""(?:[^<>"']|"[^"<]*"|'[^'<]*')*>"""
 
 

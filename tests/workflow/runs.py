@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = (
     "catalog",
     "rejects.parquet",
+    "members.parquet",
     "splits.parquet",
     "shards",
     "summaries",
