@@ -217,7 +217,7 @@ def test_duplicate_id_over_two_files_and_with_a_rejected_record(tmp_path: Path) 
 def test_a_failed_run_leaves_the_last_one_as_it_was(tmp_path: Path) -> None:
     filter_bytes(tmp_path, SOUND + b">a\n")
     before = tree(tmp_path / "out")
-    assert set(before) == {"catalog/part-00000.parquet", "rejects.parquet", "filter.json"}
+    assert set(before) == {"catalog/part-00000.parquet", "rejects.parquet", "members.parquet", "filter.json"}
     with pytest.raises(UserError):
         filter_bytes(tmp_path, SOUND + SOUND)
     assert tree(tmp_path / "out") == before
