@@ -303,7 +303,7 @@ def test_folder_gives_a_record_without_its_place(folder, target, tmp_path):
         (release((NAME, None), (NAME, WANTED)), NAME),  # links are passed over
         (release(("uniref50.tar.gz", uniref("uniref50", WANTED, "w:gz")[1])), f"uniref50.tar.gz/{NAME}"),
         (release(uniref("uniref50", WANTED), (NAME, b"another")), f"uniref50.tar/{NAME}"),  # the first counts
-        (gzip.compress(PLAIN[:99_999]) + gzip.compress(PLAIN[99_999:]), NAME),
+        (gzip.compress(PLAIN[:99_999], mtime=0) + gzip.compress(PLAIN[99_999:], mtime=0), NAME),
     ],
 )
 def test_file_is_found_where_archives_have_it(folder, target, data, member):
@@ -334,7 +334,7 @@ def test_file_that_is_not_there_is_told_with_what_is(folder, target, data, holds
     "data",
     [
         WHOLE[:LATE],
-        gzip.compress(tar(uniref("uniref50", WANTED))[:200_000]),
+        gzip.compress(tar(uniref("uniref50", WANTED))[:200_000], mtime=0),
         release(("uniref50.tar", b"no tar file")),
         b"no archive at all" * 99,
         b"",
