@@ -73,10 +73,10 @@ def build_file(task: FileTask) -> BuiltFile:
     found = [checked]
     schema = embedding_schema(checked.dimension, task.provenance["pooling"])
     with embedding_sink(path, schema) as sink:
-        sink.write(table.cast(schema))
+        sink.write(table)
         for part in task.parts[1:]:
             checked, table = check_part(part)
-            sink.write(table.cast(schema))
+            sink.write(table)
             found.append(checked)
         sink.describe(embedding_metadata(task.provenance))
     ends = [part.entry[key] for part in task.parts if part.entry["rows"] for key in ("first_id", "last_id")]

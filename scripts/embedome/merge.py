@@ -34,13 +34,13 @@ from embedome.format import (
     embedding_metadata,
     embedding_schema,
     embedding_sink,
-    read_rows,
 )
 from embedome.joining import FileTask, build_file, link_or_copy, plan_files
 from embedome.log import Progress
 from embedome.lookup import find_in_files
 from embedome.parallel import map_in_order
 from embedome.reuse import Reuse, check_same_vectors
+from embedome.rowfile import read_file
 from embedome.shard_parts import CheckedPart, ShardPart, check_keys, list_parts
 from embedome.split import SPLITS, read_split_catalog
 from embedome.tables import RowReader, open_parquet
@@ -180,7 +180,7 @@ class Merger:
         """Check parts and yield their rows."""
         for checked in do(check_keys, parts):
             self.add(checked)
-            yield read_rows(checked.part.path).cast(self.schema)
+            yield read_file(checked.part.path)
 
     def counted(self, split: str, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Pass reused rows on, counted by state."""

@@ -118,3 +118,17 @@ class RowFile:
 def is_vector(kind: pa.DataType) -> bool:
     """Whether a column of this type holds a vector a row, none of them null."""
     return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
+
+
+def read_file(path: str | os.PathLike) -> pa.Table:
+    """All rows of an embedding file, without its metadata.
+
+    Raises
+    ------
+    UserError
+        As `RowFile`.
+    """
+    file = RowFile(path)
+    names = file.schema.names
+    groups = [file.read(group, names) for group in range(len(file.starts) - 1)]
+    return pa.concat_tables([file.select(names).empty_table(), *groups])

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from embedome.errors import UserError
 from embedome.files import file_sha256, read_json
-from embedome.format import FORMAT, KEYS, SKIPPED, part_info, read_rows, vector_columns, vector_matrix
+from embedome.format import FORMAT, KEYS, SKIPPED, part_info, vector_columns, vector_matrix
+from embedome.rowfile import read_file
 from embedome.split import SPLITS
 
 
@@ -121,7 +122,7 @@ def check_part(part: ShardPart) -> tuple[CheckedPart, pa.Table]:
     info = part_info(part.path)
     if info.fingerprint != part.entry["fingerprint"]:
         raise part.fault("of another run (its fingerprint is not the manifest's)")
-    table = read_rows(part.path)
+    table = read_file(part.path)
     if len(table) != part.entry["rows"] or len(table) + len(info.skipped) != part.entry["sequences"]:
         raise part.fault(f"{len(table)} rows and {len(info.skipped)} skipped; expected {part.entry['sequences']}")
     for column in vector_columns(info.provenance["pooling"]).values():
