@@ -5,6 +5,7 @@ Memory of this process: some 60 bytes per record; of MMseqs2: what it is given.
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +225,7 @@ class Held:
         one = self.canonical == np.arange(len(self.codes))
         moved = np.flatnonzero(self.codes != self.codes[self.canonical])
         self.apart = len(moved) > 0
-        _, first = np.unique(self.canonical[moved] * len(SPLITS) + self.codes[moved], return_index=True)
+        _, first = np.unique(self.canonical[moved] * (REJECTED + 1) + self.codes[moved], return_index=True)
         one[moved[first]] = True
         self.queries = one & ((self.codes == VAL) | (self.codes == TEST))
         self.train = one & (self.codes == TRAIN)
@@ -247,22 +248,23 @@ def search(
     if not n_query or not n_target:
         return
     log.info("%s", forecast(held, targets, n_query, n_target, mmseqs.threads))
-    query, target, result, table = (folder / name for name in ("query", "target", "result", "hits.tsv"))
+    # MMseqs2 takes up what it finds in its working folder: each search has its own.
+    place = folder / f"search-{candidates}"
+    place.mkdir()
+    query, target, result, table = (place / name for name in ("query", "target", "result", "hits.tsv"))
     for database, rows in ((query, held.queries), (target, targets)):
         mmseqs.make_database(held.catalog, rows, database)
     threads = ["--threads", str(mmseqs.threads)]
     options = ["-k", str(word_length(n_target)), "--max-seqs", str(candidates), *threads, *mmseqs.memory_limit]
     # -a: alignments with all their columns, for the number of identical residues.
     mmseqs.run(
-        "search", query, target, result, folder / "work", *plan.arguments, *options, "-a", "--remove-tmp-files", "1"
+        "search", query, target, result, place / "work", *plan.arguments, *options, "-a", "--remove-tmp-files", "1"
     )
     mmseqs.run("convertalis", query, target, result, table, "--format-output", ",".join(HITS), *threads)
     for batch in read_table(table, HITS):
         hits = {name: batch[name].to_numpy() for name in HITS}
         yield {**hits, "identity": hits["nident"] / hits["alnlen"]}
-    for database in (query, target, result):
-        mmseqs.run("rmdb", database)
-        mmseqs.run("rmdb", f"{database}_h")
+    shutil.rmtree(place)
 
 
 def forecast(held: Held, targets: np.ndarray, n_query: int, n_target: int, threads: int) -> str:
