@@ -1,17 +1,14 @@
 """Leakage of splits by hash, by clusters and by clusters with leaks dropped, on FASTA files of one's own.
 
-    python benchmarks/leakage.py proteins.fasta.gz --val 0.05 --test 0.05
+    PYTHONPATH=scripts python benchmarks/leakage.py proteins.fasta.gz --val 0.05 --test 0.05
 
 Prints, for each way of splitting, how many held-out sequences have a hit in train at or above some identities.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from embedome.cluster import ClusterPlan, cluster_catalog
 from embedome.filter import filter_records
@@ -65,9 +62,7 @@ def measure(folder: Path, name: str, mmseqs: Mmseqs) -> None:
     result = measure_leakage(folder / "catalog", folder / name, SEARCH, **files, mmseqs=mmseqs)
     for split, found in result["splits"].items():
         at = "  ".join(f"{each['identity']}: {each['sequences']:,}" for each in found["thresholds"])
-        print(
-            f"{name:8} {split:5} of {found['sequences']:,}, hits at identity  {at}  ({time.monotonic() - start:.0f} s)"
-        )
+        print(f"{name:8} {split:5} of {found['sequences']:,}, hits at {at}  ({time.monotonic() - start:.0f} s)")
 
 
 if __name__ == "__main__":
