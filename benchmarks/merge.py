@@ -25,14 +25,10 @@ import pyarrow.parquet as pq
 from embedome.catalog import CATALOG, CATALOG_GROUP_ROWS
 from embedome.files import write_json
 from embedome.format import (
-    EMBEDDED,
     FORMAT,
-    MEAN,
     SKIPPED,
     describe_file,
     embedding_metadata,
-    embedding_schema,
-    vector_array,
     write_part,
 )
 from embedome.merge import merge_shards
@@ -41,9 +37,7 @@ from embedome.split import SCHEMA, SPLITS
 from embedome.tables import ParquetSink
 from embedome.verify import verify_dataset
 from embedome.workers import Workers
-
-PROVENANCE = {"pooling": [MEAN], "per_residue": False}
-RANK = 64
+from inputs import PROVENANCE, random_axes, random_rows
 
 
 def main() -> None:
@@ -121,7 +115,7 @@ def merge_once(folder: Path, file_mb: int) -> None:
 def make_shards(folder: Path, shards: int, rows: int, dimension: int) -> list[Path]:
     """Write parts, manifests, catalog and splits; give the parts."""
     generator = np.random.default_rng(0)
-    axes = generator.normal(size=(RANK, dimension)).astype(np.float32) / RANK**0.5
+    axes = random_axes(generator, dimension)
     (folder / "catalog").mkdir()
     listed, parts = [], []
     with (
@@ -129,7 +123,7 @@ def make_shards(folder: Path, shards: int, rows: int, dimension: int) -> list[Pa
         ParquetSink(folder / "catalog" / "part-00000.parquet", CATALOG, CATALOG_GROUP_ROWS) as catalog,
     ):
         for number in range(shards):
-            table = random_rows(generator, axes, number, rows)
+            table = random_rows(generator, axes, [f"UniRef50_A0A{number:03d}{row:06d}" for row in range(rows)])
             path = folder / "embeddings" / "train" / f"{number:05d}-00000.parquet"
             write_part(path, table, embedding_metadata(PROVENANCE, SKIPPED.empty_table(), "made"))
             write_manifest(path, table)
@@ -140,23 +134,6 @@ def make_shards(folder: Path, shards: int, rows: int, dimension: int) -> list[Pa
     splits = {name: listed if name == "train" else [] for name in SPLITS}
     write_json(folder / "shards.json", {"splits": splits, "reused": dict.fromkeys(SPLITS, 0)})
     return parts
-
-
-def random_rows(generator: np.random.Generator, axes: np.ndarray, number: int, rows: int) -> pa.Table:
-    """Rows of a shard."""
-    vectors = generator.normal(size=(rows, RANK)).astype(np.float32) @ axes
-    vectors += 0.1 * generator.normal(size=vectors.shape).astype(np.float32)
-    columns = {
-        "id": [f"UniRef50_A0A{number:03d}{row:06d}" for row in range(rows)],
-        "digest": ["SQ." + generator.bytes(16).hex() for _ in range(rows)],
-        "length": generator.integers(20, 500, rows),
-        "n_residues_used": generator.integers(20, 500, rows),
-        "state": [EMBEDDED] * rows,
-        "taxid": generator.integers(1, 10**6, rows),
-        "n_members": generator.integers(1, 50, rows),
-        "embedding": vector_array(vectors.astype(np.float16)),
-    }
-    return pa.table(columns).cast(embedding_schema(axes.shape[1]))
 
 
 def write_manifest(path: Path, table: pa.Table) -> None:

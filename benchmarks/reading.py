@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.dataset import Dataset, open_dataset
 from embedome.export import export_npy
@@ -25,19 +24,15 @@ from embedome.files import write_json
 from embedome.format import (
     EMBEDDED,
     MANIFEST,
-    MEAN,
     SKIPPED,
     SKIPPED_FILE,
     describe_file,
     embedding_metadata,
-    embedding_schema,
-    vector_array,
     write_part,
 )
 from embedome.parallel import available_cores
+from inputs import PROVENANCE, random_axes, random_rows
 
-PROVENANCE = {"pooling": [MEAN], "per_residue": False}
-RANK = 64
 LOOKUPS = 100
 
 
@@ -63,24 +58,12 @@ def main() -> None:
 def make_dataset(folder: Path, files: int, rows: int, dimension: int) -> None:
     """Write a data set of one split."""
     generator, entries = np.random.default_rng(0), []
-    axes = generator.normal(size=(RANK, dimension)).astype(np.float32) / RANK**0.5
+    axes = random_axes(generator, dimension)
     for number in range(files):
         # Ids as UniRef has them: of random accessions, sorted.
         ids = sorted(f"UniRef50_A0A{number:02d}{code:09X}" for code in generator.choice(2**36, rows, replace=False))
-        vectors = generator.normal(size=(rows, RANK)).astype(np.float32) @ axes
-        vectors += 0.1 * generator.normal(size=(rows, dimension)).astype(np.float32)
-        columns = {
-            "id": ids,
-            "digest": ["SQ." + generator.bytes(16).hex() for _ in ids],
-            "length": generator.integers(20, 500, rows),
-            "n_residues_used": generator.integers(20, 500, rows),
-            "state": [EMBEDDED] * rows,
-            "taxid": generator.integers(1, 10**6, rows),
-            "n_members": generator.integers(1, 50, rows),
-            "embedding": vector_array(vectors.astype(np.float16)),
-        }
         path = folder / "split=train" / f"part-{number:05d}-00000.parquet"
-        write_part(path, pa.table(columns).cast(embedding_schema(dimension)), embedding_metadata(PROVENANCE))
+        write_part(path, random_rows(generator, axes, ids), embedding_metadata(PROVENANCE))
         entries.append({**describe_file(path, rows, ids), "file": str(path.relative_to(folder))})
     pq.write_table(SKIPPED.empty_table(), folder / SKIPPED_FILE)
     counts = {"rows": files * rows, "states": {EMBEDDED: files * rows}, "skipped": {}}
