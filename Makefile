@@ -1,5 +1,5 @@
 # make run     set up .venv and run the demo; the result is in results/dataset
-# make test    run the tests          make lint     check the code
+# make test    run the tests, but for the slowest (all: ARGS="-m ''")     make lint     check the code
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make report  one HTML file with the last run's plots, ledger and run times
 PYTHON ?= python3
@@ -50,7 +50,7 @@ test: setup
 
 test-slurm: setup
 	@$(INSTALL_SLURM)
-	$(BIN)/pytest tests/slurm $(ARGS)
+	$(BIN)/pytest tests/slurm -m '' $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check

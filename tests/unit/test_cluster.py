@@ -127,6 +127,7 @@ def test_short_odd_and_repetitive_sequences_and_ids_are_all_there(tmp_path: Path
 
 
 @needs_mmseqs
+@pytest.mark.slow
 def test_cluster_finds_what_linclust_does_not(tmp_path: Path) -> None:
     run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", families(12, 3, (0.3, 0.4), length=200)))
     fast = run_cluster(run, ClusterPlan("linclust", 0.3, 0.8, 0))

@@ -8,13 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
 import torch
-from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp, fasta_text, random_records, rough_model
+from embedding_line import (
+    MAX_RESIDUES,
+    HuggingFace,
+    Processes,
+    assert_within_one_ulp,
+    fasta_text,
+    random_records,
+    rough_model,
+)
+from embedome.__main__ import main
 from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -32,6 +42,11 @@ def embedome(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def processes():
+    return Processes()
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +198,31 @@ def test_get_prints_a_line_per_id_in_the_order_given(made):
         (("models", "init", "esm9", "{tmp}/o"), "no model is called 'esm9'; expected one of esm1nv"),
     ],
 )
-def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, arguments, message):
+def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, processes, arguments, message):
     path, _ = made
     names = {"tmp": tmp_path, "model": model, "fasta": path.parent / "in.fasta", "made": path}
-    result = embedome(*(argument.format(**names) for argument in arguments))
+    process = processes.start(
+        partial(run_main, [argument.format(**names) for argument in arguments], tmp_path / "said")
+    )
+    process.join(120)
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 2
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def run_main(arguments, said):
+    """The command's main function in a process that has the imports done, standard error in a file."""
+    with open(said, "wb") as stream:
+        os.dup2(stream.fileno(), 2)
+    main(arguments)
+
+
+def test_a_users_error_is_told_by_the_program_itself(tmp_path):
+    result = embedome("describe", tmp_path)
     assert result.returncode == 2
-    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    assert "no data set there" in result.stderr
 
 
 def test_models_are_made_exported_and_imported_again(tmp_path):

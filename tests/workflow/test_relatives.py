@@ -60,6 +60,7 @@ def test_no_cluster_is_in_two_splits(clustered):
     assert apart == []
 
 
+@pytest.mark.slow
 def test_killed_in_these_stages_and_run_on_one_core_it_ends_in_the_same_bytes(clustered, tmp_path):
     folder = tmp_path / "killed"
     for log in ("cluster.log", "drop_leaks.log"):
@@ -71,6 +72,7 @@ def test_killed_in_these_stages_and_run_on_one_core_it_ends_in_the_same_bytes(cl
     assert not [path for path in folder.rglob("*.tmp") if ".snakemake" not in path.parts]
 
 
+@pytest.mark.slow
 def test_one_of_each_cluster_is_kept(tmp_path):
     config = changed(SMALL, cluster={"as": "filter", "identity": 0.5})
     result = run(tmp_path, config)

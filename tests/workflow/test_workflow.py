@@ -193,10 +193,8 @@ def test_a_wrong_configuration_is_one_line_and_no_traceback(tmp_path, sections, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "bad.fasta: the file is empty"),
         (b"MKTAYIAK\n", "bad.fasta: the file begins with b'MKTAYIAK'"),
         (b">a\nMKTAYIAKQRQISFVKSHFSRQ\n>a\nMKTAYIAKQRQISFVKSHFSRA\n", "two records have the id 'a'"),
-        (b">a\nMK\n", "no record of 1 was kept (too-short: 1)"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_file(tmp_path, content, message):
