@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What one job annotates: of a split, the parts of shard `index`, and every `of`-th file of duplicates."""
+    """What one job annotates: number `index` of `of` equal shares of a split's files, and of those of duplicates."""
 
     split: str
     index: int
@@ -66,12 +66,14 @@ class Partition:
 
     def files(self, data: Dataset) -> tuple[list[Path], list[Path]]:
         """Its part files and its files of duplicates, each in the order of their ids."""
-        mine: tuple[list[Path], list[Path]] = ([], [])
+        files: tuple[list[Path], list[Path]] = ([], [])
         for entry in data.files(self.split):
-            kind, number = file_number(entry["file"])
-            if number % self.of == self.index:
-                mine[kind == "duplicates"].append(data.folder / entry["file"])
-        return mine
+            kind, _ = file_number(entry["file"])
+            files[kind == "duplicates"].append(data.folder / entry["file"])
+        parts, duplicates = (
+            [path for place, path in enumerate(paths) if place * self.of // len(paths) == self.index] for paths in files
+        )
+        return parts, duplicates
 
 
 def file_number(name: str) -> tuple[str, int]:
