@@ -1,0 +1,42 @@
+"""A second release, run by Snakemake: what an earlier data set has is not embedded again."""
+
+import json
+import shutil
+
+import duckdb
+import pytest
+from runs import SMALL, changed, run
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The data set of a run on a smaller release, moved away from it."""
+    folder = tmp_path_factory.mktemp("earlier")
+    config = changed(SMALL, filter={"max_length": 300})
+    result = run(folder / "run", config, "--until", "merge")
+    assert result.returncode == 0, result.stdout
+    return (folder / "run/results/dataset/tiny").rename(folder / "data set")
+
+
+def test_only_what_is_new_is_embedded(earlier, tmp_path):
+    result = run(tmp_path, changed(SMALL, reuse={"dataset": str(earlier)}), "--until", "ledger")
+    assert result.returncode == 0, result.stdout
+    known, rows = (
+        duckdb.sql(f"select digest, n_residues_used, embedding from '{folder}/split=*/*.parquet'").fetchall()
+        for folder in (earlier, tmp_path / "results/dataset/tiny")
+    )
+    ledger = json.loads((tmp_path / "results/ledger.json").read_text())
+    assert len(rows) == sum(ledger["states"].values()) > len(known) > 100
+    assert sum(ledger["reused"].values()) == len({digest for digest, *_ in known})
+    shards = json.loads((tmp_path / "results/shards/shards.json").read_text())["splits"]
+    new = {digest for digest, *_ in rows} - {digest for digest, *_ in known}
+    assert sum(shard["sequences"] for split in shards.values() for shard in split) == len(new) > 0
+    vectors = {digest: (used, vector) for digest, used, vector in rows}
+    assert all(vectors[digest] == (used, vector) for digest, used, vector in known)
+
+
+def test_the_run_s_own_data_set_is_refused(earlier, tmp_path):
+    shutil.copytree(earlier, tmp_path / "results/dataset/tiny")
+    result = run(tmp_path, changed(SMALL, reuse={"dataset": "results/dataset/tiny"}), "--dry-run")
+    assert result.returncode in (1, 2)
+    assert "reuse.dataset is 'results/dataset/tiny', which this run writes" in result.stdout
