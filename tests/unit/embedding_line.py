@@ -270,10 +270,12 @@ class Processes:
 
     def __init__(self) -> None:
         # The server imports before it has the path of its parent.
-        scripts = str(Path(__file__).parents[2] / "scripts")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [scripts, os.environ.get("PYTHONPATH")]))
+        here = Path(__file__)
+        paths = [str(here.parents[2] / "scripts"), str(here.parent), os.environ.get("PYTHONPATH")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self.context = get_context("forkserver")
-        self.context.set_forkserver_preload(["embedome.embed", "embedome.merge"])
+        # What a child unpickles its work from: it would import this module, and transformers with it, each time.
+        self.context.set_forkserver_preload(["hypothesis", "pytest", "embedding_line"])
 
     def start(self, work: Callable[[], object]) -> BaseProcess:
         process = self.context.Process(target=work)
