@@ -10,7 +10,6 @@ besides. Each run is a process of its own. Run with
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from embedome.components import Components
 from embedome.dataset import open_dataset
 from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema, embedding_sink, vector_array
+from embedome.metrics import peak_memory
 from embedome.sums import ALL, scan_dataset
 from embedome.workers import Workers
 
@@ -90,8 +90,7 @@ def child(name: str, folder: str) -> None:
     else:
         vectors = np.concatenate([matrix for _, matrix in data.matrix()]).astype(np.float64)
         np.linalg.eigh(np.cov(vectors.T, bias=True))
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print(json.dumps({"seconds": time.process_time() - start, "megabytes": megabytes}))
+    print(json.dumps({"seconds": time.process_time() - start, "megabytes": peak_memory() / 1e6}))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from embedome.format import (
     write_part,
 )
 from embedome.merge import merge_shards
+from embedome.metrics import peak_memory
 from embedome.parallel import available_cores
 from embedome.split import SCHEMA, SPLITS
 from embedome.tables import ParquetSink
@@ -107,9 +108,7 @@ def merge_once(folder: Path, file_mb: int) -> None:
     begin = time.perf_counter()
     merge_shards(manifests, *sources, folder / "dataset", file_bytes=file_mb * 10**6, workers=workers)
     seconds = time.perf_counter() - begin
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak_kb = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
-    print(json.dumps([seconds, int(peak_kb) / 1000]))
+    print(json.dumps([seconds, peak_memory() / 1e6]))
 
 
 def make_shards(folder: Path, shards: int, rows: int, dimension: int) -> list[Path]:

@@ -145,11 +145,11 @@ def test_a_file_with_other_rows_than_the_manifest_says_is_an_error(folder, tmp_p
 
 
 PEAK = """
-import resource
 from embedome.dataset import open_dataset
+from embedome.metrics import peak_memory
 data = open_dataset(sys.argv[1])
 rows = sum(len(ids) for ids, vectors in data.iter_batches(rows=1000, threads=2))
-print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(rows, peak_memory())
 """
 
 
