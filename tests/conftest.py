@@ -1,7 +1,9 @@
 """What several test files need: small FASTA files, the filter stage run on them, web servers, and processes that are
 killed."""
 
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +131,17 @@ def kill_at_random(code: str, arguments: Sequence[object], duration_s: float, ti
             process.kill()
             killed += process.wait(60) == -signal.SIGKILL
     assert killed >= times // 2, "the process was done before it was killed"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the small demo: a copy, which a module may change."""
+    from runs import small_demo
+
+    mine = tmp_path_factory.mktemp("demo") / "run"
+    # With pytest-xdist each process has a folder of its own in that of all.
+    shared = mine.parents[2 if "PYTEST_XDIST_WORKER" in os.environ else 1] / "small" / "demo"
+    return shutil.copytree(small_demo(shared), mine, symlinks=True)
 
 
 @pytest.fixture

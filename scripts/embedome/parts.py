@@ -193,8 +193,13 @@ def residues_entry(part: Part, sha256: str | None, ids: list[str]) -> dict[str, 
 
 
 def remove_other_parts(manifest: Path, names: set[str]) -> None:
-    """Remove parts of the shard that an earlier configuration cut differently, or with more in them."""
+    """Remove parts of the shard that an earlier configuration cut differently, or with more in them.
+
+    And what killed processes left of this one's: a part's own writer sweeps too, but may be killed before it does.
+    """
     stem = f"{glob_escape(manifest.stem)}-?????"
+    for path in manifest.parent.glob(f".{stem}.*.tmp"):
+        path.unlink(missing_ok=True)
     for pattern in (f"{stem}.parquet", f"{stem}.residues.parquet"):
         for path in manifest.parent.glob(pattern):
             if path.name not in names:

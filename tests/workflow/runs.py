@@ -1,6 +1,7 @@
 """Running the workflow in a folder of its own, on a small configuration."""
 
 import copy
+import fcntl
 import hashlib
 import os
 import signal
@@ -29,10 +30,11 @@ RESULTS = (
 
 SMALL = {
     "demo": {"sequences": 300, "families": 12, "seed": 3},
+    "split": {"val": 0.2, "test": 0.2},
     "shard": {"val": 1, "test": 1, "train": 2},
     "model": {
-        "name": "tiny",
-        "directory": "resources/models/tiny",
+        "name": "esm1nv-demo",
+        "directory": "resources/models/esm1nv-demo",
         "untrained": {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 64, "positions": 64},
     },
     "cost": {"longest": 62},
@@ -104,6 +106,17 @@ def run_and_kill(folder: Path, config: dict, log: str, seconds: float = 0.0) -> 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def small_demo(folder: Path) -> Path:
+    """A finished run of `SMALL` on two cores in a folder, once for all processes that test beside each other."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "results/ledger.json").exists():
+            result = run(folder, SMALL)
+            assert result.returncode == 0, result.stdout
+    return folder
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -7,19 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ROOT, SMALL, changed, run
+from runs import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A folder with the demo's results under the names that the documents use."""
-    folder = tmp_path_factory.mktemp("documents") / "run"
-    names = {"name": "esm1nv-demo", "directory": "resources/models/esm1nv-demo"}
-    result = run(folder, changed(SMALL, model={**SMALL["model"], **names}))
-    assert result.returncode == 0, result.stdout
-    return folder
 
 
 def execute(folder: Path, *arguments: str, text: str | None = None) -> str:
@@ -47,26 +37,26 @@ def programs() -> list:
 
 
 @pytest.mark.parametrize("program", programs())
-def test_python_programs_run(checkout, program):
-    assert execute(checkout, "-", text=program).strip()
+def test_python_programs_run(demo, program):
+    assert execute(demo, "-", text=program).strip()
 
 
-def test_the_command_lines_of_the_readme_run(checkout, tmp_path):
+def test_the_command_lines_of_the_readme_run(demo, tmp_path):
     lines = re.findall(r"^    embedome (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["embed", "describe", "get"]
     (tmp_path / "proteins.fasta").write_text(">P1 a protein\nMKTAYIAKQR\n>P2\nMKTAYIAKQL\n")
     ids = iter(["P1", "P2"])
     for line in lines:
-        line = line.replace("MODEL_DIR", str(checkout / "resources/models/esm1nv-demo"))
+        line = line.replace("MODEL_DIR", str(demo / "resources/models/esm1nv-demo"))
         line = re.sub(r"\bID\b", lambda _: next(ids), line)
         assert execute(tmp_path, "-m", "embedome", *line.split())
 
 
-def test_the_command_lines_of_reading_run(checkout):
+def test_the_command_lines_of_reading_run(demo):
     lines = re.findall(r"^    embedome (.+)$", (ROOT / "docs" / "reading.md").read_text(), re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["export", "export"]
     for line in lines:
-        assert execute(checkout, "-m", "embedome", *line.split()).endswith(" proteins\n")
+        assert execute(demo, "-m", "embedome", *line.split()).endswith(" proteins\n")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

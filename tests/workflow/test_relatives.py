@@ -38,7 +38,7 @@ def test_the_ledger_closes_over_what_leaked(clustered):
     assert rejects == ledger["rejected"]
     assert rejects["leak"] > 0
     assert ledger["read"] == 300 == ledger["kept"] + sum(rejects.values())
-    rows = duckdb.sql(f"select id from '{clustered}/results/dataset/tiny/split=*/*.parquet'").fetchall()
+    rows = duckdb.sql(f"select id from '{clustered}/results/dataset/esm1nv-demo/split=*/*.parquet'").fetchall()
     leaked = duckdb.sql(f"select id from '{clustered}/results/rejects_leak.parquet'").fetchall()
     catalog = duckdb.sql(f"select id from '{clustered}/results/catalog/*.parquet'").fetchall()
     assert sorted(rows + leaked) == sorted(catalog)

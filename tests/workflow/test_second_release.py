@@ -15,7 +15,7 @@ def earlier(tmp_path_factory):
     config = changed(SMALL, filter={"max_length": 300})
     result = run(folder / "run", config, "--until", "merge")
     assert result.returncode == 0, result.stdout
-    return (folder / "run/results/dataset/tiny").rename(folder / "data set")
+    return (folder / "run/results/dataset/esm1nv-demo").rename(folder / "data set")
 
 
 def test_only_what_is_new_is_embedded(earlier, tmp_path):
@@ -23,7 +23,7 @@ def test_only_what_is_new_is_embedded(earlier, tmp_path):
     assert result.returncode == 0, result.stdout
     known, rows = (
         duckdb.sql(f"select digest, n_residues_used, embedding from '{folder}/split=*/*.parquet'").fetchall()
-        for folder in (earlier, tmp_path / "results/dataset/tiny")
+        for folder in (earlier, tmp_path / "results/dataset/esm1nv-demo")
     )
     ledger = json.loads((tmp_path / "results/ledger.json").read_text())
     assert len(rows) == sum(ledger["states"].values()) > len(known) > 100
@@ -36,7 +36,7 @@ def test_only_what_is_new_is_embedded(earlier, tmp_path):
 
 
 def test_the_run_s_own_data_set_is_refused(earlier, tmp_path):
-    shutil.copytree(earlier, tmp_path / "results/dataset/tiny")
-    result = run(tmp_path, changed(SMALL, reuse={"dataset": "results/dataset/tiny"}), "--dry-run")
+    shutil.copytree(earlier, tmp_path / "results/dataset/esm1nv-demo")
+    result = run(tmp_path, changed(SMALL, reuse={"dataset": "results/dataset/esm1nv-demo"}), "--dry-run")
     assert result.returncode in (1, 2)
-    assert "reuse.dataset is 'results/dataset/tiny', which this run writes" in result.stdout
+    assert "reuse.dataset is 'results/dataset/esm1nv-demo', which this run writes" in result.stdout

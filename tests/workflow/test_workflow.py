@@ -12,15 +12,6 @@ from backports import zstd
 from runs import ROOT, SMALL, changed, digests, run, run_and_kill
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A finished run of the small demo on two cores."""
-    folder = tmp_path_factory.mktemp("demo") / "run"
-    result = run(folder, SMALL)
-    assert result.returncode == 0, result.stdout
-    return folder
-
-
 def test_a_second_run_has_nothing_to_do(demo):
     result = run(demo, SMALL)
     assert result.returncode == 0
@@ -56,14 +47,14 @@ def test_duckdb_alone_finds_every_kept_id_once_in_order_with_the_reference_vecto
 
     rows = duckdb.sql(f"""
         select d.id, c.sequence, d.embedding, d.split, d.filename
-        from read_parquet('{demo}/results/dataset/tiny/split=*/*.parquet', hive_partitioning = true, filename = true) d
+        from read_parquet('{demo}/results/dataset/esm1nv-demo/split=*/*.parquet', hive_partitioning = true, filename = true) d
         left join '{demo}/results/catalog/*.parquet' c using (id)
     """).fetchall()
     kept = duckdb.sql(f"select id from '{demo}/results/catalog/*.parquet'").fetchall()
     assert sorted(row[0] for row in rows) == sorted(name for (name,) in kept)
     assert len({row[0] for row in rows}) == len(rows) > 200
 
-    directory = demo / "resources" / "models" / "tiny"
+    directory = demo / "resources" / "models" / "esm1nv-demo"
     model = AutoModel.from_pretrained(directory, add_pooling_layer=False).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     for name, sequence, embedding, _, _ in rows:
@@ -77,7 +68,7 @@ def test_duckdb_alone_finds_every_kept_id_once_in_order_with_the_reference_vecto
 def test_files_are_in_id_order_and_their_ranges_disjoint(demo):
     for split in ("val", "test", "train"):
         last = ""
-        for path in sorted((demo / "results/dataset/tiny" / f"split={split}").glob("part-*.parquet")):
+        for path in sorted((demo / "results/dataset/esm1nv-demo" / f"split={split}").glob("part-*.parquet")):
             ids = [name for (name,) in duckdb.sql(f"select id from '{path}'").fetchall()]
             assert ids == sorted(ids)
             assert ids[0] > last
@@ -96,7 +87,7 @@ def test_the_ledger_agrees_with_counts_taken_from_the_files(demo):
     )
     states = dict(
         duckdb.sql(
-            f"select state, count(*) from '{demo}/results/dataset/tiny/split=*/*.parquet' group by state"
+            f"select state, count(*) from '{demo}/results/dataset/esm1nv-demo/split=*/*.parquet' group by state"
         ).fetchall()
     )
     assert ledger["read"] == read == 300
@@ -123,16 +114,16 @@ def test_report_is_one_html_file_with_the_plots(demo):
     assert result.returncode == 0, result.stdout
     text = (demo / "report.html").read_text()
     for name in ("lengths.svg", "pca.svg", "drift.svg", "ledger.html", "provenance.html"):
-        assert f"results/report/tiny/{name}" in text
-    assert "results/runtimes/tiny.html" in text
-    table = (demo / "results/runtimes/tiny.tsv").read_text().splitlines()
+        assert f"results/report/esm1nv-demo/{name}" in text
+    assert "results/runtimes/esm1nv-demo.html" in text
+    table = (demo / "results/runtimes/esm1nv-demo.tsv").read_text().splitlines()
     rules = [line.split("\t")[0] for line in table[1:]]
     assert {"filter", "split", "shard", "embed", "merge", "ledger", "analyse", "report"} <= set(rules)
     assert dict(zip(rules, [line.split("\t")[1] for line in table[1:]], strict=True))["embed"] == "4"
 
 
 def test_the_analysis_counts_what_the_ledger_counts(demo):
-    found = json.loads((demo / "results/analysis/tiny/statistics.json").read_text())
+    found = json.loads((demo / "results/analysis/esm1nv-demo/statistics.json").read_text())
     ledger = json.loads((demo / "results/ledger.json").read_text())
     assert sum(split["sequences"] for split in found["kept"].values()) == ledger["kept"]
     assert found["rows"] == sum(ledger["states"].values())
@@ -158,7 +149,7 @@ def test_own_files_plain_gzip_and_zstandard_with_any_header(tmp_path):
     config = changed(SMALL, source=sources, split={"val": 1, "test": 0})
     result = run(tmp_path, config)
     assert result.returncode == 0, result.stdout
-    files = f"{tmp_path}/results/dataset/tiny/split=*/*.parquet"
+    files = f"{tmp_path}/results/dataset/esm1nv-demo/split=*/*.parquet"
     rows = duckdb.sql(f"select id, state, taxid, n_members, n_residues_used from '{files}' order by id").fetchall()
     assert rows == [
         ("UniRef50_A0A000", "embedded", 9606, 3, 22),
@@ -221,7 +212,7 @@ def test_changed_settings_embed_again_and_unchanged_ones_do_not(demo, tmp_path):
 def test_presets_build_a_plan(demo, tmp_path, preset):
     """With the model's directory in place, a preset is a complete configuration."""
     directory = tmp_path / yaml.safe_load(preset.read_text())["model"]["directory"]
-    shutil.copytree(demo / "resources/models/tiny", directory)
+    shutil.copytree(demo / "resources/models/esm1nv-demo", directory)
     result = run(tmp_path, None, "--configfile", str(preset), "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
     assert "embed" in result.stdout
