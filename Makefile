@@ -46,7 +46,7 @@ report: setup
 
 test: setup
 	@$(INSTALL_MMSEQS)
-	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 test-slurm: setup
 	@$(INSTALL_SLURM)

@@ -4,6 +4,7 @@ import copy
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,13 @@ def small_demo(folder: Path) -> Path:
         if not (folder / "results/ledger.json").exists():
             result = run(folder, SMALL)
             assert result.returncode == 0, result.stdout
+    return folder
+
+
+def take_model(demo: Path, folder: Path) -> Path:
+    """Put the demo's model into the folder of another run, which then does not make it again."""
+    directory = Path(SMALL["model"]["directory"])
+    shutil.copytree(demo / directory, folder / directory)
     return folder
 
 

@@ -59,7 +59,8 @@ def test_the_score_is_what_duckdb_counts_and_beats_both_baselines(annotated):
     score = json.loads((annotated / FOLDER / "_summary.json").read_text())["score"]
     with gzip.open(annotated / LABELS, "rt") as stream:
         family = {row["id"]: row["family"] for row in csv.DictReader(stream, delimiter="\t")}
-    first = duckdb.sql(f"select id, label, split from '{annotated}/{FOLDER}/split=*/*.parquet' where rank = 1").fetchall()
+    files = f"{annotated}/{FOLDER}/split=*/*.parquet"
+    first = duckdb.sql(f"select id, label, split from '{files}' where rank = 1").fetchall()
     held_out = [(name, label) for name, label, split in first if split != "train"]
     right = sum(family[name] == label for name, label in held_out)
     assert score["proteins"] == len(held_out) > 40

@@ -5,7 +5,7 @@ import shutil
 
 import duckdb
 import pytest
-from runs import SMALL, changed, digests, run, run_and_kill
+from runs import SMALL, changed, digests, run, run_and_kill, take_model
 
 pytestmark = pytest.mark.skipif(not shutil.which("mmseqs"), reason="MMseqs2 is not installed")
 
@@ -16,8 +16,8 @@ FILES = ("clusters.parquet", "leakage.parquet", "rejects_leak.parquet")
 
 
 @pytest.fixture(scope="module")
-def clustered(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clustered") / "run"
+def clustered(demo, tmp_path_factory):
+    folder = take_model(demo, tmp_path_factory.mktemp("clustered") / "run")
     result = run(folder, CLUSTERED)
     assert result.returncode == 0, result.stdout
     return folder

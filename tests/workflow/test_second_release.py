@@ -5,21 +5,19 @@ import shutil
 
 import duckdb
 import pytest
-from runs import SMALL, changed, run
+from runs import SMALL, changed, run, take_model
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory):
-    """The data set of a run on a smaller release, moved away from it."""
-    folder = tmp_path_factory.mktemp("earlier")
-    config = changed(SMALL, filter={"max_length": 300})
-    result = run(folder / "run", config, "--until", "merge")
-    assert result.returncode == 0, result.stdout
-    return (folder / "run/results/dataset/esm1nv-demo").rename(folder / "data set")
+def earlier(demo, tmp_path_factory):
+    """The demo's data set, moved away from it."""
+    return (demo / "results/dataset/esm1nv-demo").rename(tmp_path_factory.mktemp("earlier") / "data set")
 
 
-def test_only_what_is_new_is_embedded(earlier, tmp_path):
-    result = run(tmp_path, changed(SMALL, reuse={"dataset": str(earlier)}), "--until", "ledger")
+def test_only_what_is_new_is_embedded(demo, earlier, tmp_path):
+    # What was too short in the earlier release is in this one.
+    config = changed(SMALL, filter={"min_length": 5}, reuse={"dataset": str(earlier)})
+    result = run(take_model(demo, tmp_path), config, "--until", "ledger")
     assert result.returncode == 0, result.stdout
     known, rows = (
         duckdb.sql(f"select digest, n_residues_used, embedding from '{folder}/split=*/*.parquet'").fetchall()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from backports import zstd
-from runs import ROOT, SMALL, changed, digests, run, run_and_kill
+from runs import ROOT, SMALL, changed, digests, run, run_and_kill, take_model
 
 
 def test_a_second_run_has_nothing_to_do(demo):
@@ -133,7 +133,7 @@ def test_the_analysis_counts_what_the_ledger_counts(demo):
     assert same["same"] > 3 * same["chance"]
 
 
-def test_own_files_plain_gzip_and_zstandard_with_any_header(tmp_path):
+def test_own_files_plain_gzip_and_zstandard_with_any_header(demo, tmp_path):
     (tmp_path / "a.fasta").write_text(
         ">UniRef50_A0A000 Ras=like n=3 Tax=Homo sapiens TaxID=9606 RepID=A_HUMAN\r\nMKTAYIAKQRQISFVKSHFSRQ\r\n"
         ">id/with'odd\"signs.. free text\nmktayiakqrqisfvkshfsrqle*\n"
@@ -147,7 +147,7 @@ def test_own_files_plain_gzip_and_zstandard_with_any_header(tmp_path):
         handle.write(">short\nMK\n>copy\nMKTAYIAKQRQISFVKSHFSRQ\n")
     sources = {"kind": "fasta", "fasta": ["a.fasta", "b.fa.gz", "c.faa.zst"]}
     config = changed(SMALL, source=sources, split={"val": 1, "test": 0})
-    result = run(tmp_path, config)
+    result = run(take_model(demo, tmp_path), config, "--until", "ledger")
     assert result.returncode == 0, result.stdout
     files = f"{tmp_path}/results/dataset/esm1nv-demo/split=*/*.parquet"
     rows = duckdb.sql(f"select id, state, taxid, n_members, n_residues_used from '{files}' order by id").fetchall()
@@ -188,9 +188,10 @@ def test_a_wrong_configuration_is_one_line_and_no_traceback(tmp_path, sections, 
         (b">a\nMKTAYIAKQRQISFVKSHFSRQ\n>a\nMKTAYIAKQRQISFVKSHFSRA\n", "two records have the id 'a'"),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_file(tmp_path, content, message):
+def test_bad_input_is_one_line_that_names_the_file(demo, tmp_path, content, message):
     (tmp_path / "bad.fasta").write_bytes(content)
-    result = run(tmp_path, changed(SMALL, source={"kind": "fasta", "fasta": ["bad.fasta"]}))
+    config = changed(SMALL, source={"kind": "fasta", "fasta": ["bad.fasta"]})
+    result = run(take_model(demo, tmp_path), config)
     assert result.returncode == 1
     assert message in result.stdout
     assert "Traceback" not in result.stdout
@@ -201,7 +202,7 @@ def test_changed_settings_embed_again_and_unchanged_ones_do_not(demo, tmp_path):
     shutil.copytree(demo, folder)
     untouched = run(folder, SMALL, "--dry-run", "--rerun-triggers", "mtime", "params", "input")
     assert "Nothing to be done" in untouched.stdout, untouched.stdout
-    result = run(folder, changed(SMALL, embed={"long_sequences": "window", "overlap": 10}))
+    result = run(folder, changed(SMALL, embed={"long_sequences": "window", "overlap": 10}), "--until", "ledger")
     assert result.returncode == 0, result.stdout
     ledger = json.loads((folder / "results/ledger.json").read_text())
     assert ledger["states"]["windowed"] > 0
