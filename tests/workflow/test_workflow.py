@@ -47,7 +47,7 @@ def test_duckdb_alone_finds_every_kept_id_once_in_order_with_the_reference_vecto
 
     rows = duckdb.sql(f"""
         select d.id, c.sequence, d.embedding, d.split, d.filename
-        from read_parquet('{demo}/results/dataset/esm1nv-demo/split=*/*.parquet', hive_partitioning = true, filename = true) d
+        from read_parquet('{demo}/results/dataset/esm1nv-demo/split=*/*.parquet', filename = true) d
         left join '{demo}/results/catalog/*.parquet' c using (id)
     """).fetchall()
     kept = duckdb.sql(f"select id from '{demo}/results/catalog/*.parquet'").fetchall()
