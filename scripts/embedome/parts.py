@@ -3,6 +3,7 @@
 A part is final when it is written. One that has the fingerprint it would be written with is left alone.
 """
 
+import glob
 import hashlib
 import logging
 from collections import Counter
@@ -18,7 +19,7 @@ import pyarrow as pa
 from embedome.cost import PICOSECONDS
 from embedome.engine import Embedded
 from embedome.errors import UserError
-from embedome.files import file_sha256, glob_escape, json_sha256
+from embedome.files import file_sha256, json_sha256
 from embedome.format import (
     KEYS,
     SKIPPED,
@@ -197,7 +198,7 @@ def remove_other_parts(manifest: Path, names: set[str]) -> None:
 
     And what killed processes left of this one's: a part's own writer sweeps too, but may be killed before it does.
     """
-    stem = f"{glob_escape(manifest.stem)}-?????"
+    stem = f"{glob.escape(manifest.stem)}-?????"
     for path in manifest.parent.glob(f".{stem}.*.tmp"):
         path.unlink(missing_ok=True)
     for pattern in (f"{stem}.parquet", f"{stem}.residues.parquet"):

@@ -7,8 +7,9 @@ import hashlib
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 COMPRESSION_LEVEL = 1
 BLOCK_BYTES = 1 << 18
+# Files that wait for the disk at once.
+MAX_ENDING = 4
 
 
 def shard_name(index: int) -> str:
@@ -80,12 +83,15 @@ def write_shards(
     with (
         shard_files(Path(folder), n_shards) as files,
         Progress("shard", "sequences", account["kept"]) as progress,
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as accountant,
     ):
-        for count, slices in ahead(pool, cut_tables(catalog, splits, owners, cost)):
+        for count, slices in ahead(reader, cut_tables(catalog, splits, owners, cost)):
+            # Digests take nearly as long as compression does.
+            counted = accountant.submit(add_up, shards, slices)
             for each in slices:
                 files.writer(each.code, each.shard).write(each.text)
-                shards[SPLITS[each.code]][each.shard].add(each)
+            counted.result()
             progress.update(count)
     result = {
         "format": 1,
@@ -152,6 +158,12 @@ class Shard:
             "last_id": self.last_id,
             "content_sha256": self.content.hexdigest(),
         }
+
+
+def add_up(shards: Mapping[str, list[Shard]], slices: list[Slice]) -> None:
+    """Count slices to their shards."""
+    for each in slices:
+        shards[SPLITS[each.code]][each.shard].add(each)
 
 
 def cut_tables(
@@ -286,10 +298,14 @@ class BlockWriter:
 
 
 class ShardFiles:
-    """The shard files under way: one open file per split, as ids and so shards come in order."""
+    """The shard files under way: one open file per split, as ids and so shards come in order.
 
-    def __init__(self, folder: Path, n_shards: Mapping[str, int]) -> None:
-        self.folder, self.n_shards = folder, n_shards
+    Files are ended in the background: a disk takes milliseconds to confirm each.
+    """
+
+    def __init__(self, folder: Path, n_shards: Mapping[str, int], pool: Executor) -> None:
+        self.folder, self.n_shards, self.pool = folder, n_shards, pool
+        self.ending: deque[Future[None]] = deque()
         self.next_shard = dict.fromkeys(SPLITS, 0)
         self.open: dict[str, tuple[ExitStack, BlockWriter]] = {}
 
@@ -315,9 +331,11 @@ class ShardFiles:
         self.next_shard[split] += 1
 
     def end(self, split: str) -> None:
-        """End a split's file under way, if any."""
+        """End a split's file under way, if any, as soon as not too many others are."""
         if split in self.open:
-            self.open.pop(split)[0].close()
+            while len(self.ending) >= MAX_ENDING:
+                self.ending.popleft().result()
+            self.ending.append(self.pool.submit(self.open.pop(split)[0].close))
 
     def finish(self) -> None:
         """End all files, and write the empty ones that are left."""
@@ -325,6 +343,8 @@ class ShardFiles:
             while self.next_shard[split] < self.n_shards[split]:
                 self.advance(split)
             self.end(split)
+        for ended in self.ending:
+            ended.result()
 
     def discard(self, *exception: Any) -> None:
         """Close the files under way, each of them whatever becomes of the others, and publish none."""
@@ -337,8 +357,8 @@ class ShardFiles:
 @contextmanager
 def shard_files(folder: Path, n_shards: Mapping[str, int]) -> Iterator[ShardFiles]:
     """Give `ShardFiles` to write to; after an exception what was not finished is removed."""
-    files = ShardFiles(folder, n_shards)
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(MAX_ENDING) as pool, ExitStack() as stack:
+        files = ShardFiles(folder, n_shards, pool)
         stack.push(files.discard)
         yield files
         files.finish()
