@@ -101,19 +101,17 @@ def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, vector_array(joined), type=residues_type(dimension))
 
 
-def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
-    """Open an embedding file for writing.
+# Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read it for
+# half floats, and a dictionary makes writing several times slower.
+COLUMN_OPTIONS = {
+    "use_dictionary": ["state"],
+    "write_statistics": ["id", "length", "n_residues_used", "taxid", "n_members"],
+}
 
-    Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read
-    it for half floats, and a dictionary makes writing several times slower.
-    """
-    return ParquetSink(
-        path,
-        schema,
-        GROUP_ROWS,
-        use_dictionary=["state"],
-        write_statistics=["id", "length", "n_residues_used", "taxid", "n_members"],
-    )
+
+def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
+    """Open an embedding file for writing."""
+    return ParquetSink(path, schema, GROUP_ROWS, **COLUMN_OPTIONS)
 
 
 def residue_sink(path: str | os.PathLike, dimension: int) -> ParquetSink:

@@ -10,6 +10,14 @@ import pyarrow.parquet as pq
 
 from embedome.errors import UserError
 
+# How pages of all files are written.
+PAGE_OPTIONS = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "write_page_index": True,
+    "write_page_checksum": True,
+}
+
 
 class ParquetSink:
     """Write tables to one Parquet file whose row groups have exactly `rows` rows, however the tables are cut.
@@ -32,15 +40,7 @@ class ParquetSink:
         self.rows = 0
         self.waiting: list[pa.Table] = []
         self.n_waiting = 0
-        self.writer = pq.ParquetWriter(
-            path,
-            schema,
-            compression="zstd",
-            compression_level=1,
-            write_page_index=True,
-            write_page_checksum=True,
-            **options,
-        )
+        self.writer = pq.ParquetWriter(path, schema, **PAGE_OPTIONS, **options)
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""

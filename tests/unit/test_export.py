@@ -3,16 +3,20 @@
 from collections import namedtuple
 from pathlib import Path
 
+import duckdb
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from embedding_line import prepare, random_records, rough_model, rows, vectors
 from embedome.__main__ import main
 from embedome.dataset import Dataset, open_dataset
+from embedome.errors import UserError
 from embedome.export import export_hdf5, export_npy, key_of
 from embedome.files import canonical_json
 from embedome.format import GROUP_ROWS, embedding_metadata, write_part
+from embedome.partitioned import export_partitions
 from embedome.settings import Settings
 from embedome.split import SplitPlan
 from made_dataset import PROVENANCE, make_dataset, random_rows
@@ -183,3 +187,40 @@ def test_a_library_that_is_not_there_is_named(folder, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):
         main(["export", str(folder), str(tmp_path / "x.h5"), "--format", "hdf5"])
     assert "h5py is not installed and needed here: pip install h5py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["state", "n_members", "taxid"])
+def test_partitions_hold_every_row_below_its_value(folder, tmp_path, column):
+    if column == "taxid":
+        with pytest.raises(UserError, match="the column 'taxid' has more than 100 values"):
+            export_partitions(open_dataset(folder), tmp_path / "out", column)
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert export_partitions(open_dataset(folder), tmp_path / "out", column) == len(open_dataset(folder))
+    names = "split, id, digest, length, n_residues_used, state, taxid, n_members, embedding"
+    query = f"select {names} from read_parquet('{{}}', hive_partitioning = true) order by id"
+    expected, found = (
+        duckdb.sql(query.format(files)).fetchall()
+        for files in (f"{folder}/split=*/*.parquet", f"{tmp_path}/out/split=*/{column}=*/part-*.parquet")
+    )
+    assert found == expected
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        ids = [name for (name,) in duckdb.sql(f"select id from read_parquet('{path}')").fetchall()]
+        assert ids == sorted(ids)
+        assert column not in pq.read_schema(path).names
+
+
+def test_rows_without_a_value_have_a_partition(tmp_path):
+    folder = make_dataset(tmp_path / "small", {"val": [30], "train": [60]})
+    assert export_partitions(open_dataset(folder), tmp_path / "out", "taxid", "train") == 60
+    nulls = duckdb.sql(f"select count(*) from read_parquet('{tmp_path}/out/*/*/*.parquet') where taxid is null")
+    assert nulls.fetchall() == [(20,)]
+    assert (tmp_path / "out/split=train/taxid=__HIVE_DEFAULT_PARTITION__").is_dir()
+    with pytest.raises(UserError, match="is there already; expected the name of a new folder"):
+        export_partitions(open_dataset(folder), tmp_path / "out", "state")
+
+
+@pytest.mark.parametrize("column", ["id", "embedding"])
+def test_columns_that_differ_from_row_to_row_are_refused(folder, tmp_path, column):
+    with pytest.raises(UserError, match=f"files cannot be divided by '{column}'"):
+        export_partitions(open_dataset(folder), tmp_path / "out", column)

@@ -54,7 +54,7 @@ def test_the_command_lines_of_the_readme_run(demo, tmp_path):
 
 def test_the_command_lines_of_reading_run(demo):
     lines = re.findall(r"^    embedome (.+)$", (ROOT / "docs" / "reading.md").read_text(), re.MULTILINE)
-    assert [line.split()[0] for line in lines] == ["export", "export"]
+    assert [line.split()[0] for line in lines] == ["export", "export", "export"]
     for line in lines:
         assert execute(demo, "-m", "embedome", *line.split()).endswith(" proteins\n")
 
