@@ -32,8 +32,8 @@ def random_axes(generator: np.random.Generator, dimension: int) -> np.ndarray:
 def random_rows(generator: np.random.Generator, axes: np.ndarray, ids: Sequence[str]) -> pa.Table:
     """Rows of a data set, with vectors of some structure and some noise."""
     rows = len(ids)
-    vectors = generator.normal(size=(rows, RANK)).astype(np.float32) @ axes
-    vectors += 0.1 * generator.normal(size=vectors.shape).astype(np.float32)
+    vectors = generator.standard_normal((rows, RANK), np.float32) @ axes
+    vectors += 0.1 * generator.standard_normal(vectors.shape, np.float32)
     columns = {
         "id": ids,
         "digest": ["SQ." + generator.bytes(16).hex() for _ in range(rows)],

@@ -3,7 +3,8 @@
 Shards of one part each, of random vectors with some structure, are written as the embed stage writes them, with a
 catalog to check them against. Merge runs in a process of its own, whose peak memory is printed: once with parts linked,
 once with parts joined into larger files. Beside it all parts are read once by pyarrow with all threads. Then
-`embedome verify`'s check runs beside `sha256sum` on the same files. The files lie in the page cache. Run with
+`embedome verify`'s check runs beside `sha256sum` on the same files. The files lie in the page cache, as far as they go
+into it. Last, random ids are looked up in the joined files, cold. Run with
 
     PYTHONPATH=scripts python benchmarks/merge.py [--shards N] [--rows N] [--dimension D] [--rounds N] [--folder DIR]
 """
@@ -23,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog import CATALOG, CATALOG_GROUP_ROWS
+from embedome.dataset import open_dataset
 from embedome.files import write_json
 from embedome.format import (
     FORMAT,
@@ -39,6 +41,7 @@ from embedome.tables import ParquetSink
 from embedome.verify import verify_dataset
 from embedome.workers import Workers
 from inputs import PROVENANCE, random_axes, random_rows
+from reading import lookups
 
 
 def main() -> None:
@@ -66,6 +69,7 @@ def main() -> None:
             median = statistics.median(seconds)
             print(f"{name:28} {median:7.1f} s {size / median:7,.0f} MB/s   x {ratio:.2f} of {BASE[name]}")
         print(f"peak memory of merge: linked {max(PEAKS[0]):,.0f} MB, joined {max(PEAKS[1]):,.0f} MB")
+        lookups(open_dataset(folder / "dataset"), 5)
 
 
 READ, LINKED, JOINED, VERIFY, SHA = "read by pyarrow", "merge, linked", "merge, joined", "verify", "sha256sum"
@@ -114,7 +118,8 @@ def merge_once(folder: Path, file_mb: int) -> None:
 def make_shards(folder: Path, shards: int, rows: int, dimension: int) -> list[Path]:
     """Write parts, manifests, catalog and splits; give the parts."""
     generator = np.random.default_rng(0)
-    axes = random_axes(generator, dimension)
+    # Drawn once: the shards differ in their ids.
+    drawn = random_rows(generator, random_axes(generator, dimension), [""] * rows)
     (folder / "catalog").mkdir()
     listed, parts = [], []
     with (
@@ -122,7 +127,8 @@ def make_shards(folder: Path, shards: int, rows: int, dimension: int) -> list[Pa
         ParquetSink(folder / "catalog" / "part-00000.parquet", CATALOG, CATALOG_GROUP_ROWS) as catalog,
     ):
         for number in range(shards):
-            table = random_rows(generator, axes, [f"UniRef50_A0A{number:03d}{row:06d}" for row in range(rows)])
+            ids = pa.array([f"UniRef50_A0A{number:03d}{row:06d}" for row in range(rows)])
+            table = drawn.set_column(0, drawn.schema.field("id"), ids)
             path = folder / "embeddings" / "train" / f"{number:05d}-00000.parquet"
             write_part(path, table, embedding_metadata(PROVENANCE, SKIPPED.empty_table(), "made"))
             write_manifest(path, table)

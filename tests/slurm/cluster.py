@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db", "mariadb", "sbatch", "sacct")
 ETC = Path("/etc/slurm")
@@ -111,13 +112,14 @@ def run(*command: str, check: bool = True, **options: object) -> str:
     return result.stdout
 
 
-def wait_for(what: str, ready: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until something is so."""
+def wait_for(what: str, ready: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until something is so; what `ready` gave then."""
     deadline = time.monotonic() + seconds
-    while not ready():
+    while not (found := ready()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not after {seconds:.0f} s")
         time.sleep(0.2)
+    return found
 
 
 def listens(port: int) -> bool:

@@ -107,14 +107,16 @@ class Run:
         return found
 
     def under_way(self, cluster: Cluster, parts: int) -> tuple[list[str], dict[Path, tuple[int, int]]]:
-        """Wait until embed jobs run and so many parts are there; the jobs, and the parts."""
-        wait_for(
-            "embed jobs under way",
-            lambda: self.process.poll() is not None or (len(self.parts()) >= parts and cluster.running("rule_embed")),
-            300,
-        )
+        """Wait until each node embeds and so many parts are there; the jobs, and the parts."""
+
+        def found() -> list[str]:
+            jobs = cluster.running("rule_embed")
+            under_way = len(jobs) == len(NODES) and all(map(processes, jobs))
+            return jobs if under_way and len(self.parts()) >= parts else []
+
+        jobs = wait_for("embed jobs under way", lambda: found() or self.process.poll() is not None, 300)
         assert self.process.poll() is None, self.text()
-        return cluster.running("rule_embed"), self.parts()
+        return jobs, self.parts()
 
     def assert_completed(self, here: Path, before: dict[Path, tuple[int, int]]) -> None:
         """The shards are those of the run without Slurm, and no part that was finished was made again."""
@@ -224,15 +226,14 @@ def test_a_fault_costs_no_finished_part_and_no_byte(
 
 
 def processes(job: str) -> list[int]:
-    """The processes of a job that embed."""
-    mark = f"SLURM_JOB_ID={run('squeue', '-h', '-j', job, '-o', '%A').strip()}".encode()
+    """The processes of a job that embed; none where it has just begun or is over."""
+    mark = f"SLURM_JOB_ID={run('squeue', '-h', '-j', job, '-o', '%A', check=False).strip()}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             embeds = b".embed.py" in (folder / "cmdline").read_bytes()
             if embeds and mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-    assert found, f"{job} has no process that embeds"
     return found
 
 
