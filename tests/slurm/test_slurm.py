@@ -145,20 +145,25 @@ def test_the_demo_runs_as_one_array_on_both_nodes_and_gives_the_same_bytes(
     cluster: Cluster, here: Path, tmp_path: Path
 ) -> None:
     known = {job["JobID"] for job in cluster.jobs()}
-    whole = Run(tmp_path / "run", SLOW)
+    annotate = {"labels": "resources/demo/mirror/families.tsv.gz", "label_column": "family", "hold_out": ["val"]}
+    whole = Run(tmp_path / "run", changed(SLOW, annotate=annotate))
     assert whole.wait() == 0, whole.text()
     jobs = [job for job in cluster.jobs() if job["JobID"] not in known]
-    embeds = [job for job in jobs if "rule_embed" in job["Comment"]]
-    assert len(embeds) == 4
-    assert {job["JobID"].partition("_")[0] for job in embeds} == {embeds[0]["JobID"].partition("_")[0]}
-    assert all("_" in job["JobID"] for job in embeds)
+    embeds, annotates = (
+        [job for job in jobs if f"rule_{rule}_wildcards" in job["Comment"]] for rule in ("embed", "annotate")
+    )
+    for array in (embeds, annotates):
+        assert len(array) == 4
+        assert {job["JobID"].partition("_")[0] for job in array} == {array[0]["JobID"].partition("_")[0]}
+        assert all("_" in job["JobID"] for job in array)
     assert {job["NodeList"] for job in embeds} == set(NODES)
     assert all("gres/gpu=1" in job["AllocTRES"] for job in embeds)
     assert not any("gres/gpu" in job["AllocTRES"] for job in jobs if job not in embeds)
     assert {job["State"] for job in jobs} == {"COMPLETED"}
     # What needs the network runs where snakemake does.
     rules = {job["Comment"].removeprefix("rule_").partition("_wildcards")[0] for job in jobs}
-    assert rules == {"filter", "split", "shard", "embed", "merge", "ledger", "analyse", "report"}
+    annotation = {"annotate_lookup", "annotate", "annotate_summary"}
+    assert rules == {"filter", "split", "shard", "embed", "merge", "ledger", "analyse", "report"} | annotation
     found, expected = digests(whole.folder), digests(here)
     assert {name: found[name] for name in expected} == expected
     assert any("dataset" in name for name in expected)

@@ -8,6 +8,8 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
+from conftest import SCRIPTS
+from embedding_line import MAX_RESIDUES, HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import embed
 from embedome import parts as embedome_parts
 from embedome.cost import CostModel
@@ -823,6 +826,31 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
         assert not (folder / "00000.json").exists() or len(done) == 48
     assert kills >= 20
     assert_same(folder, tmp_path / "expected")
+
+
+PEAK = """
+from embedome.cost import CostModel
+from embedome.embed import embed_shard
+from embedome.metrics import peak_memory
+from embedome.settings import PartLimits, Settings
+settings, limits = Settings(per_residue=True), PartLimits(1000, 1e9, CostModel(1e-6, 1e-9))
+embed_shard(*sys.argv[1:], settings=settings, limits=limits, source={})
+print(peak_memory())
+"""
+
+
+def test_memory_is_that_of_a_part_whatever_the_shard(model: Path, tmp_path: Path) -> None:
+    peaks, counts = [], (4_000, 40_000)
+    for count in counts:
+        records = line.random_records(3, [MAX_RESIDUES] * count)
+        shard = line.write_shard(tmp_path / "00000.fasta.gz", records)
+        manifest = tmp_path / str(count) / "00000.json"
+        code = f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{PEAK}"
+        command = [sys.executable, "-c", code, shard, model, manifest]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        assert len(list(manifest.parent.glob("*.residues.parquet"))) == count // 1000
+    written = (counts[1] - counts[0]) * MAX_RESIDUES * line.SIZE["hidden"] * 2
+    assert peaks[1] - peaks[0] < written / 4, peaks
 
 
 def test_unreadable_weights_end_in_one_line_and_keep_finished_parts(
