@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.errors import UserError
 from embedome.files import file_sha256, read_json
-from embedome.format import FORMAT, KEYS, SKIPPED, part_info, vector_columns, vector_matrix
+from embedome.format import FORMAT, KEYS, SKIPPED, all_finite, part_info, vector_columns, vector_matrix
 from embedome.rowfile import read_file
 from embedome.split import SPLITS
 
@@ -126,7 +125,7 @@ def check_part(part: ShardPart) -> tuple[CheckedPart, pa.Table]:
     if len(table) != part.entry["rows"] or len(table) + len(info.skipped) != part.entry["sequences"]:
         raise part.fault(f"{len(table)} rows and {len(info.skipped)} skipped; expected {part.entry['sequences']}")
     for column in vector_columns(info.provenance["pooling"]).values():
-        if len(table) and not np.isfinite(vector_matrix(table[column])).all():
+        if not all_finite(vector_matrix(table[column])):
             raise part.fault("a vector is not finite")
     check_residues(part, info.residues_sha256)
     skipped = pa.Table.from_pylist(info.skipped, SKIPPED)

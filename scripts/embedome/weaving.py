@@ -16,7 +16,15 @@ import pyarrow.compute as pc
 
 from embedome.dataset import Dataset
 from embedome.errors import UserError
-from embedome.format import GROUP_ROWS, describe_file, embedding_metadata, embedding_sink, vector_columns, vector_matrix
+from embedome.format import (
+    GROUP_ROWS,
+    all_finite,
+    describe_file,
+    embedding_metadata,
+    embedding_sink,
+    vector_columns,
+    vector_matrix,
+)
 from embedome.joining import FILE_BYTES
 from embedome.reuse import Reuse
 from embedome.sorting import RunIndex, merge_runs, write_run
@@ -121,7 +129,7 @@ class Earlier:
 def check_finite(path: Path, table: pa.Table, poolings: Sequence[str]) -> None:
     """Refuse rows of an earlier data set whose vectors are not finite."""
     for column in vector_columns(poolings).values():
-        if not np.isfinite(vector_matrix(table[column])).all():
+        if not all_finite(vector_matrix(table[column])):
             raise UserError(f"{path}: a vector is not finite; check the data set of reuse.dataset by embedome verify")
 
 

@@ -26,10 +26,13 @@ from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import files, merge
 from embedome.dataset import open_dataset
 from embedome.errors import UserError
-from embedome.format import embedding_metadata, vector_array, vector_matrix, write_part
+from embedome.format import all_finite, embedding_metadata, vector_array, vector_matrix, write_part
 from embedome.settings import Settings
 from embedome.split import SplitPlan
 from embedome.workers import Workers
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 SHARDS = {"val": 1, "test": 1, "train": 3}
 PLAN = SplitPlan("hash", 1, 12, 12)
@@ -748,3 +751,13 @@ def test_a_damaged_file_of_residues_is_named_and_can_be_mended(
     assert path.name in message
     follow_advice(own, model, message, Settings(pooling=("mean", "max"), per_residue=True))
     assert line.snapshot(own.dataset) == line.snapshot(rich.dataset)
+
+
+@given(
+    hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=20)),
+    st.sampled_from([0, 0x7C00, 0xFC00, 0x7E01, 0x7BFF]),
+)
+def test_finite_is_what_numpy_says(bits, one):
+    # Of random bits one in thirty is not finite: most matrices get one number that is chosen.
+    vectors = np.where((bits & 0x7C00) == 0x7C00, one, bits).astype(np.uint16).view(np.float16)
+    assert all_finite(vectors) == np.isfinite(vectors).all()
