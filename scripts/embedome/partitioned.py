@@ -29,7 +29,7 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
 
     The column stands in the folders' names and no longer in the files, as is usual with Hive partitions; rows without
     a value are below ``__HIVE_DEFAULT_PARTITION__``. Encodings are those of the data set, see docs/format.md. Memory is
-    a row group for each value.
+    a row group for each value, and what Arrow holds back while the disk writes (2 GB were seen, however many rows).
 
     Parameters
     ----------
