@@ -25,6 +25,8 @@ from mirror_server import serving
 
 # Machines are slow at times; how long an example takes says nothing of its truth.
 settings.register_profile("patient", deadline=None)
+# For a long search: pytest tests/unit/test_columns.py --hypothesis-profile thorough
+settings.register_profile("thorough", deadline=None, max_examples=10_000)
 settings.load_profile("patient")
 
 SCRIPTS = Path(embedome.__file__).parents[1]

@@ -1,9 +1,12 @@
 """Records as columns, against `check_entry` on one entry at a time."""
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from backports import zstd
 from embedome.columns import check_chunk
 from embedome.errors import UserError
 from embedome.fasta import read_chunks, read_entries
@@ -13,6 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 Checked = dict[int, Record]
+# Of the profile "thorough" 10,000.
+EXAMPLES = max(600, settings.default.max_examples)
 
 
 def one_by_one(path: Path) -> Checked:
@@ -48,16 +53,18 @@ def files(draw: st.DrawFn) -> bytes:
     return b">first\nMKV" + text
 
 
-@settings(max_examples=600)
-@given(data=files(), size=st.sampled_from([1, 10, 1 << 20]))
-@example(data=b">a\nM\n>", size=1)
-@example(data=b">a\nM\n>\n", size=1)
-@example(data=b">a b \nM\n>c  d\nM", size=100)
-@example(data=b">a\r\nM\r\n>b\r\nm*\r\n", size=100)
-@example(data=b">a", size=100)
-def test_columns_are_the_records(tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int) -> None:
+@settings(max_examples=EXAMPLES)
+@given(files(), st.sampled_from([1, 10, 1 << 20]), st.sampled_from([bytes, gzip.compress, zstd.compress]))
+@example(data=b">a\nM\n>", size=1, pack=bytes)
+@example(data=b">a\nM\n>\n", size=1, pack=bytes)
+@example(data=b">a b \nM\n>c  d\nM", size=100, pack=bytes)
+@example(data=b">a\r\nM\r\n>b\r\nm*\r\n", size=100, pack=bytes)
+@example(data=b">a", size=100, pack=bytes)
+def test_columns_are_the_records(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int, pack: Callable[[bytes], bytes]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "columns.fasta"
-    path.write_bytes(data)
+    path.write_bytes(pack(data))
     try:
         expected: Checked | str = one_by_one(path)
     except UserError as error:
@@ -94,7 +101,7 @@ uniref = st.tuples(*[st.text("ab 1=", max_size=3)] * 4).map(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(st.one_of(st.lists(pieces, max_size=12).map("".join), uniref), max_size=8))
 def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> None:
     table = parse_descriptions(pa.array([text.strip() for text in texts], pa.string()))
