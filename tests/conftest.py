@@ -122,6 +122,12 @@ def run_python(code: str, *arguments: object) -> float:
         return time.monotonic() - start
 
 
+def output_of(code: str, *arguments: object) -> str:
+    """What `code` prints, run in a process of its own."""
+    command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{code}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def kill_at_random(code: str, arguments: Sequence[object], duration_s: float, times: int = 5) -> None:
     """Start `code` again and again, and kill it at some moment of its work."""
     chance = random.Random(9)

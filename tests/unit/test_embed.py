@@ -8,8 +8,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import output_of
 from embedding_line import MAX_RESIDUES, HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import embed
 from embedome import parts as embedome_parts
@@ -845,9 +843,7 @@ def test_memory_is_that_of_a_part_whatever_the_shard(model: Path, tmp_path: Path
         records = line.random_records(3, [MAX_RESIDUES] * count)
         shard = line.write_shard(tmp_path / "00000.fasta.gz", records)
         manifest = tmp_path / str(count) / "00000.json"
-        code = f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{PEAK}"
-        command = [sys.executable, "-c", code, shard, model, manifest]
-        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        peaks.append(int(output_of(PEAK, shard, model, manifest)))
         assert len(list(manifest.parent.glob("*.residues.parquet"))) == count // 1000
     written = (counts[1] - counts[0]) * MAX_RESIDUES * line.SIZE["hidden"] * 2
     assert peaks[1] - peaks[0] < written / 4, peaks

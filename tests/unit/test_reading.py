@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import SCRIPTS, output_of
 from embedome.dataset import open_dataset
 from embedome.errors import UserError
 from embedome.files import read_json, write_json
@@ -161,9 +161,7 @@ def test_memory_of_batches_does_not_grow_with_the_data_set(tmp_path):
         train = manifest["splits"]["train"]
         listed = {**train, "rows": train["rows"] * times, "files": train["files"] * times}
         write_json(folder / MANIFEST, {**manifest, "splits": {"train": listed}})
-        code = f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{PEAK}"
-        result = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
-        rows, peak = map(int, result.stdout.split())
+        rows, peak = map(int, output_of(PEAK, folder).split())
         assert rows == GROUP_ROWS * files * times
         peaks.append(peak)
     grown = (again - 1) * files * GROUP_ROWS * 512 * 2
