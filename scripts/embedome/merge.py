@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from embedome.catalog import CATALOG
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.errors import UserError
 from embedome.files import atomic_directory, read_json, write_json
@@ -50,6 +51,7 @@ from embedome.workers import Workers
 log = logging.getLogger(__name__)
 
 DUPLICATE_ROWS = 100_000
+DUPLICATE_SCHEMA = pa.schema([CATALOG.field(name) for name in CATALOG_COLUMNS])
 
 # Maps a function over items in a pool, results in order.
 Do = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -131,6 +133,8 @@ class Merger:
         self.scratch = folder / "scratch"
         self.earlier: Earlier | None = None
         self.schema: pa.Schema | None = None
+        # Rows by split and whether they are duplicates, once the catalog has been read to its end.
+        self.census: Counter[tuple[int, bool]] | None = None
         self.states = {split: Counter() for split in SPLITS}
         self.reused = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
@@ -145,21 +149,34 @@ class Merger:
             self.scratch.mkdir()
             self.earlier = Earlier(data, reuse, catalog, splits, self.scratch)
 
-    def rows(self, split: str, *, duplicates: bool, reused: bool = True) -> Iterator[pa.Table]:
-        """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without."""
+    def rows(
+        self, split: str, columns: Sequence[str] = CATALOG_COLUMNS, *, duplicates: bool, reused: bool = True
+    ) -> Iterator[pa.Table]:
+        """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without.
+
+        The first time counts all rows by split, so that later on those of which there are none are not looked for.
+        """
         code, start = SPLITS.index(split), 0
-        for table, codes in read_split_catalog(self.catalog, self.splits, CATALOG_COLUMNS):
-            wanted = (codes == code) & (table["duplicate_of"].is_valid().to_numpy() == duplicates)
+        census: Counter[tuple[int, bool]] = Counter()
+        if self.census is not None and not self.census[code, duplicates]:
+            return
+        for table, codes in read_split_catalog(self.catalog, self.splits, columns):
+            is_duplicate = table["duplicate_of"].is_valid().to_numpy()
+            for each in range(len(SPLITS)):
+                copies = int(is_duplicate[codes == each].sum())
+                census.update({(each, True): copies, (each, False): int((codes == each).sum()) - copies})
+            wanted = (codes == code) & (is_duplicate == duplicates)
             if not reused:
                 first, last = np.searchsorted(self.reused_rows, [start, start + len(table)])
                 wanted[self.reused_rows[first:last] - start] = False
             yield table.filter(wanted)
             start += len(table)
+        self.census = census
 
     def begin(self, split: str, progress: Progress) -> None:
         """Begin with a split's new sequences, which parts must now hold, each once and in order, and no other."""
         self.progress = progress
-        rows = self.rows(split, duplicates=False, reused=False)
+        rows = self.rows(split, [*KEYS.names, "duplicate_of"], duplicates=False, reused=False)
         self.expected = RowReader((table.select(KEYS.names).cast(KEYS) for table in rows), KEYS)
 
     def join(self, split: str, parts: list[ShardPart], file_bytes: int, do: Do) -> None:
@@ -243,7 +260,7 @@ class Merger:
 
     def write_duplicates(self, split: str) -> None:
         """Write a split's duplicates, each with its canonical row's vector, in files of bounded size."""
-        reader = RowReader(self.rows(split, duplicates=True), self.duplicate_schema())
+        reader = RowReader(self.rows(split, duplicates=True), DUPLICATE_SCHEMA)
         index = 0
         while len(rows := reader.take(DUPLICATE_ROWS)):
             table = self.with_vectors(split, rows)
@@ -251,10 +268,6 @@ class Merger:
                 name = f"split={split}/duplicates-{index:05d}.parquet"
                 self.write_rows(split, name, table)
                 index += 1
-
-    def duplicate_schema(self) -> pa.Schema:
-        """Schema of the catalog columns read."""
-        return next(self.rows(SPLITS[0], duplicates=True)).schema
 
     def with_vectors(self, split: str, rows: pa.Table) -> pa.Table:
         """Give duplicates the vectors of their canonical ids, whatever split these are in; note the skipped ones."""
