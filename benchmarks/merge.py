@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,7 +40,7 @@ from embedome.tables import ParquetSink
 from embedome.verify import verify_dataset
 from embedome.workers import Workers
 from inputs import PROVENANCE, random_axes, random_rows
-from reading import lookups
+from reading import lookups, timed
 
 
 def main() -> None:
@@ -95,13 +94,6 @@ def read_all(parts: list[Path]) -> None:
     """Read files one by one with all threads, keeping nothing."""
     for path in parts:
         pq.read_table(path, memory_map=False)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that work takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 def sha256sums(files: list[Path]) -> None:

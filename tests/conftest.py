@@ -106,10 +106,14 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def python_command(code: str, *arguments: object) -> list[str]:
+    """The command line for `code`, which finds embedome and has `sys`."""
+    return [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{code}", *map(str, arguments)]
+
+
 def start_python(code: str, *arguments: object) -> subprocess.Popen:
     """Start a Python process on `code`; returns when it has printed ``ready``."""
-    command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{code}", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(python_command(code, *arguments), stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -124,8 +128,7 @@ def run_python(code: str, *arguments: object) -> float:
 
 def output_of(code: str, *arguments: object) -> str:
     """What `code` prints, run in a process of its own."""
-    command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{code}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(python_command(code, *arguments), capture_output=True, text=True, check=True).stdout
 
 
 def kill_at_random(code: str, arguments: Sequence[object], duration_s: float, times: int = 5) -> None:
@@ -147,9 +150,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from runs import small_demo
 
     mine = tmp_path_factory.mktemp("demo") / "run"
+    base = tmp_path_factory.getbasetemp()
     # With pytest-xdist each process has a folder of its own in that of all.
-    shared = mine.parents[2 if "PYTEST_XDIST_WORKER" in os.environ else 1] / "small" / "demo"
-    return shutil.copytree(small_demo(shared), mine, symlinks=True)
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return shutil.copytree(small_demo(shared / "small" / "demo"), mine, symlinks=True)
 
 
 @pytest.fixture

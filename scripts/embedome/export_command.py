@@ -45,7 +45,7 @@ def run_export(options: argparse.Namespace) -> None:
     data = open_dataset(options.dataset)
     if options.format == "npy":
         rows = export_npy(data, options.out, options.split, options.pooling)
-    elif options.partition_by:
+    elif options.format == "parquet":
         rows = export_partitions(data, options.out, options.partition_by, options.split)
     else:
         rows = export_hdf5(data, options.out, options.split, options.pooling, options.per_residue)

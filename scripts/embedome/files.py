@@ -128,6 +128,11 @@ def temporaries_beside(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names if len(name) == length]
 
 
+def temporaries_of(folder: Path, pattern: str) -> list[Path]:
+    """Files and folders that were given a temporary name for a path in `folder` whose name matches a glob pattern."""
+    return list(folder.glob(f".{pattern}.????????????.tmp"))
+
+
 def sync(path: Path) -> None:
     """Flush a file, or a directory's entries, to disk, so that a rename survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

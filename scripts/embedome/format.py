@@ -106,6 +106,11 @@ def all_finite(vectors: np.ndarray) -> bool:
     return all((block & 0x7FFF).max() < 0x7C00 for block in blocks)
 
 
+def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
+    """Whether `all_finite` holds for the vectors of all poolings."""
+    return all(all_finite(vector_matrix(table[column])) for column in vector_columns(poolings).values())
+
+
 def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:
     """Wrap matrices [L, D] of float16 as an Arrow array of lists of vectors."""
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in states])]).astype(np.int32)

@@ -133,8 +133,8 @@ class Merger:
         self.scratch = folder / "scratch"
         self.earlier: Earlier | None = None
         self.schema: pa.Schema | None = None
-        # Rows by split and whether they are duplicates, once the catalog has been read to its end.
-        self.census: Counter[tuple[int, bool]] | None = None
+        # Rows by split (the last: in none) and by whether they are duplicates, int64 [4, 2], once the catalog was read.
+        self.census: np.ndarray | None = None
         self.states = {split: Counter() for split in SPLITS}
         self.reused = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
@@ -154,17 +154,15 @@ class Merger:
     ) -> Iterator[pa.Table]:
         """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without.
 
-        The first time counts all rows by split, so that later on those of which there are none are not looked for.
+        Counts the rows of all splits on the way: later on those of which there are none are not looked for.
         """
         code, start = SPLITS.index(split), 0
-        census: Counter[tuple[int, bool]] = Counter()
-        if self.census is not None and not self.census[code, duplicates]:
+        if self.census is not None and not self.census[code, int(duplicates)]:
             return
+        census = np.zeros((len(SPLITS) + 1, 2), np.int64)
         for table, codes in read_split_catalog(self.catalog, self.splits, columns):
             is_duplicate = table["duplicate_of"].is_valid().to_numpy()
-            for each in range(len(SPLITS)):
-                copies = int(is_duplicate[codes == each].sum())
-                census.update({(each, True): copies, (each, False): int((codes == each).sum()) - copies})
+            census += np.bincount(2 * codes + is_duplicate, minlength=census.size).reshape(census.shape)
             wanted = (codes == code) & (is_duplicate == duplicates)
             if not reused:
                 first, last = np.searchsorted(self.reused_rows, [start, start + len(table)])

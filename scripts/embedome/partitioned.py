@@ -82,7 +82,7 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
             max_rows_per_group=GROUP_ROWS,
             max_rows_per_file=MOST_FILE_ROWS,
         )
-        written = sum(fragment.count_rows() for fragment in ds.dataset(folder, partitioning="hive").get_fragments())
+        written = ds.dataset(folder).count_rows()
         close("rows", rows, "written", written)
     return rows
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from embedome.cost import PICOSECONDS
 from embedome.engine import Embedded
 from embedome.errors import UserError
-from embedome.files import file_sha256, json_sha256
+from embedome.files import file_sha256, json_sha256, temporaries_of
 from embedome.format import (
     KEYS,
     SKIPPED,
@@ -199,9 +199,9 @@ def remove_other_parts(manifest: Path, names: set[str]) -> None:
     And what killed processes left of this one's: a part's own writer sweeps too, but may be killed before it does.
     """
     stem = f"{glob.escape(manifest.stem)}-?????"
-    for path in manifest.parent.glob(f".{stem}.*.tmp"):
-        path.unlink(missing_ok=True)
     for pattern in (f"{stem}.parquet", f"{stem}.residues.parquet"):
+        for path in temporaries_of(manifest.parent, pattern):
+            path.unlink(missing_ok=True)
         for path in manifest.parent.glob(pattern):
             if path.name not in names:
                 path.unlink(missing_ok=True)

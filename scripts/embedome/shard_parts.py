@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from embedome.errors import UserError
 from embedome.files import file_sha256, read_json
-from embedome.format import FORMAT, KEYS, SKIPPED, all_finite, part_info, vector_columns, vector_matrix
+from embedome.format import FORMAT, KEYS, SKIPPED, part_info, vectors_finite
 from embedome.rowfile import read_file
 from embedome.split import SPLITS
 
@@ -124,9 +124,8 @@ def check_part(part: ShardPart) -> tuple[CheckedPart, pa.Table]:
     table = read_file(part.path)
     if len(table) != part.entry["rows"] or len(table) + len(info.skipped) != part.entry["sequences"]:
         raise part.fault(f"{len(table)} rows and {len(info.skipped)} skipped; expected {part.entry['sequences']}")
-    for column in vector_columns(info.provenance["pooling"]).values():
-        if not all_finite(vector_matrix(table[column])):
-            raise part.fault("a vector is not finite")
+    if not vectors_finite(table, info.provenance["pooling"]):
+        raise part.fault("a vector is not finite")
     check_residues(part, info.residues_sha256)
     skipped = pa.Table.from_pylist(info.skipped, SKIPPED)
     keys = pa.concat_tables([table.select(KEYS.names).cast(KEYS), skipped.select(KEYS.names)]).sort_by("id")

@@ -16,15 +16,7 @@ import pyarrow.compute as pc
 
 from embedome.dataset import Dataset
 from embedome.errors import UserError
-from embedome.format import (
-    GROUP_ROWS,
-    all_finite,
-    describe_file,
-    embedding_metadata,
-    embedding_sink,
-    vector_columns,
-    vector_matrix,
-)
+from embedome.format import GROUP_ROWS, describe_file, embedding_metadata, embedding_sink, vectors_finite
 from embedome.joining import FILE_BYTES
 from embedome.reuse import Reuse
 from embedome.sorting import RunIndex, merge_runs, write_run
@@ -128,9 +120,8 @@ class Earlier:
 
 def check_finite(path: Path, table: pa.Table, poolings: Sequence[str]) -> None:
     """Refuse rows of an earlier data set whose vectors are not finite."""
-    for column in vector_columns(poolings).values():
-        if not all_finite(vector_matrix(table[column])):
-            raise UserError(f"{path}: a vector is not finite; check the data set of reuse.dataset by embedome verify")
+    if not vectors_finite(table, poolings):
+        raise UserError(f"{path}: a vector is not finite; check the data set of reuse.dataset by embedome verify")
 
 
 def weave(catalog: Iterable[pa.Table], sources: Sequence[RowReader]) -> Iterator[pa.Table]:

@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, output_of
+from conftest import output_of, python_command
 from embedome.dataset import open_dataset
 from embedome.errors import UserError
 from embedome.files import read_json, write_json
@@ -367,10 +367,8 @@ torch.distributed.destroy_process_group()
 
 def test_ranks_of_torch_distributed_see_every_row_once(tmp_path):
     make_dataset(tmp_path, {"train": [701, 300]})
-    code = f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{RANK}"
     ranks = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path, str(rank)], stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
+        subprocess.Popen(python_command(RANK, tmp_path, rank), stdout=subprocess.PIPE, text=True) for rank in (0, 1)
     ]
     found = [process.communicate(timeout=100)[0].split() for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0]
