@@ -59,6 +59,8 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
     vectors = len(data.poolings) * data.dimension * ITEM_BYTES
     check_room(out, rows * (vectors + ROW_BYTES))
     schema = pa.schema([*data.schema, pa.field(SPLIT, pa.string())])
+    # Arrow wants one at least, where there is no row, too.
+    folders = max(1, len(data.splits) * len(values))
     keys = pa.schema([schema.field(SPLIT), schema.field(column)])
     with atomic_directory(out) as folder, Progress("export", "sequences", rows) as progress:
 
@@ -76,8 +78,8 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
             basename_template="part-{i}.parquet",
             file_options=kind.make_write_options(**COLUMN_OPTIONS, **PAGE_OPTIONS),
             preserve_order=True,
-            max_partitions=len(data.splits) * len(values),
-            max_open_files=len(data.splits) * len(values) + 1,
+            max_partitions=folders,
+            max_open_files=folders + 1,
             min_rows_per_group=GROUP_ROWS,
             max_rows_per_group=GROUP_ROWS,
             max_rows_per_file=MOST_FILE_ROWS,

@@ -224,3 +224,8 @@ def test_rows_without_a_value_have_a_partition(tmp_path):
 def test_columns_that_differ_from_row_to_row_are_refused(folder, tmp_path, column):
     with pytest.raises(UserError, match=f"files cannot be divided by '{column}'"):
         export_partitions(open_dataset(folder), tmp_path / "out", column)
+
+
+def test_a_split_without_rows_is_a_folder_without_files(folder, tmp_path):
+    assert export_partitions(open_dataset(folder), tmp_path / "out", "state", "test") == 0
+    assert list((tmp_path / "out").rglob("*")) == []
