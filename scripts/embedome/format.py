@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -126,7 +126,7 @@ COLUMN_OPTIONS = {
 }
 
 
-def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
+def embedding_sink(path: str | os.PathLike | BinaryIO, schema: pa.Schema) -> ParquetSink:
     """Open an embedding file for writing."""
     return ParquetSink(path, schema, GROUP_ROWS, **COLUMN_OPTIONS)
 
@@ -220,15 +220,15 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     return info
 
 
-def describe_file(path: Path, rows: int, ids: Sequence[str]) -> dict[str, Any]:
-    """A file's line in a manifest."""
+def describe_file(path: Path, rows: int, ids: Sequence[str], sha256: str | None = None) -> dict[str, Any]:
+    """A file's line in a manifest; its digest is computed where it is not known."""
     return {
         "file": path.name,
         "rows": rows,
         "first_id": ids[0] if ids else None,
         "last_id": ids[-1] if ids else None,
         "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
+        "sha256": sha256 or file_sha256(path),
     }
 
 

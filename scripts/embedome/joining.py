@@ -1,14 +1,18 @@
 """Files of the data set from parts: a large part is linked as it is, small ones in a row are joined into one file."""
 
+import io
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedome.format import describe_file, embedding_metadata, embedding_schema, embedding_sink
+import pyarrow as pa
+
+from embedome.concatenation import Concatenation, OtherSchemaError
+from embedome.format import GROUP_ROWS, describe_file, embedding_metadata, embedding_sink
 from embedome.shard_parts import CheckedPart, ShardPart, check_part
 
 log = logging.getLogger(__name__)
@@ -60,7 +64,7 @@ def build_file(task: FileTask) -> BuiltFile:
     Raises
     ------
     UserError
-        As `shard_parts.check_part`.
+        As `shard_parts.check_part`; and for a part whose columns are encoded in another way than the first's.
     """
     first = task.parts[0]
     path = task.folder / first.name
@@ -69,18 +73,58 @@ def build_file(task: FileTask) -> BuiltFile:
         link_or_copy(first.path, path)
         keep = ("rows", "first_id", "last_id", "bytes", "sha256")
         return BuiltFile({"file": first.name, **{key: first.entry[key] for key in keep}}, [checked])
-    checked, table = check_part(first)
-    found = [checked]
-    schema = embedding_schema(checked.dimension, task.provenance["pooling"])
-    with embedding_sink(path, schema) as sink:
-        sink.write(table)
-        for part in task.parts[1:]:
+    found = []
+    with JoinedFile(path) as joined:
+        for part in task.parts:
             checked, table = check_part(part)
-            sink.write(table)
+            joined.add(part, table)
             found.append(checked)
-        sink.describe(embedding_metadata(task.provenance))
+        joined.finish(embedding_metadata(task.provenance))
     ends = [part.entry[key] for part in task.parts if part.entry["rows"] for key in ("first_id", "last_id")]
-    return BuiltFile({**describe_file(path, sink.rows, ends), "file": first.name}, found)
+    return BuiltFile({**describe_file(path, joined.rows, ends, joined.sha256.hexdigest()), "file": first.name}, found)
+
+
+class JoinedFile(Concatenation):
+    """Writes a file of parts: row groups of large ones are copied, rows of small ones encoded anew in whole groups.
+
+    Large is a part with a whole row group: many short ones would make a file that is slow to read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.waiting: list[pa.Table] = []
+
+    def add(self, part: ShardPart, table: pa.Table) -> None:
+        """Add a part, given its rows."""
+        if len(table) < GROUP_ROWS:
+            self.waiting.append(table)
+            self.encode(whole=True)
+            return
+        self.encode()
+        with open(part.path, "rb") as source:
+            try:
+                self.append(source)
+            except OtherSchemaError as error:
+                raise part.fault(str(error)) from None
+
+    def encode(self, whole: bool = False) -> None:
+        """Write waiting rows; only `whole` row groups of them, where more are to come."""
+        waiting = sum(map(len, self.waiting))
+        count = waiting - waiting % GROUP_ROWS if whole else waiting
+        # A file without rows has a footer, too.
+        if not count and (whole or self.footer or not self.waiting):
+            return
+        table = pa.concat_tables(self.waiting)
+        encoded = io.BytesIO()
+        with embedding_sink(encoded, table.schema) as sink:
+            sink.write(table.slice(0, count))
+        self.append(encoded)
+        self.waiting = [table.slice(count)]
+
+    def finish(self, metadata: Mapping[bytes, bytes]) -> None:
+        """Write what is waiting, and the footer."""
+        self.encode()
+        super().finish(metadata)
 
 
 def link_or_copy(path: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ class ParquetSink:
 
     Parameters
     ----------
-    path : path
+    path : path or file-like
         The file, written in place: wrap it in `files.atomic_path` or `files.atomic_directory`.
     schema : pyarrow.Schema
     rows : int
@@ -35,7 +36,7 @@ class ParquetSink:
         Passed to `pyarrow.parquet.ParquetWriter`, e.g. `use_dictionary` and `write_statistics`.
     """
 
-    def __init__(self, path: str | os.PathLike, schema: pa.Schema, rows: int, **options) -> None:
+    def __init__(self, path: str | os.PathLike | BinaryIO, schema: pa.Schema, rows: int, **options) -> None:
         self.group_rows = rows
         self.rows = 0
         self.waiting: list[pa.Table] = []

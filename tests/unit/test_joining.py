@@ -4,18 +4,23 @@ import itertools
 from pathlib import Path
 
 import embedding_line as line
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 from embedding_line import Line
 from embedome import joining
 from embedome.errors import UserError
-from embedome.joining import plan_files
+from embedome.format import embedding_metadata, part_info, write_part
+from embedome.joining import JoinedFile, plan_files
+from embedome.rowfile import read_file
 from embedome.shard_parts import ShardPart
+from embedome.tables import open_parquet
 from embedome.verify import verify_dataset
 from embedome.workers import Workers
 from hypothesis import given
 from hypothesis import strategies as st
+from made_dataset import PROVENANCE, random_rows
 
 LARGE = 10**9
 SHARDS = {"val": 1, "test": 1, "train": 3}
@@ -48,6 +53,45 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Line:
     made.embed(line.rough_model(folder / "model"))
     made.merge()
     return made
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ([10, 0, 20], [30]),
+        ([5, 9000, 6, 7, 8192, 1], [5, 8192, 808, 13, 8192, 1]),
+        ([4000] * 5, [8192, 8192, 3616]),
+        ([0, 0], []),
+    ],
+)
+def test_large_parts_are_copied_and_small_ones_fill_whole_row_groups(
+    sizes: list[int], groups: list[int], tmp_path: Path
+) -> None:
+    tables = [random_rows(1000 + number, rows, 4) for number, rows in enumerate(sizes)]
+    with JoinedFile(tmp_path / "joined.parquet") as joined:
+        for number, table in enumerate(tables):
+            path = tmp_path / f"{number}.parquet"
+            write_part(path, table, embedding_metadata(PROVENANCE, fingerprint="a part's"))
+            joined.add(ShardPart("train", path, Path("m"), {}), table)
+        joined.finish(embedding_metadata(PROVENANCE))
+    file = open_parquet(tmp_path / "joined.parquet")
+    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == groups
+    assert file.read().equals(pa.concat_tables(tables))
+    assert read_file(tmp_path / "joined.parquet").equals(pa.concat_tables(tables))
+    info = part_info(tmp_path / "joined.parquet")
+    assert (info.rows, info.fingerprint, info.provenance) == (sum(sizes), None, PROVENANCE)
+
+
+def test_a_part_that_was_encoded_in_another_way_is_named(tmp_path: Path) -> None:
+    with JoinedFile(tmp_path / "joined.parquet") as joined:
+        for dimension in (4, 5):
+            path, table = tmp_path / f"{dimension}.parquet", random_rows(0, 8192, dimension)
+            write_part(path, table, embedding_metadata(PROVENANCE))
+            part = ShardPart("train", path, Path("m"), {})
+            if dimension == 4:
+                joined.add(part, table)
+        with pytest.raises(UserError, match=r"5\.parquet: its columns are not .*; rebuild it: rm -f"):
+            joined.add(part, table)
 
 
 def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> None:

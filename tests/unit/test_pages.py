@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from embedome.errors import UserError
 from embedome.format import GROUP_ROWS, embedding_metadata, vector_matrix, write_part
-from embedome.pages import parse_struct
 from embedome.rowfile import RowFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,12 +101,6 @@ def test_a_file_cut_short_after_it_was_opened_is_a_clear_error(tmp_path):
     for wanted in (None, np.array([1999])):
         with pytest.raises(UserError, match=r"part.parquet: damaged"):
             file.vectors(0, "embedding", wanted)
-
-
-def test_a_structure_of_thrift_is_parsed():
-    # Field 1: i32 -3, field 2: true, field 4: struct {1: binary "ab"}, field 20 (long form): i64 300.
-    data = bytes([0x15, 0x05, 0x11, 0x2C, 0x18, 0x02, 97, 98, 0x00, 0x06, 0x28, 0xD8, 0x04, 0x00])
-    assert parse_struct(data, 0) == ({1: -3, 2: True, 4: {1: b"ab"}, 20: 300}, len(data))
 
 
 def test_nothing_but_the_columns_is_there_and_types_are_kept(tmp_path):

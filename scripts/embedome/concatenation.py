@@ -1,0 +1,198 @@
+"""One Parquet file of several of one schema: row groups are copied as they are, under a footer that finds them.
+
+Nothing is decompressed, decoded or encoded, which for vectors takes far longer than copying. pyarrow cannot do it: it
+writes what it has encoded itself.
+
+References
+----------
+Parquet format, `parquet.thrift` (https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift).
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedome.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, Value, parse_struct, write_struct
+
+MAGIC = b"PAR1"
+# The footer's length and the magic number, at a file's end.
+TAIL_BYTES = 8
+COPY_BYTES = 1 << 22
+# Numbers of parquet.thrift. FileMetaData:
+SCHEMA, ROWS, GROUPS, KEY_VALUES = 2, 3, 4, 5
+# RowGroup:
+COLUMNS, GROUP_ROWS, GROUP_OFFSET, ORDINAL = 1, 3, 5, 7
+# ColumnChunk; an index is found by its offset and its length, fields that follow one another:
+CHUNK_OFFSET, CHUNK, OFFSET_INDEX, COLUMN_INDEX = 2, 3, 4, 6
+# ColumnMetaData:
+TOTAL_COMPRESSED, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, BLOOM_FILTER = 7, 9, 10, 11, 14
+# OffsetIndex, and PageLocation in it:
+LOCATIONS, PAGE_OFFSET = 1, 1
+
+
+class OtherSchemaError(ValueError):
+    """A file whose columns are not those of the first."""
+
+
+class Concatenation:
+    """Writes one Parquet file of the row groups of others, in the order in which these are appended.
+
+    Used as a context manager; the file at `path` is whole only when `finish` was called.
+
+    Attributes
+    ----------
+    rows : int
+        So far.
+    sha256 : hashlib object
+        Of what was written so far.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self.sha256 = hashlib.sha256()
+        self.position = self.rows = 0
+        self.footer: Struct = {}
+        self.schema: pa.Schema | None = None
+        self.groups: list[Struct] = []
+        # Of each row group, the bytes of its columns' indexes, written behind all row groups.
+        self.column_indexes: list[list[bytes]] = []
+        self.offset_indexes: list[list[bytes]] = []
+
+    def __enter__(self) -> "Concatenation":
+        self.write(MAGIC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write bytes."""
+        self.sha256.update(data)
+        self.position += len(data)
+        while len(data):
+            data = data[self.file.write(data) :]
+
+    def append(self, source: BinaryIO) -> None:
+        """Copy the row groups of a Parquet file.
+
+        Raises
+        ------
+        OtherSchemaError
+        embedome.thrift.ThriftError
+            Where its footer is damaged.
+        """
+        footer, schema = read_footer(source), pq.read_schema(source).remove_metadata()
+        if not self.footer:
+            self.footer, self.schema = footer, schema
+        if (footer[SCHEMA], schema) != (self.footer[SCHEMA], self.schema):
+            raise OtherSchemaError("its columns are not those of the files before it")
+        groups = footer[GROUPS].value[1]
+        if not groups:
+            return
+        start, end = data_range(groups)
+        shift = self.position - start
+        for group in groups:
+            self.column_indexes.append([read_index(source, chunk, COLUMN_INDEX) for chunk in columns_of(group)])
+            found = [read_index(source, chunk, OFFSET_INDEX) for chunk in columns_of(group)]
+            self.offset_indexes.append([index and moved_index(index, shift) for index in found])
+            self.groups.append(moved_group(group, shift, len(self.groups)))
+        self.rows += footer[ROWS].value
+        source.seek(start)
+        while start < end:
+            data = source.read(min(COPY_BYTES, end - start))
+            if not data:
+                raise OSError("cut short")
+            self.write(data)
+            start += len(data)
+
+    def finish(self, metadata: Mapping[bytes, bytes]) -> None:
+        """Write the indexes and the footer: that of the first file, with these entries among its metadata."""
+        for field, indexes in ((COLUMN_INDEX, self.column_indexes), (OFFSET_INDEX, self.offset_indexes)):
+            for group, found in zip(self.groups, indexes, strict=True):
+                for chunk, index in zip(columns_of(group), found, strict=True):
+                    if index:
+                        chunk |= {field: Value(I64, self.position), field + 1: Value(I32, len(index))}
+                        self.write(index)
+        about = {
+            ROWS: Value(I64, self.rows),
+            GROUPS: Value(LIST, (STRUCT, self.groups)),
+            KEY_VALUES: Value(LIST, (STRUCT, with_entries(self.footer, metadata))),
+        }
+        footer = write_struct(self.footer | about)
+        self.write(footer + len(footer).to_bytes(4, "little") + MAGIC)
+
+
+def read_footer(source: BinaryIO) -> Struct:
+    """The FileMetaData of a Parquet file."""
+    size = source.seek(0, os.SEEK_END)
+    source.seek(size - TAIL_BYTES)
+    length = int.from_bytes(source.read(4), "little")
+    source.seek(size - TAIL_BYTES - length)
+    return parse_struct(source.read(length), 0)[0]
+
+
+def columns_of(group: Struct) -> list[Struct]:
+    """The ColumnChunks of a RowGroup."""
+    return group[COLUMNS].value[1]
+
+
+def data_range(groups: list[Struct]) -> tuple[int, int]:
+    """Where the pages of the row groups begin and end in their file."""
+    ranges = [chunk_range(chunk[CHUNK].value) for group in groups for chunk in columns_of(group)]
+    return min(start for start, _ in ranges), max(end for _, end in ranges)
+
+
+def chunk_range(chunk: Struct) -> tuple[int, int]:
+    """Where the pages of a column in a row group begin and end; its dictionary is the first of them."""
+    start = min(chunk[field].value for field in (DATA_PAGE, DICTIONARY_PAGE) if field in chunk)
+    return start, start + chunk[TOTAL_COMPRESSED].value
+
+
+def read_index(source: BinaryIO, chunk: Struct, field: int) -> bytes:
+    """The bytes of an index of a column in a row group; none where it has none."""
+    if field not in chunk:
+        return b""
+    source.seek(chunk[field].value)
+    return source.read(chunk[field + 1].value)
+
+
+def moved_index(index: bytes, shift: int) -> bytes:
+    """An OffsetIndex of pages that lie so many bytes further on."""
+    fields, _ = parse_struct(index, 0)
+    kind, locations = fields[LOCATIONS].value
+    locations = [moved(location, shift, PAGE_OFFSET) for location in locations]
+    return write_struct(fields | {LOCATIONS: Value(LIST, (kind, locations))})
+
+
+def moved_group(group: Struct, shift: int, ordinal: int) -> Struct:
+    """A RowGroup that lies so many bytes further on, the how-manieth it is, without its columns' indexes."""
+    chunks = [moved_chunk(chunk, shift) for chunk in columns_of(group)]
+    about = {COLUMNS: Value(LIST, (STRUCT, chunks)), ORDINAL: Value(I16, ordinal)}
+    return moved(group, shift, GROUP_OFFSET) | about
+
+
+def moved_chunk(chunk: Struct, shift: int) -> Struct:
+    """A ColumnChunk that lies so many bytes further on, without its indexes."""
+    pages = moved(chunk[CHUNK].value, shift, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE)
+    # Not copied, and not written by pyarrow either, unless asked for.
+    pages = {field: value for field, value in pages.items() if field not in (BLOOM_FILTER, BLOOM_FILTER + 1)}
+    indexes = (OFFSET_INDEX, OFFSET_INDEX + 1, COLUMN_INDEX, COLUMN_INDEX + 1)
+    kept = {field: value for field, value in chunk.items() if field not in indexes}
+    return moved(kept, shift, CHUNK_OFFSET) | {CHUNK: Value(STRUCT, pages)}
+
+
+def moved(fields: Struct, shift: int, *offsets: int) -> Struct:
+    """A structure whose offsets, where it has them, are so many bytes further on; 0 stands for none."""
+    found = {field: fields[field] for field in offsets if field in fields and fields[field].value}
+    return fields | {field: Value(kind, value + shift) for field, (kind, value) in found.items()}
+
+
+def with_entries(footer: Struct, metadata: Mapping[bytes, bytes]) -> list[Struct]:
+    """The KeyValues of a footer, those of `metadata` in the place of what it had of their names."""
+    old = footer[KEY_VALUES].value[1] if KEY_VALUES in footer else []
+    entries = [entry for entry in old if entry[1].value not in metadata]
+    return entries + [{1: Value(BINARY, key), 2: Value(BINARY, value)} for key, value in metadata.items()]
