@@ -46,7 +46,7 @@ def get_targets():
         "results/ledger.json",
         f"results/runtimes/{MODEL}.tsv",
         *get_annotation(),
-        *(["results/summaries/leakage.json"] if config["leakage"]["measure"] else []),
+        *measured_leakage().values(),
     ]
 
 
@@ -54,6 +54,11 @@ def get_annotation():
     """The annotation's summary, where a table of labels is given."""
     given = config["annotate"]["labels"]
     return [f"results/annotation/{MODEL}/_summary.json"] if given else []
+
+
+def measured_leakage():
+    """What leaks from val and test into train, where it is to be measured."""
+    return {"leakage": "results/summaries/leakage.json"} if config["leakage"]["measure"] else {}
 
 
 def sequences_to_compare():

@@ -59,6 +59,7 @@ rule report:
         statistics=rules.analyse.output.statistics,
         tables=rules.analyse.output.tables,
         ledger="results/ledger.json",
+        **measured_leakage(),
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(
@@ -78,6 +79,16 @@ rule report:
             category="Run",
             labels={"what": "All numbers"},
             caption="../docs/report/numbers.rst",
+        ),
+        leakage=(
+            report(
+                f"{REPORT}/leakage.html",
+                category="Splits",
+                labels={"what": "Leakage"},
+                caption="../docs/report/leakage.rst",
+            )
+            if measured_leakage()
+            else []
         ),
         plots=[
             report(

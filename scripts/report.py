@@ -10,5 +10,6 @@ with rule_log(snakemake.log):
         Path(snakemake.input.statistics).parent,
         snakemake.input.ledger,
         Path(snakemake.output.ledger).parent,
+        leakage=snakemake.input.get("leakage"),
         pca_sequences=snakemake.params.pca_sequences,
     )

@@ -18,9 +18,10 @@ def write_report(
     ledger: str | os.PathLike,
     folder: str | os.PathLike,
     *,
+    leakage: str | os.PathLike | None = None,
     pca_sequences: int = 2000,
 ) -> None:
-    """Write ``ledger.tsv``, pages of the ledger, the provenance and the numbers, and the plots, each an SVG.
+    """Write ``ledger.tsv``, pages of ledger, provenance, numbers and leakage, and the plots, each an SVG.
 
     Parameters
     ----------
@@ -30,6 +31,8 @@ def write_report(
         ledger.json
     folder : path
         Where the files go.
+    leakage : path, optional
+        leakage.json, where it was measured.
     pca_sequences : int
         Sequences drawn on principal axes.
     """
@@ -41,6 +44,9 @@ def write_report(
     numbers = flat({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
     write_page(folder / "numbers.html", "Numbers about the data set", ("number", "value"), numbers)
     write_page(folder / "provenance.html", "Provenance", ("what", "value"), flat(statistics["provenance"]))
+    if leakage:
+        header, rows = leakage_table(read_json(leakage))
+        write_page(folder / "leakage.html", "Held-out sequences with a hit in train", header, rows)
     sample = read_rows(analysis / analyse.SAMPLE)
     components = statistics["components"]
     figures = {
@@ -69,6 +75,22 @@ def ledger_rows(ledger: Mapping[str, Any]) -> list[tuple]:
             shares = [ledger["splits"][split][kind].get(name, 0) for split in SPLITS]
             rows.append((name if kind == "states" else f"skipped: {name}", count, *shares))
     return [*rows, ("read", ledger["read"], *[ledger["splits"][split]["sequences"] for split in SPLITS])]
+
+
+def leakage_table(leakage: Mapping[str, Any]) -> tuple[list[str], list[tuple]]:
+    """Distinct sequences of val and of test by the identity, at least, of their nearest hit in train; last all."""
+    splits = leakage["splits"]
+    header = ["identity, at least", *(column for split in splits for column in (split, f"{split} (%)"))]
+    rows = [
+        (each[0]["identity"], *(cell for one in each for cell in (one["sequences"], percent(one["fraction"]))))
+        for each in zip(*(split["thresholds"] for split in splits.values()), strict=True)
+    ]
+    return header, [*rows, ("all", *(cell for split in splits.values() for cell in (split["sequences"], "")))]
+
+
+def percent(fraction: float | None) -> float | str:
+    """A fraction in per cent; nothing where there is none."""
+    return "" if fraction is None else round(100 * fraction, 2)
 
 
 def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -67,6 +67,11 @@ def texts(path: Path) -> list[str]:
     ]
 
 
+def cells(page: Path) -> list[list[str]]:
+    """The texts of a page's table, without its head."""
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", line) for line in re.findall("<tr><td.*", page.read_text())]
+
+
 def test_the_same_numbers_give_the_same_bytes(folder):
     write_report(folder / "analysis", folder / "ledger.json", folder / "again", pca_sequences=30)
     assert tree(folder / "again") == tree(folder / "report")
@@ -141,8 +146,25 @@ def test_the_ledger_s_table_is_the_ledger(folder):
         ["skipped: too-long", "5", "0", "0", "5"],
         ["read", "130", "10", "20", "90"],
     ]
-    page = (folder / "report" / "ledger.html").read_text()
-    assert [re.findall(r"<td[^>]*>([^<]*)</td>", line) for line in re.findall("<tr><td.*", page)] == rows[1:]
+    assert cells(folder / "report" / "ledger.html") == rows[1:]
+
+
+def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):
+    def split(counts: list[int], total: int) -> dict:
+        thresholds = [
+            {"identity": 0.3 * number, "sequences": n, "fraction": n / total if total else None}
+            for number, n in enumerate(counts, 1)
+        ]
+        return {"sequences": total, "without_hit": 0, "thresholds": thresholds}
+
+    write_json(tmp_path / "leakage.json", {"splits": {"val": split([7, 1], 30), "test": split([0, 0], 0)}})
+    write_report(folder / "analysis", folder / "ledger.json", tmp_path / "with", leakage=tmp_path / "leakage.json")
+    assert cells(tmp_path / "with" / "leakage.html") == [
+        ["0.3", "7", "23.33", "0", ""],
+        ["0.6", "1", "3.33", "0", ""],
+        ["all", "30", "", "0", ""],
+    ]
+    assert not (folder / "report" / "leakage.html").exists()
 
 
 def test_pages_are_escaped_and_numbers_stand_to_the_right(tmp_path):

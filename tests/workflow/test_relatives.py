@@ -50,6 +50,8 @@ def test_nothing_is_left_that_leaks(clustered):
         assert split["sequences"] > 20
         assert all(each["sequences"] == 0 for each in split["thresholds"] if each["identity"] >= 0.5)
     assert (clustered / "results/logs/leakage.log.mmseqs").stat().st_size > 0
+    page = (clustered / "results/report/esm1nv-demo/leakage.html").read_text()
+    assert all(f">{split['sequences']}<" in page for split in account["splits"].values())
 
 
 def test_no_cluster_is_in_two_splits(clustered):
