@@ -58,7 +58,11 @@ def get_annotation():
 
 def measured_leakage():
     """What leaks from val and test into train, where it is to be measured."""
-    return {"leakage": "results/summaries/leakage.json"} if config["leakage"]["measure"] else {}
+    return (
+        {"leakage": "results/summaries/leakage.json"}
+        if config["leakage"]["measure"]
+        else {}
+    )
 
 
 def sequences_to_compare():
