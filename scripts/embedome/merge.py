@@ -320,11 +320,15 @@ class Merger:
         return manifest
 
     def write_metadata(self) -> None:
-        """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema."""
+        """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema.
+
+        Each file's line in the manifest gets the rows of its row groups, so that readers need no footer to plan.
+        """
         pq.write_metadata(self.schema, self.folder / COMMON_METADATA)
         footers = []
         for file in (file for split in SPLITS for file in self.files[split]):
             footer = open_parquet(self.folder / file["file"]).metadata
             footer.set_file_path(file["file"])
+            file["row_groups"] = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
             footers.append(footer)
         pq.write_metadata(self.schema, self.folder / METADATA, footers)

@@ -41,8 +41,15 @@ class Piece:
 def list_pieces(folder: Path, split: str, files: Iterable[Mapping[str, Any]]) -> Iterator[Piece]:
     """The files of a split, cut where row groups are; `files` are entries of the manifest."""
     for file in files:
-        for start in range(0, file["rows"], GROUP_ROWS):
-            yield Piece(folder / file["file"], split, file["rows"], start, min(start + GROUP_ROWS, file["rows"]))
+        stop = 0
+        for rows in file.get("row_groups") or groups_of_one_size(file["rows"]):
+            start, stop = stop, stop + rows
+            yield Piece(folder / file["file"], split, file["rows"], start, stop)
+
+
+def groups_of_one_size(rows: int) -> list[int]:
+    """Rows of each row group, where the manifest does not tell: of vectors of residues, several are read at once."""
+    return [min(GROUP_ROWS, rows - start) for start in range(0, rows, GROUP_ROWS)]
 
 
 class Footers:

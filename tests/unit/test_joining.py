@@ -10,6 +10,7 @@ import pytest
 from distributed import LocalCluster
 from embedding_line import Line
 from embedome import joining
+from embedome.dataset import open_dataset
 from embedome.errors import UserError
 from embedome.format import embedding_metadata, part_info, write_part
 from embedome.joining import JoinedFile, plan_files
@@ -112,6 +113,24 @@ def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> 
         == manifest["rows"]
         == pq.read_metadata(tmp_path / "joined" / "_metadata").num_rows
     )
+
+
+def test_readers_cut_where_row_groups_are(made: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Row groups of three rows, and parts of five: those of a file are 3 and 2, one after the other.
+    monkeypatch.setattr(joining, "GROUP_ROWS", 3)
+    monkeypatch.setattr("embedome.format.GROUP_ROWS", 3)
+    own = line.prepare(tmp_path / "line", line.random_records(4, range(1, 60)), SHARDS)
+    own.embed(line.rough_model(tmp_path / "model"))
+    manifest = own.merge(file_bytes=LARGE)
+    file = manifest["splits"]["train"]["files"][0]
+    metadata = pq.read_metadata(own.dataset / file["file"])
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert file["row_groups"] == sizes
+    assert sizes[:4] == [3, 2, 3, 2]
+    data = open_dataset(own.dataset)
+    assert [len(piece) for piece in data.pieces("train")] == sizes
+    ids = [name for table in data.tables(["id"], "train") for name in table["id"].to_pylist()]
+    assert ids == [name for (name,) in line.rows(own.dataset / "split=train" / "*.parquet", "id", "order by id")]
 
 
 def test_ids_stay_sorted_within_and_between_files(made: Line, tmp_path: Path) -> None:
