@@ -108,7 +108,8 @@ def all_finite(vectors: np.ndarray) -> bool:
 
 def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
     """Whether `all_finite` holds for the vectors of all poolings."""
-    return all(all_finite(vector_matrix(table[column])) for column in vector_columns(poolings).values())
+    columns = vector_columns(poolings).values()
+    return all(all_finite(vector_matrix(chunk)) for column in columns for chunk in table[column].chunks)
 
 
 def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:

@@ -133,8 +133,7 @@ class Merger:
         self.scratch = folder / "scratch"
         self.earlier: Earlier | None = None
         self.schema: pa.Schema | None = None
-        # Rows by split (the last: in none) and by whether they are duplicates, int64 [4, 2], once the catalog was read.
-        self.census: np.ndarray | None = None
+        self.census = count_rows(catalog, splits)
         self.states = {split: Counter() for split in SPLITS}
         self.reused = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
@@ -152,24 +151,18 @@ class Merger:
     def rows(
         self, split: str, columns: Sequence[str] = CATALOG_COLUMNS, *, duplicates: bool, reused: bool = True
     ) -> Iterator[pa.Table]:
-        """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without.
-
-        Counts the rows of all splits on the way: later on those of which there are none are not looked for.
-        """
+        """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without."""
         code, start = SPLITS.index(split), 0
-        if self.census is not None and not self.census[code, int(duplicates)]:
+        if not self.census[code, int(duplicates)]:
             return
-        census = np.zeros((len(SPLITS) + 1, 2), np.int64)
         for table, codes in read_split_catalog(self.catalog, self.splits, columns):
             is_duplicate = table["duplicate_of"].is_valid().to_numpy()
-            census += np.bincount(2 * codes + is_duplicate, minlength=census.size).reshape(census.shape)
             wanted = (codes == code) & (is_duplicate == duplicates)
             if not reused:
                 first, last = np.searchsorted(self.reused_rows, [start, start + len(table)])
                 wanted[self.reused_rows[first:last] - start] = False
             yield table.filter(wanted)
             start += len(table)
-        self.census = census
 
     def begin(self, split: str, progress: Progress) -> None:
         """Begin with a split's new sequences, which parts must now hold, each once and in order, and no other."""
@@ -332,3 +325,12 @@ class Merger:
             file["row_groups"] = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
             footers.append(footer)
         pq.write_metadata(self.schema, self.folder / METADATA, footers)
+
+
+def count_rows(catalog: str | os.PathLike, splits: str | os.PathLike) -> np.ndarray:
+    """Rows of the catalog by split (the last: in none), and by whether they are duplicates, int64 [4, 2]."""
+    counts = np.zeros((len(SPLITS) + 1, 2), np.int64)
+    for table, codes in read_split_catalog(catalog, splits, ["id", "duplicate_of"]):
+        is_duplicate = table["duplicate_of"].is_valid().to_numpy()
+        counts += np.bincount(2 * codes + is_duplicate, minlength=counts.size).reshape(counts.shape)
+    return counts

@@ -128,7 +128,9 @@ def check_part(part: ShardPart) -> tuple[CheckedPart, pa.Table]:
         raise part.fault("a vector is not finite")
     check_residues(part, info.residues_sha256)
     skipped = pa.Table.from_pylist(info.skipped, SKIPPED)
-    keys = pa.concat_tables([table.select(KEYS.names).cast(KEYS), skipped.select(KEYS.names)]).sort_by("id")
+    keys = table.select(KEYS.names).cast(KEYS)
+    if len(skipped):
+        keys = pa.concat_tables([keys, skipped.select(KEYS.names)]).sort_by("id")
     ids = table["id"].combine_chunks()
     if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
         raise part.fault("ids out of order")
