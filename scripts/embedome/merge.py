@@ -1,6 +1,6 @@
 """Merge stage: verify every part of every shard against the catalog, and make the data set's files of them.
 
-Nothing is visible before all of it is proven. Memory: a part per worker, the rows of `DUPLICATE_ROWS` duplicates, and
+Nothing is visible before all of it is proven. Memory: a part per task, the rows of `DUPLICATE_ROWS` duplicates, and
 the table of skipped sequences.
 """
 

@@ -28,7 +28,7 @@ class Workers:
     cluster : str
         ``local`` or ``slurm``.
     threads : int
-        For ``local``: of this process.
+        For ``local``: cores; one task more runs at once, so that one waits for the disk while the others compute.
     jobs : int
         For ``slurm``: each of one core.
     memory_mb, runtime : int
@@ -47,7 +47,7 @@ class Workers:
     @property
     def at_once(self) -> int:
         """Tasks that run at once."""
-        return self.threads if self.cluster == HERE else self.jobs
+        return self.threads + 1 if self.cluster == HERE else self.jobs
 
     @contextmanager
     def client(self) -> "Iterator[Client]":
@@ -65,7 +65,7 @@ class Workers:
         if self.cluster == HERE:
             # Within this process: no port is opened, and nothing is left behind where it is killed.
             return LocalCluster(
-                n_workers=1, threads_per_worker=self.threads, processes=False, dashboard_address=None, memory_limit=0
+                n_workers=1, threads_per_worker=self.at_once, processes=False, dashboard_address=None, memory_limit=0
             )
         from dask_jobqueue import SLURMCluster
 
