@@ -35,7 +35,7 @@ LOCATIONS, PAGE_OFFSET = 1, 1
 
 
 class OtherSchemaError(ValueError):
-    """A file whose columns are not those of the first."""
+    """A file whose columns are others than those of the first, or written in another way, as by another version."""
 
 
 class Concatenation:
@@ -89,7 +89,7 @@ class Concatenation:
         if not self.footer:
             self.footer, self.schema = footer, schema
         if (footer[SCHEMA], schema) != (self.footer[SCHEMA], self.schema):
-            raise OtherSchemaError("its columns are not those of the files before it")
+            raise OtherSchemaError("its columns are not written as those of the files before it")
         groups = footer[GROUPS].value[1]
         if not groups:
             return

@@ -64,7 +64,7 @@ def build_file(task: FileTask) -> BuiltFile:
     Raises
     ------
     UserError
-        As `shard_parts.check_part`; and for a part whose columns are encoded in another way than the first's.
+        As `shard_parts.check_part`; and for a part whose columns are not written as those before it.
     """
     first = task.parts[0]
     path = task.folder / first.name
@@ -74,12 +74,15 @@ def build_file(task: FileTask) -> BuiltFile:
         keep = ("rows", "first_id", "last_id", "bytes", "sha256")
         return BuiltFile({"file": first.name, **{key: first.entry[key] for key in keep}}, [checked])
     found = []
-    with JoinedFile(path) as joined:
-        for part in task.parts:
-            checked, table = check_part(part)
-            joined.add(part, table)
-            found.append(checked)
-        joined.finish(embedding_metadata(task.provenance))
+    try:
+        with JoinedFile(path) as joined:
+            for part in task.parts:
+                checked, table = check_part(part)
+                joined.add(part.path, table)
+                found.append(checked)
+            joined.finish(embedding_metadata(task.provenance))
+    except OtherSchemaError as error:
+        raise part.fault(str(error)) from None
     ends = [part.entry[key] for part in task.parts if part.entry["rows"] for key in ("first_id", "last_id")]
     return BuiltFile({**describe_file(path, joined.rows, ends, joined.sha256.hexdigest()), "file": first.name}, found)
 
@@ -94,18 +97,20 @@ class JoinedFile(Concatenation):
         super().__init__(path)
         self.waiting: list[pa.Table] = []
 
-    def add(self, part: ShardPart, table: pa.Table) -> None:
-        """Add a part, given its rows."""
+    def add(self, path: Path, table: pa.Table) -> None:
+        """Add a part, given its rows.
+
+        Raises
+        ------
+        OtherSchemaError
+        """
         if len(table) < GROUP_ROWS:
             self.waiting.append(table)
             self.encode(whole=True)
             return
         self.encode()
-        with open(part.path, "rb") as source:
-            try:
-                self.append(source)
-            except OtherSchemaError as error:
-                raise part.fault(str(error)) from None
+        with open(path, "rb") as source:
+            self.append(source)
 
     def encode(self, whole: bool = False) -> None:
         """Write waiting rows; only `whole` row groups of them, where more are to come."""

@@ -13,7 +13,7 @@ from embedome import joining
 from embedome.dataset import open_dataset
 from embedome.errors import UserError
 from embedome.format import embedding_metadata, part_info, write_part
-from embedome.joining import JoinedFile, plan_files
+from embedome.joining import FileTask, JoinedFile, plan_files
 from embedome.rowfile import read_file
 from embedome.shard_parts import ShardPart
 from embedome.tables import open_parquet
@@ -73,7 +73,7 @@ def test_large_parts_are_copied_and_small_ones_fill_whole_row_groups(
         for number, table in enumerate(tables):
             path = tmp_path / f"{number}.parquet"
             write_part(path, table, embedding_metadata(PROVENANCE, fingerprint="a part's"))
-            joined.add(ShardPart("train", path, Path("m"), {}), table)
+            joined.add(path, table)
         joined.finish(embedding_metadata(PROVENANCE))
     file = open_parquet(tmp_path / "joined.parquet")
     assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == groups
@@ -83,16 +83,15 @@ def test_large_parts_are_copied_and_small_ones_fill_whole_row_groups(
     assert (info.rows, info.fingerprint, info.provenance) == (sum(sizes), None, PROVENANCE)
 
 
-def test_a_part_that_was_encoded_in_another_way_is_named(tmp_path: Path) -> None:
-    with JoinedFile(tmp_path / "joined.parquet") as joined:
-        for dimension in (4, 5):
-            path, table = tmp_path / f"{dimension}.parquet", random_rows(0, 8192, dimension)
-            write_part(path, table, embedding_metadata(PROVENANCE))
-            part = ShardPart("train", path, Path("m"), {})
-            if dimension == 4:
-                joined.add(part, table)
-        with pytest.raises(UserError, match=r"5\.parquet: its columns are not .*; rebuild it: rm -f"):
-            joined.add(part, table)
+def test_a_part_that_was_written_in_another_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {dimension: random_rows(0, 8192, dimension) for dimension in (4, 5)}
+    parts = [ShardPart("train", tmp_path / f"{dimension}.parquet", Path("m"), {}) for dimension in tables]
+    for part, table in zip(parts, tables.values(), strict=True):
+        write_part(part.path, table, embedding_metadata(PROVENANCE))
+    monkeypatch.setattr(joining, "check_part", lambda part: (None, tables[int(part.path.stem)]))
+    (tmp_path / "split=train").mkdir()
+    with pytest.raises(UserError, match=r"5\.parquet: its columns are not written as .*; rebuild it: rm -f"):
+        joining.build_file(FileTask(tmp_path, parts, PROVENANCE))
 
 
 def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> None:
