@@ -56,10 +56,10 @@ rule analyse:
 
 rule report:
     input:
-        **measured_leakage(),
         statistics=rules.analyse.output.statistics,
         tables=rules.analyse.output.tables,
         ledger="results/ledger.json",
+        leakage=measured_leakage(),
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(

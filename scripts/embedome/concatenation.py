@@ -25,7 +25,7 @@ COPY_BYTES = 1 << 22
 # Numbers of parquet.thrift. FileMetaData:
 SCHEMA, ROWS, GROUPS, KEY_VALUES = 2, 3, 4, 5
 # RowGroup:
-COLUMNS, GROUP_ROWS, GROUP_OFFSET, ORDINAL = 1, 3, 5, 7
+COLUMNS, GROUP_OFFSET, ORDINAL = 1, 5, 7
 # ColumnChunk; an index is found by its offset and its length, fields that follow one another:
 CHUNK_OFFSET, CHUNK, OFFSET_INDEX, COLUMN_INDEX = 2, 3, 4, 6
 # ColumnMetaData:
@@ -58,9 +58,8 @@ class Concatenation:
         self.footer: Struct = {}
         self.schema: pa.Schema | None = None
         self.groups: list[Struct] = []
-        # Of each row group, the bytes of its columns' indexes, written behind all row groups.
-        self.column_indexes: list[list[bytes]] = []
-        self.offset_indexes: list[list[bytes]] = []
+        # By kind, in the order in which they are written behind all row groups: whose they are, and their bytes.
+        self.indexes: dict[int, list[tuple[Struct, bytes]]] = {COLUMN_INDEX: [], OFFSET_INDEX: []}
 
     def __enter__(self) -> "Concatenation":
         self.write(MAGIC)
@@ -96,10 +95,14 @@ class Concatenation:
         start, end = data_range(groups)
         shift = self.position - start
         for group in groups:
-            self.column_indexes.append([read_index(source, chunk, COLUMN_INDEX) for chunk in columns_of(group)])
-            found = [read_index(source, chunk, OFFSET_INDEX) for chunk in columns_of(group)]
-            self.offset_indexes.append([index and moved_index(index, shift) for index in found])
-            self.groups.append(moved_group(group, shift, len(self.groups)))
+            here = moved_group(group, shift, len(self.groups))
+            self.groups.append(here)
+            for old, chunk in zip(columns_of(group), columns_of(here), strict=True):
+                if COLUMN_INDEX in old:
+                    self.indexes[COLUMN_INDEX].append((chunk, read_index(source, old, COLUMN_INDEX)))
+                if OFFSET_INDEX in old:
+                    index = moved_index(read_index(source, old, OFFSET_INDEX), shift)
+                    self.indexes[OFFSET_INDEX].append((chunk, index))
         self.rows += footer[ROWS].value
         source.seek(start)
         while start < end:
@@ -111,12 +114,10 @@ class Concatenation:
 
     def finish(self, metadata: Mapping[bytes, bytes]) -> None:
         """Write the indexes and the footer: that of the first file, with these entries among its metadata."""
-        for field, indexes in ((COLUMN_INDEX, self.column_indexes), (OFFSET_INDEX, self.offset_indexes)):
-            for group, found in zip(self.groups, indexes, strict=True):
-                for chunk, index in zip(columns_of(group), found, strict=True):
-                    if index:
-                        chunk |= {field: Value(I64, self.position), field + 1: Value(I32, len(index))}
-                        self.write(index)
+        for field, indexes in self.indexes.items():
+            for chunk, index in indexes:
+                chunk |= {field: Value(I64, self.position), field + 1: Value(I32, len(index))}
+                self.write(index)
         about = {
             ROWS: Value(I64, self.rows),
             GROUPS: Value(LIST, (STRUCT, self.groups)),
@@ -153,9 +154,7 @@ def chunk_range(chunk: Struct) -> tuple[int, int]:
 
 
 def read_index(source: BinaryIO, chunk: Struct, field: int) -> bytes:
-    """The bytes of an index of a column in a row group; none where it has none."""
-    if field not in chunk:
-        return b""
+    """The bytes of an index of a column in a row group."""
     source.seek(chunk[field].value)
     return source.read(chunk[field + 1].value)
 
@@ -169,20 +168,18 @@ def moved_index(index: bytes, shift: int) -> bytes:
 
 
 def moved_group(group: Struct, shift: int, ordinal: int) -> Struct:
-    """A RowGroup that lies so many bytes further on, the how-manieth it is, without its columns' indexes."""
+    """A RowGroup that lies so many bytes further on, the how-manieth it is; indexes are where they were."""
     chunks = [moved_chunk(chunk, shift) for chunk in columns_of(group)]
     about = {COLUMNS: Value(LIST, (STRUCT, chunks)), ORDINAL: Value(I16, ordinal)}
     return moved(group, shift, GROUP_OFFSET) | about
 
 
 def moved_chunk(chunk: Struct, shift: int) -> Struct:
-    """A ColumnChunk that lies so many bytes further on, without its indexes."""
+    """A ColumnChunk that lies so many bytes further on."""
     pages = moved(chunk[CHUNK].value, shift, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE)
     # Not copied, and not written by pyarrow either, unless asked for.
     pages = {field: value for field, value in pages.items() if field not in (BLOOM_FILTER, BLOOM_FILTER + 1)}
-    indexes = (OFFSET_INDEX, OFFSET_INDEX + 1, COLUMN_INDEX, COLUMN_INDEX + 1)
-    kept = {field: value for field, value in chunk.items() if field not in indexes}
-    return moved(kept, shift, CHUNK_OFFSET) | {CHUNK: Value(STRUCT, pages)}
+    return moved(chunk, shift, CHUNK_OFFSET) | {CHUNK: Value(STRUCT, pages)}
 
 
 def moved(fields: Struct, shift: int, *offsets: int) -> Struct:

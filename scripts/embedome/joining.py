@@ -106,18 +106,20 @@ class JoinedFile(Concatenation):
         """
         if len(table) < GROUP_ROWS:
             self.waiting.append(table)
-            self.encode(whole=True)
+            self.encode(self.n_waiting - self.n_waiting % GROUP_ROWS)
             return
-        self.encode()
+        self.encode(self.n_waiting)
         with open(path, "rb") as source:
             self.append(source)
 
-    def encode(self, whole: bool = False) -> None:
-        """Write waiting rows; only `whole` row groups of them, where more are to come."""
-        waiting = sum(map(len, self.waiting))
-        count = waiting - waiting % GROUP_ROWS if whole else waiting
-        # A file without rows has a footer, too.
-        if not count and (whole or self.footer or not self.waiting):
+    @property
+    def n_waiting(self) -> int:
+        """Rows that wait."""
+        return sum(map(len, self.waiting))
+
+    def encode(self, count: int) -> None:
+        """Write the first of the waiting rows; of the file's first part at least the columns, as it may have no row."""
+        if not (count or (self.waiting and not self.footer)):
             return
         table = pa.concat_tables(self.waiting)
         encoded = io.BytesIO()
@@ -128,7 +130,7 @@ class JoinedFile(Concatenation):
 
     def finish(self, metadata: Mapping[bytes, bytes]) -> None:
         """Write what is waiting, and the footer."""
-        self.encode()
+        self.encode(self.n_waiting)
         super().finish(metadata)
 
 

@@ -129,6 +129,11 @@ def write_list(value: tuple[int, list[Any]]) -> bytes:
     return head + b"".join(write(item) for item in items)
 
 
+def write_byte(value: int) -> bytes:
+    """The byte of a small number, or of a truth value in a list."""
+    return bytes([value])
+
+
 def write_binary(value: bytes) -> bytes:
     """The bytes of a string, its length before it."""
     return write_varint(len(value)) + value
@@ -150,9 +155,9 @@ def write_varint(value: int) -> bytes:
 
 
 WRITERS: dict[int, Callable[[Any], bytes]] = {
-    TRUE: lambda value: bytes([value]),
-    FALSE: lambda value: bytes([value]),
-    BYTE: lambda value: bytes([value]),
+    TRUE: write_byte,
+    FALSE: write_byte,
+    BYTE: write_byte,
     I16: write_number,
     I32: write_number,
     I64: write_number,
