@@ -113,7 +113,9 @@ def python_command(code: str, *arguments: object) -> list[str]:
 
 def start_python(code: str, *arguments: object) -> subprocess.Popen:
     """Start a Python process on `code`; returns when it has printed ``ready``."""
-    process = subprocess.Popen(python_command(code, *arguments), stdout=subprocess.PIPE, text=True)
+    # A pipe of its own, as one that waits to be killed reads it.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(python_command(code, *arguments), **pipes, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 

@@ -61,13 +61,19 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     temporary.mkdir()
+    # Open, so that no other folder gets its inode.
+    own = os.open(temporary, os.O_RDONLY)
     try:
         yield temporary
         for entry in [*temporary.rglob("*"), temporary]:
             sync(entry)
+        if not os.path.samestat(os.fstat(own), os.stat(temporary)):
+            # Swept away by another process, and made again by `atomic_path` with what came later.
+            raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
         replace_directory(temporary, path)
         sync(path.parent)
     finally:
+        os.close(own)
         remove_directory(temporary, path)
     for stale in temporaries_beside(path):
         remove_directory(stale, path)
@@ -95,10 +101,16 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
 def replace_directory(temporary: Path, path: Path) -> None:
     """Rename a folder to `path`, out of which any folder is moved first."""
     while True:
+        old = temporary_beside(path)
         with suppress(FileNotFoundError):
-            os.replace(path, temporary_beside(path))
+            os.replace(path, old)
         try:
             os.replace(temporary, path)
+        except FileNotFoundError:
+            # Swept away by another process, whose folder it may be that was moved: back with it.
+            with suppress(OSError):
+                os.replace(old, path)
+            raise
         except OSError as error:
             # Another process may have put its folder there in between.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

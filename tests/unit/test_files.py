@@ -15,7 +15,15 @@ from conftest import run_filter, start_python, tree, write_fasta
 from embedome import files
 from embedome.cost import CostModel
 from embedome.errors import UserError, user_errors
-from embedome.files import atomic_directory, atomic_path, file_sha256, json_sha256, read_json, write_json
+from embedome.files import (
+    atomic_directory,
+    atomic_path,
+    file_sha256,
+    json_sha256,
+    read_json,
+    replace_directory,
+    write_json,
+)
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
 from hypothesis import given
@@ -394,3 +402,24 @@ def test_file_digest(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     # FIPS 180-2, appendix B.1.
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_stays_where_the_new_one_was_swept_away(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        replace_directory(tmp_path / ".data.0123456789ab.tmp", tmp_path / "data")
+    assert tree(tmp_path) == {"data/file": b"old"}
+
+
+def test_half_a_folder_is_not_published_where_it_was_swept_away_and_made_again(tmp_path):
+    def write_slowly():
+        with atomic_directory(tmp_path / "data") as slow:
+            (slow / "first").touch()
+            with atomic_directory(tmp_path / "data") as fast:
+                (fast / "file").write_text("whole")
+            write_json(slow / "second", {})
+
+    with pytest.raises(FileNotFoundError, match="removed meanwhile"):
+        write_slowly()
+    assert tree(tmp_path) == {"data/file": b"whole"}
