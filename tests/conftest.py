@@ -94,7 +94,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make catalogs of 64 rows a file and 16 a row group, so that few records make many of both."""
     for target, value in (
         ("filter.CATALOG_GROUP_ROWS", 16),
-        ("filter.CATALOG_FILE_ROWS", 64),
+        ("filter.CATALOG_FILE_GROUPS", 4),
         ("split.CATALOG_GROUP_ROWS", 16),
         ("split.GROUP_ROWS", 128),
     ):

@@ -14,7 +14,7 @@ from embedome.lookup import find_rows
 from embedome.tables import open_parquet
 
 CATALOG_GROUP_ROWS = 1 << 14
-CATALOG_FILE_ROWS = 64 * CATALOG_GROUP_ROWS
+CATALOG_FILE_GROUPS = 64
 
 CATALOG = pa.schema(
     [

@@ -1,6 +1,5 @@
 """Records of a chunk of FASTA as columns, by array operations over all of them at once."""
 
-import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -28,11 +27,6 @@ class Records:
     sequences: pa.StringArray
     faulty: dict[int, Record]
     """By position in the file."""
-
-    def filter(self, keep: np.ndarray) -> "Records":
-        """The sound records that a mask [n] keeps."""
-        columns = (column.filter(pa.array(keep)) for column in (self.ids, self.descriptions, self.sequences))
-        return Records(self.number[keep], *columns, self.faulty)
 
 
 def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
@@ -139,9 +133,3 @@ def bytes_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
     """All texts back to back, uint8; of an array that is no slice of another."""
     end = offsets_of(column)[-1]
     return np.frombuffer(column.buffers()[2] or b"", np.uint8, end)
-
-
-def texts_of(column: pa.StringArray) -> list[bytes]:
-    """Each text; of an array that is no slice of another."""
-    data, bounds = bytes_of(column).tobytes(), offsets_of(column).tolist()
-    return [data[start:end] for start, end in itertools.pairwise(bounds)]

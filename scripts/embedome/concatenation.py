@@ -11,6 +11,7 @@ Parquet format, `parquet.thrift` (https://github.com/apache/parquet-format/blob/
 import hashlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -45,6 +46,7 @@ class Concatenation:
 
     Attributes
     ----------
+    path : Path
     rows : int
         So far.
     sha256 : hashlib object
@@ -52,6 +54,7 @@ class Concatenation:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
         self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
         self.sha256 = hashlib.sha256()
         self.position = self.rows = 0
@@ -75,7 +78,7 @@ class Concatenation:
         while len(data):
             data = data[self.file.write(data) :]
 
-    def append(self, source: BinaryIO) -> None:
+    def append(self, source: BinaryIO | pa.NativeFile) -> None:
         """Copy the row groups of a Parquet file.
 
         Raises
@@ -127,7 +130,7 @@ class Concatenation:
         self.write(footer + len(footer).to_bytes(4, "little") + MAGIC)
 
 
-def read_footer(source: BinaryIO) -> Struct:
+def read_footer(source: BinaryIO | pa.NativeFile) -> Struct:
     """The FileMetaData of a Parquet file."""
     size = source.seek(0, os.SEEK_END)
     source.seek(size - TAIL_BYTES)
@@ -153,7 +156,7 @@ def chunk_range(chunk: Struct) -> tuple[int, int]:
     return start, start + chunk[TOTAL_COMPRESSED].value
 
 
-def read_index(source: BinaryIO, chunk: Struct, field: int) -> bytes:
+def read_index(source: BinaryIO | pa.NativeFile, chunk: Struct, field: int) -> bytes:
     """The bytes of an index of a column in a row group."""
     source.seek(chunk[field].value)
     return source.read(chunk[field + 1].value)

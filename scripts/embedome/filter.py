@@ -7,9 +7,10 @@ per kept record for the search for duplicate sequences.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG, CATALOG_FILE_ROWS, CATALOG_GROUP_ROWS
+from embedome.catalog import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
 from embedome.errors import UserError
 from embedome.fasta import Chunk
 from embedome.files import atomic_directory, atomic_path, file_sha256, read_json, write_json
@@ -26,10 +27,10 @@ from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
 from embedome.log import Progress
 from embedome.members import write_members
-from embedome.parallel import ahead, map_in_order, process_pool
+from embedome.parallel import map_in_order, process_pool
 from embedome.rejects import REJECTS
 from embedome.runs import RUN, Made, Task, make_run
-from embedome.sorting import merge_runs
+from embedome.sorting import merge_runs, sort_order
 from embedome.tables import FolderSink, ParquetSink
 from embedome.uniref_xml import XmlChunk
 
@@ -83,11 +84,11 @@ def filter_records(
     with atomic_directory(catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), counts, workers)
-        with ThreadPoolExecutor(2) as pool:
-            inputs = pool.map(file_sha256, fasta)
-            rows = ahead(pool, sorted_rows(merge_runs([run.records for run in runs], RUN), counts))
-            files = write_sorted(rows, folder, rejects, counts)
-            digests = [list(each) for each in (inputs, pool.map(file_sha256, files))]
+        with ThreadPoolExecutor(workers) as pool:
+            inputs_sha256 = pool.map(file_sha256, fasta)
+            ranges = merge_runs([run.records for run in runs], RUN)
+            rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
+            files = write_sorted(rows, catalog_sink(folder, pool, workers + 1), rejects, counts)
         if members:
             indices = [run.members for run in runs if run.members]
             counts.members = write_members(indices, folder, members, sum(run.n_members for run in runs))
@@ -98,7 +99,7 @@ def filter_records(
             raise UserError(
                 f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
             )
-        result = counts.summary(files, *digests, read_json(release) if release else None)
+        result = counts.summary(files, list(inputs_sha256), read_json(release) if release else None)
     write_json(summary, result)
     log.info(
         "read %s records, kept %s; rejected %s", f"{counts.read:,}", f"{counts.kept:,}", counts.reasons() or "none"
@@ -160,9 +161,7 @@ class Counts:
         prefixes.sort()
         return np.unique(prefixes[1:][prefixes[1:] == prefixes[:-1]])
 
-    def summary(
-        self, catalog: Sequence[Path], inputs_sha256: list[str], catalog_sha256: list[str], release: dict | None
-    ) -> dict:
+    def summary(self, catalog: Mapping[Path, str], inputs_sha256: Sequence[str], release: dict | None) -> dict:
         """The account as JSON; fails where it does not add up."""
         dropped = sum(self.rejected.values())
         if self.read != self.kept + dropped:
@@ -180,9 +179,7 @@ class Counts:
             "residues": self.residues,
             "rejected": dict(sorted(self.rejected.items())),
             "members": self.members,
-            "catalog": [
-                {"file": path.name, "sha256": sha256} for path, sha256 in zip(catalog, catalog_sha256, strict=True)
-            ],
+            "catalog": [{"file": path.name, "sha256": sha256} for path, sha256 in catalog.items()],
         }
 
 
@@ -223,60 +220,72 @@ def make_runs(tasks: Iterator[Task], counts: Counts, workers: int) -> list[Made]
     return runs
 
 
-def sorted_rows(ranges: Iterable[tuple[pa.Table, np.ndarray]], counts: Counts) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Put the rows of each range in order, those to be kept and those to be dropped, as long as ids are unique."""
-    last: list[pa.Table] = []
-    for table, order in ranges:
-        ids = table.select(["id", "reason", "file", "number"]).take(pa.array(order))
-        check_unique_ids(pa.concat_tables([*last, ids]), counts)
-        last = [ids.slice(len(ids) - 1)]
-        is_kept = ids["reason"].is_null().to_numpy()
-        yield table.take(pa.array(order[is_kept])), table.take(pa.array(order[~is_kept]))
+def sort_range(counts: Counts, batches: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Put the rows of a range in order, those to be kept and those to be dropped, as long as ids are unique."""
+    table = batches.combine_chunks()
+    order = sort_order(table)
+    check_unique_ids(table, order, counts)
+    is_kept = table["reason"].is_null().to_numpy()[order]
+    return table.take(pa.array(order[is_kept])), table.take(pa.array(order[~is_kept]))
 
 
-def check_unique_ids(table: pa.Table, counts: Counts) -> None:
-    """Fail where neighbours in a sorted table share an id; records with no id or a bad one are no matter."""
-    nameless = pc.is_in(table["reason"], value_set=pa.array(["no-id", "invalid-id"]))
-    named = table.filter(pc.invert(nameless))
-    ids = named["id"].combine_chunks()
-    same = pc.indices_nonzero(pc.equal(ids[1:], ids[:-1])).to_pylist()
+def check_unique_ids(table: pa.Table, order: np.ndarray, counts: Counts) -> None:
+    """Fail where neighbours in a table's order share an id; records with no id or a bad one are no matter."""
+    if not len(repeated(table["id"].take(pa.array(order)))):
+        return
+    rows = table.select(["id", "reason", "file", "number"]).take(pa.array(order))
+    nameless = pc.is_in(rows["reason"], value_set=pa.array(["no-id", "invalid-id"]))
+    named = rows.filter(pc.invert(nameless))
+    same = repeated(named["id"]).to_pylist()
     if not same:
         return
     first, second = (counts.where(named["file"][i].as_py(), named["number"][i].as_py()) for i in (same[0], same[0] + 1))
     more = f" (and {len(same) - 1} more such pairs)" if len(same) > 1 else ""
     raise UserError(
-        f"two records have the id {ids[same[0]].as_py()!r}: {first} and {second}{more}; "
+        f"two records have the id {named['id'][same[0]].as_py()!r}: {first} and {second}{more}; "
         "an id must be unique, rename or remove one"
     )
 
 
-def write_sorted(
-    rows: Iterable[tuple[pa.Table, pa.Table]], folder: Path, rejects: str | os.PathLike, counts: Counts
-) -> list[Path]:
-    """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files."""
-    repeated = RepeatedDigests(counts.repeated_prefixes())
-    catalog = FolderSink(
+def catalog_sink(folder: Path, pool: Executor, ahead: int) -> FolderSink:
+    """What writes the catalog."""
+    return FolderSink(
         folder,
         CATALOG,
-        CATALOG_FILE_ROWS,
         rows=CATALOG_GROUP_ROWS,
+        file_groups=CATALOG_FILE_GROUPS,
+        pool=pool,
+        ahead=ahead,
         use_dictionary=["taxon", "name"],
         write_statistics=STATISTICS,
     )
+
+
+def repeated(ids: pa.ChunkedArray) -> pa.Array:
+    """Rows whose id is that of the next one."""
+    names = ids.combine_chunks()
+    return pc.indices_nonzero(pc.equal(names[1:], names[:-1]))
+
+
+def write_sorted(
+    rows: Iterable[tuple[pa.Table, pa.Table]], catalog: FolderSink, rejects: str | os.PathLike, counts: Counts
+) -> dict[Path, str]:
+    """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files' digests."""
+    duplicates = RepeatedDigests(counts.repeated_prefixes())
     with (
+        catalog,
         atomic_path(rejects) as path,
         ParquetSink(path, REJECTS, CATALOG_GROUP_ROWS, use_dictionary=["reason", "file"]) as sink,
         Progress("sort", "records", counts.read) as progress,
     ):
         for kept, dropped in rows:
-            duplicate_of = repeated.canonical_ids(kept)
+            duplicate_of = duplicates.canonical_ids(kept)
             counts.add(kept, dropped, len(duplicate_of) - duplicate_of.null_count)
             catalog.write(kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG))
             files = pa.array([counts.paths[file].name for file in dropped["file"].to_pylist()], pa.string())
             index = dropped.schema.get_field_index("file")
             sink.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
             progress.update(len(kept) + len(dropped))
-        catalog.close()
     return catalog.files
 
 

@@ -14,7 +14,7 @@ from embedome.catalog import CATALOG, read_catalog
 from embedome.files import atomic_path
 from embedome.headers import to_int
 from embedome.log import Progress
-from embedome.sorting import RunIndex, merge_runs
+from embedome.sorting import RunIndex, merge_runs, sort_order
 from embedome.tables import ParquetSink
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,9 @@ def write_members(
         ) as sink,
         Progress("members", "members", n_read) as progress,
     ):
-        for table, order in merge_runs(list(runs), MEMBER_RUN):
+        for batches in merge_runs(list(runs), MEMBER_RUN):
+            table = batches.combine_chunks()
+            order = sort_order(table)
             known = clusters.among(table["id"], table["id"][int(order[-1])])
             differ = other_counts(table.select(["id"]), known)
             if differ and not n_differ:

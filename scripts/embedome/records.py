@@ -126,6 +126,12 @@ def refget_digests(sequences: Iterable[bytes]) -> list[str]:
 
 def digest_texts(sequences: Iterable[bytes]) -> bytes:
     """The 32 characters behind ``SQ.`` of each sequence's digest, joined."""
-    sha512 = hashlib.sha512
+    # A copy is begun faster than another one.
+    begin = hashlib.sha512().copy
+    digests = []
+    for sequence in sequences:
+        sha512 = begin()
+        sha512.update(sequence)
+        digests.append(sha512.digest()[:24])
     # 24 bytes are 32 characters, without padding.
-    return base64.urlsafe_b64encode(b"".join([sha512(sequence).digest()[:24] for sequence in sequences]))
+    return base64.urlsafe_b64encode(b"".join(digests))

@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from embedome.catalog import CATALOG
 from embedome.clusters import check_clusters
-from embedome.columns import Records, check_chunk, offsets_of, texts_of
+from embedome.columns import Records, bytes_of, check_chunk, offsets_of
 from embedome.fasta import Chunk
 from embedome.headers import parse_descriptions
 from embedome.limits import Limits
 from embedome.members import MEMBER_RUN
 from embedome.records import Record, digest_texts
-from embedome.sorting import RunIndex, sort_order, write_run
+from embedome.sorting import RunIndex, in_order, sort_order, write_run
 from embedome.uniref_xml import XmlChunk
 
 RUN = pa.schema(
@@ -78,17 +78,21 @@ def make_run(task: Task) -> tuple[Made, np.ndarray]:
         As `fasta.split_entry` and `clusters.check_clusters`.
     """
     found = [check(task, chunk) for chunk in task.chunks]
-    table = pa.concat_tables(rows for kept, dropped, _ in found for rows in (kept, dropped)).combine_chunks()
-    table = table.take(pa.array(sort_order(table)))
+    table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()
+    order = sort_order(table)
+    is_row = np.concatenate([mine for _, mine, _ in found])
+    table = table.take(pa.array(order[is_row[order]]))
     records = write_run(task.folder, table)
     tables = [members for *_, members in found if members is not None]
-    members = pa.concat_tables(tables).combine_chunks() if tables else MEMBER_RUN.empty_table()
-    index = write_run(task.folder, members.take(pa.array(sort_order(members)))) if len(members) else None
+    members = pa.concat_tables(tables) if tables else MEMBER_RUN.empty_table()
+    index = write_run(task.folder, in_order(members)) if len(members) else None
     return Made(records, index, len(members)), table["digest_prefix"].drop_null().to_numpy()
 
 
-def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, pa.Table, pa.Table | None]:
-    """Rows of the `RUN` schema, a chunk's records to be kept and those to be dropped; members, of UniRef XML."""
+def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
+    """Rows of the `RUN` schema, and which of them [n] count: a record to be dropped has two, of which the first does
+    not, so that all others need not be moved. And members, of UniRef XML.
+    """
     if isinstance(chunk, XmlChunk):
         records, fields, faults, members = check_clusters(task.path, chunk)
     else:
@@ -96,22 +100,24 @@ def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, pa.Table, pa.T
         fields, faults, members = parse_descriptions(records.descriptions), {}, None
     fields = fields.append_column("description", records.descriptions)
     faults = task.limits.faults(records.sequences, fields) | faults
+    keep = np.ones(len(records.ids), bool)
+    keep[list(faults)] = False
     dropped = dropped_rows(records, faults, task)
-    if faults:
-        keep = np.ones(len(records.ids), bool)
-        keep[list(faults)] = False
-        records, fields = records.filter(keep), fields.filter(pa.array(keep))
-    return kept_rows(records, fields, task), dropped, members
+    rows = pa.concat_tables([sound_rows(records, fields, keep, task), dropped])
+    return rows, np.concatenate([keep, np.ones(len(dropped), bool)]), members
 
 
-def kept_rows(records: Records, fields: pa.Table, task: Task) -> pa.Table:
-    """Rows of the `RUN` schema of the records to be kept."""
+def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: Task) -> pa.Table:
+    """Rows of the `RUN` schema of sound records; only those to be kept have their digests."""
     sequences = task.limits.mask(records.sequences)
-    digests = np.frombuffer(digest_texts(texts_of(sequences)), np.uint8).reshape(-1, 32)
+    text, offsets = bytes_of(sequences).tobytes(), offsets_of(sequences)
+    bounds = zip(offsets[:-1][keep].tolist(), offsets[1:][keep].tolist(), strict=True)
+    digests = np.zeros((len(keep), 32), np.uint8)
+    digests[keep] = np.frombuffer(digest_texts(text[start:end] for start, end in bounds), np.uint8).reshape(-1, 32)
     columns = {
         "id": records.ids,
         "digest": digest_array(digests),
-        "length": np.diff(offsets_of(sequences)),
+        "length": np.diff(offsets),
         **dict(zip(fields.column_names, fields.columns, strict=True)),
         "record": records.number + task.before - 1,
         "sequence": sequences.cast(pa.large_string()),

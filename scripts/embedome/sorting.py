@@ -21,6 +21,12 @@ def sort_order(table: pa.Table) -> np.ndarray:
     return pc.sort_indices(table, [("id", "ascending"), ("record", "ascending")]).to_numpy()
 
 
+def in_order(table: pa.Table) -> pa.Table:
+    """Rows in the order of `sort_order`."""
+    table = table.combine_chunks()
+    return table.take(pa.array(sort_order(table)))
+
+
 @dataclass(frozen=True, slots=True)
 class RunIndex:
     """Where the batches of a run lie in a scratch file, and the first id of each."""
@@ -44,11 +50,11 @@ def write_run(folder: Path, table: pa.Table) -> RunIndex:
     return RunIndex(path, places, [batch["id"][0].as_py() for batch in batches])
 
 
-def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Yield the rows of all runs range by range of ids, none empty, each about as large as a run, with their order.
+def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of all runs range by range of ids, none empty, each about as large as a run, batch behind batch.
 
-    Rows of one id are in one range. Scratch files are read batch by batch, each once, and not mapped into memory:
-    mapped pages count as memory used.
+    What is left is to put each in order (`sort_order`). Rows of one id are in one range. Scratch files are read batch
+    by batch, each once, and not mapped into memory: mapped pages count as memory used.
 
     Parameters
     ----------
@@ -63,8 +69,7 @@ def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[tuple[pa.
         for pivot in [*pivots, None]:
             batches = [batch for run in runs for batch in run.take_below(pivot)]
             if batches:
-                table = pa.Table.from_batches(batches).combine_chunks()
-                yield table, sort_order(table)
+                yield pa.Table.from_batches(batches)
 
 
 class Run:

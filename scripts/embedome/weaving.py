@@ -19,7 +19,7 @@ from embedome.errors import UserError
 from embedome.format import GROUP_ROWS, describe_file, embedding_metadata, embedding_sink, vectors_finite
 from embedome.joining import FILE_BYTES
 from embedome.reuse import Reuse
-from embedome.sorting import RunIndex, merge_runs, write_run
+from embedome.sorting import RunIndex, in_order, merge_runs, write_run
 from embedome.split import SPLITS, read_split_catalog
 from embedome.tables import RowReader, first_line, open_parquet
 
@@ -114,8 +114,8 @@ class Earlier:
         """The renamed rows of a split in the order of their new ids."""
         if self.runs[code]:
             schema = self.data.schema.append(pa.field("record", pa.int64()))
-            for table, order in merge_runs(self.runs[code], schema):
-                yield table.take(pa.array(order)).drop_columns("record")
+            for table in merge_runs(self.runs[code], schema):
+                yield in_order(table).drop_columns("record")
 
 
 def check_finite(path: Path, table: pa.Table, poolings: Sequence[str]) -> None:

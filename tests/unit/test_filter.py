@@ -559,7 +559,7 @@ import embedome.filter as stage
 import embedome.fasta
 import embedome.sorting
 stage.RUN_BYTES, embedome.fasta.BLOCK_BYTES, embedome.sorting.RUN_BATCHES = 500_000, 100_000, 20
-stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_ROWS = 1000, 4000
+stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_GROUPS = 1000, 4
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 stage.filter_records([fasta], stage.Limits(), catalog=out / "catalog", rejects=out / "rejects.parquet",
