@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,12 @@ class Records:
     sequences: pa.StringArray
     faulty: dict[int, Record]
     """By position in the file."""
+
+    def sound(self) -> Iterator[Record]:
+        """The sound records one by one, as they come in the file."""
+        columns = (self.ids, self.descriptions, self.sequences.cast(pa.binary()))
+        records = list(map(Record, *(column.to_pylist() for column in columns)))
+        return (records[row] for row in np.argsort(self.number).tolist())
 
 
 def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from embedome.cost import operations
 from embedome.encoders.int8 import quantise_linears
 from embedome.errors import UserError
-from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED
+from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED, finite_rows
 from embedome.models import Model
 from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
 from embedome.pooling import PooledVectors, ResidueStates
@@ -226,9 +226,9 @@ class Engine:
         state = np.full(len(lengths), EMBEDDED, "U16")
         state[longer] = {"truncate": TRUNCATED, "window": WINDOWED, "skip": TOO_LONG}[self.policy.name]
         skipped = longer & (self.policy.name == "skip")
-        finite = np.all([np.isfinite(each).all(1) for each in vectors.values()], axis=0)
+        finite = np.all([finite_rows(each) for each in vectors.values()], axis=0)
         if residues is not None:
-            finite &= np.fromiter((np.isfinite(each).all() for each in residues), bool, len(residues))
+            finite &= np.fromiter((finite_rows(each).all() for each in residues), bool, len(residues))
         unfit = np.isin(np.arange(len(lengths)), list(lost))
         state[~finite & ~skipped] = NON_FINITE
         state[unfit] = OUT_OF_MEMORY

@@ -23,7 +23,7 @@ FORMAT = 2
 GROUP_ROWS = 8192
 # Of a file of residues' vectors, whose rows are hundreds of times larger.
 RESIDUE_GROUP_ROWS = 64
-# Numbers tested at once by `all_finite`: they stay in the cache.
+# Numbers tested at once by `finite_rows`: they stay in the cache.
 FINITE_BLOCK = 1 << 18
 METADATA_KEY = b"embedome"
 # States of a row.
@@ -96,20 +96,23 @@ def vector_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
 
 
-def all_finite(vectors: np.ndarray) -> bool:
-    """Whether no number of a float16 matrix, in C order, is infinite or none; nine times as fast as NumPy's test.
+def finite_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of a float16 matrix [n, D] in which no number is infinite or none, bool [n]; faster than NumPy's test.
 
     In half floats (IEEE 754 binary16) these have the highest exponent: without the sign, they are 0x7C00 or above.
     """
-    bits = vectors.view(np.uint16).ravel()
-    blocks = (bits[start : start + FINITE_BLOCK] for start in range(0, len(bits), FINITE_BLOCK))
-    return all((block & 0x7FFF).max() < 0x7C00 for block in blocks)
+    bits = vectors.view(np.uint16)
+    finite, size = np.empty(len(bits), bool), max(1, FINITE_BLOCK // max(1, bits.shape[1]))
+    for start in range(0, len(bits), size):
+        block = bits[start : start + size] & 0x7FFF
+        finite[start : start + size] = block.max(1, initial=0) < 0x7C00
+    return finite
 
 
 def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
-    """Whether `all_finite` holds for the vectors of all poolings."""
+    """Whether all `finite_rows` are, of all poolings."""
     columns = vector_columns(poolings).values()
-    return all(all_finite(vector_matrix(chunk)) for column in columns for chunk in table[column].chunks)
+    return all(finite_rows(vector_matrix(chunk)).all() for column in columns for chunk in table[column].chunks)
 
 
 def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:

@@ -36,7 +36,7 @@ from embedome.format import (
     write_part,
     write_residues,
 )
-from embedome.headers import parse_description
+from embedome.headers import parse_descriptions
 from embedome.records import Record, refget_digests
 from embedome.settings import PartLimits
 
@@ -137,7 +137,7 @@ def write(part: Part, result: Written) -> None:
 
 def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
     """The rows of a part and its table of skipped sequences."""
-    headers = [parse_description(record.description) for record in part.records]
+    headers = parse_descriptions(pa.array([record.description for record in part.records], pa.string()))
     columns = vector_columns(part.provenance["pooling"])
     vectors = {columns[name]: vector_array(matrix) for name, matrix in embedded.vectors.items()}
     schema = embedding_schema(next(iter(embedded.vectors.values())).shape[1], part.provenance["pooling"])
@@ -148,8 +148,8 @@ def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
             "length": pa.array([len(record.sequence) for record in part.records], pa.int32()),
             "n_residues_used": embedded.used,
             "state": embedded.state.astype(object),
-            "taxid": pa.array([header.taxid for header in headers], pa.int32()),
-            "n_members": pa.array([header.n_members for header in headers], pa.int32()),
+            "taxid": headers["taxid"],
+            "n_members": headers["n_members"],
             **vectors,
         }
     )
