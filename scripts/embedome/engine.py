@@ -5,7 +5,6 @@ pooling and ordering are array operations on the device; only finished vectors c
 Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a batch, L residues, D dimension.
 """
 
-import ctypes
 import gc
 import logging
 import os
@@ -21,6 +20,7 @@ from embedome.cost import operations
 from embedome.encoders.int8 import quantise_linears
 from embedome.errors import UserError
 from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED, finite_rows
+from embedome.memory import keep_freed_memory
 from embedome.models import Model
 from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
 from embedome.pooling import PooledVectors, ResidueStates
@@ -31,8 +31,6 @@ TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Linear layers in integers, all else in float32.
 INT8 = "int8"
-# Options of glibc's mallopt (malloc.h).
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 
@@ -233,18 +231,6 @@ class Engine:
         state[~finite & ~skipped] = NON_FINITE
         state[unfit] = OUT_OF_MEMORY
         return state, skipped | ~finite | unfit
-
-
-def keep_freed_memory() -> None:
-    """Have the C library reuse the memory of freed tensors, as torch's own allocator does on a GPU.
-
-    Blocks above 32 MB would go back to the kernel, which then clears each page of the next ones: 150,000 pages in a
-    batch of ESM-1nv, a twentieth of its time. With another C library than glibc all stays as it is.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_device(device: str) -> str:

@@ -27,6 +27,7 @@ from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
 from embedome.log import Progress
 from embedome.members import write_members
+from embedome.memory import keep_freed_memory
 from embedome.parallel import map_in_order, process_pool
 from embedome.rejects import REJECTS
 from embedome.runs import RUN, Made, Task, make_run
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 # Text of a run: a worker holds it several times over. Of a chunk, whose records are checked at once: array operations
 # cost some 50 us each beside what they do (2 MiB or more is as good, 256 KiB takes half as long again).
-RUN_BYTES, CHUNK_BYTES = 32 << 20, 4 << 20
+RUN_BYTES, CHUNK_BYTES = 24 << 20, 4 << 20
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
 
 
@@ -81,6 +82,7 @@ def filter_records(
     """
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
+    keep_freed_memory()
     with atomic_directory(catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), counts, workers)

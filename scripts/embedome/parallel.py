@@ -9,6 +9,8 @@ from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
+from embedome.memory import keep_freed_memory
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,7 +29,13 @@ def start_server(module: str) -> None:
 def process_pool(workers: int, module: str) -> ProcessPoolExecutor:
     """Worker processes that have a module loaded."""
     start_server(module)
-    return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=end_with_parent)
+    return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=begin_worker)
+
+
+def begin_worker() -> None:
+    """Begin a worker process."""
+    keep_freed_memory()
+    end_with_parent()
 
 
 def end_with_parent() -> None:
