@@ -2,9 +2,10 @@
 
 The demo generator makes the input. Biopython reads ids and sequences only, `seqkit seq` writes the records again,
 `mmseqs createdb` makes a data base (the two where they are installed); the filter also parses headers, digests and
-checks every sequence, finds duplicates, and writes a catalog sorted by id. Run with
+checks every sequence, finds duplicates, and writes a catalog sorted by id. All take turns, round by round, so that a
+machine whose speed drifts is the same for all: medians, and of the ratios the range too. Run with
 
-    PYTHONPATH=scripts python benchmarks/filter.py [--records N [N …]]
+    PYTHONPATH=scripts python benchmarks/filter.py [--records N [N …]] [--rounds N]
 """
 
 import argparse
@@ -15,8 +16,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 
 import psutil
 from Bio.SeqIO.FastaIO import SimpleFastaParser
@@ -27,11 +29,14 @@ from embedome.limits import Limits
 SAMPLE_S = 0.05
 UNIREF50_RECORDS = 60_000_000
 
+Work = Callable[[Path], None]
+
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--records", type=int, nargs="+", default=[100_000, 400_000], help="sizes of the input")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
     options = parser.parse_args()
     works = {"Biopython": biopython, "seqkit seq": seqkit, "mmseqs createdb": mmseqs, "filter": embedome}
     for name in ("seqkit", "mmseqs"):
@@ -40,16 +45,35 @@ def main() -> None:
     print(f"{'records':>10} {'':16} {'records/s':>10} {'peak memory':>12} {'filter is':>10}")
     for records in options.records:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_release(folder, sequences=records, families=max(1, records // 30), seed=0)
-            fasta = folder / "uniref50.fasta.gz"
-            measured = {label: measure(work, fasta) for label, work in works.items()}
-        ours = measured["filter"][0]
-        for label, (seconds, peak_mb) in measured.items():
-            print(f"{records:>10,} {label:16} {records / seconds:>10,.0f} {peak_mb:>9,.0f} MB {seconds / ours:>9.2f}x")
-        print(
-            f"{'':10} {UNIREF50_RECORDS:,} records at this rate: {UNIREF50_RECORDS / records * ours / 60:.0f} minutes"
-        )
+            fasta = make_release(Path(name), records)
+            rounds = [take_turns(works, fasta) for _ in range(options.rounds)]
+        for label in works:
+            seconds = median(each[label][0] for each in rounds)
+            peak_mb = max(each[label][1] for each in rounds)
+            ratios = [each[label][0] / each["filter"][0] for each in rounds]
+            print(
+                f"{records:>10,} {label:16} {records / seconds:>10,.0f} {peak_mb:>9,.0f} MB {median(ratios):>9.2f}x"
+                f" ({min(ratios):.2f}-{max(ratios):.2f})"
+            )
+        minutes = UNIREF50_RECORDS / records * seconds / 60
+        print(f"{'':10} {UNIREF50_RECORDS:,} records at this rate: {minutes:.0f} minutes")
+
+
+def make_release(folder: Path, records: int) -> Path:
+    """Write a demo release."""
+    write_release(folder, sequences=records, families=max(1, records // 30), seed=0)
+    return folder / "uniref50.fasta.gz"
+
+
+def take_turns(works: Mapping[str, Work], fasta: Path) -> dict[str, tuple[float, float]]:
+    """Seconds and megabytes of each, measured once in a folder of its own."""
+    measured = {}
+    for label, work in works.items():
+        with tempfile.TemporaryDirectory(dir=fasta.parent) as folder:
+            here = Path(folder) / fasta.name
+            here.hardlink_to(fasta)
+            measured[label] = measure(work, here)
+    return measured
 
 
 def biopython(fasta: Path) -> None:
@@ -67,9 +91,7 @@ def seqkit(fasta: Path) -> None:
 
 def mmseqs(fasta: Path) -> None:
     """Make a data base."""
-    folder = fasta.with_name("mmseqs")
-    folder.mkdir()
-    subprocess.run(["mmseqs", "createdb", fasta, folder / "db"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["mmseqs", "createdb", fasta, fasta.with_name("db")], check=True, stdout=subprocess.DEVNULL)
 
 
 def embedome(fasta: Path) -> None:
@@ -79,7 +101,7 @@ def embedome(fasta: Path) -> None:
     filter_records([fasta], Limits(20), **outputs, workers=os.cpu_count() or 1)
 
 
-def measure(work: Callable[[Path], None], fasta: Path) -> tuple[float, float]:
+def measure(work: Work, fasta: Path) -> tuple[float, float]:
     """Seconds of a function in a process of its own, and peak resident megabytes of it and its processes."""
     begin = time.perf_counter()
     process = multiprocessing.get_context("spawn").Process(target=work, args=(fasta,))

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and their checksums."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -70,7 +71,8 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         if not os.path.samestat(os.fstat(own), os.stat(temporary)):
             # Swept away by another process, and made again by `atomic_path` with what came later.
             raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
-        replace_directory(temporary, path)
+        with locked(path.parent):
+            replace_directory(temporary, path)
         sync(path.parent)
     finally:
         os.close(own)
@@ -119,10 +121,22 @@ def replace_directory(temporary: Path, path: Path) -> None:
             return
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against others that would hold it, as far as the file system knows locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def remove_directory(temporary: Path, path: Path) -> None:
     """Remove a temporary folder of `path`; a process that still fills it fails, and does not go on with half of it."""
     doomed = temporary_beside(path)
-    with suppress(OSError):
+    with locked(path.parent), suppress(OSError):
         os.replace(temporary, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 

@@ -275,9 +275,9 @@ def write_sorted(
     """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files' digests."""
     duplicates = RepeatedDigests(counts.repeated_prefixes())
     with (
-        catalog,
         atomic_path(rejects) as path,
         ParquetSink(path, REJECTS, CATALOG_GROUP_ROWS, use_dictionary=["reason", "file"]) as sink,
+        catalog,
         Progress("sort", "records", counts.read) as progress,
     ):
         for kept, dropped in rows:

@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from conftest import run_filter, start_python, tree, write_fasta
@@ -20,7 +21,9 @@ from embedome.files import (
     atomic_path,
     file_sha256,
     json_sha256,
+    locked,
     read_json,
+    remove_directory,
     replace_directory,
     write_json,
 )
@@ -410,6 +413,19 @@ def test_a_folder_stays_where_the_new_one_was_swept_away(tmp_path):
     with pytest.raises(FileNotFoundError):
         replace_directory(tmp_path / ".data.0123456789ab.tmp", tmp_path / "data")
     assert tree(tmp_path) == {"data/file": b"old"}
+
+
+def test_nothing_is_swept_away_while_a_folder_is_replaced(tmp_path):
+    stale = tmp_path / ".data.0123456789ab.tmp"
+    stale.mkdir()
+    sweep = Thread(target=remove_directory, args=(stale, tmp_path / "data"))
+    with locked(tmp_path):
+        sweep.start()
+        sweep.join(0.3)
+        assert sweep.is_alive()
+        assert stale.is_dir()
+    sweep.join(30)
+    assert tree(tmp_path) == {}
 
 
 def test_half_a_folder_is_not_published_where_it_was_swept_away_and_made_again(tmp_path):
