@@ -1,8 +1,8 @@
 """Filter stage: FASTA or UniRef XML in, a catalog of kept records sorted by id out; dropped ones with their reasons.
 
 An external sort in two passes: the stream is cut into runs, each checked and sorted by id in a process of its own and
-written to a scratch file; then the runs are merged range by range. Memory: a run per process, or a range, and 8 bytes
-per kept record for the search for duplicate sequences.
+written to a scratch file; then the runs are merged range by range, of which several are sorted and encoded at once.
+Memory: a run or a range per process, and 8 bytes per kept record for the search for duplicate sequences.
 """
 
 import logging
@@ -73,7 +73,7 @@ def filter_records(
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
     workers : int
-        Processes that check records; with 1 this one does.
+        Processes that check records, with 1 this one does; and threads that then sort and encode them.
 
     Raises
     ------
