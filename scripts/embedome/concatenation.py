@@ -55,7 +55,7 @@ class Concatenation:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close
         self.sha256 = hashlib.sha256()
         self.position = self.rows = 0
         self.footer: Struct = {}
@@ -63,12 +63,16 @@ class Concatenation:
         self.groups: list[Struct] = []
         # By kind, in the order in which they are written behind all row groups: whose they are, and their bytes.
         self.indexes: dict[int, list[tuple[Struct, bytes]]] = {COLUMN_INDEX: [], OFFSET_INDEX: []}
+        self.write(MAGIC)
 
     def __enter__(self) -> "Concatenation":
-        self.write(MAGIC)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
     def write(self, data: bytes | memoryview) -> None:

@@ -90,8 +90,9 @@ def make_run(task: Task) -> tuple[Made, np.ndarray]:
 
 
 def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
-    """Rows of the `RUN` schema, and which of them [n] count: a record to be dropped has two, of which the first does
-    not, so that all others need not be moved. And members, of UniRef XML.
+    """Rows of the `RUN` schema, which of them count [n], and members, of UniRef XML.
+
+    A record to be dropped has two rows, of which the first does not count: so all others need not be moved.
     """
     if isinstance(chunk, XmlChunk):
         records, fields, faults, members = check_clusters(task.path, chunk)

@@ -148,15 +148,15 @@ class FolderSink:
     def append_next(self) -> None:
         """Write the first of the row groups under way."""
         encoded = self.encoded.popleft().result()
-        self.file = self.file or Concatenation(self.folder / f"part-{len(self.files):05d}.parquet").__enter__()
+        self.file = self.file or Concatenation(self.folder / f"part-{len(self.files):05d}.parquet")
         self.file.append(pa.BufferReader(encoded))
         if len(self.file.groups) == self.file_groups:
             self.end_file()
 
     def end_file(self) -> None:
-        with self.file as file:
-            file.finish({})
-        self.files[file.path] = file.sha256.hexdigest()
+        self.file.finish({})
+        self.file.close()
+        self.files[self.file.path] = self.file.sha256.hexdigest()
         self.file = None
 
     def __enter__(self) -> "FolderSink":
@@ -168,7 +168,7 @@ class FolderSink:
                 self.finish()
         finally:
             if self.file:
-                self.file.__exit__()
+                self.file.close()
 
     def finish(self) -> None:
         rest = self.groups.rest()

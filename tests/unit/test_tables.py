@@ -54,6 +54,7 @@ def test_files_are_the_same_however_rows_arrive(tmp_path: Path, sizes: list[int]
     # Without a row one empty file, which says what the columns are.
     assert [path.name for path in files] == [f"part-{n:05d}.parquet" for n in range(max(1, -(-total // 48)))]
     assert files == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert all(path.read_bytes().count(b"PAR1") == 2 for path in files)
     groups = [pq.ParquetFile(path).metadata.row_group(n).num_rows for path in files for n in range(groups_of(path))]
     assert groups == [16] * (total // 16) + [total % 16] * (total % 16 > 0)
     query = f"SELECT id, number FROM '{tmp_path}/pieces/*.parquet' ORDER BY id"
