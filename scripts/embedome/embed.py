@@ -377,7 +377,6 @@ def load_engine(model: str, identity: str, settings: Settings, machine: Machine)
     for cycles several times over, for a sixth of the time beside the model.
     """
     engine = engine_of(model, settings, machine)
-    gc.collect()
     gc.freeze()
     return engine
 
