@@ -12,10 +12,9 @@ import tempfile
 from pathlib import Path
 
 from embedome.cost import CostModel
-from embedome.demo import write_release
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
-from filter import UNIREF50_RECORDS, embedome, measure
+from filter import UNIREF50_RECORDS, embedome, make_release, measure
 
 SHARDS = {"val": 10, "test": 10, "train": 980}
 COST = CostModel(1.5e-5, 2.5e-8, 510)
@@ -51,8 +50,7 @@ def run_stages(records: int) -> dict[str, tuple[float, float, int]]:
     """Seconds, peak megabytes and bytes written of each stage."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_release(folder, sequences=records, families=max(1, records // 30), seed=0)
-        fasta, found = folder / "uniref50.fasta.gz", {}
+        fasta, found = make_release(folder, records), {}
         works = {"filter": embedome, "split": split, "shard": shard}
         for stage, work in works.items():
             before = size(folder)

@@ -55,7 +55,7 @@ class Concatenation:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
         self.sha256 = hashlib.sha256()
         self.position = self.rows = 0
         self.footer: Struct = {}
@@ -69,10 +69,6 @@ class Concatenation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
     def write(self, data: bytes | memoryview) -> None:

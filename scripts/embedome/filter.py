@@ -32,7 +32,7 @@ from embedome.parallel import map_in_order, process_pool
 from embedome.rejects import REJECTS
 from embedome.runs import RUN, Made, Task, make_run
 from embedome.sorting import merge_runs, sort_order
-from embedome.tables import FolderSink, ParquetSink
+from embedome.tables import ParquetSink, write_folder
 from embedome.uniref_xml import XmlChunk
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def filter_records(
             inputs_sha256 = pool.map(file_sha256, fasta)
             ranges = merge_runs([run.records for run in runs], RUN)
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
-            files = write_sorted(rows, catalog_sink(folder, pool, workers + 1), rejects, counts)
+            # One row group more: one is being written.
+            files = write_sorted(rows, folder, rejects, counts, pool, workers + 2)
         if members:
             indices = [run.members for run in runs if run.members]
             counts.members = write_members(indices, folder, members, sum(run.n_members for run in runs))
@@ -249,20 +250,6 @@ def check_unique_ids(table: pa.Table, order: np.ndarray, counts: Counts) -> None
     )
 
 
-def catalog_sink(folder: Path, pool: Executor, ahead: int) -> FolderSink:
-    """What writes the catalog."""
-    return FolderSink(
-        folder,
-        CATALOG,
-        rows=CATALOG_GROUP_ROWS,
-        file_groups=CATALOG_FILE_GROUPS,
-        pool=pool,
-        ahead=ahead,
-        use_dictionary=["taxon", "name"],
-        write_statistics=STATISTICS,
-    )
-
-
 def repeated(ids: pa.ChunkedArray) -> pa.Array:
     """Rows whose id is that of the next one."""
     names = ids.combine_chunks()
@@ -270,25 +257,43 @@ def repeated(ids: pa.ChunkedArray) -> pa.Array:
 
 
 def write_sorted(
-    rows: Iterable[tuple[pa.Table, pa.Table]], catalog: FolderSink, rejects: str | os.PathLike, counts: Counts
+    rows: Iterable[tuple[pa.Table, pa.Table]],
+    folder: Path,
+    rejects: str | os.PathLike,
+    counts: Counts,
+    pool: Executor,
+    ahead: int,
 ) -> dict[Path, str]:
     """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files' digests."""
-    duplicates = RepeatedDigests(counts.repeated_prefixes())
     with (
         atomic_path(rejects) as path,
         ParquetSink(path, REJECTS, CATALOG_GROUP_ROWS, use_dictionary=["reason", "file"]) as sink,
-        catalog,
-        Progress("sort", "records", counts.read) as progress,
     ):
+        return write_folder(
+            folder,
+            kept_rows(rows, sink, counts),
+            CATALOG,
+            rows=CATALOG_GROUP_ROWS,
+            file_groups=CATALOG_FILE_GROUPS,
+            pool=pool,
+            ahead=ahead,
+            use_dictionary=["taxon", "name"],
+            write_statistics=STATISTICS,
+        )
+
+
+def kept_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, counts: Counts) -> Iterator[pa.Table]:
+    """Count all rows, write those to be dropped, and pass on those to be kept."""
+    duplicates = RepeatedDigests(counts.repeated_prefixes())
+    with Progress("sort", "records", counts.read) as progress:
         for kept, dropped in rows:
             duplicate_of = duplicates.canonical_ids(kept)
             counts.add(kept, dropped, len(duplicate_of) - duplicate_of.null_count)
-            catalog.write(kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG))
             files = pa.array([counts.paths[file].name for file in dropped["file"].to_pylist()], pa.string())
             index = dropped.schema.get_field_index("file")
-            sink.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
+            rejects.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
             progress.update(len(kept) + len(dropped))
-    return catalog.files
+            yield kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG)
 
 
 class RepeatedDigests:

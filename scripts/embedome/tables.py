@@ -1,11 +1,12 @@
 """Arrow tables to Parquet files whose bytes depend on their rows alone."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from embedome.concatenation import Concatenation
 from embedome.errors import UserError
+from embedome.parallel import map_in_order
 
 # How pages of all files are written.
 PAGE_OPTIONS = {
@@ -42,15 +44,23 @@ class ParquetSink:
     def __init__(
         self, path: str | os.PathLike | BinaryIO | pa.NativeFile, schema: pa.Schema, rows: int, **options
     ) -> None:
+        self.group_rows = rows
         self.rows = 0
-        self.groups = Groups(rows)
+        self.waiting: list[pa.Table] = []
+        self.n_waiting = 0
         self.writer = pq.ParquetWriter(path, schema, **PAGE_OPTIONS, **options)
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
+        self.waiting.append(table)
+        self.n_waiting += len(table)
         self.rows += len(table)
-        for group in self.groups.add(table):
-            self.write_group(group)
+        if self.n_waiting >= self.group_rows:
+            joined = pa.concat_tables(self.waiting)
+            whole = len(joined) - len(joined) % self.group_rows
+            for start in range(0, whole, self.group_rows):
+                self.write_group(joined.slice(start, self.group_rows))
+            self.waiting, self.n_waiting = [joined.slice(whole)], len(joined) - whole
 
     def describe(self, metadata: Mapping[bytes, bytes]) -> None:
         """Add entries to the file's metadata."""
@@ -58,126 +68,15 @@ class ParquetSink:
 
     def write_group(self, table: pa.Table) -> None:
         # One chunk per column: pages end where chunks end, and bytes must not depend on how rows arrived.
-        self.writer.write_table(table.combine_chunks(), row_group_size=self.groups.rows)
+        self.writer.write_table(table.combine_chunks(), row_group_size=self.group_rows)
 
     def __enter__(self) -> "ParquetSink":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and (rest := self.groups.rest()):
-            self.write_group(rest)
+        if kind is None and self.n_waiting:
+            self.write_group(pa.concat_tables(self.waiting))
         self.writer.close()
-
-
-class Groups:
-    """Cuts tables into groups of exactly `rows` rows, however they come."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.waiting: list[pa.Table] = []
-        self.n_waiting = 0
-
-    def add(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Add rows, and take the groups that are whole."""
-        self.waiting.append(table)
-        self.n_waiting += len(table)
-        if self.n_waiting >= self.rows:
-            joined = pa.concat_tables(self.waiting)
-            whole = len(joined) - len(joined) % self.rows
-            self.waiting, self.n_waiting = [joined.slice(whole)], len(joined) - whole
-            for start in range(0, whole, self.rows):
-                yield joined.slice(start, self.rows)
-
-    def rest(self) -> pa.Table | None:
-        """What is left at the end, if anything is."""
-        return pa.concat_tables(self.waiting) if self.n_waiting else None
-
-
-class FolderSink:
-    """Write tables to a folder of Parquet files ``part-NNNNN.parquet``, row groups being encoded in a pool.
-
-    Used as a context manager; the files are whole only when the block has ended. Without any row there is one empty
-    file, so that the schema is there.
-
-    Parameters
-    ----------
-    folder : Path
-    schema : pyarrow.Schema
-    rows, file_groups : int
-        Rows of a row group, and row groups of a file.
-    pool : concurrent.futures.Executor
-        Of threads.
-    ahead : int
-        Row groups in memory.
-    **options
-        As of `ParquetSink`.
-
-    Attributes
-    ----------
-    files : dict of Path to str
-        The files, and each one's SHA-256.
-    """
-
-    def __init__(
-        self, folder: Path, schema: pa.Schema, *, rows: int, file_groups: int, pool: Executor, ahead: int, **options
-    ) -> None:
-        self.folder, self.schema, self.options = folder, schema, options
-        self.groups, self.file_groups = Groups(rows), file_groups
-        self.pool, self.ahead = pool, ahead
-        self.encoded: deque[Future[pa.Buffer]] = deque()
-        self.files: dict[Path, str] = {}
-        self.file: Concatenation | None = None
-
-    def write(self, table: pa.Table) -> None:
-        """Add rows."""
-        for group in self.groups.add(table):
-            self.submit(group)
-
-    def submit(self, group: pa.Table) -> None:
-        self.encoded.append(self.pool.submit(self.encode, group))
-        while len(self.encoded) > self.ahead:
-            self.append_next()
-
-    def encode(self, group: pa.Table) -> pa.Buffer:
-        """A file of one row group."""
-        stream = pa.BufferOutputStream()
-        with ParquetSink(stream, self.schema, self.groups.rows, **self.options) as sink:
-            sink.write(group)
-        return stream.getvalue()
-
-    def append_next(self) -> None:
-        """Write the first of the row groups under way."""
-        encoded = self.encoded.popleft().result()
-        self.file = self.file or Concatenation(self.folder / f"part-{len(self.files):05d}.parquet")
-        self.file.append(pa.BufferReader(encoded))
-        if len(self.file.groups) == self.file_groups:
-            self.end_file()
-
-    def end_file(self) -> None:
-        self.file.finish({})
-        self.file.close()
-        self.files[self.file.path] = self.file.sha256.hexdigest()
-        self.file = None
-
-    def __enter__(self) -> "FolderSink":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            if kind is None:
-                self.finish()
-        finally:
-            if self.file:
-                self.file.close()
-
-    def finish(self) -> None:
-        rest = self.groups.rest()
-        if rest or not (self.files or self.file or self.encoded):
-            self.submit(rest or self.schema.empty_table())
-        while self.encoded:
-            self.append_next()
-        if self.file:
-            self.end_file()
 
 
 class RowReader:
@@ -208,6 +107,68 @@ class RowReader:
             if len(self.rest):
                 break
         return pa.concat_tables(pieces)
+
+
+def write_folder(
+    folder: Path,
+    tables: Iterable[pa.Table],
+    schema: pa.Schema,
+    *,
+    rows: int,
+    file_groups: int,
+    pool: Executor,
+    ahead: int,
+    **options,
+) -> dict[Path, str]:
+    """Write tables to a folder of Parquet files ``part-NNNNN.parquet``, row groups being encoded in a pool.
+
+    Without any row there is one empty file, so that the schema is there.
+
+    Parameters
+    ----------
+    folder : Path
+    tables : iterable of pyarrow.Table
+    schema : pyarrow.Schema
+    rows, file_groups : int
+        Rows of a row group, and row groups of a file.
+    pool : concurrent.futures.Executor
+        Of threads.
+    ahead : int
+        Row groups in memory.
+    **options
+        As of `ParquetSink`.
+
+    Returns
+    -------
+    dict of Path to str
+        The files, and each one's SHA-256.
+    """
+    encode = partial(encode_group, schema, rows, options)
+    encoded = map_in_order(pool, encode, row_groups(tables, schema, rows), ahead)
+    files = {}
+    for first in encoded:
+        with Concatenation(folder / f"part-{len(files):05d}.parquet") as file:
+            for group in chain([first], islice(encoded, file_groups - 1)):
+                file.append(pa.BufferReader(group))
+            file.finish({})
+        files[file.path] = file.sha256.hexdigest()
+    return files
+
+
+def row_groups(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """Cut tables into groups of exactly `rows` rows, fewer in the last, which without any row is the only one."""
+    reader = RowReader(tables, schema)
+    yield reader.take(rows)
+    while len(group := reader.take(rows)):
+        yield group
+
+
+def encode_group(schema: pa.Schema, rows: int, options: Mapping[str, Any], group: pa.Table) -> pa.Buffer:
+    """A Parquet file of one row group."""
+    stream = pa.BufferOutputStream()
+    with ParquetSink(stream, schema, rows, **options) as sink:
+        sink.write(group)
+    return stream.getvalue()
 
 
 def open_parquet(path: str | os.PathLike) -> pq.ParquetFile:

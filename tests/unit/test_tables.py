@@ -1,6 +1,7 @@
 """Row groups of exact sizes, in files of exact numbers of them, however rows arrive and whoever encodes them."""
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import tree
-from embedome.tables import FolderSink, Groups
+from embedome import tables
+from embedome.errors import UserError
+from embedome.tables import encode_group, open_parquet, row_groups, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,29 +23,27 @@ def rows(start: int, end: int) -> pa.Table:
     return pa.table([[f"id{n:05d}" for n in range(start, end)], list(range(start, end))], schema=SCHEMA)
 
 
+def pieces(sizes: list[int]) -> Iterator[pa.Table]:
+    start = 0
+    for size in sizes:
+        yield rows(start, start + size)
+        start += size
+
+
 def write(folder: Path, sizes: list[int], *, threads: int, ahead: int) -> dict[Path, str]:
     folder.mkdir()
     with ThreadPoolExecutor(threads) as pool:
-        sink = FolderSink(folder, SCHEMA, rows=16, file_groups=3, pool=pool, ahead=ahead, write_statistics=["id"])
-        with sink:
-            start = 0
-            for size in sizes:
-                sink.write(rows(start, start + size))
-                start += size
-    return sink.files
+        return write_folder(
+            folder, pieces(sizes), SCHEMA, rows=16, file_groups=3, pool=pool, ahead=ahead, write_statistics=["id"]
+        )
 
 
 @given(st.lists(st.integers(0, 50), max_size=12))
 def test_groups_have_as_many_rows_as_asked_for(sizes: list[int]) -> None:
-    groups, found, start = Groups(16), [], 0
-    for size in sizes:
-        found += groups.add(rows(start, start + size))
-        start += size
+    *found, rest = row_groups(pieces(sizes), SCHEMA, 16)
     assert all(len(group) == 16 for group in found)
-    rest = groups.rest()
-    assert rest is None or 0 < len(rest) < 16
-    joined = pa.concat_tables([SCHEMA.empty_table(), *found, *([rest] if rest else [])])
-    assert joined.equals(rows(0, sum(sizes)))
+    assert 0 < len(rest) <= 16 or (not found and not sum(sizes))
+    assert pa.concat_tables([*found, rest]).equals(rows(0, sum(sizes)))
 
 
 @pytest.mark.parametrize("sizes", [[], [0, 0], [5], [16], [48], [49], [10] * 20, [200, 1, 30]])
@@ -65,15 +66,14 @@ def groups_of(path: Path) -> int:
     return pq.ParquetFile(path).num_row_groups
 
 
-def test_a_row_group_that_cannot_be_encoded_fails_the_writer(tmp_path: Path) -> None:
-    class Unfit(FolderSink):
-        def encode(self, group: pa.Table) -> pa.Buffer:
-            if group["number"][0].as_py() == 32:
-                raise OSError("no room")
-            return super().encode(group)
+def test_a_row_group_that_cannot_be_encoded_fails_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(schema: pa.Schema, size: int, options: dict, group: pa.Table) -> pa.Buffer:
+        if group["number"][0].as_py() == 32:
+            raise OSError("no room")
+        return encode_group(schema, size, options, group)
 
-    with ThreadPoolExecutor(2) as pool:
-        sink = Unfit(tmp_path, SCHEMA, rows=16, file_groups=3, pool=pool, ahead=1)
-        with pytest.raises(OSError, match="no room"), sink:
-            sink.write(rows(0, 100))
-    assert sink.files == {}
+    monkeypatch.setattr(tables, "encode_group", encode)
+    with pytest.raises(OSError, match="no room"):
+        write(tmp_path / "files", [100], threads=2, ahead=1)
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        open_parquet(tmp_path / "files" / "part-00000.parquet")
