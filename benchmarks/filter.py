@@ -22,7 +22,7 @@ from statistics import median
 
 import psutil
 from Bio.SeqIO.FastaIO import SimpleFastaParser
-from embedome.demo import write_release
+from embedome.demo import MAX_FAMILIES, write_release
 from embedome.filter import filter_records
 from embedome.limits import Limits
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 def make_release(folder: Path, records: int) -> Path:
     """Write a demo release."""
-    write_release(folder, sequences=records, families=max(1, records // 30), seed=0)
+    write_release(folder, sequences=records, families=min(max(1, records // 30), MAX_FAMILIES), seed=0)
     return folder / "uniref50.fasta.gz"
 
 

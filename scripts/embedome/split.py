@@ -207,9 +207,14 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan, drop
 
 def hash_ids(ids: pa.ChunkedArray | pa.Array, seed: int | str) -> np.ndarray:
     """BLAKE2b hash (RFC 7693), keyed with the seed, of each id as a 64-bit number, shape (n,)."""
-    key = str(seed).encode()
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in ids.to_pylist())
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+    # A copy has taken the key in already.
+    begin = hashlib.blake2b(digest_size=8, key=str(seed).encode()).copy
+    digests = []
+    for name in ids.to_pylist():
+        blake2b = begin()
+        blake2b.update(name.encode())
+        digests.append(blake2b.digest())
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def cluster_splits(catalog: str | os.PathLike, groups: Clusters, plan: SplitPlan, dropped: np.ndarray) -> np.ndarray:
