@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +31,7 @@ from embedome.parallel import map_in_order, process_pool
 from embedome.rejects import REJECTS
 from embedome.runs import RUN, Made, Task, make_run
 from embedome.sorting import merge_runs, sort_order
+from embedome.spool import Spool
 from embedome.tables import ParquetSink, write_folder
 from embedome.uniref_xml import XmlChunk
 
@@ -85,7 +85,7 @@ def filter_records(
     keep_freed_memory()
     with atomic_directory(catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
-        runs = make_runs(read_tasks(fasta, limits, folder, counts), counts, workers)
+        runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
         with ThreadPoolExecutor(workers) as pool:
             inputs_sha256 = pool.map(file_sha256, fasta)
             ranges = merge_runs([run.records for run in runs], RUN)
@@ -211,16 +211,24 @@ def batched(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chun
         yield group
 
 
-def make_runs(tasks: Iterator[Task], counts: Counts, workers: int) -> list[Made]:
+def make_runs(tasks: Iterator[Task], folder: Path, counts: Counts, workers: int) -> list[Made]:
     """Make sorted runs of each task; where there are several, in processes."""
-    runs = []
     first = list(islice(tasks, 2))
     tasks = chain(first, tasks)
-    with process_pool(workers, "embedome.filter") if min(workers, len(first)) > 1 else nullcontext() as pool:
-        for run, prefixes in map_in_order(pool, make_run, tasks, workers + 1) if pool else map(make_run, tasks):
-            runs.append(run)
-            counts.digest_prefixes.append(prefixes)
+    made = make_in_pool(tasks, folder, workers) if min(workers, len(first)) > 1 else map(make_run, tasks)
+    runs = []
+    for run, prefixes in made:
+        runs.append(run)
+        counts.digest_prefixes.append(prefixes)
     return runs
+
+
+def make_in_pool(tasks: Iterator[Task], folder: Path, workers: int) -> Iterator[tuple[Made, np.ndarray]]:
+    """`make_run` of each task in processes."""
+    # One more than there are workers: one is waiting.
+    ahead = workers + 1
+    with process_pool(workers, "embedome.filter") as pool, Spool(folder, ahead) as spool:
+        yield from map_in_order(pool, make_run, (task.through(spool) for task in tasks), ahead)
 
 
 def sort_range(counts: Counts, batches: pa.Table) -> tuple[pa.Table, pa.Table]:

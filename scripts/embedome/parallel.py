@@ -1,9 +1,11 @@
 """Work on many items at once, few of them in memory, results in the items' order."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
@@ -23,7 +25,23 @@ def available_cores() -> int:
 def start_server(module: str) -> None:
     """Start the process that workers are forked from, so that it loads a module while others do other things."""
     forkserver.set_forkserver_preload([module])
-    forkserver.ensure_running()
+    # It does not take over this process's sys.path, and passes over a module that it does not find.
+    with variable("PYTHONPATH", os.pathsep.join(filter(None, sys.path))):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def process_pool(workers: int, module: str) -> ProcessPoolExecutor:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from embedome.limits import Limits
 from embedome.members import MEMBER_RUN
 from embedome.records import Record, digest_texts
 from embedome.sorting import RunIndex, in_order, sort_order, write_run
+from embedome.spool import Spool, Spooled
 from embedome.uniref_xml import XmlChunk
 
 RUN = pa.schema(
@@ -44,6 +45,7 @@ class Task:
     before : int
         Records of the files before it.
     chunks : list of Chunk or XmlChunk
+        Or where they are.
     limits : Limits
     folder : Path
         Where runs go.
@@ -52,9 +54,13 @@ class Task:
     path: str | os.PathLike
     file: int
     before: int
-    chunks: list[Chunk | XmlChunk]
+    chunks: list[Chunk | XmlChunk] | list[Spooled]
     limits: Limits
     folder: Path
+
+    def through(self, spool: Spool) -> "Task":
+        """The task for another process, its chunks in a file."""
+        return replace(self, chunks=spool.put(self.chunks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ def make_run(task: Task) -> tuple[Made, np.ndarray]:
     UserError
         As `fasta.split_entry` and `clusters.check_clusters`.
     """
-    found = [check(task, chunk) for chunk in task.chunks]
+    found = [check(task, each.fetch() if isinstance(each, Spooled) else each) for each in task.chunks]
     table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()
     order = sort_order(table)
     is_row = np.concatenate([mine for _, mine, _ in found])

@@ -26,6 +26,17 @@ if __name__ == "__main__":
 """
 
 
+# As a rule's script runs: the package is found by sys.path alone.
+PRELOADED = """
+from embedome.parallel import process_pool
+
+if __name__ == "__main__":
+    with process_pool(1, "embedome.headers") as pool:
+        print(pool.submit(eval, "'embedome.headers' in __import__('sys').modules").result())
+    print(__import__("os").environ.get("PYTHONPATH"))
+"""
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
@@ -48,6 +59,14 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     while any(alive(worker) for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_workers_are_forked_with_the_module_loaded(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{PRELOADED}")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["True", "None"]
 
 
 def test_work_is_given_back_in_order_and_few_items_wait() -> None:
