@@ -7,7 +7,8 @@ that a machine whose speed drifts is the same for all; what counts are the ratio
 
 Sequences are random with the lengths of UniRef50, or every so many-th of FILE. ESM-1nv is compared with the Hugging
 Face class one sequence at a time, in padded batches of 32 in input order, and sorted with a token budget; ESM-2 8M with
-the steps of the extraction script of the package fair-esm, where that is installed.
+the steps of the extraction script of the package fair-esm, where that is installed. The peak is that of large matrix
+products on all cores at once; shares of it are of the model's operations in the time from file to file.
 """
 
 import argparse
@@ -19,15 +20,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
+from embedome.bench import gemm_peak
+from embedome.cost import operations
 from embedome.fasta import read_entries
 from embedome.initialise import make_untrained
+from embedome.models import empty_model
 from inputs import LONGEST, random_sequences
 
 TOKEN_BUDGET = 2048
+PEAK_SECONDS = 2.0
+SPECIAL_TOKENS = 2
 OURS = "embedome"
 ESM1NV = {
     "single": "Hugging Face, one at a time",
@@ -65,23 +73,41 @@ def table(folder: Path, model: str, variants: dict[str, str], residues: int, opt
     fasta = folder / f"{model}.fasta"
     records = dict(take(options.fasta, residues))
     fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
-    used = sum(min(len(sequence), LONGEST) for sequence in records.values())
+    lengths = np.array([min(len(sequence), LONGEST) for sequence in records.values()])
+    linear, quadratic = operations(empty_model(folder / model).encoder)
+    work = (linear * (lengths + SPECIAL_TOKENS) + quadratic * (lengths + SPECIAL_TOKENS) ** 2).sum()
+    peaks = []
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(options.rounds):
+        peaks.append(machine_peak())
         names = list(variants)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             begin = time.perf_counter()
             run(name, folder / model, fasta, folder / f"{model}-{name}-{number}")
             seconds[name].append(time.perf_counter() - begin)
-    print(f"\n{model}: {len(records):,} sequences, {used:,} residues used")
+    used, peak = lengths.sum(), np.median(peaks)
+    print(f"\n{model}: {len(records):,} sequences, {used:,} residues used, peak {peak / 1e9:,.0f} GFLOP/s")
     ours = np.array(seconds[OURS])
     for name, label in variants.items():
         values = np.array(seconds[name])
         ratios = values / ours
+        middle = np.median(values)
         print(
-            f"{label:52} {np.median(values):7.1f} s {used / np.median(values):8,.0f} residues/s"
+            f"{label:52} {middle:7.1f} s {used / middle:8,.0f} residues/s {work / middle / peak:4.0%} of the peak"
             f"   embedome is x {np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
         )
+
+
+def machine_peak() -> float:
+    """Floating-point operations per second of large matrix products, one thread on each core, all at once."""
+    with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
+        return sum(pool.map(core_peak, range(cores())))
+
+
+def core_peak(_: int) -> float:
+    """What one core contributes to it."""
+    torch.set_num_threads(1)
+    return gemm_peak(torch.device("cpu"), torch.float32, PEAK_SECONDS)
 
 
 def take(fasta: str | None, residues: int) -> Iterator[tuple[str, str]]:
