@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]
     """Yield the rows of all runs range by range of ids, none empty, each about as large as a run, batch behind batch.
 
     What is left is to put each in order (`sort_order`). Rows of one id are in one range. Scratch files are read batch
-    by batch, each once, and not mapped into memory: mapped pages count as memory used.
+    by batch, each once, the kernel reading ahead, and not mapped into memory: mapped pages count as memory used.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]
         Of the runs, with fields ``id`` and ``record``.
     """
     with ExitStack() as stack:
-        files = {path: stack.enter_context(pa.OSFile(str(path))) for path in {index.path for index in indices}}
+        files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in {index.path for index in indices}}
         runs = [Run(files[index.path], index, schema) for index in indices]
         pivots = sorted(itertools.chain.from_iterable(index.first_ids for index in indices))[RUN_BATCHES::RUN_BATCHES]
         for pivot in [*pivots, None]:
@@ -75,16 +76,22 @@ def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]
 class Run:
     """Where the merge stands in one run."""
 
-    def __init__(self, file: pa.NativeFile, index: RunIndex, schema: pa.Schema) -> None:
+    def __init__(self, file: FileIO, index: RunIndex, schema: pa.Schema) -> None:
         self.file, self.index, self.schema = file, index, schema
         self.n_read = 0
         self.rest: pa.RecordBatch | None = None
+        self.announce(0)
+
+    def announce(self, number: int) -> None:
+        """Have the kernel read a batch, if there is one, while others are worked on."""
+        if number < len(self.index.places) and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file.fileno(), *self.index.places[number], os.POSIX_FADV_WILLNEED)
 
     def read(self, number: int) -> pa.RecordBatch:
         """Read a batch."""
+        self.announce(number + 1)
         offset, size = self.index.places[number]
-        self.file.seek(offset)
-        return pa.ipc.read_record_batch(self.file.read_buffer(size), self.schema)
+        return pa.ipc.read_record_batch(pa.py_buffer(os.pread(self.file.fileno(), size, offset)), self.schema)
 
     def take_below(self, pivot: str | None) -> list[pa.RecordBatch]:
         """The next rows whose ids are below `pivot`; with None, all that are left."""
