@@ -27,7 +27,7 @@ from embedome.limits import Limits
 from embedome.log import Progress
 from embedome.members import write_members
 from embedome.memory import keep_freed_memory
-from embedome.parallel import map_in_order, process_pool
+from embedome.parallel import ahead, map_in_order, process_pool
 from embedome.rejects import REJECTS
 from embedome.runs import RUN, Made, Task, make_run
 from embedome.sorting import merge_runs, sort_order
@@ -86,9 +86,9 @@ def filter_records(
     with atomic_directory(catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
             inputs_sha256 = pool.map(file_sha256, fasta)
-            ranges = merge_runs([run.records for run in runs], RUN)
+            ranges = ahead(reader, merge_runs([run.records for run in runs], RUN))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
             # One row group more: one is being written.
             files = write_sorted(rows, folder, rejects, counts, pool, workers + 2)
@@ -226,9 +226,9 @@ def make_runs(tasks: Iterator[Task], folder: Path, counts: Counts, workers: int)
 def make_in_pool(tasks: Iterator[Task], folder: Path, workers: int) -> Iterator[tuple[Made, np.ndarray]]:
     """`make_run` of each task in processes."""
     # One more than there are workers: one is waiting.
-    ahead = workers + 1
-    with process_pool(workers, "embedome.filter") as pool, Spool(folder, ahead) as spool:
-        yield from map_in_order(pool, make_run, (task.through(spool) for task in tasks), ahead)
+    under_way = workers + 1
+    with process_pool(workers, "embedome.filter") as pool, Spool(folder, under_way) as spool:
+        yield from map_in_order(pool, make_run, (task.through(spool) for task in tasks), under_way)
 
 
 def sort_range(counts: Counts, batches: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -103,7 +103,8 @@ class Run:
         self.rest = None
         if batches and pivot is not None:
             last = batches.pop()
-            cut = bisect.bisect_left(range(len(last)), pivot, key=lambda row: last["id"][row].as_py())
+            ids = last["id"]
+            cut = bisect.bisect_left(range(len(ids)), pivot, key=lambda row: ids[row].as_py())
             batches.append(last[:cut])
             self.rest = last[cut:]
         return [batch for batch in batches if len(batch)]
