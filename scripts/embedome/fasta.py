@@ -1,5 +1,6 @@
 """FASTA as a stream of raw entries: plain, gzip or zstandard, any line ends, memory of one block."""
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -44,9 +45,32 @@ class Chunk(NamedTuple):
         return self.data[1:].split(b"\n>")
 
 
+class Digested(io.RawIOBase):
+    """A file that adds to a digest what is read of it."""
+
+    def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
+        self.file, self.digest = file, digest
+
+    def readable(self) -> bool:
+        """As of any file that is read."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Read, and digest."""
+        count = self.file.readinto(buffer)
+        self.digest.update(memoryview(buffer)[:count])
+        return count
+
+
 @contextmanager
-def open_decompressed(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[IO[bytes]]:
     """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
+
+    Parameters
+    ----------
+    path : path
+    digest : hashlib object, optional
+        Gets the file's own bytes as they are read: once the stream has ended, all of them.
 
     Raises
     ------
@@ -68,22 +92,23 @@ def open_decompressed(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         handle.seek(0)
         if not magic:
             raise UserError(f"{path}: the file is empty; expected FASTA records")
+        raw = Digested(handle, digest) if digest else handle
         if magic.startswith(GZIP_MAGIC):
             from isal import igzip_threaded
 
-            with igzip_threaded.open(handle, "rb", threads=1) as stream:
+            with igzip_threaded.open(raw, "rb", threads=1) as stream:
                 yield stream
         elif magic == ZSTD_MAGIC:
             from backports import zstd
 
-            with zstd.ZstdFile(handle) as stream:
+            with zstd.ZstdFile(raw) as stream:
                 yield stream
         else:
-            yield handle
+            yield raw
 
 
-def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
-    """Yield a file's uncompressed bytes in blocks.
+def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[bytes]:
+    """Yield a file's uncompressed bytes in blocks; parameters as of `open_decompressed`.
 
     Raises
     ------
@@ -93,7 +118,7 @@ def read_blocks(path: str | os.PathLike) -> Iterator[bytes]:
     from backports.zstd import ZstdError
     from isal.isal_zlib import IsalError
 
-    with open_decompressed(path) as stream:
+    with open_decompressed(path, digest) as stream:
         try:
             while block := stream.read(BLOCK_BYTES):
                 yield block

@@ -5,6 +5,7 @@ written to a scratch file; then the runs are merged range by range, of which sev
 Memory: a run or a range per process, and 8 bytes per kept record for the search for duplicate sequences.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 from embedome.catalog import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
 from embedome.errors import UserError
 from embedome.fasta import Chunk
-from embedome.files import atomic_directory, atomic_path, file_sha256, read_json, write_json
+from embedome.files import atomic_directory, atomic_path, read_json, write_json
 from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
 from embedome.log import Progress
@@ -87,7 +88,6 @@ def filter_records(
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
-            inputs_sha256 = pool.map(file_sha256, fasta)
             ranges = ahead(reader, merge_runs([run.records for run in runs], RUN))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
             # One row group more: one is being written.
@@ -102,7 +102,7 @@ def filter_records(
             raise UserError(
                 f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
             )
-        result = counts.summary(files, list(inputs_sha256), read_json(release) if release else None)
+        result = counts.summary(files, read_json(release) if release else None)
     write_json(summary, result)
     log.info(
         "read %s records, kept %s; rejected %s", f"{counts.read:,}", f"{counts.kept:,}", counts.reasons() or "none"
@@ -131,6 +131,7 @@ class Counts:
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
         self.records = [0] * len(paths)
+        self.inputs_sha256: list[str] = []
         self.kept = self.residues = self.duplicates = 0
         self.rejected: dict[str, int] = {}
         self.digest_prefixes: list[np.ndarray] = []
@@ -164,7 +165,7 @@ class Counts:
         prefixes.sort()
         return np.unique(prefixes[1:][prefixes[1:] == prefixes[:-1]])
 
-    def summary(self, catalog: Mapping[Path, str], inputs_sha256: Sequence[str], release: dict | None) -> dict:
+    def summary(self, catalog: Mapping[Path, str], release: dict | None) -> dict:
         """The account as JSON; fails where it does not add up."""
         dropped = sum(self.rejected.values())
         if self.read != self.kept + dropped:
@@ -174,7 +175,7 @@ class Counts:
             "release": release,
             "inputs": [
                 {"file": path.name, "records": count, "bytes": path.stat().st_size, "sha256": sha256}
-                for path, count, sha256 in zip(self.paths, self.records, inputs_sha256, strict=True)
+                for path, count, sha256 in zip(self.paths, self.records, self.inputs_sha256, strict=True)
             ],
             "read": self.read,
             "kept": self.kept,
@@ -191,11 +192,13 @@ def read_tasks(fasta: Sequence[str | os.PathLike], limits: Limits, folder: Path,
     before = 0
     with Progress("filter", "records") as progress:
         for file, path in enumerate(fasta):
-            for chunks in batched(read_any_chunks(path, CHUNK_BYTES), RUN_BYTES):
+            sha256 = hashlib.sha256()
+            for chunks in batched(read_any_chunks(path, CHUNK_BYTES, sha256), RUN_BYTES):
                 yield Task(path, file, before, chunks, limits, folder)
                 count = sum(chunk.count for chunk in chunks)
                 counts.records[file] += count
                 progress.update(count)
+            counts.inputs_sha256.append(sha256.hexdigest())
             before += counts.records[file]
 
 

@@ -1,5 +1,6 @@
 """Sequence files of either form, told by their first bytes."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -8,15 +9,19 @@ from embedome.fasta import BYTE_ORDER_MARK, Chunk, cut_chunks, read_blocks
 from embedome.uniref_xml import XmlChunk, read_xml_chunks
 
 
-def read_any_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk | XmlChunk]:
+def read_any_chunks(
+    path: str | os.PathLike, size: int, digest: "hashlib._Hash | None" = None
+) -> Iterator[Chunk | XmlChunk]:
     """Yield a FASTA or UniRef XML file, plain or compressed, in chunks of `size` bytes or a little more.
+
+    `digest` is as of `fasta.open_decompressed`.
 
     Raises
     ------
     UserError
         As `fasta.read_chunks` and `uniref_xml.read_xml_chunks`.
     """
-    blocks = read_blocks(path)
+    blocks = read_blocks(path, digest)
     head = b""
     for block in blocks:
         if head := block.removeprefix(BYTE_ORDER_MARK).lstrip():

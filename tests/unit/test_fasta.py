@@ -1,9 +1,11 @@
 """The FASTA reader, against a parser that goes line by line and against Biopython."""
 
 import gzip
+import hashlib
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from backports import zstd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
@@ -79,6 +81,17 @@ def test_agrees_with_biopython(tmp_path: Path, compression: str, width: int) -> 
     expected = [(title.encode(), s.encode()) for title, s in SimpleFastaParser(io.StringIO(text))]
     assert len(expected) == 39
     assert fast_parse(path) == expected
+
+
+@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+@pytest.mark.parametrize("size", [10, 3 << 20])
+def test_the_file_itself_is_digested_as_it_is_read(tmp_path: Path, compression: str, size: int) -> None:
+    text = b">id\n" + np.random.default_rng(0).choice(np.frombuffer(b"ACDEFGHIKLMNPQ\n", np.uint8), size).tobytes()
+    path = tmp_path / "x"
+    path.write_bytes(COMPRESSIONS[compression](text))
+    digest = hashlib.sha256()
+    assert b"".join(fasta.read_blocks(path, digest)) == text
+    assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n\n", b"\xef\xbb\xbf\r\n", b" \t\n"])

@@ -1,6 +1,7 @@
 """UniRef XML through the filter: the catalog that FASTA gives, all members, bounded memory, and no entity expanded."""
 
 import gzip
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,6 +205,7 @@ def test_catalog_is_that_of_the_fasta_and_members_are_all_there(
         data = data.replace(b"<entry ", b"<!-- a > b --><?x y?><entry ").replace(b"</entry>", b"<new a='1'/></entry>")
     pack = {"gzip": gzip.compress, "zstd": zstd.compress}.get(form, bytes)
     run = filter_xml(folder, pack(data), min_length=1)
+    assert run.account["inputs"][0]["sha256"] == hashlib.sha256(pack(data)).hexdigest()
     fasta = write_fasta(folder / "x.fasta", [each.fasta() for each in found])
     other = run_filter(folder / "fasta", fasta, min_length=1)
     assert run.rows(COLUMNS) == other.rows(COLUMNS)
