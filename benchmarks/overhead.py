@@ -14,7 +14,7 @@ import pstats
 import resource
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,9 +40,9 @@ class Stub(nn.Module):
         self.layers = nn.ModuleList()
         self.state = nn.Parameter(torch.rand(self.dimension))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] to hidden states [B, L, D]."""
-        return self.state.expand(*tokens.shape, -1)
+    def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """Map token ids [B, L] of groups to hidden states [B, L, D]."""
+        return [self.state.expand(*tokens.shape, -1) for tokens in groups]
 
 
 def main() -> None:

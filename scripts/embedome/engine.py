@@ -1,4 +1,4 @@
-"""The embedding engine: sequences in, vectors out, in dense batches of equal length.
+"""The embedding engine: sequences in, vectors out, in dense batches of sequences in groups of equal length.
 
 No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding. Tokenising,
 pooling and ordering are array operations on the device; only finished vectors cross to the host.
@@ -9,8 +9,10 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 INT8 = "int8"
 # Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+# Where a batch may have groups of several lengths, as parts are small: a tenth faster than one sequence at a time
+# (docs/performance.md). On a GPU, whose parts fill batches of one length, it has not been measured.
+MIXED_LENGTHS = {"cpu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,50 @@ class Embedded:
     """Floating-point operations it took."""
     residues: list[np.ndarray] | None = None
     """n times float16 [residues used, D], where asked for; of those skipped as too long, none."""
+
+
+class Group(NamedTuple):
+    """Pieces of one length in a batch."""
+
+    pieces: np.ndarray
+    """int64 [B]"""
+    tokens: Tensor
+    """[B, T], special ones among them."""
+    weights: Tensor | None
+    """float32 [B, L], of residues in a mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All pieces, longest first, with their tokens back to back."""
+
+    pieces: np.ndarray
+    """int64 [p]"""
+    lengths: np.ndarray
+    """int64 [p], residues of each."""
+    token_ends: np.ndarray
+    """int64 [p], where each one's tokens end."""
+    tokens: Tensor
+    weights: Tensor | None
+    """float32, of residues in a mean."""
+
+    def tokens_between(self, begin: int, end: int) -> int:
+        """Tokens of some pieces."""
+        return int(self.token_ends[end - 1] - (self.token_ends[begin - 1] if begin else 0))
+
+    def groups(self, begin: int, end: int) -> Iterator[Group]:
+        """Some pieces, cut where the length changes."""
+        cuts = [begin, *(np.flatnonzero(np.diff(self.lengths[begin:end])) + begin + 1).tolist(), end]
+        for first, last in pairwise(cuts):
+            count, stop = last - first, int(self.token_ends[last - 1])
+            tokens = self.tokens[stop - self.tokens_between(first, last) : stop].view(count, -1)
+            weights = None
+            if self.weights is not None:
+                length = int(self.lengths[first])
+                # Of all pieces up to here, as many special tokens less.
+                stop -= last * (tokens.shape[1] - length)
+                weights = self.weights[stop - count * length : stop].view(count, length)
+            yield Group(self.pieces[first:last], tokens, weights)
 
 
 class Engine:
@@ -135,28 +184,13 @@ class Engine:
         self, sequences: Sequences, pieces: Pieces, pooled: PooledVectors, states: ResidueStates | None
     ) -> set[int]:
         """Run all pieces, longest first; give the sequences of which a piece does not fit the device's memory."""
-        order = np.argsort(-pieces.length, kind="stable")
-        lengths = -pieces.length[order]  # ascending
-        tokens = self.lay_out(self.table[sequences.residues], pieces, order, self.tokenizer.first, self.tokenizer.last)
-        weights = residue_weights(sequences, pieces)
-        if weights is not None:
-            weights = self.lay_out(weights, pieces, order)
+        row = self.lay_out(sequences, pieces)
         lost: set[int] = set()
-        begin = done = 0  # pieces, and residues of them
-        while begin < len(order):
-            length = -int(lengths[begin])
-            size = length + self.tokenizer.n_special
-            same = int(np.searchsorted(lengths, -length, side="right"))
-            end = min(same, begin + max(1, self.token_budget // size))
-            after = done + (end - begin) * length
+        begin = 0
+        while begin < len(row.pieces):
+            end = self.batch_end(row, begin)
             try:
-                self.run_batch(
-                    order[begin:end],
-                    tokens[done + begin * self.tokenizer.n_special :][: (end - begin) * size].view(-1, size),
-                    None if weights is None else weights[done:after].view(-1, length),
-                    pooled,
-                    states,
-                )
+                self.run_batch(list(row.groups(begin, end)), pooled, states)
                 fits = True
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -164,19 +198,40 @@ class Engine:
                 fits = False
             # Outside the handler, whose exception keeps the batch's tensors alive.
             if not fits and end - begin > 1:
-                self.halve_budget((end - begin) * size)
+                self.halve_budget(row.tokens_between(begin, end))
                 continue
             if not fits:
-                lost.add(int(pieces.owner[order[begin]]))
-            begin, done = end, after
+                lost.add(int(pieces.owner[row.pieces[begin]]))
+            begin = end
         return lost
 
-    def lay_out(
+    def batch_end(self, row: Row, begin: int) -> int:
+        """Where the batch ends that begins with a piece: within the token budget, but not before the next piece."""
+        room = row.token_ends[begin] - row.tokens_between(begin, begin + 1) + self.token_budget
+        end = max(begin + 1, int(np.searchsorted(row.token_ends, room, side="right")))
+        if self.device.type in MIXED_LENGTHS:
+            return end
+        return min(end, int(np.searchsorted(-row.lengths, -row.lengths[begin], side="right")))
+
+    def lay_out(self, sequences: Sequences, pieces: Pieces) -> Row:
+        """Put pieces in the order in which they run, longest first: every batch is then a view."""
+        order = np.argsort(-pieces.length, kind="stable")
+        lengths = pieces.length[order]
+        tokenizer, weights = self.tokenizer, residue_weights(sequences, pieces)
+        return Row(
+            order,
+            lengths,
+            np.cumsum(lengths + tokenizer.n_special),
+            self.gather(self.table[sequences.residues], pieces, order, tokenizer.first, tokenizer.last),
+            None if weights is None else self.gather(weights, pieces, order),
+        )
+
+    def gather(
         self, values: np.ndarray, pieces: Pieces, order: np.ndarray, first: Sequence[int] = (), last: Sequence[int] = ()
     ) -> Tensor:
         """Put what there is of each residue [R] in the order in which pieces run, back to back, on the device.
 
-        Every batch is then a view. `first` and `last` go around each piece.
+        `first` and `last` go around each piece.
         """
         view = memoryview(values)
         around = [np.array(ends, values.dtype).tobytes() for ends in (first, last)]
@@ -188,21 +243,15 @@ class Engine:
             found += around[1]
         return torch.from_numpy(np.frombuffer(found, values.dtype)).to(self.device)
 
-    def run_batch(
-        self,
-        batch: np.ndarray,
-        tokens: Tensor,
-        weights: Tensor | None,
-        pooled: PooledVectors,
-        states: ResidueStates | None,
-    ) -> None:
-        """Run pieces of equal length, token ids [B, T], and hand their hidden states on."""
-        hidden = self.encoder(tokens.int())
+    def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> None:
+        """Run pieces, and hand their hidden states on."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
-        inner = hidden[:, first : tokens.shape[1] - last]
-        pooled.add(torch.from_numpy(batch).to(self.device), hidden, inner, weights)
-        if states:
-            states.add(batch, inner, weights)
+        found = self.encoder.stream([group.tokens.int() for group in groups])
+        for group, hidden in zip(groups, found, strict=True):
+            inner = hidden[:, first : hidden.shape[1] - last]
+            pooled.add(torch.from_numpy(group.pieces).to(self.device), hidden, inner, group.weights)
+            if states:
+                states.add(group.pieces, inner, group.weights)
 
     def halve_budget(self, tokens: int) -> None:
         """Remember that a batch of so many tokens did not fit."""

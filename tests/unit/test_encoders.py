@@ -238,6 +238,16 @@ def test_hidden_states_beyond_the_largest_distance(pair: Pair, length: int) -> N
         assert_equal_hidden(mine, pair.reference.hidden(sequence))
 
 
+def test_groups_of_several_lengths_at_once(pair: Pair) -> None:
+    groups = [randoms(number, [length] * batch) for number, (batch, length) in enumerate([(1, 300), (3, 80), (2, 7)])]
+    residues = [np.array([list(each.encode()) for each in group], np.uint8) for group in groups]
+    with torch.inference_mode():
+        found = pair.model.encoder.stream([torch.from_numpy(pair.model.tokenizer.tokens(each)) for each in residues])
+    for group, states in zip(groups, found, strict=True):
+        for sequence, mine in zip(group, states.numpy(), strict=True):
+            assert_equal_hidden(mine, pair.reference.hidden(sequence))
+
+
 @pytest.mark.parametrize("budget", [1, 150, 4096])
 def test_vectors_equal_the_mean_over_residues(pair: Pair, budget: int) -> None:
     sequences = randoms(7, [*range(1, 40, 3), 5, 5, 5, 33, 80, 33, 150, 1])

@@ -164,20 +164,38 @@ def test_vectors_do_not_depend_on_company(
 def test_batches_are_dense_and_within_the_budget(model: Path) -> None:
     engine = make_engine(model)
     engine.token_budget = 100
-    shapes: list[tuple[int, int]] = []
-    encode = engine.encoder
+    shapes: list[list[tuple[int, int]]] = []
+    encode = engine.encoder.stream
 
-    def watch(tokens: torch.Tensor) -> torch.Tensor:
-        shapes.append(tuple(tokens.shape))
-        assert (tokens[:, 0] == 1).all()
-        assert (tokens[:, -1] == 2).all()
-        assert (tokens[:, 1:-1] > 4).all()  # residues only: no padding
-        return encode(tokens)
+    def watch(groups: list[torch.Tensor]) -> list[torch.Tensor]:
+        shapes.append([tuple(tokens.shape) for tokens in groups])
+        for tokens in groups:
+            assert (tokens[:, 0] == 1).all()
+            assert (tokens[:, -1] == 2).all()
+            assert (tokens[:, 1:-1] > 4).all()  # residues only: no padding
+        return encode(groups)
 
-    engine.encoder = watch
+    engine.encoder.stream = watch
     lengths = [3] * 45 + [60] * 3 + [8] * 11
     engine.embed(join(randoms(1, random.Random(1).sample(lengths, len(lengths)))))
-    assert sorted(shapes) == sorted([(20, 5), (20, 5), (5, 5), (10, 10), (1, 10), (1, 62), (1, 62), (1, 62)])
+    assert shapes == [[(1, 62)], [(1, 62)], [(1, 62), (3, 10)], [(8, 10), (4, 5)], [(20, 5)], [(20, 5)], [(1, 5)]]
+
+
+def test_batches_on_a_gpu_are_of_one_length(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedome.engine.MIXED_LENGTHS", set())
+    engine = make_engine(model)
+    engine.token_budget = 100
+    shapes: list[tuple[int, int]] = []
+    encode = engine.encoder.stream
+
+    def watch(groups: list[torch.Tensor]) -> list[torch.Tensor]:
+        (tokens,) = groups
+        shapes.append(tuple(tokens.shape))
+        return encode(groups)
+
+    engine.encoder.stream = watch
+    engine.embed(join(randoms(1, [3] * 45 + [60] * 3 + [8] * 11)))
+    assert shapes == [(1, 62), (1, 62), (1, 62), (10, 10), (1, 10), (20, 5), (20, 5), (5, 5)]
 
 
 def test_no_sequences_give_no_vectors(engine: Engine) -> None:
@@ -277,15 +295,16 @@ def test_missing_gpu_is_refused(model: Path) -> None:
 
 def spoil(engine: Engine, change: Callable[[torch.Tensor], None]) -> None:
     """Change the hidden states [L, D] of each sequence that holds a tryptophan."""
-    encode = engine.encoder
+    encode = engine.encoder.stream
 
-    def broken(tokens: torch.Tensor) -> torch.Tensor:
-        hidden = encode(tokens)
-        for row in torch.nonzero((tokens == TRYPTOPHAN).any(1)).flatten().tolist():
-            change(hidden[row])
-        return hidden
+    def broken(groups: list[torch.Tensor]) -> list[torch.Tensor]:
+        found = encode(groups)
+        for tokens, hidden in zip(groups, found, strict=True):
+            for row in torch.nonzero((tokens == TRYPTOPHAN).any(1)).flatten().tolist():
+                change(hidden[row])
+        return found
 
-    engine.encoder = broken
+    engine.encoder.stream = broken
 
 
 def one_residue(value: float) -> Callable[[torch.Tensor], None]:
@@ -426,15 +445,15 @@ def test_a_residue_that_is_not_finite_skips_its_sequence(model: Path) -> None:
 def limit_memory(engine: Engine, tokens: int, error: type[RuntimeError] = torch.OutOfMemoryError) -> list[int]:
     """Let batches of more tokens fail; the sizes of all that were tried."""
     tried: list[int] = []
-    encode = engine.encoder
+    encode = engine.encoder.stream
 
-    def limited(batch: torch.Tensor) -> torch.Tensor:
-        tried.append(batch.numel())
-        if batch.numel() > tokens:
+    def limited(groups: list[torch.Tensor]) -> list[torch.Tensor]:
+        tried.append(sum(group.numel() for group in groups))
+        if tried[-1] > tokens:
             raise error("can't allocate memory: you tried to allocate too much")
-        return encode(batch)
+        return encode(groups)
 
-    engine.encoder = limited
+    engine.encoder.stream = limited
     return tried
 
 
@@ -475,10 +494,10 @@ def test_one_window_too_many_skips_its_sequence(model: Path) -> None:
 def test_another_error_of_the_device_is_not_taken_for_memory(model: Path) -> None:
     engine = make_engine(model)
 
-    def broken(tokens: torch.Tensor) -> torch.Tensor:
+    def broken(groups: list[torch.Tensor]) -> list[torch.Tensor]:
         raise RuntimeError("device-side assert triggered")
 
-    engine.encoder = broken
+    engine.encoder.stream = broken
     with pytest.raises(RuntimeError, match="device-side"):
         engine.embed(join(["ACD"]))
 

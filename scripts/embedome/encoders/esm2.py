@@ -1,14 +1,16 @@
 """Pre-LN encoder with rotary positions: ESM-2.
 
-Shapes: B sequences, L tokens, D model dimension, H heads, F feed-forward dimension, R rotated pairs, D / H / 2.
+Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, F feed-forward dimension,
+R rotated pairs, D / H / 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
 
 # Share of tokens that were hidden in training: 15 % were chosen, and 80 % of these became <mask> (Lin et al. 2023,
@@ -64,18 +66,21 @@ class ESM2Layer(nn.Module):
         self.mlp_in = nn.Linear(dimension, feed_forward)
         self.mlp_out = nn.Linear(feed_forward, dimension)
 
-    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Map hidden states [B, L, D] to hidden states [B, L, D]."""
-        batch, length, dimension = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, dimension // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
-        query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
-        attended = functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, length, dimension))
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size], angles: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Map hidden states [T, D] of groups of these shapes, with their cosines and sines, to hidden states [T, D]."""
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        attended = [self.attend(part, *each) for part, each in zip(split(qkv, shapes), angles, strict=True)]
+        x = x + self.attention_out(join(attended))
         return x + self.mlp_out(functional.gelu(self.mlp_in(self.mlp_norm(x))))
 
+    def attend(self, qkv: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        """Attention within each sequence of a group, [B, L, 3, H, D/H] to [B, L, D]."""
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
+        query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
-class ESM2Encoder(nn.Module):
+
+class ESM2Encoder(StreamEncoder):
     """Encoder whose output equals `transformers.EsmModel` with rotary positions on sequences without padding.
 
     Parameters
@@ -115,13 +120,14 @@ class ESM2Encoder(nn.Module):
         )
         self.final_norm = nn.LayerNorm(self.dimension, config["layer_norm_eps"])
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final LayerNorm."""
-        x = self.embed(tokens)
-        cosines, sines = self.rotary(tokens.shape[1], tokens.device)
+    def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """As `StreamEncoder.stream`."""
+        shapes = [tokens.shape for tokens in groups]
+        x = join([self.embed(tokens) for tokens in groups])
+        angles = [self.rotary(tokens.shape[1], tokens.device) for tokens in groups]
         for layer in self.layers:
-            x = layer(x, cosines, sines)
-        return self.final_norm(x)
+            x = layer(x, shapes, angles)
+        return split(self.final_norm(x), shapes)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [B, L, D] of tokens, as in training, where some were hidden: by the share of each sequence."""

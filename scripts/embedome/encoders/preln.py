@@ -1,6 +1,6 @@
 """Pre-LN encoders with learned positions: Megatron BERT, the architecture of ESM-1nv, and ProtT5nv's.
 
-Shapes: B sequences, L tokens, D model dimension, H heads, F feed-forward dimension.
+Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, F feed-forward dimension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
 
 ACTIVATIONS = {
@@ -32,17 +33,19 @@ class PreLNLayer(nn.Module):
         self.mlp_out = nn.Linear(feed_forward, dimension)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map hidden states [B, L, D] to hidden states [B, L, D]."""
-        batch, length, dimension = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, dimension // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
-        attended = functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, length, dimension))
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+        """Map hidden states [T, D] of groups of these shapes to hidden states [T, D]."""
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        x = x + self.attention_out(join([self.attend(part) for part in split(qkv, shapes)]))
         return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
 
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attention within each sequence of a group, [B, L, 3, H, D/H] to [B, L, D]."""
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
-class PreLN(nn.Module):
+
+class PreLN(StreamEncoder):
     """Embedding with learned positions, layers, a final LayerNorm.
 
     Parameters
@@ -82,12 +85,13 @@ class PreLN(nn.Module):
         self.layers = nn.ModuleList(PreLNLayer(dimension, heads, feed_forward, eps, activation) for _ in range(layers))
         self.final_norm = nn.LayerNorm(dimension, eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final LayerNorm."""
-        x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
+    def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """As `StreamEncoder.stream`."""
+        shapes = [tokens.shape for tokens in groups]
+        x = join([self.words(tokens) + self.positions.weight[: tokens.shape[1]] for tokens in groups])
         for layer in self.layers:
-            x = layer(x)
-        return self.final_norm(x)
+            x = layer(x, shapes)
+        return split(self.final_norm(x), shapes)
 
 
 class PreLNEncoder(PreLN):

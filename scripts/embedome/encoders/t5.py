@@ -1,6 +1,7 @@
 """T5 encoder with relative positions: ProtT5-XL, ProstT5, Ankh.
 
-Shapes: B sequences, L tokens, D model dimension, H heads, K dimension of a head, F feed-forward dimension.
+Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, K dimension of a head,
+F feed-forward dimension.
 """
 
 import math
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
 
 ACTIVATIONS = {
@@ -96,31 +98,36 @@ class T5Layer(nn.Module):
         self.mlp_out = nn.Linear(feed_forward, dimension, bias=False)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Map hidden states [B, L, D] to hidden states [B, L, D], with a bias [1, H, L, L]."""
-        return self.feed_forward(self.attend(x, bias))
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
+        """Map hidden states [T, D] of groups of these shapes, with biases [1, H, L, L], to hidden states [T, D]."""
+        return self.feed_forward(self.attend(x, shapes, biases))
 
-    def attend(self, x: Tensor, bias: Tensor) -> Tensor:
+    def attend(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
         """The attention half of the layer."""
-        batch, length, _ = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, K]
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        return x + self.attention_out(attended.transpose(1, 2).reshape(batch, length, -1))
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        attended = [attention(*part.unbind(2), bias) for part, bias in zip(split(qkv, shapes), biases, strict=True)]
+        return x + self.attention_out(join(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The other half."""
         return x + self.mlp_out(self.activate(self.mlp_in(self.mlp_norm(x))))
 
     def activate(self, x: Tensor) -> Tensor:
-        """Map [B, L, F], or [B, L, 2F] where gated, to [B, L, F]."""
+        """Map [T, F], or [T, 2F] where gated, to [T, F]."""
         if not self.gated:
             return self.activation(x)
         gate, linear = x.chunk(2, -1)
         return self.activation(gate) * linear
 
 
-class T5Encoder(nn.Module):
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention without scaling within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K]."""
+    heads_first = (each.transpose(1, 2) for each in (query, key, value))
+    found = functional.scaled_dot_product_attention(*heads_first, attn_mask=bias, scale=1.0)
+    return found.transpose(1, 2).flatten(2)
+
+
+class T5Encoder(StreamEncoder):
     """Encoder whose output equals `transformers.T5EncoderModel` on sequences without padding.
 
     Parameters
@@ -155,13 +162,14 @@ class T5Encoder(nn.Module):
         self.layers = nn.ModuleList(T5Layer(*layer_sizes(config)) for _ in range(self.n_layers))
         self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final RMSNorm."""
-        x = self.words(tokens)
-        bias = self.bias(tokens.shape[1])
+    def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """As `StreamEncoder.stream`."""
+        shapes = [tokens.shape for tokens in groups]
+        x = join([self.words(tokens) for tokens in groups])
+        biases = [self.bias(length) for _, length in shapes]
         for layer in self.layers:
-            x = layer(x, bias)
-        return self.final_norm(x)
+            x = layer(x, shapes, biases)
+        return split(self.final_norm(x), shapes)
 
     @staticmethod
     def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:

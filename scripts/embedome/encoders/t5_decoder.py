@@ -1,17 +1,20 @@
 """T5 decoder fed with the sequence itself: the decoder features of ProtT5-XL and Ankh.
 
-Shapes: B sequences, L tokens, D model dimension, H heads, K dimension of a head, F feed-forward dimension.
+Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, K dimension of a head,
+F feed-forward dimension.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.t5 import (
     RelativeBias,
     T5Encoder,
     T5Layer,
+    attention,
     layer_modules,
     layer_sizes,
     relative_positions,
@@ -39,20 +42,19 @@ class T5DecoderLayer(T5Layer):
         self.cross_key_value = nn.Linear(dimension, 2 * heads * head, bias=False)
         self.cross_attention_out = nn.Linear(heads * head, dimension, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor, encoded: Tensor) -> Tensor:
-        """Map hidden states [B, L, D] to hidden states, given the encoder's output [B, L, D]."""
-        return self.feed_forward(self.cross_attend(self.attend(x, bias), encoded))
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor], encoded: Tensor) -> Tensor:
+        """Map hidden states [T, D], as `T5Layer` does, given the encoder's output [T, D]."""
+        return self.feed_forward(self.cross_attend(self.attend(x, shapes, biases), shapes, encoded))
 
-    def cross_attend(self, x: Tensor, encoded: Tensor) -> Tensor:
-        """Attention of every token to all tokens of the encoder, without a bias."""
-        batch, length, _ = x.shape
-        query = self.cross_query(self.cross_norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
-        key, value = self.cross_key_value(encoded).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x + self.cross_attention_out(attended.transpose(1, 2).reshape(batch, length, -1))
+    def cross_attend(self, x: Tensor, shapes: Sequence[torch.Size], encoded: Tensor) -> Tensor:
+        """Attention of every token to all tokens of its sequence in the encoder, without a bias."""
+        queries = split(self.cross_query(self.cross_norm(x)).unflatten(-1, (self.heads, -1)), shapes)
+        pairs = split(self.cross_key_value(encoded).unflatten(-1, (2, self.heads, -1)), shapes)
+        attended = [attention(query, *pair.unbind(2)) for query, pair in zip(queries, pairs, strict=True)]
+        return x + self.cross_attention_out(join(attended))
 
 
-class T5Decoder(nn.Module):
+class T5Decoder(StreamEncoder):
     """Decoder whose output equals `transformers.T5Model` with the same tokens as input_ids and decoder_input_ids.
 
     That is what the authors of ProtT5 and Ankh call features of the decoder. Layers are counted in the decoder.
@@ -81,14 +83,15 @@ class T5Decoder(nn.Module):
         self.layers = nn.ModuleList(T5DecoderLayer(*layer_sizes(config)) for _ in range(self.n_layers))
         self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final RMSNorm."""
-        encoded = self.encoder(tokens)
-        x = self.encoder.words(tokens)
-        bias = self.bias(tokens.shape[1])
+    def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """As `StreamEncoder.stream`."""
+        shapes = [tokens.shape for tokens in groups]
+        encoded = join(self.encoder.stream(groups))
+        x = join([self.encoder.words(tokens) for tokens in groups])
+        biases = [self.bias(length) for _, length in shapes]
         for layer in self.layers:
-            x = layer(x, bias, encoded)
-        return self.final_norm(x)
+            x = layer(x, shapes, biases, encoded)
+        return split(self.final_norm(x), shapes)
 
     @staticmethod
     def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:

@@ -1,0 +1,36 @@
+"""Groups of sequences, each of one length, as one stream of tokens.
+
+Linear layers, norms and activations take each token by itself: they run over all groups at once, as fast as one large
+matrix product. Attention takes each group by itself. Nothing is padded, and nothing is masked.
+
+Shapes: a group's B sequences of L tokens, T tokens of all groups, D model dimension.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class StreamEncoder(nn.Module):
+    """An encoder of sequences of one length, or of several groups of such at once."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final norm."""
+        return self.stream([tokens])[0]
+
+    def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """What `forward` gives for each group, but for rounding."""
+        raise NotImplementedError
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Put what there is of each group's tokens [B, L, ...] in one row [T, ...]."""
+    rows = [part.flatten(0, 1) for part in parts]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def split(row: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The opposite of `join`, given the groups' shapes (B, L); views."""
+    parts = row.split([batch * length for batch, length in shapes])
+    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
