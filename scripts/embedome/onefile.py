@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import read_catalog
-from embedome.cost import SUSTAINED_FLOPS, cost_of
+from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
@@ -36,8 +36,10 @@ from embedome.settings import PartLimits, Settings
 from embedome.tables import RowReader, open_parquet
 
 PART_SEQUENCES = 100_000
-# On a CPU, small enough that a small input keeps all cores busy.
-PART_SECONDS = {"cpu": 15.0, "cuda": 60.0}
+# Predicted seconds of a part: on a CPU the time of all in so many parts, so that cores end at nearly one time, within
+# these limits. The least is about a full batch of ESM-1nv.
+PARTS = 32
+PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
 
 
 def embed_fasta(
@@ -98,7 +100,7 @@ def embed_fasta(
         model,
         work / "all.json",
         settings=settings,
-        limits=PartLimits(PART_SEQUENCES, PART_SECONDS[machine.device], cost),
+        limits=PartLimits(PART_SEQUENCES, part_seconds(work / "catalog", cost, machine.device), cost),
         source=source_identity(work / "filter.json"),
         machine=machine,
         total=account["kept"] - account["duplicates"],
@@ -111,6 +113,14 @@ def embed_fasta(
     write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
     shutil.rmtree(work)
     return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
+
+
+def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
+    """Predicted seconds of a part: from the work there is, so that a run that goes on cuts the same parts."""
+    lengths = (table["length"].to_numpy() for table in read_catalog(catalog, ["length"]))
+    total = sum(int(cost.picoseconds(each).sum()) for each in lengths) / PICOSECONDS
+    least, most = PART_SECONDS[device]
+    return min(most, max(least, total / PARTS))
 
 
 def canonical_records(catalog: Path) -> Iterator[Record]:

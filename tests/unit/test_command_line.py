@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 import pytest
 import torch
+from conftest import run_filter, write_fasta
 from embedding_line import (
     MAX_RESIDUES,
     HuggingFace,
@@ -25,6 +26,8 @@ from embedding_line import (
     rough_model,
 )
 from embedome.__main__ import main
+from embedome.cost import CostModel
+from embedome.onefile import part_seconds
 from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -141,6 +144,16 @@ def test_dropped_records_are_listed_with_their_reasons(model, tmp_path):
         "long": ("skipped", "too-long"),
         "long2": ("skipped", "too-long"),
     }
+
+
+@pytest.mark.parametrize(
+    ("device", "linear", "expected"),
+    [("cpu", 0.1, 6.0), ("cpu", 3.2, 10.0), ("cpu", 6.4, 20.0), ("cpu", 100.0, 60.0), ("cuda", 0.1, 60.0)],
+)
+def test_parts_are_many_enough_for_all_cores(tmp_path, device, linear, expected):
+    fasta = write_fasta(tmp_path / "in.fasta", [("a", 40 * "M"), ("b", 60 * "K")])
+    run = run_filter(tmp_path / "out", fasta, min_length=1)
+    assert part_seconds(run.catalog, CostModel(linear, 0.0), device) == expected  # 100 residues in 32 parts
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):
