@@ -77,6 +77,8 @@ class Row:
     """int64 [p]"""
     lengths: np.ndarray
     """int64 [p], residues of each."""
+    cuts: np.ndarray
+    """int64 [g], where pieces of another length begin, and the end."""
     token_ends: np.ndarray
     """int64 [p], where each one's tokens end."""
     tokens: Tensor
@@ -89,8 +91,8 @@ class Row:
 
     def groups(self, begin: int, end: int) -> Iterator[Group]:
         """Some pieces, cut where the length changes."""
-        cuts = [begin, *(np.flatnonzero(np.diff(self.lengths[begin:end])) + begin + 1).tolist(), end]
-        for first, last in pairwise(cuts):
+        inner = slice(*np.searchsorted(self.cuts, [begin + 1, end]))
+        for first, last in pairwise([begin, *self.cuts[inner].tolist(), end]):
             count, stop = last - first, int(self.token_ends[last - 1])
             tokens = self.tokens[stop - self.tokens_between(first, last) : stop].view(count, -1)
             weights = None
@@ -211,7 +213,7 @@ class Engine:
         end = max(begin + 1, int(np.searchsorted(row.token_ends, room, side="right")))
         if self.device.type in MIXED_LENGTHS:
             return end
-        return min(end, int(np.searchsorted(-row.lengths, -row.lengths[begin], side="right")))
+        return min(end, int(row.cuts[np.searchsorted(row.cuts, begin, side="right")]))
 
     def lay_out(self, sequences: Sequences, pieces: Pieces) -> Row:
         """Put pieces in the order in which they run, longest first: every batch is then a view."""
@@ -221,6 +223,7 @@ class Engine:
         return Row(
             order,
             lengths,
+            np.flatnonzero(np.diff(lengths, append=0)) + 1,
             np.cumsum(lengths + tokenizer.n_special),
             self.gather(self.table[sequences.residues], pieces, order, tokenizer.first, tokenizer.last),
             None if weights is None else self.gather(weights, pieces, order),
