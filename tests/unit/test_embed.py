@@ -273,19 +273,19 @@ def test_long_sequences_in_a_shard(
 
 
 @contextmanager
-def encoder_that(change: Callable[[torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
-    """Every model loaded meanwhile changes its hidden states, given its tokens."""
+def encoder_that(change: Callable[[list[torch.Tensor], list[torch.Tensor]], None]) -> Iterator[None]:
+    """Every model loaded meanwhile changes the hidden states of each batch, given its tokens, both by group."""
 
     def load(*arguments: object) -> object:
         loaded = load_model(*arguments)
-        encode = loaded.encoder.forward
+        encode = loaded.encoder.stream
 
-        def changed(tokens: torch.Tensor) -> torch.Tensor:
-            hidden = encode(tokens)
-            change(tokens, hidden)
-            return hidden
+        def changed(groups: list[torch.Tensor]) -> list[torch.Tensor]:
+            found = encode(groups)
+            change(groups, found)
+            return found
 
-        loaded.encoder.forward = changed
+        loaded.encoder.stream = changed
         return loaded
 
     embed.load_engine.cache_clear()
@@ -306,9 +306,10 @@ def test_not_finite_is_never_written(shard: Path, model: Path, reference: Huggin
     sequences = line.read_fasta(shard)
     bad, sick = sick_sequence(shard, reference)
 
-    def spoil(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
-        if tokens.shape[1] == len(sick):
-            hidden[(tokens == sick).all(1)] = float("nan")
+    def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        for tokens, hidden in zip(groups, found, strict=True):
+            if tokens.shape[1] == len(sick):
+                hidden[(tokens == sick).all(1)] = float("nan")
 
     with encoder_that(spoil):
         manifest = run(shard, model, tmp_path, limits=line.limits(40))
@@ -326,9 +327,10 @@ def test_not_finite_in_bfloat16_is_made_in_float32(
     sequences = line.read_fasta(shard)
     bad, sick = sick_sequence(shard, reference)
 
-    def spoil(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
-        if tokens.shape[1] == len(sick) and hidden.dtype == torch.bfloat16:
-            hidden[(tokens == sick).all(1), 3] = float("inf")
+    def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        for tokens, hidden in zip(groups, found, strict=True):
+            if tokens.shape[1] == len(sick) and hidden.dtype == torch.bfloat16:
+                hidden[(tokens == sick).all(1), 3] = float("inf")
 
     narrow = Settings("bfloat16", per_residue=True, pooling=("mean", "max"))
     with encoder_that(spoil):
@@ -348,8 +350,8 @@ def test_out_of_memory_skips_what_does_not_fit_and_says_so(shard: Path, model: P
     sequences = line.read_fasta(shard)
     large = {name for name, sequence in sequences.items() if len(sequence) > 50}
 
-    def overflow(tokens: torch.Tensor, hidden: torch.Tensor) -> None:
-        if tokens.numel() > 52:
+    def overflow(groups: list[torch.Tensor], _: list[torch.Tensor]) -> None:
+        if sum(tokens.numel() for tokens in groups) > 52:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with encoder_that(overflow):
