@@ -51,7 +51,7 @@ from embedome.tokenizer import STANDARD
 log = logging.getLogger(__name__)
 
 # Raised when the engine's numbers change: parts written before are then not used again.
-NUMERICS_VERSION = 3
+NUMERICS_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)

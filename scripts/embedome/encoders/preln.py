@@ -9,14 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.activations import ACTIVATIONS
 from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
-
-ACTIVATIONS = {
-    "gelu": functional.gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
 
 
 class PreLNLayer(nn.Module):
@@ -55,7 +50,7 @@ class PreLN(StreamEncoder):
     dimension, layers, heads, feed_forward : int
     eps : float
     activation : str
-        Of `ACTIVATIONS`.
+        Of `activations.ACTIVATIONS`.
 
     Raises
     ------

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.encoders.activations import ACTIVATIONS
 from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
 
-ACTIVATIONS = {
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-}
 # Rows of the bias begin at multiples of so many elements; CUDA kernels would copy it in every layer otherwise.
 ALIGNMENT = 16
 # Of configurations that were written before the field was.
@@ -116,8 +111,8 @@ class T5Layer(nn.Module):
         """Map [T, F], or [T, 2F] where gated, to [T, F]."""
         if not self.gated:
             return self.activation(x)
-        gate, linear = x.chunk(2, -1)
-        return self.activation(gate) * linear
+        half = x.shape[-1] // 2
+        return self.activation(x[..., :half]) * x[..., half:]
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:

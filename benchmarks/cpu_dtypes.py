@@ -1,12 +1,11 @@
-"""8-bit integers against float32 on one core, round by round: residues per second, and how far the vectors are off.
+"""bfloat16 and 8-bit integers against float32 on one core, round by round: residues per second, and deviations.
 
 ESM-1nv's full size, random weights, lengths as in UniRef50, cut at 510. Run with
 
-    PYTHONPATH=scripts python benchmarks/int8.py [--sequences N] [--rounds N]
+    PYTHONPATH=scripts python benchmarks/cpu_dtypes.py [--sequences N] [--rounds N]
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 
@@ -16,6 +15,9 @@ from embedome.initialise import make_untrained
 from embedome.models import load_model
 from embedome.pieces import Sequences
 from inputs import random_sequences
+
+EXACT = "float32"
+DTYPES = (EXACT, "bfloat16", "int8")
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     sequences = Sequences.join(drawn)
     with tempfile.TemporaryDirectory() as folder:
         make_untrained(folder, "esm1nv", "esm1nv", {}, 0)
-        engines = {dtype: Engine(load_model(folder), dtype=dtype) for dtype in ("float32", "int8")}
+        engines = {dtype: Engine(load_model(folder), dtype=dtype) for dtype in DTYPES}
     seconds: dict[str, list[float]] = {dtype: [] for dtype in engines}
     vectors = {}
     for _ in range(options.rounds):
@@ -37,13 +39,20 @@ def main() -> None:
             begin = time.perf_counter()
             vectors[dtype] = engine.embed(sequences).vectors["mean"].astype(np.float64)
             seconds[dtype].append(time.perf_counter() - begin)
-    for dtype, each in seconds.items():
-        print(f"{dtype:8} {residues / statistics.median(each):8,.0f} residues/s")
-    ratios = [one / other for one, other in zip(seconds["float32"], seconds["int8"], strict=True)]
-    print(f"int8 is {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) times as fast")
-    one, other = vectors["float32"], vectors["int8"]
+    for dtype, found in vectors.items():
+        ratios = np.array(seconds[EXACT]) / seconds[dtype]
+        cosine, difference = deviation(vectors[EXACT], found)
+        print(
+            f"{dtype:9} {residues / np.median(seconds[dtype]):8,.0f} residues/s, {np.median(ratios):.2f} "
+            f"({ratios.min():.2f}-{ratios.max():.2f}) times as fast as {EXACT}; "
+            f"smallest cosine {cosine:.5f}, largest difference {difference:.4f}"
+        )
+
+
+def deviation(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """The smallest cosine of two sets of vectors [n, D], and the largest difference of two elements."""
     cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    print(f"smallest cosine {cosine.min():.5f}, largest difference {np.abs(one - other).max():.4f}")
+    return cosine.min(), np.abs(one - other).max()
 
 
 if __name__ == "__main__":

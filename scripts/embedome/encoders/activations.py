@@ -1,0 +1,36 @@
+"""Activations of feed-forward layers, by the names of Hugging Face's configurations; they may overwrite their input."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Of the approximation of GELU by tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415), the first times 2.
+SCALE, CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
+# Tokens at once: what is made of them on the way stays in the caches.
+BLOCK_TOKENS = 32
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    """GELU of [T, F] by tanh: ``x / 2 (1 + tanh(v / 2)) = x sigmoid(v)`` with ``v = SCALE (x + CUBIC x^3)``.
+
+    On a CPU, torch's own takes twice as long as this form of it: a fifth of a model's time in bfloat16.
+    """
+    if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
+        return functional.gelu(x, approximate="tanh")
+    scale = torch.tensor(SCALE)
+    for part in x.split(BLOCK_TOKENS):
+        values = part.float()  # itself where it is in float32
+        slopes = torch.addcmul(scale, values, values, value=SCALE * CUBIC)
+        part.copy_(values.mul_(slopes.mul_(values).sigmoid_()))
+    return x
+
+
+ACTIVATIONS = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_new": tanh_gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+    "silu": functional.silu,
+}
