@@ -20,13 +20,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
-import psutil
-from Bio.SeqIO.FastaIO import SimpleFastaParser
 from embedome.demo import MAX_FAMILIES, write_release
 from embedome.filter import filter_records
 from embedome.limits import Limits
 
-SAMPLE_S = 0.05
+SAMPLE_S = 0.1
 UNIREF50_RECORDS = 60_000_000
 
 Work = Callable[[Path], None]
@@ -79,6 +77,8 @@ def take_turns(works: Mapping[str, Work], fasta: Path) -> dict[str, tuple[float,
 
 def biopython(fasta: Path) -> None:
     """Read ids and sequences."""
+    from Bio.SeqIO.FastaIO import SimpleFastaParser  # here: the others' processes would load it, too
+
     with gzip.open(fasta, "rt") as handle:
         for title, sequence in SimpleFastaParser(handle):
             title.split(None, 1)[0], len(sequence)
@@ -118,6 +118,8 @@ def measure(work: Work, fasta: Path) -> tuple[float, float]:
 
 def resident(pid: int) -> int:
     """Bytes in memory of a process and all below it; what they share is counted for each."""
+    import psutil  # here: as above
+
     total = 0
     try:
         root = psutil.Process(pid)

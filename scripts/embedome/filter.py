@@ -273,7 +273,7 @@ def write_sorted(
     rejects: str | os.PathLike,
     counts: Counts,
     pool: Executor,
-    ahead: int,
+    under_way: int,
 ) -> dict[Path, str]:
     """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files' digests."""
     with (
@@ -287,7 +287,7 @@ def write_sorted(
             rows=CATALOG_GROUP_ROWS,
             file_groups=CATALOG_FILE_GROUPS,
             pool=pool,
-            ahead=ahead,
+            ahead=under_way,
             use_dictionary=["taxon", "name"],
             write_statistics=STATISTICS,
         )
