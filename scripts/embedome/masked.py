@@ -201,6 +201,5 @@ def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str
     model = load_model(directory)
     with torch.device("meta"):
         head = Head(model.encoder.dimension, config["vocab_size"], config["layer_norm_eps"])
-    head = head.to_empty(device="cpu")
     fill(head, open_weights(directory), config, weight_files(directory)[0])
-    return MaskedLM(model, head.float().eval(), device, dtype)
+    return MaskedLM(model, head.eval(), device, dtype)

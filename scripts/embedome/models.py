@@ -187,9 +187,8 @@ def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     """
     check_model_directory(directory)
     model = empty_model(directory, features)
-    encoder = model.encoder.to_empty(device="cpu")
-    fill(encoder, open_weights(directory), read_config(directory), weight_files(directory)[0])
-    return Model(encoder.float().eval(), model.tokenizer)
+    fill(model.encoder, open_weights(directory), read_config(directory), weight_files(directory)[0])
+    return Model(model.encoder.eval(), model.tokenizer)
 
 
 def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
@@ -224,7 +223,7 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
 
 
 def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", config: Mapping, path: Path) -> None:
-    """Fill a module with a checkpoint's tensors, by its own `rename`, checked one by one.
+    """Give a module on the meta device a checkpoint's tensors in float32, by its own `rename`, checked one by one.
 
     Raises
     ------
@@ -246,4 +245,5 @@ def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", config: Mapping, 
             raise UserError(f"{path}: {name} has shape {shape}; expected {tuple(parameter.shape)} by {CONFIG}")
         if not torch.isfinite(found).all():
             raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-    module.load_state_dict(weights)
+    # Copied, as those of a file are mapped into memory; to_empty would load half of torch's compiler for it.
+    module.load_state_dict({name: found.to(torch.float32, copy=True) for name, found in weights.items()}, assign=True)
