@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from embedome.encoders.activations import ACTIVATIONS, BLOCK_TOKENS, tanh_gelu
+from embedome.encoders import preln, t5
+from embedome.encoders.activations import BLOCK_TOKENS, tanh_gelu
 
 TOKENS = 2 * BLOCK_TOKENS + 7
 
@@ -75,8 +76,9 @@ def test_compiled_tanh_gelu_is_one_graph(values):
     assert len(graphs) == 1
 
 
-def test_names_are_those_of_hugging_face(values):
+@pytest.mark.parametrize("table", [preln.ACTIVATIONS, t5.ACTIVATIONS], ids=["preln", "t5"])
+def test_names_are_those_of_hugging_face(values, table):
     from transformers.activations import ACT2FN
 
-    for name, function in ACTIVATIONS.items():
+    for name, function in table.items():
         torch.testing.assert_close(function(values.clone()), ACT2FN[name](values), atol=1e-6, rtol=1e-6)

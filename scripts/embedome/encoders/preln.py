@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.encoders.activations import ACTIVATIONS
+from embedome.encoders.activations import tanh_gelu
 from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
+
+ACTIVATIONS = {
+    "gelu": functional.gelu,
+    "gelu_new": tanh_gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+}
 
 
 class PreLNLayer(nn.Module):
@@ -50,7 +56,7 @@ class PreLN(StreamEncoder):
     dimension, layers, heads, feed_forward : int
     eps : float
     activation : str
-        Of `activations.ACTIVATIONS`.
+        Of `ACTIVATIONS`.
 
     Raises
     ------

@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.encoders.activations import ACTIVATIONS
+from embedome.encoders.activations import tanh_gelu
 from embedome.encoders.stream import StreamEncoder, join, split
 from embedome.encoders.tables import embedding
 
+ACTIVATIONS = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_new": tanh_gelu,
+    "silu": functional.silu,
+}
 # Rows of the bias begin at multiples of so many elements; CUDA kernels would copy it in every layer otherwise.
 ALIGNMENT = 16
 # Of configurations that were written before the field was.
