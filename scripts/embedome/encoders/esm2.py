@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.encoders.stream import StreamEncoder, join, split
+from embedome.encoders.stream import StreamEncoder, attention, join, split
 from embedome.encoders.tables import embedding
 
 # Share of tokens that were hidden in training: 15 % were chosen, and 80 % of these became <mask> (Lin et al. 2023,
@@ -41,14 +41,14 @@ class Rotary(nn.Module):
         self.frequencies = state.float()
 
     def forward(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles, float32 [L, 2R]."""
+        """Cosines and sines of the angles, float32 [L, 1, 2R]."""
         positions = torch.arange(length, device=device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies.to(device)).repeat(1, 2)
+        angles = torch.outer(positions, self.frequencies.to(device)).repeat(1, 2)[:, None]
         return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn the pairs (i, i + R) of [B, H, L, 2R] by the angles; in float32, given back in x's type."""
+    """Turn the pairs (i, i + R) of [B, L, H, 2R] by the angles; in float32, given back in x's type."""
     front, back = x.float().chunk(2, -1)
     return (x.float() * cosines + torch.cat((-back, front), -1) * sines).to(x.dtype)
 
@@ -75,9 +75,8 @@ class ESM2Layer(nn.Module):
 
     def attend(self, qkv: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """Attention within each sequence of a group, [B, L, 3, H, D/H] to [B, L, D]."""
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
-        query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
-        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        query, key, value = qkv.unbind(2)
+        return attention(rotate(query, cosines, sines), rotate(key, cosines, sines), value)
 
 
 class ESM2Encoder(StreamEncoder):

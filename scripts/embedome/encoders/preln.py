@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.encoders.activations import tanh_gelu
-from embedome.encoders.stream import StreamEncoder, join, split
+from embedome.encoders.stream import StreamEncoder, attention, join, split
 from embedome.encoders.tables import embedding
 
 ACTIVATIONS = {
@@ -37,13 +37,9 @@ class PreLNLayer(nn.Module):
     def forward(self, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
         """Map hidden states [T, D] of groups of these shapes to hidden states [T, D]."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        x = x + self.attention_out(join([self.attend(part) for part in split(qkv, shapes)]))
+        attended = [attention(*part.unbind(2)) for part in split(qkv, shapes)]
+        x = x + self.attention_out(join(attended))
         return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
-
-    def attend(self, qkv: Tensor) -> Tensor:
-        """Attention within each sequence of a group, [B, L, 3, H, D/H] to [B, L, D]."""
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
-        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 class PreLN(StreamEncoder):

@@ -3,13 +3,14 @@
 Linear layers, norms and activations take each token by itself: they run over all groups at once, as fast as one large
 matrix product. Attention takes each group by itself. Nothing is padded, and nothing is masked.
 
-Shapes: a group's B sequences of L tokens, T tokens of all groups, D model dimension.
+Shapes: a group's B sequences of L tokens, T tokens of all groups, D model dimension, H heads, K dimension of a head.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class StreamEncoder(nn.Module):
@@ -34,3 +35,15 @@ def split(row: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """The opposite of `join`, given the groups' shapes (B, L); views."""
     parts = row.split([batch * length for batch, length in shapes])
     return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Attention within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K].
+
+    Scores are scaled by 1 / sqrt(K) where no scale is given, and added to a bias [1, H, L, L].
+    """
+    heads_first = (each.transpose(1, 2) for each in (query, key, value))
+    found = functional.scaled_dot_product_attention(*heads_first, attn_mask=bias, scale=scale)
+    return found.transpose(1, 2).flatten(2)

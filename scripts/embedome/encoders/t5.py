@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.encoders.activations import tanh_gelu
-from embedome.encoders.stream import StreamEncoder, join, split
+from embedome.encoders.stream import StreamEncoder, attention, join, split
 from embedome.encoders.tables import embedding
 
 ACTIVATIONS = {
@@ -106,7 +106,8 @@ class T5Layer(nn.Module):
     def attend(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
         """The attention half of the layer."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        attended = [attention(*part.unbind(2), bias) for part, bias in zip(split(qkv, shapes), biases, strict=True)]
+        parts = zip(split(qkv, shapes), biases, strict=True)
+        attended = [attention(*part.unbind(2), bias, scale=1.0) for part, bias in parts]
         return x + self.attention_out(join(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -119,13 +120,6 @@ class T5Layer(nn.Module):
             return self.activation(x)
         half = x.shape[-1] // 2
         return self.activation(x[..., :half]) * x[..., half:]
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention without scaling within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K]."""
-    heads_first = (each.transpose(1, 2) for each in (query, key, value))
-    found = functional.scaled_dot_product_attention(*heads_first, attn_mask=bias, scale=1.0)
-    return found.transpose(1, 2).flatten(2)
 
 
 class T5Encoder(StreamEncoder):

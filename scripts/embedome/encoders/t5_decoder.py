@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from embedome.encoders.stream import StreamEncoder, join, split
+from embedome.encoders.stream import StreamEncoder, attention, join, split
 from embedome.encoders.t5 import (
     RelativeBias,
     T5Encoder,
     T5Layer,
-    attention,
     layer_modules,
     layer_sizes,
     relative_positions,
@@ -50,7 +49,8 @@ class T5DecoderLayer(T5Layer):
         """Attention of every token to all tokens of its sequence in the encoder, without a bias."""
         queries = split(self.cross_query(self.cross_norm(x)).unflatten(-1, (self.heads, -1)), shapes)
         pairs = split(self.cross_key_value(encoded).unflatten(-1, (2, self.heads, -1)), shapes)
-        attended = [attention(query, *pair.unbind(2)) for query, pair in zip(queries, pairs, strict=True)]
+        parts = zip(queries, pairs, strict=True)
+        attended = [attention(query, *pair.unbind(2), scale=1.0) for query, pair in parts]
         return x + self.cross_attention_out(join(attended))
 
 
