@@ -14,7 +14,7 @@ from embedome.config import (
 )
 from embedome.errors import UserError
 from embedome.models import check_model_directory
-from embedome.tokenizer import vocabulary_file
+from embedome.tokenizer import vocabulary_files
 from embedome.weights import weight_files
 
 try:
@@ -189,8 +189,8 @@ def get_weights():
 
 
 def get_vocabulary():
-    """The model directory's vocabulary file."""
-    return str(vocabulary_file(config["model"]["directory"]))
+    """The model directory's vocabulary."""
+    return list(map(str, vocabulary_files(config["model"]["directory"])))
 
 
 def families():

@@ -29,7 +29,7 @@ from embedome.labels import LabelSource
 from embedome.log import Progress
 from embedome.lookup_build import build_lookup, dataset_identity
 from embedome.lookup_set import AnnotateSettings, LookupSet
-from embedome.tables import ParquetSink, open_parquet
+from embedome.tables import ParquetFile, ParquetSink
 from embedome.transfer import Transferred, transfer_labels
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def annotate_files(
     """Annotate a partition's files, see `annotate_partition`."""
     reference, settings, account = finder.lookup, finder.settings, Account()
     parts, duplicates = partition.files(data)
-    total = sum(open_parquet(path).metadata.num_rows for path in (*parts, *duplicates))
+    total = sum(ParquetFile(path).metadata.num_rows for path in (*parts, *duplicates))
     dictionary = ["id", "label", "nearest"]
     with (
         atomic_path(out) as path,
@@ -166,7 +166,7 @@ def check_lookup(dataset: str | os.PathLike, data: Dataset, lookup: LookupSet) -
 def read_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
     """The rows of files, a row group at a time, none empty."""
     for path in paths:
-        file = open_parquet(path)
+        file = ParquetFile(path)
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=COLUMNS, use_threads=False)
             if len(rows):
@@ -259,7 +259,7 @@ def summarise(
     files : sequence of paths
         What it wrote, every partition.
     out : path
-        The JSON file to write.
+        The JSON file to write; partitions of an earlier run beside it are removed.
 
     Raises
     ------
@@ -294,10 +294,20 @@ def summarise(
         "splits": {split: totals[split].as_json() for split in data.splits},
         "score": score_annotation(reference, scored) if scored else None,
     }
+    remove_others(Path(out).parent, files)
     write_json(out, summary)
     if summary["score"]:
         log.info("%s: score %s", out, json.dumps({key: summary["score"][key] for key in ("accuracy", "fmax")}))
     return summary
+
+
+def remove_others(folder: Path, files: Sequence[str | os.PathLike]) -> None:
+    """Remove partitions of an earlier run, which was cut into more: whoever reads the folder would read them, too."""
+    mine = {Path(path).resolve() for path in files}
+    for path in folder.glob("split=*/part-*.parquet"):
+        if path.resolve() not in mine:
+            log.info("removing %s, of an earlier run", path)
+            path.unlink()
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -308,7 +318,7 @@ def read_about(path: Path) -> dict[str, Any]:
     UserError
         Where it is none.
     """
-    text = (open_parquet(path).metadata.metadata or {}).get(METADATA_KEY)
+    text = (ParquetFile(path).metadata.metadata or {}).get(METADATA_KEY)
     about = {} if text is None else json.loads(text)
     if "annotation" not in about:
         raise UserError(f"{path}: not a file of an annotation")

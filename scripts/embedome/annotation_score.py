@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.lookup_set import LookupSet, ranges
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 
 THRESHOLDS = np.arange(101) / 100
 BINS = 10
@@ -144,7 +144,7 @@ def score_annotation(lookup: LookupSet, files: Sequence[Path]) -> dict[str, Any]
 
 def read_predicted(path: Path, truth: Truth, names: pa.Array) -> Iterator[tuple[Predicted, np.ndarray]]:
     """The labels of the held-out proteins of a file, some proteins at a time, with their ranks."""
-    file, pieces = open_parquet(path), []
+    file, pieces = ParquetFile(path), []
     for group in range(file.num_row_groups):
         rows = file.read_row_group(group, columns=["id", "label", "reliability", "rank"], use_threads=False)
         pieces.append(rows.filter(pc.is_in(rows["id"], value_set=truth.ids)))

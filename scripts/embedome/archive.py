@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from gzip import BadGzipFile
 from typing import IO, Any
 
+from embedome.errors import UserError
 from embedome.fasta import GZIP_MAGIC
 from embedome.http import (
     BLOCK_BYTES,
@@ -103,7 +104,10 @@ def fetch_archived(folder: str, release: str, database: str, name: str, part: Pa
             with stream:
                 member, others = copy_member(stream, database, name, part)
                 stream.drain()
-            failure = stream.fault() or (None if member else missing(expected, name, others))
+            failure = stream.fault()
+            if not failure and not member:
+                # Whole and right, and of no other mirror is it another one.
+                raise UserError(missing(expected, name, others))
         except ChangedError as error:
             failure = str(error)
         except DamagedError as error:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from embedome.errors import UserError
 from embedome.lookup import find_rows
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 
 CATALOG_GROUP_ROWS = 1 << 14
 CATALOG_FILE_GROUPS = 64
@@ -51,7 +51,7 @@ def catalog_files(folder: str | os.PathLike) -> list[Path]:
 def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the named columns of the catalog, a row group at a time, in id order."""
     for path in catalog_files(folder):
-        file = open_parquet(path)
+        file = ParquetFile(path)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=list(columns), use_threads=False)
 

@@ -11,8 +11,10 @@ from embedome.registry import REGISTRY
 
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")
-# What decides about sequences and vectors; the rest only about how a run looks.
-SCIENCE = ("source", "demo", "filter", "cluster", "split", "leakage", "shard", "cost", "model", "embed")
+# What decides about sequences and vectors. The rest is about how a run looks, or says where things are: what is in them
+# is known by the digests of the source's files, of the model's, and of the taxa that NCBI's dump gives.
+SCIENCE = ("filter", "cluster", "split", "leakage", "shard", "cost", "embed")
+PLACES = {"filter": ("taxonomy",)}
 
 
 def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
@@ -136,6 +138,12 @@ def drops_leaks(config: Mapping[str, Any]) -> bool:
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Digest of the keys that decide about sequences and vectors; of stages that do not decide it has none."""
+    """Digest of the keys that decide about sequences and vectors; of stages that do not decide it has none.
+
+    It is the same wherever the files lie that are worked on.
+    """
     idle = {"cluster": not uses_clusters(config), "leakage": not drops_leaks(config)}
-    return json_sha256({key: config[key] for key in SCIENCE if not idle.get(key)})
+    deciding = [key for key in SCIENCE if not idle.get(key)]
+    return json_sha256(
+        {key: {k: v for k, v in config[key].items() if k not in PLACES.get(key, ())} for key in deciding}
+    )

@@ -37,7 +37,7 @@ class CostModel:
     def picoseconds(self, lengths: np.ndarray) -> np.ndarray:
         """Cost of each length as whole picoseconds.
 
-        Integers add up to the same on every machine. None is larger than `MAX_TOTAL_PICOSECONDS`.
+        Integers add up to the same on every machine. They are 1 to `MAX_TOTAL_PICOSECONDS`.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class CostModel:
         used = np.minimum(lengths, self.longest) if self.longest else lengths
         used = used.astype(np.float64)
         costs = used * (self.linear * PICOSECONDS) + used * used * (self.quadratic * PICOSECONDS)
-        return np.minimum(costs, MAX_TOTAL_PICOSECONDS).astype(np.int64)
+        return np.clip(costs, 1, MAX_TOTAL_PICOSECONDS).astype(np.int64)
 
 
 def operations(encoder: "nn.Module") -> tuple[int, int]:

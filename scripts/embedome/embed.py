@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +24,7 @@ from embedome.engine import INT8, NON_FINITE, Embedded, Engine, Sequences
 from embedome.errors import UserError
 from embedome.fasta import BLOCK_BYTES, read_blocks, read_chunks
 from embedome.files import json_sha256, read_json, write_json
-from embedome.format import FORMAT
+from embedome.format import DEVIATION, FORMAT
 from embedome.ledger import add_up
 from embedome.log import Progress
 from embedome.metrics import DEVICE, READING, WRITING, Clock, write_metrics
@@ -241,7 +240,7 @@ def embed_records(
 
 
 def make_provenance(model: str | os.PathLike, settings: Settings, source: Mapping[str, Any]) -> dict[str, Any]:
-    """What the vectors come from: part of every file, and equal wherever it is made."""
+    """What the vectors come from: part of every file, and equal wherever it is made, but for `format.MEASURED`."""
     identity = model_identity(model)
     return {
         "embedome": __version__,
@@ -249,11 +248,7 @@ def make_provenance(model: str | os.PathLike, settings: Settings, source: Mappin
         "model": identity,
         **asdict(settings),
         "pooling": list(settings.pooling),
-        **(
-            {"int8_deviation": int8_deviation(str(model), json_sha256(identity), settings)}
-            if settings.dtype == INT8
-            else {}
-        ),
+        **({DEVIATION: int8_deviation(str(model), json_sha256(identity), settings)} if settings.dtype == INT8 else {}),
         "source": dict(source),
     }
 
@@ -261,9 +256,11 @@ def make_provenance(model: str | os.PathLike, settings: Settings, source: Mappin
 def int8_deviation(model: str, identity: str, settings: Settings) -> dict[str, float]:
     """How far vectors in int8 are from those in float32, on some random sequences: the worst of all."""
     chance, residues = np.random.default_rng(0), np.frombuffer(STANDARD.encode(), np.uint8)
-    sequences = Sequences.join([chance.choice(residues, length).tobytes() for length in range(8, 72, 4)])
     pooled = replace(settings, per_residue=False)
-    exact = engine_of(model, replace(pooled, dtype="float32"), Machine()).embed(sequences).vectors
+    reference = engine_of(model, replace(pooled, dtype="float32"), Machine())
+    lengths = np.minimum(np.arange(8, 72, 4), reference.max_residues).tolist()
+    sequences = Sequences.join([chance.choice(residues, length).tobytes() for length in lengths])
+    exact = reference.embed(sequences).vectors
     # This one is kept: where vectors of residues are not asked for, it is the one that goes on to embed.
     found = load_engine(model, identity, pooled, Machine()).embed(sequences).vectors
     cosines, differences = [], []
@@ -304,10 +301,7 @@ class Work:
             return
         with process_pool(self.machine.workers, __name__) as pool:
             job = OnePart(self.model, self.settings, replace(self.machine, workers=1))
-            try:
-                yield from map_in_order(pool, job, parts, self.machine.workers + 1)
-            except BrokenProcessPool:
-                raise UserError("a worker process was killed, perhaps for want of memory; use fewer workers") from None
+            yield from map_in_order(pool, job, parts, self.machine.workers + 1)
 
     def run_here(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
         """Embed parts one after the other: one is read ahead, one embedded, one written at a time."""

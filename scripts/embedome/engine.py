@@ -5,9 +5,7 @@ pooling and ordering are array operations on the device; only finished vectors c
 Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a batch, L residues, D dimension.
 """
 
-import gc
 import logging
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from embedome.cost import operations
-from embedome.encoders.int8 import quantise_linears
+from embedome.devices import TOKEN_BUDGET, free_memory, is_out_of_memory, open_device
+from embedome.encoders.int8 import products_are_exact, quantise_linears
 from embedome.errors import UserError
 from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED, finite_rows
 from embedome.memory import keep_freed_memory
@@ -33,8 +32,6 @@ TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Linear layers in integers, all else in float32.
 INT8 = "int8"
-# Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 # Where a batch may have groups of several lengths, as parts are small: a tenth faster than one sequence at a time
 # (docs/performance.md). On a GPU, whose parts fill batches of one length, it has not been measured.
 MIXED_LENGTHS = {"cpu"}
@@ -63,6 +60,8 @@ class Group(NamedTuple):
 
     pieces: np.ndarray
     """int64 [B]"""
+    places: Tensor
+    """The same on the device."""
     tokens: Tensor
     """[B, T], special ones among them."""
     weights: Tensor | None
@@ -75,6 +74,8 @@ class Row:
 
     pieces: np.ndarray
     """int64 [p]"""
+    places: Tensor
+    """The same on the device: for each batch by itself the host would wait until the device is through with it."""
     lengths: np.ndarray
     """int64 [p], residues of each."""
     cuts: np.ndarray
@@ -101,7 +102,7 @@ class Row:
                 # Of all pieces up to here, as many special tokens less.
                 stop -= last * (tokens.shape[1] - length)
                 weights = self.weights[stop - count * length : stop].view(count, length)
-            yield Group(self.pieces[first:last], tokens, weights)
+            yield Group(self.pieces[first:last], self.places[first:last], tokens, weights)
 
 
 class Engine:
@@ -148,7 +149,7 @@ class Engine:
     ) -> None:
         self.policy = policy or LongPolicy()
         self.max_residues = self.policy.longest(model.max_residues)
-        self.device = torch.device(check_device(device))
+        self.device = open_device(device)
         if self.device.type == "cpu":
             torch.set_num_threads(1)
             keep_freed_memory()
@@ -199,6 +200,8 @@ class Engine:
                     raise
                 fits = False
             # Outside the handler, whose exception keeps the batch's tensors alive.
+            if not fits:
+                free_memory()
             if not fits and end - begin > 1:
                 self.halve_budget(row.tokens_between(begin, end))
                 continue
@@ -222,6 +225,7 @@ class Engine:
         tokenizer, weights = self.tokenizer, residue_weights(sequences, pieces)
         return Row(
             order,
+            torch.from_numpy(order).to(self.device),
             lengths,
             np.flatnonzero(np.diff(lengths, append=0)) + 1,
             np.cumsum(lengths + tokenizer.n_special),
@@ -250,19 +254,20 @@ class Engine:
         """Run pieces, and hand their hidden states on."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
         found = self.encoder.stream([group.tokens.int() for group in groups])
+        arriving = []
         for group, hidden in zip(groups, found, strict=True):
             inner = hidden[:, first : hidden.shape[1] - last]
-            pooled.add(torch.from_numpy(group.pieces).to(self.device), hidden, inner, group.weights)
+            pooled.add(group.places, hidden, inner, group.weights)
             if states:
-                states.add(group.pieces, inner, group.weights)
+                arriving.append(states.fetch(group.pieces, inner, group.weights))
+        # Once nothing can run out of memory any more: what is done twice is added up twice.
+        if states:
+            states.keep(arriving)
 
     def halve_budget(self, tokens: int) -> None:
         """Remember that a batch of so many tokens did not fit."""
         self.token_budget = max(1, tokens // 2)
         log.warning("out of memory with %d tokens at once; going on with %d", tokens, self.token_budget)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def judge(
         self,
@@ -285,36 +290,22 @@ class Engine:
         return state, skipped | ~finite | unfit
 
 
-def check_device(device: str) -> str:
-    """Check that a device is there, rather than run on another one.
-
-    Raises
-    ------
-    UserError
-        Says what torch sees, and where.
-    """
-    if device not in TOKEN_BUDGET:
-        raise UserError(f"the device is {device!r}; expected {' or '.join(TOKEN_BUDGET)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-        raise UserError(
-            f"a GPU was asked for, but torch {torch.__version__} ({built}) sees none on {socket.gethostname()} "
-            f"(CUDA_VISIBLE_DEVICES: {visible}); see docs/cluster.md"
-        )
-    return device
-
-
 def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: str) -> None:
-    """Refuse half precision where an encoder's hidden states are known to overflow it, and integers on a GPU.
+    """Refuse half precision where an encoder's hidden states are known to overflow it, and integers where they would.
 
     Raises
     ------
     UserError
-        For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295).
+        For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295). For int8 on a GPU, and
+        on a CPU without VNNI.
     """
     if dtype == INT8 and device != "cpu":
         raise UserError("embed.dtype is int8, which is for CPUs; use bfloat16 on a GPU")
+    if dtype == INT8 and not products_are_exact():
+        raise UserError(
+            f"embed.dtype is int8, but {socket.gethostname()}'s processor has no VNNI, without which products of "
+            "integers overflow; use bfloat16 or float32, or other nodes"
+        )
     if dtype == "float16" and not getattr(encoder, "float16_safe", True):
         raise UserError("embed.dtype is float16, which T5 models overflow; use bfloat16 or float32")
 
@@ -347,8 +338,3 @@ def token_budget(encoder: nn.Module, device: torch.device) -> int:
     widths = sum(module.out_features for module in encoder.layers[0].modules() if isinstance(module, nn.Linear))
     token_bytes = (widths + 8 * encoder.dimension) * next(encoder.parameters()).element_size()
     return min(most, 1 << max(0, (free // (2 * token_bytes)).bit_length() - 1))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch had no memory left, on a GPU or in the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

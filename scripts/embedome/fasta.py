@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ BLOCK_BYTES = 1 << 20
 # The longest protein known has about 45,000 residues (PKZILLA-1, Fallon et al. 2024): an entry of 64 MiB is not one.
 MAX_ENTRY_BYTES = 64 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP_MAGIC = b"\x1f\x8b"
+# A frame, or one to be passed over, as pzstd writes it before each (RFC 8878, section 3.1).
+ZSTD_MAGIC = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 
 
 class Entry(NamedTuple):
@@ -98,7 +101,7 @@ def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = 
 
             with igzip_threaded.open(raw, "rb", threads=1) as stream:
                 yield stream
-        elif magic == ZSTD_MAGIC:
+        elif ZSTD_MAGIC.match(magic):
             from backports import zstd
 
             with zstd.ZstdFile(raw) as stream:

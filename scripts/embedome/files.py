@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,22 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """What to call files: the ends of their paths, as short as tells them apart.
+
+    Examples
+    --------
+    >>> distinct_names([Path("/data/GCF_1/protein.faa"), Path("/data/GCF_2/protein.faa")])
+    ['GCF_1/protein.faa', 'GCF_2/protein.faa']
+    """
+    names = [path.name for path in paths]
+    for depth in range(2, 1 + max(len(path.parts) for path in paths)):
+        if len(set(names)) == len(set(paths)):
+            break
+        names = [Path(*path.parts[-depth:]).as_posix() for path in paths]
+    return names
 
 
 def file_sha256(path: str | os.PathLike) -> str:

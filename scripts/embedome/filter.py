@@ -2,7 +2,8 @@
 
 An external sort in two passes: the stream is cut into runs, each checked and sorted by id in a process of its own and
 written to a scratch file; then the runs are merged range by range, of which several are sorted and encoded at once.
-Memory: a run or a range per process, and 8 bytes per kept record for the search for duplicate sequences.
+Memory: a run or a range per process, and for the search for duplicate sequences 8 bytes per kept record, then 44 and an
+id per sequence that is there more than once.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from embedome.catalog import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
 from embedome.errors import UserError
 from embedome.fasta import Chunk
-from embedome.files import atomic_directory, atomic_path, read_json, write_json
+from embedome.files import atomic_directory, atomic_path, distinct_names, read_json, write_json
 from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
 from embedome.log import Progress
@@ -30,6 +31,7 @@ from embedome.members import write_members
 from embedome.memory import keep_freed_memory
 from embedome.parallel import ahead, map_in_order, process_pool
 from embedome.rejects import REJECTS
+from embedome.repeats import RepeatedDigests
 from embedome.runs import RUN, Made, Task, make_run
 from embedome.sorting import merge_runs, sort_order
 from embedome.spool import Spool
@@ -102,7 +104,7 @@ def filter_records(
             raise UserError(
                 f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
             )
-        result = counts.summary(files, read_json(release) if release else None)
+        result = counts.summary(files, read_json(release) if release else None, limits.taxa_identity())
     write_json(summary, result)
     log.info(
         "read %s records, kept %s; rejected %s", f"{counts.read:,}", f"{counts.kept:,}", counts.reasons() or "none"
@@ -121,8 +123,10 @@ def source_identity(summary: str | os.PathLike, config_sha256: str | None = None
         Digest of the configuration that chose and split them.
     """
     account = read_json(summary)
+    # The same bytes from another mirror, or on another day, are the same.
+    release = account["release"] and {k: v for k, v in account["release"].items() if k not in ("url", "date")}
     inputs = [{"file": each["file"], "sha256": each["sha256"]} for each in account["inputs"]]
-    return {"release": account["release"], "inputs": inputs, "config_sha256": config_sha256}
+    return {"release": release, "inputs": inputs, "taxa": account.get("taxa"), "config_sha256": config_sha256}
 
 
 class Counts:
@@ -130,6 +134,7 @@ class Counts:
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
+        self.names = distinct_names(paths)
         self.records = [0] * len(paths)
         self.inputs_sha256: list[str] = []
         self.kept = self.residues = self.duplicates = 0
@@ -165,7 +170,7 @@ class Counts:
         prefixes.sort()
         return np.unique(prefixes[1:][prefixes[1:] == prefixes[:-1]])
 
-    def summary(self, catalog: Mapping[Path, str], release: dict | None) -> dict:
+    def summary(self, catalog: Mapping[Path, str], release: dict | None, taxa: dict) -> dict:
         """The account as JSON; fails where it does not add up."""
         dropped = sum(self.rejected.values())
         if self.read != self.kept + dropped:
@@ -174,14 +179,17 @@ class Counts:
             "format": 1,
             "release": release,
             "inputs": [
-                {"file": path.name, "records": count, "bytes": path.stat().st_size, "sha256": sha256}
-                for path, count, sha256 in zip(self.paths, self.records, self.inputs_sha256, strict=True)
+                {"file": name, "records": count, "bytes": path.stat().st_size, "sha256": sha256}
+                for name, path, count, sha256 in zip(
+                    self.names, self.paths, self.records, self.inputs_sha256, strict=True
+                )
             ],
             "read": self.read,
             "kept": self.kept,
             "duplicates": self.duplicates,
             "residues": self.residues,
             "rejected": dict(sorted(self.rejected.items())),
+            "taxa": taxa,
             "members": self.members,
             "catalog": [{"file": path.name, "sha256": sha256} for path, sha256 in catalog.items()],
         }
@@ -300,32 +308,8 @@ def kept_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, c
         for kept, dropped in rows:
             duplicate_of = duplicates.canonical_ids(kept)
             counts.add(kept, dropped, len(duplicate_of) - duplicate_of.null_count)
-            files = pa.array([counts.paths[file].name for file in dropped["file"].to_pylist()], pa.string())
+            files = pa.array([counts.names[file] for file in dropped["file"].to_pylist()], pa.string())
             index = dropped.schema.get_field_index("file")
             rejects.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
             progress.update(len(kept) + len(dropped))
             yield kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG)
-
-
-class RepeatedDigests:
-    """Finds, in rows that come in id order, the smallest id with the same sequence.
-
-    Parameters
-    ----------
-    prefixes : numpy.ndarray, dtype=uint64
-        Sorted digest prefixes that occur more than once; only their rows are looked at one by one.
-    """
-
-    def __init__(self, prefixes: np.ndarray) -> None:
-        self.prefixes = pa.array(prefixes)
-        self.canonical: dict[str, str] = {}
-
-    def canonical_ids(self, table: pa.Table) -> pa.Array:
-        """For each row the id it duplicates, or null."""
-        found: list[str | None] = [None] * len(table)
-        candidates = pc.indices_nonzero(pc.is_in(table["digest_prefix"], value_set=self.prefixes)).to_pylist()
-        for row in candidates:
-            name = table["id"][row].as_py()
-            first = self.canonical.setdefault(table["digest"][row].as_py(), name)
-            found[row] = first if first != name else None
-        return pa.array(found, pa.string())

@@ -7,7 +7,6 @@ fingerprint of all that went into it, and the sequences that were skipped.
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from embedome.errors import UserError
 from embedome.files import atomic_path, canonical_json, file_sha256
-from embedome.tables import ParquetSink, first_line, open_parquet
+from embedome.tables import ParquetFile, ParquetSink
 
 FORMAT = 2
 GROUP_ROWS = 8192
@@ -26,6 +25,9 @@ RESIDUE_GROUP_ROWS = 64
 # Numbers tested at once by `finite_rows`: they stay in the cache.
 FINITE_BLOCK = 1 << 18
 METADATA_KEY = b"embedome"
+# Keys of the provenance that are no reason to embed anew.
+DEVIATION = "int8_deviation"
+MEASURED = (DEVIATION,)
 # States of a row.
 EMBEDDED, TRUNCATED, WINDOWED, DUPLICATE = "embedded", "truncated", "windowed", "duplicate"
 # How residues' hidden states become one vector; `first` is the token before the residues.
@@ -210,7 +212,7 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     UserError
         Where the file is missing, damaged, not an embedding file, or of another format version.
     """
-    file = open_parquet(path)
+    file = ParquetFile(path)
     text = (file.metadata.metadata or {}).get(METADATA_KEY)
     if text is None or "embedding" not in file.schema_arrow.names:
         raise UserError(f"{path}: not an embedome embedding file")
@@ -236,6 +238,11 @@ def describe_file(path: Path, rows: int, ids: Sequence[str], sha256: str | None 
     }
 
 
+def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance without what was measured on the way, which differs a little from machine to machine."""
+    return {key: value for key, value in provenance.items() if key not in MEASURED}
+
+
 def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a part file's rows.
 
@@ -244,26 +251,9 @@ def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> 
     UserError
         Where a page is damaged; names the file.
     """
-    file = open_parquet(path)
-    with damage_named(path):
-        return file.read(columns=columns, use_threads=False)
+    return ParquetFile(path).read(columns=columns, use_threads=False)
 
 
 def iter_rows(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield a part file's rows, a row group at a time; as `read_rows`."""
-    batches = open_parquet(path).iter_batches(GROUP_ROWS, columns=list(columns), use_threads=False)
-    while True:
-        with damage_named(path):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
-
-
-@contextmanager
-def damage_named(path: str | os.PathLike) -> Iterator[None]:
-    """Raise a `UserError` that names the file where a page is damaged."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: damaged ({first_line(error)}); delete it and run again") from None
+    return ParquetFile(path).iter_batches(GROUP_ROWS, columns=list(columns), use_threads=False)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG_GROUP_ROWS, canonical_rows, read_catalog
 from embedome.errors import UserError
-from embedome.tables import RowReader, open_parquet
+from embedome.tables import ParquetFile, RowReader
 
 CLUSTERS = pa.schema(
     [
@@ -71,7 +71,7 @@ def clusters_in_step(
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Yield rows of the catalog's canonical ids with their rows of the table of clusters."""
     mismatch = UserError(f"{clusters}: its ids are not those of {catalog}; rerun the cluster stage")
-    file = open_parquet(clusters)
+    file = ParquetFile(clusters)
     if file.schema_arrow.names != CLUSTERS.names:
         raise mismatch
     batches = file.iter_batches(CATALOG_GROUP_ROWS, use_threads=False)

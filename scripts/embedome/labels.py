@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from embedome.errors import UserError
 from embedome.files import file_sha256
-from embedome.tables import first_line, open_parquet
+from embedome.tables import ParquetFile, first_line
 
 SEPARATOR = ";"
 DELIMITERS = {".tsv": "\t", ".csv": ","}
@@ -117,7 +117,7 @@ def read_columns(source: LabelSource) -> pa.Table:
     path, wanted = Path(source.path), [source.id_column, source.label_column]
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
     if kind == ".parquet":
-        have = open_parquet(path).schema_arrow.names
+        have = ParquetFile(path).schema_arrow.names
         check_columns(source, have)
         return pq.read_table(path, columns=wanted).select(wanted).rename_columns(["id", "label"])
     if kind not in DELIMITERS:

@@ -1,5 +1,6 @@
 """What a sound record must meet to be kept: length, members, taxon, name, standard residues."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,14 @@ class Limits:
         flags = {key: taxon_flags(ids, self.taxonomy) for key, ids in taxa.items() if ids}
         object.__setattr__(self, "taxa", flags)
 
+    def taxa_identity(self) -> dict[str, dict[str, Any]]:
+        """Of the taxa that are included and excluded, with all below them, how many there are and a digest of them."""
+        listed = {key: np.flatnonzero(flags) for key, flags in self.taxa.items()}
+        return {
+            key: {"count": len(taxa), "sha256": hashlib.sha256("\n".join(map(str, taxa)).encode()).hexdigest()}
+            for key, taxa in listed.items()
+        }
+
     def faults(self, sequences: pa.StringArray, fields: pa.Table) -> dict[int, tuple[str, str]]:
         """Reason and detail of each of n records that is dropped, by its row; of several the first.
 
@@ -97,7 +106,8 @@ class Limits:
         yield from self.header_rules(fields)
         if self.max_nonstandard is not None:
             odd = count_nonstandard(sequences)
-            hit = odd > self.max_nonstandard * lengths
+            # A quotient is rounded as the limit itself was: 29 of 100 are not above 0.29.
+            hit = odd / lengths > self.max_nonstandard
             most = f"at most {self.max_nonstandard:g} of all"
             yield "nonstandard-residues", hit, lambda row: f"{odd[row]} of {lengths[row]} residues; {most}"
 

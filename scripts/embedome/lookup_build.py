@@ -33,7 +33,7 @@ from embedome.lookup_set import (
 )
 from embedome.neighbours import build_index
 from embedome.recall import measure_recall
-from embedome.tables import ParquetSink, open_parquet
+from embedome.tables import ParquetFile, ParquetSink
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ def gather_vectors(data: Dataset, ids: pa.Array, path: Path) -> None:
 
 def row_groups(path: Path, ids: pa.Array) -> Iterator[pa.Table]:
     """The rows of a file that have one of the ids, id and vector, a row group at a time; other groups are not read."""
-    file = open_parquet(path)
+    file = ParquetFile(path)
     for group in range(file.num_row_groups):
         there = pc.is_in(file.read_row_group(group, ["id"], use_threads=False)["id"], value_set=ids)
         if pc.any(there).as_py():

@@ -12,7 +12,7 @@ import pyarrow as pa
 from embedome.files import read_json
 from embedome.labels import LabelSource
 from embedome.neighbours import EXACT_UP_TO
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 
 if TYPE_CHECKING:
     import faiss
@@ -121,7 +121,7 @@ class LookupSet:
 
 def read_whole(path: Path) -> dict[str, pa.Array]:
     """The columns of a file, each in one piece."""
-    table = open_parquet(path).read(use_threads=False)
+    table = ParquetFile(path).read(use_threads=False)
     return {name: table[name].combine_chunks() for name in table.column_names}
 
 

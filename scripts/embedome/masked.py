@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.engine import DTYPES, TOKEN_BUDGET, check_device
+from embedome.devices import TOKEN_BUDGET, open_device
+from embedome.engine import DTYPES
 from embedome.errors import UserError
 from embedome.models import Model, fill, load_model, read_config
 from embedome.registry import ESM, MEGATRON_BERT
@@ -95,7 +96,7 @@ class MaskedLM:
         if MASK not in self.tokenizer.ids:
             raise UserError(f"the model's vocabulary has no {MASK}")
         self.mask = self.tokenizer.ids[MASK]
-        self.device = torch.device(check_device(device))
+        self.device = open_device(device)
         self.batches = Batches(TOKEN_BUDGET[device])
         self.encoder = model.encoder.to(self.device, DTYPES[dtype])
         self.head = head.to(self.device, DTYPES[dtype])

@@ -44,7 +44,7 @@ from embedome.reuse import Reuse, check_same_vectors
 from embedome.rowfile import read_file
 from embedome.shard_parts import CheckedPart, ShardPart, check_keys, list_parts
 from embedome.split import SPLITS, read_split_catalog
-from embedome.tables import RowReader, open_parquet
+from embedome.tables import ParquetFile, RowReader
 from embedome.weaving import Earlier, weave, write_files
 from embedome.workers import Workers
 
@@ -320,7 +320,7 @@ class Merger:
         pq.write_metadata(self.schema, self.folder / COMMON_METADATA)
         footers = []
         for file in (file for split in SPLITS for file in self.files[split]):
-            footer = open_parquet(self.folder / file["file"]).metadata
+            footer = ParquetFile(self.folder / file["file"]).metadata
             footer.set_file_path(file["file"])
             file["row_groups"] = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
             footers.append(footer)

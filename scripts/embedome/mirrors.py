@@ -66,7 +66,9 @@ def from_mirrors(mirrors: Sequence[str], name: str, fetch: Callable[[str], T]) -
 
 
 def check_mirror(mirror: str) -> None:
-    """Refuse what is not the URL of a folder on this machine or on a web server."""
+    """Refuse what is not the URL of a folder on this machine or on a web server, and one with a password."""
+    if "@" in urlsplit(mirror).netloc:
+        raise UserError("source.mirrors has a user's name or password, which would be recorded; expected none in a URL")
     if not re.match(r"https?://[^/]|file://(localhost)?/", mirror):
         raise UserError(f"mirror {mirror!r}: expected file:///absolute/folder or http(s)://host/folder")
 

@@ -1,5 +1,6 @@
 """Models as Hugging Face directories: which architectures there are, checking and loading one."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from embedome.tokenizer import (
     ResidueTokenizer,
     load_tokenizer,
     vocabulary_file,
+    vocabulary_files,
 )
 from embedome.weights import open_weights, weight_files, weights_sha256
 
@@ -117,12 +119,13 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     check_model_directory(directory)
     directory = Path(directory)
     about = read_json(directory / CONFIG).get(CONFIG_KEY, {})
+    vocabulary = b"".join(path.read_bytes() for path in vocabulary_files(directory))
     return {
         "name": about.get("name", directory.name),
         "trained": about.get("trained"),
         "weights_sha256": weights_sha256(directory),
         "config_sha256": file_sha256(directory / CONFIG),
-        "tokenizer_sha256": file_sha256(vocabulary_file(directory)),
+        "tokenizer_sha256": hashlib.sha256(vocabulary).hexdigest(),
     }
 
 

@@ -33,7 +33,7 @@ from embedome.models import check_model_directory, empty_model
 from embedome.pieces import LongPolicy
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
-from embedome.tables import RowReader, open_parquet
+from embedome.tables import ParquetFile, RowReader
 
 PART_SEQUENCES = 100_000
 # Predicted seconds of a part: on a CPU the time of all in so many parts, so that cores end at nearly one time, within
@@ -165,7 +165,7 @@ def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], 
     """Write the parts' vectors of residues as one file in id order; a row group in memory at a time."""
     with atomic_path(residues_path(out)) as temporary, residue_sink(temporary, dimension) as sink:
         for part in parts:
-            file = open_parquet(residues_path(part))
+            file = ParquetFile(residues_path(part))
             for group in range(file.num_row_groups):
                 sink.write(file.read_row_group(group, use_threads=False).replace_schema_metadata(None))
         sink.describe(embedding_metadata(provenance))

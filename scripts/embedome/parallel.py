@@ -5,12 +5,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
+from embedome.errors import UserError
 from embedome.memory import keep_freed_memory
 
 Item = TypeVar("Item")
@@ -44,10 +46,23 @@ def variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def process_pool(workers: int, module: str) -> ProcessPoolExecutor:
-    """Worker processes that have a module loaded."""
+@contextmanager
+def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that have a module loaded.
+
+    Raises
+    ------
+    UserError
+        Where one of them is killed.
+    """
     start_server(module)
-    return ProcessPoolExecutor(workers, get_context("forkserver"), initializer=begin_worker)
+    try:
+        with ProcessPoolExecutor(workers, get_context("forkserver"), initializer=begin_worker) as pool:
+            yield pool
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps for want of memory; use fewer workers (threads), or more memory"
+        ) from None
 
 
 def begin_worker() -> None:

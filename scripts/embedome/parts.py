@@ -26,6 +26,7 @@ from embedome.format import (
     describe_file,
     embedding_metadata,
     embedding_schema,
+    lasting,
     part_info,
     read_rows,
     residue_schema,
@@ -68,9 +69,9 @@ class Written:
 
 
 def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
-    """Digest of all that goes into a part: provenance, and ids, descriptions and sequences."""
+    """Digest of all that goes into a part: provenance as far as it lasts, and ids, descriptions and sequences."""
     lines = [b"%s\n%s\n%s\n" % (each.id.encode(), each.description.encode(), each.sequence) for each in records]
-    return json_sha256({"provenance": provenance, "content": hashlib.sha256(b"".join(lines)).hexdigest()})
+    return json_sha256({"provenance": lasting(provenance), "content": hashlib.sha256(b"".join(lines)).hexdigest()})
 
 
 def most_residues(provenance: Mapping[str, Any], dimension: int) -> int:

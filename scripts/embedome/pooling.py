@@ -5,6 +5,7 @@ Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of e
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -79,6 +80,17 @@ class PooledVectors:
         return rows
 
 
+class Fetched(NamedTuple):
+    """Hidden states of residues on their way to the host."""
+
+    rows: Tensor
+    """Where they go, int64 [B * L]."""
+    states: Tensor
+    """[B * L, D]"""
+    event: torch.cuda.Event | None
+    """When they are there; None for now."""
+
+
 class ResidueStates:
     """Hidden states of residues, collected in the host's memory in the order of the sequences.
 
@@ -97,39 +109,40 @@ class ResidueStates:
         dtype = torch.float32 if self.windowed else torch.float16
         self.states = torch.zeros(int(self.offsets[-1]), dimension, dtype=dtype)
         self.start = self.offsets[pieces.owner] + pieces.start - sequences.offsets[pieces.owner]
-        self.waiting: tuple[Tensor, Tensor, torch.cuda.Event | None] | None = None
+        self.waiting: Sequence[Fetched] = ()
 
-    def add(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> None:
-        """Take the hidden states [B, L, D] of some pieces; on a GPU they arrive while the next batch is running."""
+    def fetch(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> Fetched:
+        """Begin to copy the hidden states [B, L, D] of some pieces to the host."""
         rows = torch.from_numpy(self.start[batch][:, None] + np.arange(residues.shape[1])).flatten()
         if self.windowed:
             residues = residues.float() if weights is None else residues.float() * weights[:, :, None]
         else:
             residues = residues.half()
-        on_gpu = residues.device.type == "cuda"
-        host, event = residues, None
-        if on_gpu:
-            host = torch.empty(residues.shape, dtype=residues.dtype, pin_memory=True)
-            host.copy_(residues, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
+        if residues.device.type != "cuda":
+            return Fetched(rows, residues.flatten(0, 1), None)
+        host = torch.empty(residues.shape, dtype=residues.dtype, pin_memory=True)
+        host.copy_(residues, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return Fetched(rows, host.flatten(0, 1), event)
+
+    def keep(self, fetched: Sequence[Fetched]) -> None:
+        """Take a batch's states; from a GPU they arrive while the next batch is running."""
         self.settle()
-        self.waiting = rows, host.flatten(0, 1), event
-        if not on_gpu:
+        self.waiting = fetched
+        if all(each.event is None for each in fetched):
             self.settle()
 
     def settle(self) -> None:
         """Put what has arrived in its place."""
-        if self.waiting is None:
-            return
-        rows, states, event = self.waiting
-        self.waiting = None
-        if event is not None:
-            event.synchronize()
-        if self.windowed:
-            self.states.index_add_(0, rows, states)
-        else:
-            self.states[rows] = states
+        for rows, states, event in self.waiting:
+            if event is not None:
+                event.synchronize()
+            if self.windowed:
+                self.states.index_add_(0, rows, states)
+            else:
+                self.states[rows] = states
+        self.waiting = ()
 
     def finish(self) -> list[np.ndarray]:
         """The states of each sequence, n times float16 [residues used, D]."""

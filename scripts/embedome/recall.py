@@ -10,7 +10,7 @@ from embedome.dataset import Dataset
 from embedome.format import vector_matrix
 from embedome.hits import HitFinder, Queries, row_numbers
 from embedome.lookup_set import EUCLIDEAN, LookupSet
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 
 QUERIES = 1000
 SEED = 0
@@ -52,7 +52,7 @@ def sample_queries(data: Dataset, wanted: int, seed: int) -> Queries:
         start += entry["rows"]
         if not len(mine):
             continue
-        file, first = open_parquet(data.folder / entry["file"]), 0
+        file, first = ParquetFile(data.folder / entry["file"]), 0
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             here = mine[(mine >= first) & (mine < end)] - first

@@ -21,10 +21,10 @@ from embedome.catalog import read_catalog
 from embedome.dataset import Dataset, open_dataset
 from embedome.errors import UserError
 from embedome.files import atomic_path, file_sha256, read_json, write_json
-from embedome.format import DUPLICATE, FORMAT, MANIFEST
+from embedome.format import DUPLICATE, FORMAT, MANIFEST, lasting
 from embedome.log import Progress
 from embedome.split import hash_ids
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def check_same_vectors(earlier: Mapping[str, Any], provenance: Mapping[str, Any]
     UserError
         Names what differs.
     """
-    names = sorted({*earlier, *provenance} - set(OF_THE_RUN))
+    names = sorted({*lasting(earlier), *lasting(provenance)} - set(OF_THE_RUN))
     if differing := [name for name in names if earlier.get(name) != provenance.get(name)]:
         raise UserError(
             f"the data set of reuse.dataset was made with another {', '.join(differing)}; its vectors cannot be mixed "
@@ -195,7 +195,7 @@ class Reuse:
             return None
         reused, summary = files
         account = read_json(summary)
-        table = open_parquet(reused).read(use_threads=False)
+        table = ParquetFile(reused).read(use_threads=False)
         if len(table) != account["reused"]:
             raise UserError(f"{reused}: {len(table):,} rows; expected {account['reused']:,}. Rerun the reuse stage")
         return cls(*(table[name].to_numpy() for name in REUSED.names), account["earlier"], dataset)

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedome.errors import UserError
 from embedome.format import vector_array, vector_matrix
 from embedome.pages import OtherLayoutError, read_chunk, read_rows_of_chunk
-from embedome.tables import first_line, open_parquet
+from embedome.tables import ParquetFile, damage_named
 
 
 class RowFile:
@@ -32,7 +31,7 @@ class RowFile:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        file = open_parquet(path)
+        file = ParquetFile(path)
         self.path = Path(path)
         self.metadata = file.metadata
         self.schema = file.schema_arrow.remove_metadata()
@@ -91,10 +90,9 @@ class RowFile:
 
     def arrow(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a row group, by pyarrow."""
-        with self.faults_named():
+        with damage_named(self.path):
             # A reader of its own: one cannot be used by two threads.
-            file = pq.ParquetFile(self.path, metadata=self.metadata, page_checksum_verification=True)
-            table = file.read_row_group(group, columns, use_threads=False)
+            table = ParquetFile(self.path, self.metadata).read_row_group(group, columns, use_threads=False)
             expected = self.starts[group + 1] - self.starts[group]
             if len(table) != expected:
                 raise OSError(f"{len(table)} rows in row group {group}; expected {expected}")
@@ -103,16 +101,8 @@ class RowFile:
     @contextmanager
     def opened(self) -> Iterator[int]:
         """The descriptor of the file, opened."""
-        with self.faults_named(), open(self.path, "rb", buffering=0) as handle:
+        with damage_named(self.path), open(self.path, "rb", buffering=0) as handle:
             yield handle.fileno()
-
-    @contextmanager
-    def faults_named(self) -> Iterator[None]:
-        """Turn what goes wrong in reading into a user's error."""
-        try:
-            yield
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.path}: damaged ({first_line(error)}); delete it and run again") from None
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from embedome.engine import NON_FINITE, OUT_OF_MEMORY, TOKEN_BUDGET
+from embedome.devices import TOKEN_BUDGET
+from embedome.engine import NON_FINITE, OUT_OF_MEMORY
 from embedome.errors import UserError
 from embedome.files import atomic_path
 from embedome.log import Progress

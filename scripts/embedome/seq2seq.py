@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedome.engine import DTYPES, check_device, check_dtype
+from embedome.devices import open_device
+from embedome.engine import DTYPES, check_dtype
 from embedome.errors import UserError
 from embedome.models import ARCHITECTURES, CONFIG, CONFIG_KEY, read_config
 from embedome.registry import BLENDERBOT, T5
@@ -76,7 +77,7 @@ class Seq2Seq:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        self.device = torch.device(check_device(device))
+        self.device = open_device(device)
         self.model = model.to(self.device, DTYPES[dtype])
         self.tokenizer, self.positions = tokenizer, positions
         self.letters = tokenizer.letters

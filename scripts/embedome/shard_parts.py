@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from embedome.errors import UserError
 from embedome.files import file_sha256, read_json
-from embedome.format import FORMAT, KEYS, SKIPPED, part_info, vectors_finite
+from embedome.format import DEVIATION, FORMAT, KEYS, SKIPPED, lasting, part_info, vectors_finite
 from embedome.rowfile import read_file
 from embedome.split import SPLITS
 
@@ -56,6 +56,8 @@ class CheckedPart:
 def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[list[ShardPart], dict[str, Any]]:
     """List the parts of all shards in order, with their common provenance; none where all sequences are reused.
 
+    In int8 the deviation from float32 is the worst of all shards.
+
     Raises
     ------
     UserError
@@ -63,6 +65,7 @@ def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[li
     """
     found = {(path.parent.name, path.stem): path for path in manifests}
     parts: list[ShardPart] = []
+    deviations: list[dict[str, float]] = []
     first: tuple[Path, dict[str, Any]] | None = None
     for split in SPLITS:
         for shard in shards["splits"][split]:
@@ -71,17 +74,26 @@ def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[li
                 raise UserError(f"split {split}: shard {shard['shard']} has no manifest; run the embed stage")
             manifest = read_manifest(path, shard)
             first = first or (path, manifest["provenance"])
-            if manifest["provenance"] != first[1]:
+            if lasting(manifest["provenance"]) != lasting(first[1]):
                 raise UserError(
                     f"{path}: embedded in another way than {first[0]}; "
                     f"rebuild both: rm -f '{path}' '{first[0]}' and run again"
                 )
+            deviations.append(manifest["provenance"].get(DEVIATION, {}))
             parts += [ShardPart(split, path.parent / entry["file"], path, entry) for entry in manifest["parts"]]
     if found:
         raise UserError(f"{next(iter(found.values()))}: not one of the shards in shards.json; leave it out")
     if first is None or not (parts or any(shards["reused"].values())):
         raise UserError("there is no embedded sequence to merge")
-    return parts, first[1]
+    return parts, first[1] | ({DEVIATION: worst(deviations)} if DEVIATION in first[1] else {})
+
+
+def worst(deviations: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The worst of several deviations as `embed.int8_deviation` gives them."""
+    return {
+        "min_cosine": min(each["min_cosine"] for each in deviations),
+        "max_abs": max(each["max_abs"] for each in deviations),
+    }
 
 
 def read_manifest(path: Path, shard: Mapping[str, Any]) -> dict[str, Any]:

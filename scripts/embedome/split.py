@@ -19,7 +19,7 @@ from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, write_json
 from embedome.groups import Clusters, read_clusters
 from embedome.rejects import write_rejects
-from embedome.tables import ParquetSink, open_parquet
+from embedome.tables import ParquetFile, ParquetSink
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def split_catalog(
         Where val and test are larger than the catalog, and where the catalog is not that of the summary.
     """
     account = read_json(filter_summary)
-    total = sum(open_parquet(path).metadata.num_rows for path in catalog_files(catalog))
+    total = sum(ParquetFile(path).metadata.num_rows for path in catalog_files(catalog))
     if total != account["kept"]:
         raise UserError(
             f"{catalog}: {total:,} records, but the filter kept {account['kept']:,}; rerun the filter stage"
@@ -303,7 +303,7 @@ def read_split_catalog(
     UserError
         Where the two files do not list the same ids.
     """
-    batches = open_parquet(splits).iter_batches(CATALOG_GROUP_ROWS, use_threads=False)
+    batches = ParquetFile(splits).iter_batches(CATALOG_GROUP_ROWS, use_threads=False)
     mismatch = UserError(f"{splits}: its ids are not those of {catalog}; rerun the split stage")
     for table in read_catalog(catalog, columns):
         batch = next(batches, None)

@@ -7,8 +7,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from embedome.devices import free_memory, is_out_of_memory
 from embedome.dropped import write_dropped
-from embedome.engine import TOO_LONG, is_out_of_memory
+from embedome.engine import TOO_LONG
 from embedome.records import Record
 
 BLOCK_RECORDS = 2000
@@ -93,10 +94,14 @@ class Batches:
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    results = [None] * len(batch)
+                    results = None
+                # Outside the handler, whose exception keeps the batch's tensors alive.
+                if results is None:
+                    free_memory()
                     if len(batch) > 1:
                         self.token_budget = len(batch) * sum(size) // 2
                         continue
+                    results = [None]
                 for index, result in zip(batch, results, strict=True):
                     found[index] = result
                 left = left[len(batch) :]

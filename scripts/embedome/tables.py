@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -171,20 +172,53 @@ def encode_group(schema: pa.Schema, rows: int, options: Mapping[str, Any], group
     return stream.getvalue()
 
 
-def open_parquet(path: str | os.PathLike) -> pq.ParquetFile:
-    """Open a Parquet file, its page checksums verified as pages are read.
+class ParquetFile(pq.ParquetFile):
+    """A Parquet file that is read with its page checksums verified; errors of reading name it.
 
     Raises
     ------
     UserError
-        Where the file is missing or is not (or no longer) a Parquet file.
+        Where the file is missing or is not (or no longer) a Parquet file; and, as it is read, where a page is damaged.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+
+    def __init__(self, path: str | os.PathLike, metadata: pq.FileMetaData | None = None) -> None:
+        self.path = path
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file")
+        try:
+            super().__init__(path, metadata=metadata, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+
+    def read_row_group(self, *args: Any, **kwargs: Any) -> pa.Table:
+        """As pyarrow's."""
+        with damage_named(self.path):
+            return super().read_row_group(*args, **kwargs)
+
+    def read(self, *args: Any, **kwargs: Any) -> pa.Table:
+        """As pyarrow's."""
+        with damage_named(self.path):
+            return super().read(*args, **kwargs)
+
+    def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[pa.RecordBatch]:
+        """As pyarrow's."""
+        batches = super().iter_batches(*args, **kwargs)
+        while True:
+            with damage_named(self.path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+@contextmanager
+def damage_named(path: str | os.PathLike) -> Iterator[None]:
+    """Raise a `UserError` that names the file where reading it fails."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+        fault = f"{path}: damaged ({first_line(error)}); restore it from a copy, or rerun the stage that wrote it"
+        raise UserError(fault) from None
 
 
 def first_line(error: BaseException) -> str:

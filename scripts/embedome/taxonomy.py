@@ -49,6 +49,8 @@ def taxon_flags(taxa: Sequence[int], taxonomy: str | os.PathLike | None) -> np.n
     pairs = read_pairs(taxonomy, NODES)
     parent = np.zeros(pairs.max() + 1, np.int64)
     parent[pairs[:, 0]] = pairs[:, 1]
+    merged = dict(read_pairs(taxonomy, MERGED).tolist())
+    taxa = [merged.get(taxon, taxon) for taxon in taxa]
     missing = [taxon for taxon in taxa if taxon >= len(parent) or not parent[taxon]]
     if missing:
         raise UserError(f"{taxonomy}: no taxon {missing[0]} there; check filter.include_taxa and exclude_taxa")
@@ -59,7 +61,7 @@ def taxon_flags(taxa: Sequence[int], taxonomy: str | os.PathLike | None) -> np.n
         count = now
         flags |= flags[parent]
     flags[0] = False
-    for old, new in read_pairs(taxonomy, MERGED).tolist():
+    for old, new in merged.items():
         if old < len(flags) and new < len(flags):
             flags[old] = flags[new]
     return flags
@@ -92,11 +94,10 @@ def open_member(path: Path, name: str) -> Iterator[IO[str]]:
     """Open a file of the dump, whether it lies in a folder or in the archive."""
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         with tarfile.open(path) as archive:
-            try:
-                member = archive.extractfile(name)
-            except KeyError:
-                raise FileNotFoundError(name) from None
-            yield io.TextIOWrapper(member, "ascii")
+            member = next((each for each in archive if each.name.removeprefix("./") == name), None)
+            if member is None:
+                raise FileNotFoundError(name)
+            yield io.TextIOWrapper(archive.extractfile(member), "ascii")
     else:
         with open(path if name == NODES else path.with_name(name), encoding="ascii", errors="strict") as lines:
             yield lines

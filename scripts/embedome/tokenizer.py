@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Where a model directory may have its vocabulary, in the order of preference.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
+BESIDE_SPIECE = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 SAVE_JSON = "save a tokenizer.json beside it with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 # Residues that ProtT5's authors replace by X (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
@@ -76,6 +77,13 @@ def vocabulary_file(directory: str | os.PathLike) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def vocabulary_files(directory: str | os.PathLike) -> list[Path]:
+    """`vocabulary_file`, and behind a spiece.model the files beside it that change what is read of it."""
+    path = vocabulary_file(directory)
+    beside = BESIDE_SPIECE if path.name == "spiece.model" else ()
+    return [path, *(each for name in beside if (each := path.with_name(name)).is_file())]
+
+
 def load_tokenizer(
     directory: str | os.PathLike, first: str | None, last: str | None, *, tasks: Sequence[str] = ()
 ) -> ResidueTokenizer:
@@ -100,6 +108,9 @@ def load_tokenizer(
     vocabulary = READERS[path.name](path)
     ids = vocabulary.ids
     first = next((token for token in tasks if token in ids), first)
+    if tasks and first is None and any(len(token) == 1 and "a" <= token <= "z" for token in ids):
+        # ProstT5's structure states. Its spiece.model has them alone, and the tasks are in a file beside it.
+        raise UserError(f"{path}: the vocabulary lacks {tasks[0]}; copy the model's added_tokens.json, too")
     missing = [token for token in (*STANDARD, first, last) if token is not None and token not in ids]
     if missing:
         raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is this a protein model?")

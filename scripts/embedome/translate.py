@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedome.engine import OUT_OF_MEMORY, TOKEN_BUDGET
+from embedome.devices import TOKEN_BUDGET
+from embedome.engine import OUT_OF_MEMORY
 from embedome.errors import UserError
 from embedome.fasta import write_entry
 from embedome.files import atomic_path

@@ -13,7 +13,7 @@ from embedome.files import file_sha256
 from embedome.format import COMMON_METADATA, MANIFEST, METADATA, SKIPPED_FILE
 from embedome.log import Progress
 from embedome.parallel import map_in_order
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 
 
 def verify_dataset(path: str | os.PathLike, threads: int = 1) -> dict[str, Any]:
@@ -88,11 +88,11 @@ def check_totals(data: Dataset) -> None:
         "rows of all files": sum(file["rows"] for file in data.files()),
         "rows of all splits": sum(split["rows"] for split in splits),
         "rows by state": sum(sum(split["states"].values()) for split in splits),
-        f"rows in {METADATA}": open_parquet(data.folder / METADATA).metadata.num_rows,
+        f"rows in {METADATA}": ParquetFile(data.folder / METADATA).metadata.num_rows,
     }
     for what, count in counts.items():
         check_count(data, what, count, len(data))
-    listed = open_parquet(data.folder / SKIPPED_FILE).metadata.num_rows
+    listed = ParquetFile(data.folder / SKIPPED_FILE).metadata.num_rows
     check_count(data, f"rows in {SKIPPED_FILE}", listed, sum(sum(split["skipped"].values()) for split in splits))
 
 

@@ -21,7 +21,7 @@ from embedome.joining import FILE_BYTES
 from embedome.reuse import Reuse
 from embedome.sorting import RunIndex, in_order, merge_runs, write_run
 from embedome.split import SPLITS, read_split_catalog
-from embedome.tables import RowReader, first_line, open_parquet
+from embedome.tables import ParquetFile, RowReader
 
 RUN_ROWS = 50_000
 
@@ -76,17 +76,13 @@ class Earlier:
 
     def read_file(self, path: Path, begin: int, wanted: np.ndarray) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """As `read`, of one file, whose first row is `begin`."""
-        file = open_parquet(path)
+        file = ParquetFile(path)
         for group in range(file.num_row_groups):
             end = begin + file.metadata.row_group(group).num_rows
             first, last = np.searchsorted(self.rows, [begin, end])
             places = first + np.flatnonzero(wanted[first:last])
             if len(places):
-                try:
-                    table = file.read_row_group(group, use_threads=False)
-                except (pa.ArrowException, OSError) as error:
-                    raise UserError(f"{path}: damaged ({first_line(error)}); restore the data set") from None
-                table = table.take(pa.array(self.rows[places] - begin))
+                table = file.read_row_group(group, use_threads=False).take(pa.array(self.rows[places] - begin))
                 check_finite(path, table, self.data.poolings)
                 yield table.cast(self.data.schema), places
             begin = end

@@ -232,6 +232,10 @@ def test_partitions_threads_and_how_rows_arrive_change_no_byte(line, table, tmp_
         annotate_partition(line.dataset, folder / "_lookup", partition, files[-1], catalog=catalog)
     summarise(line.dataset, folder / "_lookup", files[::-1], folder / "_summary.json")
     assert snapshot(folder) == snapshot(tmp_path / "whole")
+    # Of an earlier run, which was cut into more.
+    (folder / "split=train" / "part-00099.parquet").write_bytes(b"stale")
+    summarise(line.dataset, folder / "_lookup", files, folder / "_summary.json")
+    assert snapshot(folder) == snapshot(tmp_path / "whole")
 
 
 def test_every_file_of_a_data_set_is_in_one_partition_whatever_their_number(line):

@@ -312,6 +312,14 @@ def test_file_is_found_where_archives_have_it(folder, target, data, member):
     assert {path.name for path in set(target.parent.parent.iterdir()) - before} == {"resources", "my mirror"}
 
 
+def test_archive_without_the_file_is_read_once_although_it_was_resumed(archives, target):
+    first, second = archives(), archives()
+    first.faults = [drop(HALF)]
+    message = refuse(target, first.root, second.root, file_format="fasta")
+    assert "holds no uniref50.fasta.gz" in message
+    assert (first.sent, second.sent) == (len(WHOLE), 0)
+
+
 @pytest.mark.parametrize(
     ("data", "holds"),
     [

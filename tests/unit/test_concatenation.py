@@ -20,7 +20,7 @@ from embedome.concatenation import (
     read_index,
 )
 from embedome.files import file_sha256
-from embedome.tables import PAGE_OPTIONS, open_parquet
+from embedome.tables import PAGE_OPTIONS, ParquetFile
 from embedome.thrift import Value, parse_struct, write_struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +75,7 @@ def test_rows_metadata_and_digest_are_those_of_one_file(tmp_path_factory, sizes,
     expected = pa.concat_tables(tables)
     assert made.rows == len(expected)
     assert made.sha256.hexdigest() == file_sha256(path)
-    file = open_parquet(path)
+    file = ParquetFile(path)
     assert file.schema_arrow.remove_metadata() == SCHEMA
     assert file.read().replace_schema_metadata(None) == expected
     assert (file.metadata.metadata[b"about"], file.metadata.metadata[b"more"]) == (b"all", b"")

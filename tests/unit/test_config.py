@@ -145,8 +145,12 @@ def test_a_missing_key_is_named():
 
 
 def test_the_digest_covers_what_vectors_depend_on_and_nothing_else():
-    assert set(SCIENCE) == set(CONFIG) - {"report", "reuse", "merge", "dask", "annotate"}
+    places = {"source", "demo", "model"}  # whose files are known by their digests
+    assert set(SCIENCE) == set(CONFIG) - {"report", "reuse", "merge", "dask", "annotate"} - places
     base = config_sha256(CONFIG)
+    assert config_sha256(merged(CONFIG, {"source": {"mirrors": ["https://a/b"]}, "model": {"directory": "x"}})) == base
+    assert config_sha256(merged(CONFIG, {"filter": {"taxonomy": "/elsewhere/nodes.dmp"}})) == base
+    assert config_sha256(merged(CONFIG, {"filter": {"include_taxa": [2]}})) != base
     assert config_sha256(merged(CONFIG, {"report": {"pca_sequences": 99}})) == base
     assert config_sha256(merged(CONFIG, {"reuse": {"dataset": "x"}, "merge": {"file_mb": 0}})) == base
     assert config_sha256(merged(CONFIG, {"dask": {"cluster": "slurm"}})) == base

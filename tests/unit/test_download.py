@@ -338,6 +338,12 @@ def test_second_mirror_with_another_release_starts_from_zero(server, target):
     assert second.ranges == [None]
 
 
+def test_a_mirror_with_a_password_is_refused_without_saying_it(target):
+    message = refuse(target, "https://someone:secret@127.0.0.1/uniref50")
+    assert "source.mirrors has a user's name or password" in message
+    assert "secret" not in message
+
+
 def test_all_mirrors_are_named_with_their_faults(server, target, tmp_path):
     first, second = server(), server()
     first.faults, second.faults = [status(404)], [corrupt]

@@ -385,6 +385,23 @@ def test_classes_of_distances_equal_hugging_face(buckets: int, distance: int) ->
     assert torch.equal(RelativeBias(2, buckets, distance).buckets(distances), expected)
 
 
+@pytest.mark.parametrize("length", [1, 3, 4, 9])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_bias_of_each_query_and_key_is_that_of_their_distance(
+    length: int, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedome.encoders.t5.BIAS_QUERIES", 4)
+    bias = RelativeBias(2, 8, 5, causal=causal)
+    with torch.inference_mode():
+        bias.table.weight.normal_()
+        found = bias(length)
+        for query in range(length):
+            for key in range(length):
+                row = bias.table.weight[bias.buckets(torch.tensor([key - query]))][0]
+                hidden = causal and key > query
+                assert torch.equal(found[0, :, query, key], torch.full((2,), float("-inf")) if hidden else row)
+
+
 @torch.inference_mode()
 def test_bias_is_kept_for_one_length(t5: Path) -> None:
     bias = load_model(t5).encoder.bias
@@ -557,12 +574,26 @@ def test_special_tokens_may_be_beside_the_vocabulary(esm2: Path) -> None:
 
 
 def test_sentencepiece_alone_asks_for_a_tokenizer_json(t5: Path) -> None:
-    (t5 / "tokenizer.json").unlink()
+    for path in t5.glob("*token*.json"):
+        path.unlink()
     (t5 / "spiece.model").write_bytes(b"\x0a\x0e")
     assert model_identity(t5)["tokenizer_sha256"] == hashlib.sha256(b"\x0a\x0e").hexdigest()
     with pytest.raises(UserError, match=r"spiece\.model: .*save_pretrained") as excinfo:
         load_model(t5)
     assert "\n" not in str(excinfo.value)
+    # Transformers would read these, too.
+    (t5 / "added_tokens.json").write_text("{}")
+    assert model_identity(t5)["tokenizer_sha256"] == hashlib.sha256(b"\x0a\x0e{}").hexdigest()
+
+
+def test_structure_states_without_a_task_are_refused(t5: Path) -> None:
+    """ProstT5's spiece.model has them, its added_tokens.json the tasks."""
+    path = t5 / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] += [["▁v", 0.0], ["▁d", 0.0]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"lacks <AA2fold>; copy the model's added_tokens\.json, too"):
+        load_model(t5)
 
 
 @pytest.mark.skipif(not find_spec("sentencepiece"), reason="sentencepiece is not installed")

@@ -1,7 +1,9 @@
 """The engine against the Hugging Face class, run one sequence at a time in float32."""
 
+import os
 import random
 import shutil
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,14 @@ import embedding_line as line
 import numpy as np
 import pytest
 import torch
+from conftest import python_command
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
+from embedome.devices import is_out_of_memory
 from embedome.engine import Engine
 from embedome.errors import UserError
 from embedome.models import load_model
 from embedome.pieces import LongPolicy, Sequences
+from embedome.pooling import ResidueStates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -489,6 +494,58 @@ def test_one_window_too_many_skips_its_sequence(model: Path) -> None:
     engine = make_engine(model, "window", 0)
     limit_memory(engine, 30)
     assert engine.embed(join(sequences)).state.tolist() == ["out-of-memory", "embedded"]
+
+
+def test_residues_of_windows_are_added_up_once_however_often_a_batch_is_tried(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out behind the encoder, between the groups of a batch."""
+    sequences = randoms(67, [100, 100, 70, 40, 12])
+    engine = Engine(load_model(model), policy=LongPolicy("window", 20), per_residue=True)
+    expected = engine.embed(join(sequences)).residues
+    fetch, fetched = ResidueStates.fetch, []
+
+    def limited(*given: object) -> object:
+        fetched.append(given)
+        if len(fetched) in (2, 4):
+            raise RuntimeError("can't allocate memory: you tried to allocate too much")
+        return fetch(*given)
+
+    monkeypatch.setattr(ResidueStates, "fetch", limited)
+    found = engine.embed(join(sequences))
+    assert len(fetched) > 4
+    assert not found.skipped.any()
+    for one, other in zip(found.residues, expected, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_how_torch_says_that_memory_is_out(error: RuntimeError, is_memory: bool) -> None:
+    assert is_out_of_memory(error) == is_memory
+
+
+TF32 = """
+import torch
+from embedome.devices import open_device
+assert torch.get_float32_matmul_precision() != "highest"
+open_device("cpu")
+assert torch.get_float32_matmul_precision() == "highest"
+assert not torch.backends.cuda.cudnn_sdp_enabled()
+"""
+
+
+def test_float32_is_float32_where_the_environment_says_otherwise() -> None:
+    environment = {**os.environ, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+    subprocess.run(python_command(TF32), check=True, env=environment)
 
 
 def test_another_error_of_the_device_is_not_taken_for_memory(model: Path) -> None:

@@ -20,6 +20,8 @@ COMPRESSIONS = {
     "gzip": gzip.compress,
     "gzip members": lambda data: gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]),
     "zstandard": zstd.compress,
+    # As pzstd writes it: before each frame one of 4 bytes that says how long it is.
+    "zstandard frames to pass over": lambda data: b"\x50\x2a\x4d\x18\x04\x00\x00\x00size" + zstd.compress(data),
     "zstandard frames": lambda data: zstd.compress(data[: len(data) // 3]) + zstd.compress(data[len(data) // 3 :]),
 }
 WHITE_SPACE = b" \t\r\n\x0b\x0c"

@@ -25,7 +25,10 @@ from conftest import (
     tree,
     write_fasta,
 )
+from embedome.catalog import CATALOG, read_catalog
 from embedome.errors import UserError
+from embedome.filter import filter_records, source_identity
+from embedome.limits import Limits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -212,6 +215,43 @@ def test_duplicate_id_over_two_files_and_with_a_rejected_record(tmp_path: Path) 
     with pytest.raises(UserError) as caught:
         run_filter(tmp_path / "out", one, two)
     assert f"id 'a': record 1 of {one} and record 3 of {two}" in str(caught.value)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = []
+    for number, folder in enumerate(["GCF_1", "GCF_2"]):
+        (tmp_path / folder).mkdir()
+        paths.append(write_fasta(tmp_path / folder / "protein.faa", [(f"a{number}", "MK"), (f"b{number}", "M-K")]))
+    run = run_filter(tmp_path / "out", *paths)
+    names = ["GCF_1/protein.faa", "GCF_2/protein.faa"]
+    assert [each["file"] for each in run.account["inputs"]] == names
+    assert run.rejected("file, number") == [(name, 2) for name in names]
+
+
+def test_where_a_release_comes_from_is_not_part_of_what_it_is(tmp_path: Path) -> None:
+    found = []
+    for name, url in (("one", "https://one/x.gz"), ("two", "https://two/x.gz")):
+        path = write_fasta(tmp_path / "x.fasta", [("a", "MK")])
+        record = {"url": url, "release": "2026_01", "date": url, "sha256": "0" * 64}
+        (tmp_path / "release.json").write_text(json.dumps(record))
+        out = tmp_path / name
+        outputs = {"catalog": out / "catalog", "rejects": out / "rejects.parquet", "summary": out / "filter.json"}
+        filter_records([path], Limits(), **outputs, release=tmp_path / "release.json")
+        assert json.loads((tmp_path / name / "filter.json").read_text())["release"] == record
+        found.append(source_identity(tmp_path / name / "filter.json"))
+    assert found[0] == found[1]
+    assert found[0]["release"] == {"release": "2026_01", "sha256": "0" * 64}
+
+
+def test_a_damaged_page_of_the_catalog_is_named(tmp_path: Path) -> None:
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", random_proteins(500)))
+    [path] = (tmp_path / "catalog").iterdir()
+    assert run.account["kept"] == 500
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: damaged .*rerun the stage that wrote it"):
+        list(read_catalog(tmp_path / "catalog", CATALOG.names))
 
 
 def test_a_failed_run_leaves_the_last_one_as_it_was(tmp_path: Path) -> None:

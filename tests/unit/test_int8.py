@@ -1,18 +1,25 @@
 """Embedding in 8-bit integers: the arithmetic, how far it is from float32, and what the files say of it."""
 
+import json
+import os
+import platform
 import random
+import subprocess
 from pathlib import Path
 
 import embedding_line as line
 import numpy as np
 import pytest
 import torch
+from conftest import python_command
 from embedding_line import HuggingFace
+from embedome.embed import make_provenance
 from embedome.encoders.int8 import Int8Linear, quantise
 from embedome.engine import Engine
 from embedome.errors import UserError
 from embedome.format import part_info
 from embedome.models import load_model
+from embedome.parts import fingerprint
 from embedome.pieces import Sequences
 from embedome.settings import Settings
 from hypothesis import given
@@ -90,6 +97,47 @@ def test_files_say_how_far_off_they_are(tmp_path: Path, model: Path) -> None:
 
 
 def test_only_on_a_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedome.engine.check_device", lambda device: device)
+    monkeypatch.setattr("embedome.engine.open_device", torch.device)
     with pytest.raises(UserError, match="int8, which is for CPUs"):
         Engine(load_model(model), device="cuda", dtype="int8")
+
+
+REFUSED = """
+from embedome.engine import Engine
+from embedome.errors import UserError
+from embedome.models import load_model
+try:
+    Engine(load_model(sys.argv[1]), dtype="int8")
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="VNNI is of x86")
+def test_processors_whose_products_overflow_are_refused(model: Path) -> None:
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(python_command(REFUSED, model), capture_output=True, text=True, env=environment)
+    assert "has no VNNI" in done.stdout, done.stderr
+
+
+def test_shards_of_several_machines_go_together(tmp_path: Path, model: Path) -> None:
+    """How far off they are differs in the last digit: no part is made again for it, and the worst is told."""
+    records = [(f"p{number}", sequence.decode()) for number, sequence in enumerate(SEQUENCES * 9)]
+    made = line.prepare(tmp_path, records, {"val": 1, "test": 1, "train": 2})
+    made.embed(model, Settings(dtype="int8"))
+    manifests = sorted(made.folder.rglob("train/*.json"))
+    for path, deviation in zip(manifests, [(0.9, 0.1), (0.99, 0.2)], strict=True):
+        manifest = json.loads(path.read_text())
+        manifest["provenance"]["int8_deviation"] = dict(zip(("min_cosine", "max_abs"), deviation, strict=True))
+        path.write_text(json.dumps(manifest))
+    made.merge()
+    provenance = json.loads((made.dataset / "_manifest.json").read_text())["provenance"]
+    assert provenance["int8_deviation"] == {"min_cosine": 0.9, "max_abs": 0.2}
+    one = {"dtype": "int8", "int8_deviation": {"min_cosine": 0.9}}
+    assert fingerprint(one, []) == fingerprint({**one, "int8_deviation": {"min_cosine": 0.8}}, [])
+    assert fingerprint(one, []) != fingerprint({**one, "dtype": "float32"}, [])
+
+
+def test_the_deviation_is_of_sequences_that_are_embedded(model: Path) -> None:
+    settings = Settings(dtype="int8", long_sequences="skip", max_residues=5)
+    assert 0.9 < make_provenance(model, settings, {})["int8_deviation"]["min_cosine"] < 1

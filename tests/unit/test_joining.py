@@ -16,7 +16,7 @@ from embedome.format import embedding_metadata, part_info, write_part
 from embedome.joining import FileTask, JoinedFile, plan_files
 from embedome.rowfile import read_file
 from embedome.shard_parts import ShardPart
-from embedome.tables import open_parquet
+from embedome.tables import ParquetFile
 from embedome.verify import verify_dataset
 from embedome.workers import Workers
 from hypothesis import given
@@ -75,7 +75,7 @@ def test_large_parts_are_copied_and_small_ones_fill_whole_row_groups(
             write_part(path, table, embedding_metadata(PROVENANCE, fingerprint="a part's"))
             joined.add(path, table)
         joined.finish(embedding_metadata(PROVENANCE))
-    file = open_parquet(tmp_path / "joined.parquet")
+    file = ParquetFile(tmp_path / "joined.parquet")
     assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == groups
     assert file.read().equals(pa.concat_tables(tables))
     assert read_file(tmp_path / "joined.parquet").equals(pa.concat_tables(tables))

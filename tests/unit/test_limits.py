@@ -1,5 +1,6 @@
 """What the filter keeps and drops beyond length: members, fragments, taxa, names, non-standard residues."""
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -66,6 +67,28 @@ def test_the_first_reason_counts(tmp_path: Path) -> None:
     assert filtered.account["rejected"] == {"nonstandard-residues": 1, "too-short": 3}
 
 
+@pytest.mark.parametrize(("odd", "length"), [(29, 100), (57, 100), (29, 50), (63, 90)])
+def test_a_record_at_the_limit_is_kept(tmp_path: Path, odd: int, length: int) -> None:
+    path = tmp_path / "x.fasta"
+    path.write_text("".join(f">{odd + more}\n{'X' * (odd + more)}{'A' * (length - odd - more)}\n" for more in (0, 1)))
+    filtered = run_filter(tmp_path / "out", path, max_nonstandard=odd / length)
+    assert filtered.rows("id") == [(str(odd),)]
+
+
+def test_taxa_are_known_by_what_they_are_and_not_by_the_file(tmp_path: Path) -> None:
+    for folder, more in (("one", ""), ("two", "9999\t|\t40674\t|\n"), ("three", "9999\t|\t2\t|\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nodes.dmp").write_text(NODES + more)
+    one, two, three = (
+        Limits(include_taxa=[2], taxonomy=str(tmp_path / folder / "nodes.dmp")).taxa_identity()
+        for folder in ("one", "two", "three")
+    )
+    assert one == two != three
+    assert [each["include"]["count"] for each in (one, three)] == [3, 4]
+    digest = hashlib.sha256(b"2\n562\n1386").hexdigest()
+    assert one == {"include": {"count": 3, "sha256": digest}}
+
+
 def test_nonstandard_residues_are_written_as_x(tmp_path: Path) -> None:
     filtered = run(tmp_path, nonstandard="mask", max_nonstandard=0.6)
     rows = dict(filtered.rows("representative, sequence"))
@@ -81,11 +104,11 @@ def test_masked_sequences_that_are_then_equal_are_duplicates(tmp_path: Path) -> 
     assert filtered.rows("id, duplicate_of") == [("a", None), ("b", "a"), ("c", "a"), ("d", None)]
 
 
-def archive(folder: Path, **members: str) -> Path:
+def archive(folder: Path, below: str = "", **members: str) -> Path:
     path = folder / "taxdump.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name, text in members.items():
-            info = tarfile.TarInfo(f"{name}.dmp")
+            info = tarfile.TarInfo(f"{below}{name}.dmp")
             info.size = len(text)
             tar.addfile(info, io.BytesIO(text.encode()))
     return path
@@ -101,6 +124,14 @@ def test_a_taxon_takes_its_descendants_along(tmp_path: Path, packed: bool) -> No
     assert sorted(kept(run(tmp_path, exclude_taxa=[40674], taxonomy=taxonomy))) == ["C", "D", "E"]
     flags = Limits(include_taxa=[40674], taxonomy=taxonomy).taxa["include"]
     assert [taxon for taxon, flag in enumerate(flags) if flag] == [9606, 10090, 10091, 40674]
+    # What was merged into another one is that one.
+    flags = Limits(include_taxa=[10091], taxonomy=taxonomy).taxa["include"]
+    assert [taxon for taxon, flag in enumerate(flags) if flag] == [10090, 10091]
+
+
+def test_an_archive_may_have_been_packed_from_its_folder(tmp_path: Path) -> None:
+    taxonomy = archive(tmp_path, "./", nodes=NODES)
+    assert sorted(kept(run(tmp_path, include_taxa=[2], taxonomy=taxonomy))) == ["C", "D"]
 
 
 @given(st.lists(st.integers(0, 30), min_size=30, max_size=30), st.integers(1, 30))

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from embedome.parallel import ahead, map_in_order
+import pytest
+from embedome.errors import UserError
+from embedome.parallel import ahead, map_in_order, process_pool
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PARENT = """
@@ -67,6 +69,11 @@ def test_workers_are_forked_with_the_module_loaded(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["True", "None"]
+
+
+def test_a_killed_worker_is_told() -> None:
+    with pytest.raises(UserError, match="a worker process was killed"), process_pool(1, "embedome.headers") as pool:
+        list(map_in_order(pool, os._exit, [1], 1))
 
 
 def test_work_is_given_back_in_order_and_few_items_wait() -> None:

@@ -270,7 +270,10 @@ def test_costs_that_overflow_are_said(catalog: Filtered) -> None:
 @pytest.mark.parametrize("longest", [None, 400])
 def test_predicted_cost(longest: int | None) -> None:
     lengths = [1, 20, 399, 400, 401, 40_000]
-    costs = CostModel(linear=2e-5, quadratic=3e-8, longest=longest).picoseconds(np.array(lengths, np.int32))
+    lengths_of = np.array(lengths, np.int32)
+    costs = CostModel(linear=2e-5, quadratic=3e-8, longest=longest).picoseconds(lengths_of)
+    # However small they are, none is nothing: sequences that cost nothing would all be in one shard.
+    assert (CostModel(linear=1e-15, quadratic=0).picoseconds(lengths_of) >= 1).all()
     used = [min(length, longest or length) for length in lengths]
     assert costs.dtype == np.int64
     assert costs.tolist() == pytest.approx([2e7 * n + 3e4 * n * n for n in used], rel=1e-9)

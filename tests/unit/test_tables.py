@@ -12,7 +12,7 @@ import pytest
 from conftest import tree
 from embedome import tables
 from embedome.errors import UserError
-from embedome.tables import encode_group, open_parquet, row_groups, write_folder
+from embedome.tables import ParquetFile, encode_group, row_groups, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,4 +76,4 @@ def test_a_row_group_that_cannot_be_encoded_fails_the_writer(tmp_path: Path, mon
     with pytest.raises(OSError, match="no room"):
         write(tmp_path / "files", [100], threads=2, ahead=1)
     with pytest.raises(UserError, match="not a readable Parquet file"):
-        open_parquet(tmp_path / "files" / "part-00000.parquet")
+        ParquetFile(tmp_path / "files" / "part-00000.parquet")

@@ -42,6 +42,12 @@ class Int8Linear(nn.Module):
         return y
 
 
+def products_are_exact() -> bool:
+    """Whether this processor adds up products of integers without overflow: without VNNI, two at a time in 16 bits."""
+    ones = torch.full((64, 64), LARGEST, dtype=torch.int8)
+    return bool((torch._int_mm(ones, ones) == 64 * LARGEST**2).all())
+
+
 def quantise(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values [n, k] as int8 [n, k] and the scale of each row, float32 [n, 1]."""
     scale = values.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(values.dtype).tiny) / LARGEST

@@ -23,6 +23,7 @@ ACTIVATIONS = {
 }
 # Rows of the bias begin at multiples of so many elements; CUDA kernels would copy it in every layer otherwise.
 ALIGNMENT = 16
+BIAS_QUERIES = 512
 # Of configurations that were written before the field was.
 MAX_DISTANCE = 128
 
@@ -66,9 +67,13 @@ class RelativeBias(nn.Module):
         by_distance = weight[self.buckets(distances).to(weight.device)].T  # [H, 2L - 1]
         if self.causal:
             by_distance = by_distance.masked_fill((distances > 0).to(weight.device), float("-inf"))
-        rows = by_distance.unfold(1, length, 1).flip(1)  # [H, L, L]
+        rows = by_distance.unfold(1, length, 1)  # [H, L, L], the last query's first
         bias = weight.new_empty(len(rows), length, -(-length // ALIGNMENT) * ALIGNMENT)[..., :length]
-        return bias.copy_(rows)[None]
+        # A few queries at a time, as turning them round makes a copy.
+        for start in range(0, length, BIAS_QUERIES):
+            end = min(start + BIAS_QUERIES, length)
+            bias[:, start:end] = rows[:, length - end : length - start].flip(1)
+        return bias[None]
 
     def buckets(self, distances: Tensor) -> Tensor:
         """Class of each distance: exact ones for short distances, then wider and wider ones.

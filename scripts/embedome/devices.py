@@ -1,0 +1,50 @@
+"""The device that models run on, and its memory."""
+
+import gc
+import os
+import socket
+
+import torch
+
+from embedome.errors import UserError
+
+# Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+# Of errors that are no `torch.OutOfMemoryError`: of the host, the CUDA runtime, and cuBLAS where it makes its handle.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+
+
+def open_device(device: str) -> torch.device:
+    """Give a device that is there, rather than another one, and have torch compute on it as embedome needs.
+
+    Raises
+    ------
+    UserError
+        Says what torch sees, and where.
+    """
+    if device not in TOKEN_BUDGET:
+        raise UserError(f"the device is {device!r}; expected {' or '.join(TOKEN_BUDGET)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise UserError(
+            f"a GPU was asked for, but torch {torch.__version__} ({built}) sees none on {socket.gethostname()} "
+            f"(CUDA_VISIBLE_DEVICES: {visible}); see docs/cluster.md"
+        )
+    # Some containers set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE: products of float32 would have 10 bits of mantissa.
+    torch.set_float32_matmul_precision("highest")
+    # cuDNN's attention makes and keeps a graph for each shape, some 30 ms; nearly every batch is of another one.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return torch.device(device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch had no memory left, on a GPU or in the host."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what torch keeps of a GPU's memory without using it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
