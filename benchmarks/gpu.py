@@ -123,6 +123,7 @@ def hugging_face(
     directory: Path, variant: str, sequences: list[bytes], device: torch.device, dtype: str, attention_name: str
 ) -> float:
     """Residues per second of the Hugging Face class in memory: tokenizer, model, mean, to the host."""
+    torch.backends.cuda.enable_cudnn_sdp(True)  # as it is where embedome does not turn it off
     model = transformers.AutoModel.from_pretrained(
         directory, dtype=DTYPES[dtype], attn_implementation=attention_name
     ).eval()
@@ -154,6 +155,9 @@ def depends(directory: Path, sequences: list[bytes], device: torch.device, dtype
             engine.token_budget = budget
             print(f"  engine, {budget:6} tokens a batch: {timed(engine, part, peak)}")
     engine.token_budget = own
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    print(f"  engine, cuDNN's attention allowed: {timed(engine, part, peak)}")
+    torch.backends.cuda.enable_cudnn_sdp(False)
     from torch._dynamo.utils import counters
 
     # Layer by layer: all share what is compiled, and what is cached by length stays outside.
