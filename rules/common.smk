@@ -1,11 +1,15 @@
 # Paths and helpers; no rules.
+import json
 import sys
 from pathlib import Path
+
+from snakemake.io import strip_wildcard_constraints
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from embedome.config import (
     check_config,
+    check_files,
     config_sha256,
     drops_leaks,
     load_schema,
@@ -13,7 +17,7 @@ from embedome.config import (
     uses_clusters,
 )
 from embedome.errors import UserError
-from embedome.models import check_model_directory
+from embedome.models import check_model_directory, check_own_directory
 from embedome.tokenizer import vocabulary_files
 from embedome.weights import weight_files
 
@@ -21,7 +25,10 @@ try:
     check_config(
         config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
     )
-    if not config["model"]["untrained"]:
+    check_files(config)
+    if config["model"]["untrained"]:
+        check_own_directory(config["model"]["directory"])
+    else:
         check_model_directory(config["model"]["directory"])
 except UserError as error:
     sys.exit(str(error))
@@ -120,6 +127,15 @@ def is_redundancy_filter():
     return config["cluster"]["as"] == "filter"
 
 
+def later_rejects():
+    """Lists of records that are rejected behind the filter: shards are of what is left."""
+    lists = {
+        "results/rejects_redundant.parquet": is_redundancy_filter(),
+        "results/rejects_leak.parquet": drops_leaks(config),
+    }
+    return [path for path, wanted in lists.items() if wanted]
+
+
 def drawn(name):
     """A file of the split stage: the final one, or where leaks are dropped behind it one of its own."""
     return f"results/drawn/{name}" if drops_leaks(config) else f"results/{name}"
@@ -160,6 +176,28 @@ def earlier_manifest():
     """The manifest of the data set that vectors are taken from, if any."""
     folder = config["reuse"]["dataset"]
     return f"{folder}/_manifest.json" if folder else []
+
+
+def by_attempt_and_records(amount, each):
+    """Megabytes: a base, and so many bytes for each record read, of which input.filter tells; more with each attempt."""
+
+    def megabytes(wildcards, input, attempt):
+        records = json.loads(Path(input.filter).read_text())["read"]
+        return attempt * int(amount + each * records / 1e6)
+
+    return megabytes
+
+
+def run_benchmarks(wildcards):
+    """Benchmark files of this run's rules and shards: of others there may be some from earlier runs."""
+    found = {}
+    for each in [one for one in workflow.rules if one.benchmark]:
+        path = strip_wildcard_constraints(str(each.benchmark))
+        if "{split}" in path:
+            found[each.name] = all_shards(path.replace("{model}", MODEL))
+        else:
+            found[each.name] = [path.replace("{database}", database())]
+    return found
 
 
 def reuse_files():

@@ -36,7 +36,6 @@ rule download:
     conda:
         "../envs/data.yaml"
     params:
-        mirrors=config["source"]["mirrors"],
         file_format=file_format(),
         release=old_release(),
     message:

@@ -19,7 +19,7 @@ rule filter:
         "../envs/data.yaml"
     threads: 4
     resources:
-        mem_mb=by_attempt(4000),
+        mem_mb=by_attempt_and_size(3000, 0.25),
         runtime=by_attempt(240),
     params:
         limits=config["filter"],

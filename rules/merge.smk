@@ -24,7 +24,6 @@ rule merge:
     params:
         file_mb=config["merge"]["file_mb"],
         earlier=config["reuse"]["dataset"],
-        dask=config["dask"],
     message:
         "Verifying and merging the shards' parts"
     script:

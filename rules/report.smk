@@ -46,7 +46,6 @@ rule analyse:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(480),
     params:
-        dask=config["dask"],
         samples=config["report"],
     message:
         "Analysing the data set"
@@ -122,6 +121,7 @@ rule report:
 rule runtimes:
     input:
         rules.report.output,
+        get_annotation(),
     output:
         table=f"results/runtimes/{MODEL}.tsv",
         page=report(
@@ -138,8 +138,7 @@ rule runtimes:
     conda:
         "../envs/data.yaml"
     params:
-        benchmarks="results/benchmarks",
-        model=MODEL,
+        benchmarks=run_benchmarks,
     message:
         "Adding up the rules' run times"
     script:

@@ -6,6 +6,7 @@ if config["reuse"]["dataset"]:
     rule reuse:
         input:
             catalog="results/catalog",
+            filter="results/summaries/filter.json",
             earlier=earlier_manifest(),
         output:
             reused="results/reused.parquet",
@@ -18,7 +19,7 @@ if config["reuse"]["dataset"]:
             "../envs/data.yaml"
         threads: 1
         resources:
-            mem_mb=by_attempt(4000),
+            mem_mb=by_attempt_and_records(1500, 100),
             runtime=by_attempt(120),
         message:
             "Looking up sequences in {input.earlier}"

@@ -6,6 +6,8 @@ rule shard:
         catalog="results/catalog",
         splits="results/splits.parquet",
         summary="results/summaries/split.json",
+        filter="results/summaries/filter.json",
+        rejects=later_rejects(),
         reuse=reuse_files(),
     output:
         shards=all_shards("results/shards/{split}/{shard}.fasta.gz"),
@@ -18,7 +20,7 @@ rule shard:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt(4000),
+        mem_mb=by_attempt_and_records(1500, 80),
         runtime=by_attempt(120),
     params:
         n_shards=config["shard"],

@@ -4,7 +4,7 @@
 rule split:
     input:
         catalog="results/catalog",
-        summary="results/summaries/filter.json",
+        filter="results/summaries/filter.json",
         clusters="results/clusters.parquet" if uses_clusters(config) else [],
     output:
         **(
@@ -22,10 +22,11 @@ rule split:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt(4000),
+        mem_mb=by_attempt_and_records(1500, 80),
         runtime=by_attempt(60),
     params:
         plan=config["split"],
+        clusters=config["cluster"]["as"],
     message:
         "Splitting into val, test and train ({params.plan[method]})"
     script:

@@ -14,5 +14,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.statistics).parent,
         samples=Samples(**snakemake.params.samples),
         families=snakemake.input.get("families"),
-        workers=Workers(**snakemake.params.dask, threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
+        workers=Workers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

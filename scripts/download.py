@@ -8,7 +8,7 @@ from embedome.log import rule_log
 with rule_log(snakemake.log):
     demo = snakemake.input.get("demo")
     download_release(
-        [Path(demo).parent.resolve().as_uri()] if demo else snakemake.params.mirrors,
+        [Path(demo).parent.resolve().as_uri()] if demo else snakemake.config["source"]["mirrors"],
         snakemake.wildcards.database,
         Path(snakemake.output.sequences),
         Path(snakemake.output.release),

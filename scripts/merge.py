@@ -16,5 +16,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.manifest).parent,
         file_bytes=snakemake.params.file_mb * 1_000_000,
         reuse=Reuse.of_files(snakemake.input.reuse, snakemake.params.earlier),
-        workers=Workers(**snakemake.params.dask, threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
+        workers=Workers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

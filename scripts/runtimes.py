@@ -4,4 +4,4 @@ from embedome.log import rule_log
 from embedome.runtimes import write_runtimes
 
 with rule_log(snakemake.log):
-    write_runtimes(snakemake.params.benchmarks, snakemake.params.model, *snakemake.output)
+    write_runtimes(snakemake.params.benchmarks, *snakemake.output)

@@ -6,7 +6,7 @@ from embedome.split import SplitPlan, split_catalog
 with rule_log(snakemake.log):
     split_catalog(
         snakemake.input.catalog,
-        snakemake.input.summary,
+        snakemake.input["filter"],
         SplitPlan(**snakemake.params.plan),
         splits=snakemake.output.splits,
         summary=snakemake.output.summary,

@@ -1,19 +1,22 @@
 """Checking a configuration: one line per fault, in the words of whoever wrote it."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from embedome.errors import UserError
 from embedome.files import json_sha256
+from embedome.limits import pattern_fault
 from embedome.registry import REGISTRY
 
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")
-# What decides about sequences and vectors. The rest is about how a run looks, or says where things are: what is in them
-# is known by the digests of the source's files, of the model's, and of the taxa that NCBI's dump gives.
-SCIENCE = ("filter", "cluster", "split", "leakage", "shard", "cost", "embed")
+# What decides which sequences there are, and where each goes; how they are embedded is in the provenance by itself.
+# Left out is where things are: what is in them is known by the digests of the source's files, and of the taxa that the
+# taxonomy gives.
+SCIENCE = ("filter", "cluster", "split", "leakage")
 PLACES = {"filter": ("taxonomy",)}
 
 
@@ -33,6 +36,24 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         raise UserError("\n".join(f"configuration: {fault}" for fault in faults))
 
 
+def check_files(config: Mapping[str, Any]) -> None:
+    """Check that the files are there that the configuration names.
+
+    Where a rule's input is not there but its output is, Snakemake takes that for a file that was given.
+
+    Raises
+    ------
+    UserError
+        Names each key and path.
+    """
+    source, earlier = config["source"], config["reuse"]["dataset"]
+    named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
+    named += [("filter.taxonomy", config["filter"]["taxonomy"]), ("annotate.labels", config["annotate"]["labels"])]
+    named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
+    if missing := [f"{key}: {path}: no such file" for key, path in named if path and not Path(path).exists()]:
+        raise UserError("\n".join(f"configuration: {fault}; check the path" for fault in missing))
+
+
 def describe(error: Any) -> Iterator[str]:
     """Say what is wrong in a line per key."""
     path = ".".join(str(part) for part in error.path)
@@ -48,7 +69,8 @@ def describe(error: Any) -> Iterator[str]:
             if key not in error.instance:
                 yield f"{dotted(path, key)} is missing; expected {expectation(error.schema['properties'][key])}"
     else:
-        yield f"{path} is {error.instance!r}; expected {expectation(error.schema)}"
+        hint = ", with a point: 1.0e-3" if re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", str(error.instance)) else ""
+        yield f"{path} is {error.instance!r}; expected {expectation(error.schema)}{hint}"
 
 
 def dotted(path: str, key: Any) -> str:
@@ -81,6 +103,11 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"source.database is {source['database']!r}; expected one of {known}, as source.release is given"
     if source["kind"] == "url" and not source["url"]:
         yield "source.url is None; expected an address, as source.kind is 'url'"
+    for key in ("include_names", "exclude_names"):
+        yield from (fault for pattern in limits[key] if (fault := pattern_fault(f"filter.{key}", pattern)))
+    held_out = [config["split"][name] for name in ("val", "test")]
+    if max(held_out) < 1 and sum(held_out) > 1:
+        yield f"split.val and split.test are {held_out[0]} and {held_out[1]}; expected fractions of 1 together at most"
     shortest, longest = limits["min_length"], limits["max_length"]
     if longest is not None and longest < shortest:
         yield f"filter.max_length is {longest}; expected at least filter.min_length, {shortest}"
@@ -138,7 +165,7 @@ def drops_leaks(config: Mapping[str, Any]) -> bool:
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Digest of the keys that decide about sequences and vectors; of stages that do not decide it has none.
+    """Digest of the keys that decide about sequences; of stages that do not decide it has none.
 
     It is the same wherever the files lie that are worked on.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from embedome import __version__
 from embedome.columns import check_chunk
@@ -81,6 +82,8 @@ class Machine:
         if chosen := os.environ.get("EMBEDOME_DEVICE"):
             log.warning("EMBEDOME_DEVICE is set: running on %s, not on %s", chosen, device)
             device = chosen
+        elif device == "cpu" and torch.cuda.is_available():
+            log.warning("there is a GPU, but this job did not ask for one; see docs/cluster.md, One machine with a GPU")
         return cls(device, resources.get("attempt", 1))
 
 

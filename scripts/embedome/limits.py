@@ -153,11 +153,18 @@ def check_pattern(key: str, pattern: str) -> None:
     UserError
         Names the key.
     """
+    if fault := pattern_fault(key, pattern):
+        raise UserError(fault)
+
+
+def pattern_fault(key: str, pattern: str) -> str | None:
+    """What is wrong with a regular expression, if anything."""
     try:
         matches(pa.chunked_array([[""]]), [pattern])
     except pa.ArrowInvalid as error:
         reason = re.sub(r"^.*?: ", "", str(error).split("\n", 1)[0])
-        raise UserError(f"{key} has {pattern!r}; expected a regular expression in RE2's syntax ({reason})") from None
+        return f"{key} has {pattern!r}; expected a regular expression in RE2's syntax ({reason})"
+    return None
 
 
 def matches(texts: pa.ChunkedArray, patterns: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,22 @@ SECONDS, MEMORY, PROCESSOR = "s", "max_rss", "cpu_time"
 
 
 def write_runtimes(
-    benchmarks: str | os.PathLike, model: str, table: str | os.PathLike, page: str | os.PathLike
+    benchmarks: Mapping[str, Sequence[str | os.PathLike]], table: str | os.PathLike, page: str | os.PathLike
 ) -> None:
     """Write the time and memory of each rule's jobs, as they last ran.
 
     Parameters
     ----------
-    benchmarks : path
-        Folder with ``<rule>.tsv``, ``<rule>_<what>.tsv`` and, of embed jobs, ``embed/<model>/<split>/<shard>.tsv``.
-    model : str
-        Whose jobs count; those of other models are left out.
+    benchmarks : mapping
+        Benchmark files of each rule's jobs; those of jobs that never ran are not there.
     table, page : path
         TSV and HTML file. They differ from run to run, and nothing is made from them.
     """
-    folder, jobs = Path(benchmarks), {}
-    for file in sorted(folder.rglob("*.tsv")):
-        parts = file.relative_to(folder).with_suffix("").parts
-        if len(parts) == 1:
-            jobs.setdefault(parts[0].removesuffix(f"_{model}"), []).append(file)
-        elif parts[1] == model:
-            jobs.setdefault(parts[0], []).append(file)
-    rows = [summarise(rule, files) for rule, files in sorted(jobs.items())]
+    jobs = {rule: [path for path in map(Path, files) if path.is_file()] for rule, files in benchmarks.items()}
+    rows = [summarise(rule, files) for rule, files in sorted(jobs.items()) if files]
     write_tsv(Path(table), HEADER, rows)
     write_page(Path(page), "Run times", HEADER, rows)
-    log.info("run times of %d rules", len(jobs))
+    log.info("run times of %d rules", len(rows))
 
 
 def summarise(rule: str, files: list[Path]) -> tuple[Any, ...]:

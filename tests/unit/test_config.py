@@ -137,6 +137,10 @@ def test_every_fault_has_a_line_of_its_own():
     assert len(fault(filter={"min_length": 0, "x": 1}, split={"val": -1}).splitlines()) == 3
 
 
+def test_a_number_that_yaml_takes_for_text_is_told():
+    assert fault(leakage={"e_value": "1e-3"}).endswith("is '1e-3'; expected number, above 0, with a point: 1.0e-3")
+
+
 def test_a_missing_key_is_named():
     config = copy.deepcopy(CONFIG)
     del config["split"]["val"]
@@ -144,17 +148,15 @@ def test_a_missing_key_is_named():
         check_config(config, SCHEMA)
 
 
-def test_the_digest_covers_what_vectors_depend_on_and_nothing_else():
-    places = {"source", "demo", "model"}  # whose files are known by their digests
-    assert set(SCIENCE) == set(CONFIG) - {"report", "reuse", "merge", "dask", "annotate"} - places
+def test_the_digest_covers_what_sequences_depend_on_and_nothing_else():
+    """The source's and the model's files have digests of their own, settings of embedding keys in the provenance."""
+    others = {"source", "demo", "model", "shard", "cost", "embed", "report", "reuse", "merge", "dask", "annotate"}
+    assert set(SCIENCE) == set(CONFIG) - others
     base = config_sha256(CONFIG)
     assert config_sha256(merged(CONFIG, {"source": {"mirrors": ["https://a/b"]}, "model": {"directory": "x"}})) == base
     assert config_sha256(merged(CONFIG, {"filter": {"taxonomy": "/elsewhere/nodes.dmp"}})) == base
+    assert config_sha256(merged(CONFIG, {"shard": {"val": 2}, "embed": {"part_seconds": 9}})) == base
     assert config_sha256(merged(CONFIG, {"filter": {"include_taxa": [2]}})) != base
-    assert config_sha256(merged(CONFIG, {"report": {"pca_sequences": 99}})) == base
-    assert config_sha256(merged(CONFIG, {"reuse": {"dataset": "x"}, "merge": {"file_mb": 0}})) == base
-    assert config_sha256(merged(CONFIG, {"dask": {"cluster": "slurm"}})) == base
-    assert config_sha256(merged(CONFIG, {"annotate": {"labels": "labels.tsv"}})) == base
     assert config_sha256(merged(CONFIG, {"split": {"seed": 7}})) != base
 
 

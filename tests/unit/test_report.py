@@ -182,7 +182,7 @@ def test_nested_json_becomes_one_line_per_value():
     assert flat(value) == [("a: b", "1, 2.5"), ("a: c", "none"), ("d: 1: e", "yes"), ("d: 2: e", "text"), ("f", 3)]
 
 
-def test_run_times_are_added_up_by_rule_and_other_models_left_out(tmp_path):
+def test_run_times_are_added_up_by_rule_and_those_of_other_runs_left_out(tmp_path):
     def write(name: str, *lines: tuple) -> None:
         path = tmp_path / "benchmarks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,13 @@ def test_run_times_are_added_up_by_rule_and_other_models_left_out(tmp_path):
     write("embed/my_model/train/00000.tsv", (60, "0:01:00", 900, 50))
     write("embed/my_model/val/00000.tsv", (5, "0:00:05", 950, 4.25))
     write("embed/other/val/00000.tsv", (999, "0:16:39", 999, 999))
-    write_runtimes(tmp_path / "benchmarks", "my_model", tmp_path / "times.tsv", tmp_path / "times.html")
+    write("embed/my_model/val/00001.tsv", (999, "0:16:39", 999, 999))
+    embed = [tmp_path / f"benchmarks/embed/my_model/{split}/00000.tsv" for split in ("train", "val", "test")]
+    benchmarks = {
+        name: [tmp_path / f"benchmarks/{file}.tsv"]
+        for name, file in (("merge", "merge_my_model"), ("filter", "filter"), ("cluster", "cluster"))
+    }
+    write_runtimes(benchmarks | {"embed": embed}, tmp_path / "times.tsv", tmp_path / "times.html")
     lines = (tmp_path / "times.tsv").read_text().splitlines()
     assert [line.split("\t") for line in lines[1:]] == [
         ["embed", "2", "0:01:05", "60.0", "950", "54.2"],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import duckdb
@@ -172,6 +173,12 @@ def test_own_files_plain_gzip_and_zstandard_with_any_header(demo, tmp_path):
         ({"filter": {"max_length": 5}}, "filter.max_length is 5; expected at least filter.min_length, 20"),
         ({"source": {"kind": "fasta"}}, "source.fasta is []; expected at least one path"),
         ({"model": {"directory": "nowhere", "untrained": None}}, "nowhere: no such model directory"),
+        ({"source": {"kind": "fasta", "fasta": ["a.fa"]}}, "source.fasta: a.fa: no such file"),
+        ({"filter": {"taxonomy": "nodes.dmp"}}, "filter.taxonomy: nodes.dmp: no such file"),
+        ({"annotate": {"labels": "go.tsv"}}, "annotate.labels: go.tsv: no such file"),
+        ({"reuse": {"dataset": "earlier"}}, "reuse.dataset: earlier/_manifest.json: no such file"),
+        ({"filter": {"include_names": ["(("]}}, "filter.include_names has '(('; expected a regular expression"),
+        ({"split": {"val": 0.6, "test": 0.7}}, "split.val and split.test are 0.6 and 0.7; expected fractions"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_no_traceback(tmp_path, sections, message):
@@ -207,6 +214,56 @@ def test_changed_settings_embed_again_and_unchanged_ones_do_not(demo, tmp_path):
     ledger = json.loads((folder / "results/ledger.json").read_text())
     assert ledger["states"]["windowed"] > 0
     assert "truncated" not in ledger["states"]
+
+
+def planned(folder, config) -> set[str]:
+    """The rules that a run would run."""
+    result = run(folder, config, "--dry-run", "--quiet", "rules")
+    assert result.returncode == 0, result.stdout
+    return {line.split()[0] for line in result.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line)}
+
+
+@pytest.mark.parametrize(
+    ("sections", "rules"),
+    [
+        ({"cluster": {"as": "filter"}}, {"cluster", "split", "shard", "embed"}),
+        ({"leakage": {"drop_above": 0.3}}, {"split", "drop_leaks", "shard", "embed"}),
+        ({"split": {"method": "cluster"}}, {"cluster", "split", "shard", "embed"}),
+    ],
+    ids=["filter", "leaks", "clusters"],
+)
+def test_what_a_key_switches_on_is_run_where_there_are_results_already(demo, tmp_path, sections, rules):
+    shutil.copytree(demo, tmp_path / "copy")
+    assert rules <= planned(tmp_path / "copy", changed(SMALL, **sections))
+
+
+@pytest.mark.parametrize(
+    "sections", [{"dask": {"memory_mb": 9999}}, {"source": {"mirrors": ["https://elsewhere/uniref50"]}}], ids=str
+)
+def test_where_and_by_what_it_is_worked_on_is_no_reason_to_run_again(demo, tmp_path, sections):
+    shutil.copytree(demo, tmp_path / "copy")
+    assert planned(tmp_path / "copy", changed(SMALL, **sections)) == set()
+
+
+def test_a_shard_more_of_val_leaves_the_parts_of_train(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "copy")
+    result = run(tmp_path / "copy", changed(SMALL, shard={"val": 2}), "--until", "ledger")
+    assert result.returncode == 0, result.stdout
+    logs = tmp_path / "copy/results/logs/embed/esm1nv-demo"
+    assert "is there already" in (logs / "train/00000.log").read_text()
+    assert "is there already" not in (logs / "val/00001.log").read_text()
+
+
+def test_weights_that_are_not_embedome_s_are_never_replaced(tmp_path):
+    directory = tmp_path / SMALL["model"]["directory"]
+    directory.mkdir(parents=True)
+    (directory / "pytorch_model.bin").write_bytes(b"precious")
+    for config in ({}, {"model_type": "esm"}):
+        (directory / "config.json").write_text(json.dumps(config))
+        result = run(tmp_path, SMALL, "--forceall")
+        assert result.returncode != 0
+        assert "which holds pytorch_model.bin; set model.untrained to null" in result.stdout
+        assert (directory / "pytorch_model.bin").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
