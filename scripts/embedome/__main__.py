@@ -118,6 +118,7 @@ def run_embed(options: argparse.Namespace) -> None:
         start_server("embedome.embed")
     from embedome.embed import Machine
     from embedome.errors import UserError
+    from embedome.files import check_output
     from embedome.onefile import embed_fasta
     from embedome.settings import Settings
 
@@ -125,6 +126,7 @@ def run_embed(options: argparse.Namespace) -> None:
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
+    check_output(options.out, options.fasta)
     device = chosen_device(options)
     account = embed_fasta(
         options.fasta,

@@ -437,7 +437,8 @@ class Dataset:
             threads=threads,
         )
         ids = [chunk for table in self.tables(["id"], split, threads) for chunk in table["id"].chunks]
-        return Neighbours(index, pa.chunked_array(ids, pa.string()), metric)
+        # One array: of many chunks the right one would be looked for at each look-up.
+        return Neighbours(index, pa.chunked_array(ids, pa.string()).cast(pa.large_string()).combine_chunks(), metric)
 
     def describe(self) -> dict[str, Any]:
         """Counts, provenance, schema and size, as JSON."""

@@ -168,6 +168,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_new_folder(path: str | os.PathLike) -> None:
+    """Refuse a folder that holds something, before it is replaced whole."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: is there already; name a folder that is not there")
+
+
+def check_output(out: str | os.PathLike, inputs: Sequence[str | os.PathLike]) -> None:
+    """Refuse to write to a file that is read."""
+    if Path(out).exists() and any(Path(path).exists() and os.path.samefile(out, path) for path in inputs):
+        raise UserError(f"{out}: is a file that is to be read; name another one to write")
+
+
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """What to call files: the ends of their paths, as short as tells them apart.
 
@@ -225,4 +238,5 @@ def read_json(path: str | os.PathLike) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+        fault = f"{path}: not valid JSON ({error}); if embedome made it, delete it and run again"
+        raise UserError(fault) from None

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def read_labels(source: LabelSource) -> LabelTable:
         Where the file is missing or unreadable, lacks a column, has a row without id, or names no label at all.
     """
     table = read_columns(source)
-    ids, texts = (pc.fill_null(table[name].cast(pa.string()), "") for name in ("id", "label"))
+    ids, texts = (pc.fill_null(as_text(source, table[name]), "") for name in ("id", "label"))
     blank = pc.indices_nonzero(pc.equal(ids, ""))
     if len(blank):
         raise UserError(f"{source.path}: row {blank[0].as_py() + 1} has no {source.id_column}; expected an id")
@@ -95,6 +96,17 @@ def read_labels(source: LabelSource) -> LabelTable:
         empty=len(table) - len(np.unique(parents)),
         sha256=file_sha256(source.path),
     )
+
+
+def as_text(source: LabelSource, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as text; labels of a list with semicolons between them."""
+    try:
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            column = column.cast(pa.list_(pa.string()))
+            return pc.binary_join(column, SEPARATOR)
+        return column.cast(pa.string())
+    except pa.ArrowException as error:
+        raise UserError(f"{source.path}: a column is no text ({first_line(error)}); expected ids and labels") from None
 
 
 def ranked(values: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
@@ -133,17 +145,28 @@ def read_columns(source: LabelSource) -> pa.Table:
 def read_text(source: LabelSource, path: Path, delimiter: str) -> pa.Table:
     """Read two columns of a delimited file as text; quotes mean something in .csv only."""
     wanted = [source.id_column, source.label_column]
-    parse = pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if delimiter == "," else False)
-    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False)
-    with pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None) as stream:
+    quoted = delimiter == ","
+    parse = pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted)
+    # Of other columns the types would be guessed, from the first of them.
+    convert = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(wanted, pa.string()),
+        strings_can_be_null=False,
+        include_columns=wanted,
+        include_missing_columns=True,
+    )
+    opened = partial(pa.input_stream, str(path), compression="gzip" if path.name.lower().endswith(".gz") else None)
+    with opened() as stream:
+        check_columns(source, pa.csv.open_csv(stream, parse_options=parse).schema.names)
+    with opened() as stream:
         reader = pa.csv.open_csv(stream, parse_options=parse, convert_options=convert)
-        check_columns(source, reader.schema.names)
-        batches = [pa.table(batch.select(wanted)) for batch in reader]
-    return pa.concat_tables(batches or [reader.schema.empty_table().select(wanted)]).rename_columns(["id", "label"])
+        batches = [pa.table(batch) for batch in reader]
+    return pa.concat_tables(batches or [reader.schema.empty_table()]).rename_columns(["id", "label"])
 
 
 def check_columns(source: LabelSource, have: list[str]) -> None:
-    """Refuse a table that lacks one of the two columns."""
+    """Refuse a table that lacks one of the two columns, or has one twice."""
     for name in (source.id_column, source.label_column):
         if name not in have:
             raise UserError(f"{source.path}: no column {name!r}; there are {', '.join(have)}")
+        if have.count(name) > 1:
+            raise UserError(f"{source.path}: {have.count(name)} columns are called {name!r}; expected one")

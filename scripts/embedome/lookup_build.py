@@ -128,7 +128,13 @@ def dataset_identity(path: str | os.PathLike, data: Dataset) -> dict[str, Any]:
 
 
 def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> pa.Table:
-    """The data set's rows that the table has, sorted by id: id, digest, number in the table, and whether held out."""
+    """The data set's rows that the table has, sorted by id: id, digest, number in the table, and whether held out.
+
+    Raises
+    ------
+    UserError
+        Where the data set has no row.
+    """
     pieces = []
     with Progress("find annotated", "rows", len(data)) as progress:
         for split in data.splits:
@@ -137,6 +143,8 @@ def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) ->
                 rows = rows.append_column("number", number).filter(number.is_valid())
                 pieces.append(rows.append_column("held_out", pa.array([split in hold_out] * len(rows), pa.bool_())))
                 progress.update(len(number))
+    if not pieces:
+        raise UserError("the data set has no row: all its sequences were skipped; there is nothing to annotate")
     return pa.concat_tables(pieces).combine_chunks().sort_by("id")
 
 

@@ -16,6 +16,7 @@ from embedome.devices import TOKEN_BUDGET, open_device
 from embedome.engine import DTYPES
 from embedome.errors import UserError
 from embedome.models import Model, fill, load_model, read_config
+from embedome.records import UPPER_CASE, WHITE_SPACE, sequence_fault
 from embedome.registry import ESM, MEGATRON_BERT
 from embedome.streams import Batches
 from embedome.tokenizer import ResidueTokenizer
@@ -27,6 +28,8 @@ HEADS = {
     MEGATRON_BERT: ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     ESM: ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
 }
+# And of a matrix that some put in the place of the embedding.
+OUTPUTS = {MEGATRON_BERT: "cls.predictions.decoder.weight", ESM: "lm_head.decoder.weight"}
 
 
 class Head(nn.Module):
@@ -153,11 +156,14 @@ class MaskedLM:
         Raises
         ------
         UserError
-            Where nothing is masked, or the sequence is too long.
+            Where nothing is masked, the sequence is too long, or holds anything but letters and white space.
         """
-        parts = [part.encode() for part in sequence.split(MASK)]
+        parts = [part.encode().translate(UPPER_CASE, WHITE_SPACE) for part in sequence.split(MASK)]
         if len(parts) == 1:
             raise UserError(f"nothing to fill in {sequence[:40]!r}; expected {MASK} in the place of a residue")
+        for part in filter(None, parts):
+            if fault := sequence_fault(part):
+                raise UserError(f"{part[:40].decode(errors='replace')!r}: {': '.join(fault)}; expected residues")
         # The stand-in for a mask is one byte, as residues are.
         tokens = self.tokens(b"X".join(parts))
         positions = torch.tensor(np.cumsum([len(part) + 1 for part in parts[:-1]]) - 1)
@@ -199,6 +205,9 @@ def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str
         raise UserError(
             f"{directory}: {config['model_type']} is no masked language model; expected one of {', '.join(HEADS)}"
         )
+    output = OUTPUTS[config["model_type"]]
+    if config.get("tie_word_embeddings") is False and output in open_weights(directory):
+        raise UserError(f"{directory}: {output} is a matrix of its own; expected the embedding, as the head has it")
     model = load_model(directory)
     with torch.device("meta"):
         head = Head(model.encoder.dimension, config["vocab_size"], config["layer_norm_eps"])

@@ -103,8 +103,10 @@ def list_row(entry: Entry) -> tuple[str, ...]:
 def run_init(options: argparse.Namespace) -> None:
     """Make a model directory with random weights."""
     from embedome.errors import UserError
+    from embedome.files import check_new_folder
     from embedome.initialise import make_untrained
 
+    check_new_folder(options.directory)
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
     for name, value in sizes.items():
         if value < 1:
@@ -117,8 +119,10 @@ def run_init(options: argparse.Namespace) -> None:
 
 def run_import(options: argparse.Namespace) -> None:
     """Convert an archive to a model directory."""
+    from embedome.files import check_new_folder
     from embedome.nemo import import_nemo
 
+    check_new_folder(options.directory)
     import_nemo(options.archive, options.directory)
     print(f"{options.directory}: made from {options.archive}")
 
@@ -133,9 +137,11 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_score(options: argparse.Namespace) -> None:
     """Write the pseudo-log-likelihoods of sequences."""
+    from embedome.files import check_output
     from embedome.masked import load_masked_lm
     from embedome.scoring import score_masked
 
+    check_output(options.out, options.fasta)
     model = load_masked_lm(options.model, chosen_device(options), options.dtype)
     print(f"{options.out}: {json.dumps(score_masked(options.fasta, model, options.out))}")
 

@@ -167,7 +167,8 @@ class Neighbours:
         queries = next(prepared([np.atleast_2d(vectors)], self.metric))
         with faiss_threads(threads):
             scores, rows = self.index.search(queries, k)
-        return scores, [self.names(row) for row in rows]
+        names = self.names(rows.ravel())
+        return scores, [names[start : start + k] for start in range(0, len(names), k)]
 
     def names(self, rows: Sequence[int] | np.ndarray) -> list[str | None]:
         """The ids of rows of the index; None for -1, which FAISS gives where it found too few."""

@@ -29,6 +29,10 @@ EXPECTED = {
     "megatron_legacy": False,
 }
 EPSILON = "layernorm_epsilon"
+# Fields of config.json that an archive does not have.
+COMPUTED = {"layer_norm_eps", "hidden_act", "activation_function", "vocab_size", "tie_word_embeddings"}
+TANH_GELU = {"gelu_new", "gelu_pytorch_tanh"}
+TOKEN_TYPES = "token_type_embeddings.weight"
 SIZES = {
     "layers": "num_layers",
     "hidden": "hidden_size",
@@ -98,6 +102,12 @@ def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: La
         for name, expected in EXPECTED.items():
             if half.get(name, expected) != expected:
                 raise UserError(f"{archive}: {name} is {half[name]!r}; expected {expected!r}, as {layout.like} has")
+        fused = [half.get(name, True) for name in ("bias_gelu_fusion", "bias_activation_fusion")]
+        if not all(fused) and not half.get("openai_gelu"):
+            raise UserError(
+                f"{archive}: bias_gelu_fusion or bias_activation_fusion is False: GELU is then not that by tanh, which "
+                f"{layout.like} has"
+            )
         if abs(float(half.get(EPSILON, 1e-5)) - 1e-5) > 1e-12:
             raise UserError(f"{archive}: {EPSILON} is {half[EPSILON]!r}; expected 1e-5")
     encoder, decoder = ({ours: size(archive, half, SIZES[ours]) for ours in SIZES} for half in halves.values())
@@ -198,6 +208,26 @@ def to_nemo(rows: Sequence[Row], tensors: Mapping[str, Tensor], heads: int) -> d
     return weights
 
 
+def check_computed_alike(
+    directory: str | os.PathLike, config: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int]
+) -> None:
+    """Refuse a directory whose config.json asks for what an archive of the layout cannot say."""
+    own = make_config(layout.like, sizes, {}).to_dict()
+    for name in COMPUTED & own.keys():
+        found, expected = config.get(name, own[name]), own[name]
+        if found != expected and {found, expected} != TANH_GELU:
+            raise UserError(f"{directory}: {name} is {found!r}; expected {expected!r}, as {layout.like} has")
+
+
+def without_token_types(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a checkpoint, the first token type added to the positions: an archive has none."""
+    tensors = dict(tensors.items())
+    for name in [each for each in tensors if each.endswith(TOKEN_TYPES)]:
+        positions = name.replace(TOKEN_TYPES, "position_embeddings.weight")
+        tensors[positions] = tensors[positions] + tensors[name][0]
+    return tensors
+
+
 def export_nemo(directory: str | os.PathLike, archive: str | os.PathLike) -> None:
     """Write a Hugging Face directory of ESM-1nv or ProtT5nv as a plain, single-rank archive in float32.
 
@@ -215,8 +245,9 @@ def export_nemo(directory: str | os.PathLike, archive: str | os.PathLike) -> Non
         )
     fields = FIELDS[config["model_type"]]
     sizes = {name: config[fields[name][0]] for name in find_entry(layout.like).sizes}
+    check_computed_alike(directory, config, layout, sizes)
     try:
-        weights = to_nemo(layout.rows(sizes), open_weights(directory), sizes["heads"])
+        weights = to_nemo(layout.rows(sizes), without_token_types(open_weights(directory)), sizes["heads"])
     except KeyError as error:
         raise UserError(f"{directory}: {error.args[0]} is missing; the head is part of an archive") from None
     except ValueError as error:

@@ -122,6 +122,8 @@ def run_plan(options: argparse.Namespace) -> None:
     for name in ("poolings", "devices", "minutes"):
         if not getattr(options, name) > 0:
             raise UserError(f"--{name} is {getattr(options, name)}; expected more than 0")
+    if options.flops is not None and not options.flops > 0:
+        raise UserError(f"--flops is {options.flops:g}; expected more than 0")
     encoder, held = planned_encoder(options.model)
     longest = LongPolicy(max_residues=options.max_residues).longest(held)
     flops = options.flops or SUSTAINED_FLOPS["cuda"]

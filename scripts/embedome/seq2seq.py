@@ -172,9 +172,9 @@ def fill_model(directory: str | os.PathLike, config: Mapping[str, Any]) -> "PreT
         model = getattr(transformers, CLASSES[kind])(own)
     names = model.state_dict()
     shared = SHARED[kind] if SHARED[kind] in weights else EMBEDDINGS[kind][0]
-    untied = kind == T5 and config.get("tie_word_embeddings") is False
+    untied = config.get("tie_word_embeddings") is False and (kind == T5 or OUTPUT in weights)
     if untied:
-        # transformers 5 ties it, whatever config.json says.
+        # transformers 5 ties that of a T5, whatever config.json says.
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     tied = {SHARED[kind], *EMBEDDINGS[kind], *([] if untied else [OUTPUT])}
     state = {}

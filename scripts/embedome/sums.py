@@ -3,8 +3,8 @@
 Shapes: n rows, D dimensions, N distinct sequences of the data set, k sampled ones.
 
 Each file gives a `FileSums`, which are added up in the files' order: the numbers are the same, to the last byte, on
-any number of workers. Memory: a row group and a few D x D matrices per worker, 16 bytes per distinct sequence for the
-hashes of their vectors, and the sample.
+any number of workers. Memory: a row group and a few D x D matrices per worker, 8 bytes per distinct sequence for the
+hashes of their vectors, 40 while they are counted, and the sample.
 """
 
 import hashlib

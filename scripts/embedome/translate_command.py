@@ -32,6 +32,7 @@ def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run_translate(options: argparse.Namespace) -> None:
     """Translate or score a FASTA file."""
     from embedome.errors import UserError
+    from embedome.files import check_output
     from embedome.scoring import score_targets
     from embedome.seq2seq import Decoding, load_seq2seq
     from embedome.translate import translate_fasta
@@ -41,6 +42,7 @@ def run_translate(options: argparse.Namespace) -> None:
     for name, value in (("--beams", options.beams), ("--max-length", options.max_length)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected 1 or more")
+    check_output(options.out, [options.fasta, *filter(None, [options.target])])
     model = load_seq2seq(options.model, chosen_device(options), options.dtype)
     if options.target:
         account = score_targets(options.fasta, options.target, model, options.out)

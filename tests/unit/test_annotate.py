@@ -27,6 +27,7 @@ from embedome.hits import HitFinder, Queries
 from embedome.labels import LabelSource
 from embedome.lookup_build import build_lookup
 from embedome.lookup_set import AnnotateSettings, LookupSet
+from embedome.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -326,6 +327,17 @@ def test_an_unknown_split_and_an_identity_without_sequences_are_refused(line, ta
         annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings(hold_out=("dev",)))
     with pytest.raises(UserError, match="needs the sequences"):
         annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings(max_identity=0.5))
+
+
+def test_a_data_set_without_a_row_is_refused(table, tmp_path):
+    model = rough_model(tmp_path / "model")
+    made = prepare(
+        tmp_path / "line", [("a", "MKVLAAMKVLAA"), ("b", "MKVLAAMKVLAAG")], {"val": 1, "test": 1, "train": 1}
+    )
+    made.embed(model, Settings(long_sequences="skip", max_residues=5))
+    made.merge()
+    with pytest.raises(UserError, match="the data set has no row"):
+        annotate_dataset(made.dataset, table, tmp_path / "out", AnnotateSettings())
 
 
 def test_a_folder_that_is_no_annotation_is_left_alone(line, table, tmp_path):

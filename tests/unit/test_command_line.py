@@ -209,6 +209,12 @@ def test_get_prints_a_line_per_id_in_the_order_given(made):
         (("models", "fill", "MKT", "-m", "{model}"), "nothing to fill in 'MKT'"),
         (("models", "fill", "M<mask>", "-m", "{model}", "--top", "0"), "--top is 0; expected 1 or more"),
         (("models", "init", "esm9", "{tmp}/o"), "no model is called 'esm9'; expected one of esm1nv"),
+        (("models", "init", "esm1nv", "{model}"), "is there already; name a folder that is not there"),
+        (("models", "import", "x.nemo", "{model}"), "is there already; name a folder that is not there"),
+        (("embed", "{fasta}", "-m", "{model}", "-o", "{fasta}"), "in.fasta: is a file that is to be read"),
+        (("translate", "{fasta}", "-m", "{model}", "-o", "{fasta}"), "in.fasta: is a file that is to be read"),
+        (("models", "score", "{fasta}", "-m", "{model}", "-o", "{fasta}"), "in.fasta: is a file that is to be read"),
+        (("plan", "-m", "esm1nv", "--flops", "0"), "--flops is 0; expected more than 0"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, processes, arguments, message):

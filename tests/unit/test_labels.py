@@ -83,12 +83,47 @@ def test_quotes_in_tsv_are_letters_and_numbers_stay_text(tmp_path):
     assert as_dict(read_labels(LabelSource(path))) == {"001": ['5"-nucleotidase'], "1e5": ["1.10.150.0"]}
 
 
+@pytest.mark.parametrize("name", ["t.tsv", "t.csv"])
+def test_what_other_columns_hold_is_no_matter(tmp_path, name):
+    """Chromosomes are numbers for more than the megabyte by which types are guessed, then X."""
+    rows = [(f"P{number:07d}", "GO:1", str(number % 22 + 1)) for number in range(80_000)]
+    path = write(tmp_path / name, [*rows, ("Q1", "GO:2", "X")], ("id", "label", "chromosome"))
+    assert path.stat().st_size > 1 << 20
+    assert as_dict(read_labels(LabelSource(path)))["Q1"] == ["GO:2"]
+
+
+def test_a_quoted_line_end_far_down_is_read(tmp_path):
+    rows = [(f"P{number:07d}", "GO:1", "x" * 9) for number in range(60_000)]
+    path = write(tmp_path / "t.csv", [*rows, ("Q1", "GO:2\n;GO:3", "a\nb")], ("id", "label", "note"))
+    assert as_dict(read_labels(LabelSource(path)))["Q1"] == ["GO:2", "GO:3"]
+
+
+def test_lists_of_labels_in_parquet_are_read(tmp_path):
+    import pyarrow as pa
+
+    lists = pa.array([["GO:1", "GO:2"], [], None, ["GO:3"]], pa.list_(pa.string()))
+    duckdb.from_arrow(pa.table({"id": ["a", "b", "c", "d"], "label": lists})).write_parquet(str(tmp_path / "t.parquet"))
+    table = read_labels(LabelSource(tmp_path / "t.parquet"))
+    assert as_dict(table) == {"a": ["GO:1", "GO:2"], "d": ["GO:3"]}
+    assert (table.rows, table.empty) == (4, 2)
+
+
+def test_binary_that_is_no_text_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": ["a"], "label": pa.array([b"\xff"])}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: a column is no text"):
+        read_labels(LabelSource(tmp_path / "t.parquet"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("t.tsv", b"id\tname\nP1\tx\n", "t.tsv: no column 'label'; there are id, name"),
         ("t.tsv", b"id\tlabel\nP1\tx\n\ty\n", "t.tsv: row 2 has no id; expected an id"),
         ("t.tsv", b"id\tlabel\n", "t.tsv: no row has a label; expected labels"),
+        ("t.tsv", b"id\tlabel\tid\nP1\tx\ty\n", "t.tsv: 2 columns are called 'id'; expected one"),
         ("t.csv", b"id,label\nP1,x,y\n", "t.csv: not a readable table"),
         ("t.csv", b"", "t.csv: not a readable table"),
         ("t.tsv.gz", b"id\tlabel\n", "t.tsv.gz: not a readable table"),

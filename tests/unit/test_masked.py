@@ -1,7 +1,9 @@
 """Masked language models: logits, pseudo-log-likelihoods and filled masks against the Hugging Face classes."""
 
 import csv
+import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 from embedding_line import random_sequence, rough_model
 from embedome.errors import UserError
-from embedome.masked import MaskedLM, load_masked_lm
+from embedome.masked import OUTPUTS, MaskedLM, load_masked_lm
 from embedome.scoring import score_masked
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, EsmForMaskedLM, MegatronBertForMaskedLM, PreTrainedModel
@@ -132,6 +134,27 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_residue_that_does_not_is_told
     assert max(sizes[4:]) <= 4
     most = 0
     assert pair.ours.log_likelihoods(sequence) is None
+
+
+def test_what_is_filled_is_cleaned_as_a_file_is(pair: Pair) -> None:
+    assert pair.ours.fill(" mk \n<mask> ayia") == pair.ours.fill("MK<mask>AYIA")
+    for sequence in ("MK*<mask>", "M-1<mask>", "MÉK<mask>"):
+        with pytest.raises(UserError, match="invalid-residue"):
+            pair.ours.fill(sequence)
+
+
+def test_a_matrix_of_the_head_s_own_is_refused(pair: Pair, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(pair.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    assert load_masked_lm(folder)
+    weights = load_file(folder / "model.safetensors")
+    words = next(tensor for name, tensor in weights.items() if name.endswith("word_embeddings.weight"))
+    name = OUTPUTS[config["model_type"]]
+    save_file({**weights, name: words + 1}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"{name} is a matrix of its own"):
+        load_masked_lm(folder)
 
 
 def test_what_cannot_be_done_is_refused(pair: Pair, tmp_path: Path) -> None:

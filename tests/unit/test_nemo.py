@@ -1,5 +1,6 @@
 """NeMo archives, made here by hand from the layout's description, and a Megatron forward pass in NumPy."""
 
+import json
 import math
 import os
 import pickle
@@ -15,7 +16,7 @@ from embedome.masked import load_masked_lm
 from embedome.models import load_model
 from embedome.nemo import export_nemo, import_nemo
 from nemo_files import PIECES, Weights, archive, attend, by_head, saved
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertForMaskedLM
 
 CONFIG = {
@@ -184,6 +185,31 @@ def test_round_trip_is_exact(tmp_path):
         assert torch.equal(load_file(tmp_path / "again" / "model.safetensors")[name], tensor)
 
 
+def test_token_types_that_were_trained_are_part_of_the_positions(tmp_path):
+    import_nemo(archive(tmp_path / "a.nemo", members(random_state(5))), tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["bert.embeddings.token_type_embeddings.weight"][0] += 0.3
+    save_file(weights, path, {"format": "pt"})
+    export_nemo(tmp_path / "model", tmp_path / "b.nemo")
+    import_nemo(tmp_path / "b.nemo", tmp_path / "again")
+    tokens = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "model")("MKTAYIAKQR")["input_ids"]])
+    one, other = (load_masked_lm(tmp_path / name).logits(tokens) for name in ("model", "again"))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"layer_norm_eps": 1e-12}, {"hidden_act": "gelu"}, {"vocab_size": 33}, {"tie_word_embeddings": False}]
+)
+def test_what_an_archive_cannot_say_is_refused(tmp_path, changes):
+    import_nemo(archive(tmp_path / "a.nemo", members(random_state(5))), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    [name] = changes
+    with pytest.raises(UserError, match=rf"{name} is .*; expected .*, as esm1nv"):
+        export_nemo(tmp_path / "model", tmp_path / "b.nemo")
+
+
 def refused(tmp_path: Path, files: dict[str, bytes]) -> str:
     with pytest.raises(UserError) as error:
         import_nemo(archive(tmp_path / "bad.nemo", files), tmp_path / "model")
@@ -212,6 +238,7 @@ def test_missing_left_over_and_misshapen_tensors_are_listed(tmp_path):
         ({"megatron_legacy": True}, "megatron_legacy is True; expected False"),
         ({"hidden_size": "x"}, "hidden_size is 'x' in model_config.yaml; expected a positive integer"),
         ({"layernorm_epsilon": 1e-12}, "layernorm_epsilon is 1e-12; expected 1e-5"),
+        ({"bias_gelu_fusion": False}, "GELU is then not that by tanh, which esm1nv"),
     ],
 )
 def test_another_architecture_is_refused(tmp_path, changes, message):
