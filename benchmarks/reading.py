@@ -86,6 +86,7 @@ def scans(data: Dataset, size: int, rounds: int) -> None:
         "to_torch(rows=1024)": lambda: exhaust(data.to_torch("train", 1024)),
         "export to .npy": lambda: export_npy(data, data.folder / "x.npy"),
     }
+    exhaust(data.to_torch("train", 1024))  # imports torch
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, work in ways.items():

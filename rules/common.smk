@@ -25,7 +25,11 @@ try:
     check_config(
         config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
     )
-    check_files(config)
+    check_files(
+        config,
+        made=["resources/demo/mirror/families.tsv.gz"],
+        summary="results/summaries/filter.json",
+    )
     if config["model"]["untrained"]:
         check_own_directory(config["model"]["directory"])
     else:
@@ -179,10 +183,12 @@ def earlier_manifest():
 
 
 def by_attempt_and_records(amount, each):
-    """Megabytes: a base, and so many bytes for each record read, of which input.filter tells; more with each attempt."""
+    """Megabytes: a base, and so many bytes for each record read, and row of an earlier data set; more by attempt."""
 
     def megabytes(wildcards, input, attempt):
         records = json.loads(Path(input.filter).read_text())["read"]
+        if "earlier" in input.keys():
+            records += json.loads(Path(input.earlier).read_text())["rows"]
         return attempt * int(amount + each * records / 1e6)
 
     return megabytes
@@ -191,7 +197,14 @@ def by_attempt_and_records(amount, each):
 def run_benchmarks(wildcards):
     """Benchmark files of this run's rules and shards: of others there may be some from earlier runs."""
     found = {}
-    for each in [one for one in workflow.rules if one.benchmark]:
+    idle = {
+        "make_demo": not is_kind("demo"),
+        "download": is_kind("url") or is_kind("fasta"),
+        "download_url": not is_kind("url"),
+    }
+    for each in workflow.rules:
+        if each.benchmark is None or idle.get(each.name):
+            continue
         path = strip_wildcard_constraints(str(each.benchmark))
         if "{split}" in path:
             found[each.name] = all_shards(path.replace("{model}", MODEL))

@@ -93,7 +93,9 @@ def fetch_archived(folder: str, release: str, database: str, name: str, part: Pa
     Raises
     ------
     MirrorError
-        Where there is no such archive, where it is not what the metalink says, and where it holds no such file.
+        Where there is no such archive, and where it is not what the metalink says.
+    UserError
+        Where it is whole and holds no such file.
     """
     expected = parse_metalink(read_metalink(join(folder, METALINK)), f"uniref{release}.tar.gz")
     url = join(folder, expected.name)

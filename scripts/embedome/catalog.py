@@ -114,8 +114,8 @@ def rows_of_ids(catalog: str | os.PathLike, ids: pa.Array) -> np.ndarray:
     return rows
 
 
-def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.ChunkedArray:
-    """Ids of the given rows of the catalog.
+def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.LargeStringArray:
+    """Ids of the given rows of the catalog, as one array: of one in chunks each look-up would make a copy.
 
     Parameters
     ----------
@@ -130,4 +130,4 @@ def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.ChunkedArray
         if end > start:
             found += table["id"].take(pa.array(rows[start:end] - (row - len(table)))).chunks
         start = end
-    return pa.chunked_array(found)
+    return pa.chunked_array(found).cast(pa.large_string()).combine_chunks()

@@ -210,7 +210,7 @@ def write_clusters(
             mine = rows[start:end][distinct[start:end]]
             ids = table["id"].take(pa.array(mine - start)).combine_chunks()
             apart = representative[mine] != mine
-            found = names.take(pa.array(np.searchsorted(others, representative[mine[apart]]))).combine_chunks()
+            found = names.take(pa.array(np.searchsorted(others, representative[mine[apart]]))).cast(pa.string())
             columns = [ids, pc.replace_with_mask(ids, pa.array(apart), found), pa.array(numbers[mine])]
             sink.write(pa.Table.from_arrays(columns, schema=CLUSTERS))
             start = end

@@ -2,12 +2,12 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embedome.errors import UserError
-from embedome.files import json_sha256
+from embedome.files import distinct_names, json_sha256, read_json
 from embedome.limits import pattern_fault
 from embedome.registry import REGISTRY
 
@@ -36,10 +36,18 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         raise UserError("\n".join(f"configuration: {fault}" for fault in faults))
 
 
-def check_files(config: Mapping[str, Any]) -> None:
+def check_files(config: Mapping[str, Any], made: Sequence[str] = (), summary: str | Path = "") -> None:
     """Check that the files are there that the configuration names.
 
     Where a rule's input is not there but its output is, Snakemake takes that for a file that was given.
+
+    Parameters
+    ----------
+    config : mapping
+    made : sequence of str
+        Files that the workflow makes itself.
+    summary : path
+        The filter's, if it has run: of the files that it read, by its record, none is needed any more.
 
     Raises
     ------
@@ -48,10 +56,15 @@ def check_files(config: Mapping[str, Any]) -> None:
     """
     source, earlier = config["source"], config["reuse"]["dataset"]
     named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
+    if named and Path(summary).is_file():
+        read = [each["file"] for each in read_json(summary)["inputs"]]
+        named = [] if read == distinct_names([Path(path) for _, path in named]) else named
     named += [("filter.taxonomy", config["filter"]["taxonomy"]), ("annotate.labels", config["annotate"]["labels"])]
     named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
-    if missing := [f"{key}: {path}: no such file" for key, path in named if path and not Path(path).exists()]:
-        raise UserError("\n".join(f"configuration: {fault}; check the path" for fault in missing))
+    missing = [(key, path) for key, path in named if path and path not in made and not Path(path).exists()]
+    if missing:
+        faults = (f"configuration: {key}: {path}: no such file; check the path" for key, path in missing)
+        raise UserError("\n".join(faults))
 
 
 def describe(error: Any) -> Iterator[str]:

@@ -72,8 +72,8 @@ def download_release(
     Raises
     ------
     UserError
-        Where a mirror is no such URL, where another process downloads to `target`, and where no mirror gave a
-        verified copy; the message lists each mirror with what went wrong.
+        Where a mirror is no such URL or holds a password, where another process downloads to `target`, where an archive
+        lacks the file, and where no mirror gave a verified copy; the message lists each mirror with what went wrong.
 
     References
     ----------

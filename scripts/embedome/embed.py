@@ -25,7 +25,7 @@ from embedome.engine import INT8, NON_FINITE, Embedded, Engine, Sequences
 from embedome.errors import UserError
 from embedome.fasta import BLOCK_BYTES, read_blocks, read_chunks
 from embedome.files import json_sha256, read_json, write_json
-from embedome.format import DEVIATION, FORMAT
+from embedome.format import DEVIATION, FORMAT, part_info, worst_deviation
 from embedome.ledger import add_up
 from embedome.log import Progress
 from embedome.metrics import DEVICE, READING, WRITING, Clock, write_metrics
@@ -229,6 +229,10 @@ def embed_records(
     files = [entry["file"] for entry in entries]
     files += [entry["per_residue"]["file"] for entry in entries if entry["per_residue"]]
     remove_other_parts(manifest, set(files))
+    if DEVIATION in provenance:
+        # Parts that were there already may have been embedded on another machine.
+        infos = [part_info(manifest.with_name(entry["file"])) for entry in entries]
+        provenance |= worst_deviation([provenance, *(info.provenance for info in infos)])
     return {
         "format": FORMAT,
         "shard": manifest.stem,

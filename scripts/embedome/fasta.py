@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -65,6 +66,15 @@ class Digested(io.RawIOBase):
         return count
 
 
+def load_zstd() -> ModuleType:
+    """The standard library's module from Python 3.14 on, and before that its backport."""
+    try:
+        from compression import zstd
+    except ImportError:
+        from backports import zstd
+    return zstd
+
+
 @contextmanager
 def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[IO[bytes]]:
     """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
@@ -102,9 +112,7 @@ def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = 
             with igzip_threaded.open(raw, "rb", threads=1) as stream:
                 yield stream
         elif ZSTD_MAGIC.match(magic):
-            from backports import zstd
-
-            with zstd.ZstdFile(raw) as stream:
+            with load_zstd().ZstdFile(raw) as stream:
                 yield stream
         else:
             yield raw
@@ -118,7 +126,6 @@ def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) 
     UserError
         As `open_decompressed`, and where the compressed data are cut short or damaged.
     """
-    from backports.zstd import ZstdError
     from isal.isal_zlib import IsalError
 
     with open_decompressed(path, digest) as stream:
@@ -127,7 +134,7 @@ def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) 
                 yield block
         except EOFError:
             raise UserError(f"{path}: the compressed data end too early; download or copy the file again") from None
-        except (IsalError, ZstdError, OSError) as error:
+        except (IsalError, load_zstd().ZstdError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None

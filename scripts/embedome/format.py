@@ -6,7 +6,7 @@ fingerprint of all that went into it, and the sequences that were skipped.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -241,6 +241,15 @@ def describe_file(path: Path, rows: int, ids: Sequence[str], sha256: str | None 
 def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance without what was measured on the way, which differs a little from machine to machine."""
     return {key: value for key, value in provenance.items() if key not in MEASURED}
+
+
+def worst_deviation(provenances: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The worst `DEVIATION` of several, as a key of provenance; no key where none has it."""
+    found = [each[DEVIATION] for each in provenances if DEVIATION in each]
+    if not found:
+        return {}
+    cosine, difference = min(each["min_cosine"] for each in found), max(each["max_abs"] for each in found)
+    return {DEVIATION: {"min_cosine": cosine, "max_abs": difference}}
 
 
 def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> pa.Table:

@@ -73,7 +73,7 @@ def read_labels(source: LabelSource) -> LabelTable:
         Where the file is missing or unreadable, lacks a column, has a row without id, or names no label at all.
     """
     table = read_columns(source)
-    ids, texts = (pc.fill_null(as_text(source, table[name]), "") for name in ("id", "label"))
+    ids, texts = (pc.fill_null(as_text(source, column), "") for column in (table["id"], joined(table["label"])))
     blank = pc.indices_nonzero(pc.equal(ids, ""))
     if len(blank):
         raise UserError(f"{source.path}: row {blank[0].as_py() + 1} has no {source.id_column}; expected an id")
@@ -98,12 +98,18 @@ def read_labels(source: LabelSource) -> LabelTable:
     )
 
 
+def joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of lists with semicolons between their items, those left out that are null; any other as it is."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return column
+    texts = (SEPARATOR.join(str(each) for each in labels or () if each is not None) for labels in column.to_pylist())
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
 def as_text(source: LabelSource, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as text; labels of a list with semicolons between them."""
+    """A column as text."""
     try:
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            column = column.cast(pa.list_(pa.string()))
-            return pc.binary_join(column, SEPARATOR)
         return column.cast(pa.string())
     except pa.ArrowException as error:
         raise UserError(f"{source.path}: a column is no text ({first_line(error)}); expected ids and labels") from None

@@ -198,7 +198,8 @@ def drop_leaks(
             log.info("%s sequences of train leak", f"{leaks.count:,}")
             if leaks.count == before:
                 break
-            candidates *= MORE_CANDIDATES
+            # No more than there are; its own numbers end at 2^31.
+            candidates = min(candidates * MORE_CANDIDATES, max(MAX_CANDIDATES, len(held.codes)))
     dropped = leaks.found[held.canonical]
     account, result = read_json(filter_summary), read_json(drawn_summary)
     write_rejects(rejects, catalog, account["inputs"], dropped, LEAK, leaks.details(held))
@@ -346,7 +347,7 @@ def write_nearest(held: Held, nearest: Nearest, leakage: str | os.PathLike) -> N
             columns = [
                 table["id"].take(pa.array(mine - row)),
                 pa.array(SPLITS).take(pa.array(held.codes[mine])),
-                names.take(place),
+                names.take(place).cast(pa.string()),
                 *(pa.array(values[start:end], from_pandas=True) for values in nearest.values.values()),
             ]
             sink.write(pa.Table.from_arrays(columns, schema=LEAKAGE))
@@ -390,7 +391,7 @@ class Leaks:
 
         def details(rows: np.ndarray) -> pa.Array:
             hit = held.canonical[rows]
-            of = names.take(pa.array(np.searchsorted(queries, self.query[hit]))).combine_chunks()
+            of = names.take(pa.array(np.searchsorted(queries, self.query[hit]))).cast(pa.string())
             split = pa.array(SPLITS).take(pa.array(held.codes[self.query[hit]]))
             identity = pa.array([f"identity {value:.3f} to " for value in self.identity[hit]], pa.string())
             return pc.binary_join_element_wise(identity, of, pc.binary_join_element_wise(" in ", split, ""), "")

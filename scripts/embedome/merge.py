@@ -35,6 +35,7 @@ from embedome.format import (
     embedding_metadata,
     embedding_schema,
     embedding_sink,
+    worst_deviation,
 )
 from embedome.joining import FileTask, build_file, link_or_copy, plan_files
 from embedome.log import Progress
@@ -100,6 +101,8 @@ def merge_shards(
     """
     account = read_json(shards)
     parts, provenance = list_parts([Path(path) for path in manifests], account)
+    if reuse:
+        provenance |= worst_deviation([provenance, reuse.earlier["provenance"]])
     workers = workers or Workers()
     with atomic_directory(dataset) as folder:
         merger = Merger(folder, catalog, splits, provenance, reuse)

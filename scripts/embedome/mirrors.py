@@ -67,10 +67,24 @@ def from_mirrors(mirrors: Sequence[str], name: str, fetch: Callable[[str], T]) -
 
 def check_mirror(mirror: str) -> None:
     """Refuse what is not the URL of a folder on this machine or on a web server, and one with a password."""
-    if "@" in urlsplit(mirror).netloc:
+    if "@" in host_of(mirror):
         raise UserError("source.mirrors has a user's name or password, which would be recorded; expected none in a URL")
     if not re.match(r"https?://[^/]|file://(localhost)?/", mirror):
         raise UserError(f"mirror {mirror!r}: expected file:///absolute/folder or http(s)://host/folder")
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, with what stands before and behind it.
+
+    Raises
+    ------
+    UserError
+        Where it is none.
+    """
+    try:
+        return urlsplit(url).netloc
+    except ValueError as error:
+        raise UserError(f"{url!r} is no address ({error}); expected http(s)://host/…") from None
 
 
 def is_file(url: str) -> bool:

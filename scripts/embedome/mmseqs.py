@@ -82,8 +82,11 @@ class Mmseqs:
 
     @property
     def memory_limit(self) -> list[str]:
-        """Options that bound its memory."""
-        return ["--split-memory-limit", f"{int(MEMORY_SHARE * self.memory_mb)}M"] if self.memory_mb else []
+        """Options that bound its memory: what the job has, but no more than the machine."""
+        if not self.memory_mb:
+            return []
+        machine_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return ["--split-memory-limit", f"{int(MEMORY_SHARE * min(self.memory_mb, machine_mb))}M"]
 
     def run(self, module: str, *arguments: str | os.PathLike) -> None:
         """Run a module to its end.

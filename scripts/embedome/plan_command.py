@@ -133,13 +133,26 @@ def run_plan(options: argparse.Namespace) -> None:
     cost = cost_of(encoder, None, flops)
     if options.bench:
         found = read_json(options.bench)
-        if not isinstance(found, dict) or "cost" not in found:
+        if not isinstance(found, dict) or not {"cost", "model"} <= found.keys():
             raise UserError(f"{options.bench}: not a file of `embedome bench`")
+        check_same_model(options, found["model"])
         cost, basis = CostModel(**found["cost"]), f"measured on {found['device']}, {found['dtype']}"
     cost = replace(cost, longest=None if longest == NO_LIMIT else longest)
     job = Job(read_lengths(options), cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | {"basis": basis}
     print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
+
+
+def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> None:
+    """Refuse what was measured with another model: another config.json, or another registered name."""
+    from embedome.errors import UserError
+    from embedome.files import file_sha256
+    from embedome.models import CONFIG
+
+    path = Path(options.model) / CONFIG
+    same = file_sha256(path) == measured["config_sha256"] if path.is_file() else options.model == measured["name"]
+    if not same:
+        raise UserError(f"{options.bench}: measured with {measured['name']}, another model than {options.model}")
 
 
 def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":

@@ -142,7 +142,8 @@ def plot_points(title: str, sample: pa.Table, columns: Sequence[str], labels: Se
     known = sample["family"].null_count < len(sample)
     figure, panels = new_plot(title, 2 if known else 1, height=5.0)
     splits = np.array(sample["split"].to_pylist(), object)
-    scatter(panels[0], points, splits, [split for split in COLORS if (splits == split).any()], list(COLORS.values()))
+    there = [split for split in COLORS if (splits == split).any()]
+    scatter(panels[0], points, splits, there, [COLORS[split] for split in there])
     add_legend(panels[0], "split (sequences)", below=True)
     if known:
         families = np.array([name or "unknown" for name in sample["family"].to_pylist()], object)

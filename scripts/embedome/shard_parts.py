@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from embedome.errors import UserError
 from embedome.files import file_sha256, read_json
-from embedome.format import DEVIATION, FORMAT, KEYS, SKIPPED, lasting, part_info, vectors_finite
+from embedome.format import FORMAT, KEYS, SKIPPED, lasting, part_info, vectors_finite, worst_deviation
 from embedome.rowfile import read_file
 from embedome.split import SPLITS
 
@@ -65,7 +65,7 @@ def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[li
     """
     found = {(path.parent.name, path.stem): path for path in manifests}
     parts: list[ShardPart] = []
-    deviations: list[dict[str, float]] = []
+    provenances: list[dict[str, Any]] = []
     first: tuple[Path, dict[str, Any]] | None = None
     for split in SPLITS:
         for shard in shards["splits"][split]:
@@ -79,21 +79,13 @@ def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[li
                     f"{path}: embedded in another way than {first[0]}; "
                     f"rebuild both: rm -f '{path}' '{first[0]}' and run again"
                 )
-            deviations.append(manifest["provenance"].get(DEVIATION, {}))
+            provenances.append(manifest["provenance"])
             parts += [ShardPart(split, path.parent / entry["file"], path, entry) for entry in manifest["parts"]]
     if found:
         raise UserError(f"{next(iter(found.values()))}: not one of the shards in shards.json; leave it out")
     if first is None or not (parts or any(shards["reused"].values())):
         raise UserError("there is no embedded sequence to merge")
-    return parts, first[1] | ({DEVIATION: worst(deviations)} if DEVIATION in first[1] else {})
-
-
-def worst(deviations: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The worst of several deviations as `embed.int8_deviation` gives them."""
-    return {
-        "min_cosine": min(each["min_cosine"] for each in deviations),
-        "max_abs": max(each["max_abs"] for each in deviations),
-    }
+    return parts, first[1] | worst_deviation(provenances)
 
 
 def read_manifest(path: Path, shard: Mapping[str, Any]) -> dict[str, Any]:

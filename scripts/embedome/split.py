@@ -142,9 +142,9 @@ def write_redundant(
     leaders = np.unique(groups.representative[groups.number[redundant]])
     names = ids_of_rows(catalog, leaders)
 
-    def details(rows: np.ndarray) -> pa.ChunkedArray:
+    def details(rows: np.ndarray) -> pa.StringArray:
         of = names.take(pa.array(np.searchsorted(leaders, groups.representative[groups.number[rows]])))
-        return pc.binary_join_element_wise("represented by ", of, "")
+        return pc.binary_join_element_wise("represented by ", of.cast(pa.string()), "")
 
     write_rejects(rejects, catalog, inputs, redundant, REDUNDANT, details)
 

@@ -216,6 +216,8 @@ def damage_named(path: str | os.PathLike) -> Iterator[None]:
     """Raise a `UserError` that names the file where reading it fails."""
     try:
         yield
+    except MemoryError:  # Arrow's is an `ArrowException`, too
+        raise
     except (pa.ArrowException, OSError) as error:
         fault = f"{path}: damaged ({first_line(error)}); restore it from a copy, or rerun the stage that wrote it"
         raise UserError(fault) from None

@@ -140,21 +140,24 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
 def shuffled(blocks: Iterable[Block], size: int, random: np.random.Generator) -> Iterator[Block]:
     """Give rows out in another order: each that comes takes a random place in a buffer, and the row there goes."""
     buffer: Block | None = None
+    held = 0
     for block in blocks:
+        # Memory is taken as it is filled, not before.
+        buffer = buffer or tuple(np.empty((size, *array.shape[1:]), array.dtype) for array in block)
         for start in range(0, len(block[0]), size):
             rows = tuple(array[start : start + size] for array in block)
-            missing = size - (len(buffer[0]) if buffer else 0)
-            if missing:
-                taken = tuple(array[:missing] for array in rows)
-                buffer = joined(buffer, taken) if buffer else tuple(array.copy() for array in taken)
-                rows = tuple(array[missing:] for array in rows)
+            taken = min(size - held, len(rows[0]))
+            for array, new in zip(buffer, rows, strict=True):
+                array[held : held + taken] = new[:taken]
+            held += taken
+            rows = tuple(array[taken:] for array in rows)
             if len(rows[0]):
                 places = random.choice(size, len(rows[0]), replace=False)
                 yield tuple(array[places] for array in buffer)
                 for array, new in zip(buffer, rows, strict=True):
                     array[places] = new
     if buffer:
-        order = random.permutation(len(buffer[0]))
+        order = random.permutation(held)
         yield tuple(array[order] for array in buffer)
 
 

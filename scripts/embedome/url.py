@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from embedome.errors import UserError
 from embedome.http import BrokenError, MirrorError, body, continues, http_get, range_headers, with_retries
 from embedome.inputs import read_any_chunks
-from embedome.mirrors import file_blocks, is_file, recorded_url
+from embedome.mirrors import file_blocks, host_of, is_file, recorded_url
 from embedome.part import Part
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check_url(url: str) -> None:
     """Refuse what is no address, and one with a password, as it would be recorded in what is made."""
     if not re.match(r"https?://[^/?#]|file://(localhost)?/", url):
         raise UserError(f"source.url is {url!r}; expected http(s)://host/… or file:///absolute/path")
-    if "@" in urlsplit(url).netloc:
+    if "@" in host_of(url):
         raise UserError("source.url holds a user's name or password, which would be recorded; expected one without")
 
 

@@ -101,7 +101,7 @@ def test_a_quoted_line_end_far_down_is_read(tmp_path):
 def test_lists_of_labels_in_parquet_are_read(tmp_path):
     import pyarrow as pa
 
-    lists = pa.array([["GO:1", "GO:2"], [], None, ["GO:3"]], pa.list_(pa.string()))
+    lists = pa.array([["GO:1", None, "GO:2"], [], None, ["GO:3"]], pa.list_(pa.string()))
     duckdb.from_arrow(pa.table({"id": ["a", "b", "c", "d"], "label": lists})).write_parquet(str(tmp_path / "t.parquet"))
     table = read_labels(LabelSource(tmp_path / "t.parquet"))
     assert as_dict(table) == {"a": ["GO:1", "GO:2"], "d": ["GO:3"]}

@@ -15,7 +15,7 @@ from embedome.encoders.t5_decoder import T5Decoder
 from embedome.engine import Engine
 from embedome.initialise import make_config
 from embedome.lengths import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
-from embedome.models import empty_model, load_model
+from embedome.models import empty_model, load_model, model_identity
 from embedome.pieces import Sequences
 from embedome.plan import Job, make_plan
 from hypothesis import given
@@ -167,7 +167,8 @@ def test_plans_by_name_by_directory_and_by_measurement_agree(
     assert found["device_hours"] == pytest.approx(seconds / 3600, rel=1e-4)
     assert found["residues_used"] == 50 + MAX_RESIDUES
     measured = {"linear": 2e-3, "quadratic": 0.0, "longest": None}
-    (tmp_path / "bench.json").write_text(json.dumps({"cost": measured, "device": "x", "dtype": "float32"}))
+    about = {"model": model_identity(folder), "device": "x", "dtype": "float32"}
+    (tmp_path / "bench.json").write_text(json.dumps({"cost": measured, **about}))
     found = planned(capsys, "-m", folder, "--fasta", tmp_path / "in.fasta", "--bench", tmp_path / "bench.json")
     assert found["device_hours"] == pytest.approx(2e-3 * (50 + MAX_RESIDUES) / 3600, rel=1e-4)
     assert found["basis"] == "measured on x, float32"
@@ -188,6 +189,9 @@ def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     found = planned(capsys, "-m", folder, "--bench", tmp_path / "bench.json", "--uniref50", 1000)
     assert found["basis"] == "measured on cpu, one thread, float32"
     assert found["device_hours"] > 0
+    with pytest.raises(SystemExit):
+        main(["plan", "-m", "esm2-15b", "--bench", str(tmp_path / "bench.json")])
+    assert "another model than esm2-15b" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

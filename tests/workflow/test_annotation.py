@@ -111,6 +111,12 @@ def test_the_command_line_gives_the_same_rows(annotated, tmp_path):
     assert json.loads(result.stdout) == json.loads((annotated / FOLDER / "_summary.json").read_text())
 
 
+def test_labels_that_the_workflow_makes_may_be_asked_for_before_they_are_there(tmp_path):
+    result = run(tmp_path, CONFIG, "--dry-run", "--quiet", "rules")
+    assert result.returncode == 0, result.stdout
+    assert "annotate_lookup" in result.stdout
+
+
 def test_without_labels_nothing_is_annotated(tmp_path):
     result = run(tmp_path, SMALL, "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
