@@ -41,6 +41,8 @@ LONG_WORD_RESIDUES = 3_350_000_000
 # Of the memory that a job has, for what MMseqs2 plans; it has buffers beside that.
 MEMORY_SHARE = 0.8
 LAST_LINES = 3
+# Of sequences below 14 residues, or of one letter.
+NO_WORDS = "No k-mer could be extracted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,12 @@ class Mmseqs:
             if code:
                 size = output.seek(0, os.SEEK_END)
                 output.seek(max(start, size - 4000))
-                said = last_lines(output.read().decode(errors="replace"))
-                raise UserError(f"mmseqs {module} failed (exit code {code}): {said}; all it printed is in {self.log}")
+                text = output.read().decode(errors="replace")
+                hint = "; no sequence is long and varied enough, see filter.min_length" if NO_WORDS in text else ""
+                fault = (
+                    f"mmseqs {module} failed (exit code {code}): {last_lines(text)}; all it printed is in {self.log}"
+                )
+                raise UserError(fault + hint)
 
     def make_database(self, catalog: str | os.PathLike, chosen: np.ndarray, database: Path) -> None:
         """Make a sequence database of the chosen rows of the catalog, named by their number, in its order.

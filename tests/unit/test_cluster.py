@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -253,6 +254,14 @@ def test_a_failing_run_gives_its_last_lines(related: Filtered, tmp_path: Path, m
     assert tree(related.catalog.parent) == before
 
 
+@needs_mmseqs
+def test_peptides_that_cannot_be_compared_are_told(tmp_path: Path) -> None:
+    peptides = [(f"p{start}", "ACDEFGHIKL"[start : start + 5]) for start in range(5)]
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", peptides))
+    with pytest.raises(UserError, match=r"no sequence is long and varied enough, see filter\.min_length"):
+        run_cluster(run, replace(PLAN, method="cluster"), Mmseqs(log=tmp_path / "log"))
+
+
 def test_a_version_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_program(tmp_path, monkeypatch, "echo no such library >&2; exit 127")
     with pytest.raises(UserError, match=r"`mmseqs version` fails \(no such library\); install it again"):
@@ -323,6 +332,7 @@ def test_last_lines() -> None:
 
 
 CLUSTER = """
+from dataclasses import replace
 from pathlib import Path
 from embedome.cluster import ClusterPlan, cluster_catalog
 from embedome.mmseqs import Mmseqs
