@@ -25,11 +25,7 @@ try:
     check_config(
         config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
     )
-    check_files(
-        config,
-        made=["resources/demo/mirror/families.tsv.gz"],
-        summary="results/summaries/filter.json",
-    )
+    check_files(config, made=["resources/demo/mirror/families.tsv.gz"])
     if config["model"]["untrained"]:
         check_own_directory(config["model"]["directory"])
     else:
@@ -188,7 +184,7 @@ def by_attempt_and_records(amount, each):
     def megabytes(wildcards, input, attempt):
         records = json.loads(Path(input.filter).read_text())["read"]
         if "earlier" in input.keys():
-            records += json.loads(Path(input.earlier).read_text())["rows"]
+            records += json.loads(Path(input.earlier).read_text()).get("rows", 0)
         return attempt * int(amount + each * records / 1e6)
 
     return megabytes

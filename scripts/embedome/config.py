@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedome.errors import UserError
-from embedome.files import distinct_names, json_sha256, read_json
+from embedome.files import json_sha256
 from embedome.limits import pattern_fault
 from embedome.registry import REGISTRY
 
@@ -36,7 +36,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         raise UserError("\n".join(f"configuration: {fault}" for fault in faults))
 
 
-def check_files(config: Mapping[str, Any], made: Sequence[str] = (), summary: str | Path = "") -> None:
+def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
     """Check that the files are there that the configuration names.
 
     Where a rule's input is not there but its output is, Snakemake takes that for a file that was given.
@@ -46,8 +46,6 @@ def check_files(config: Mapping[str, Any], made: Sequence[str] = (), summary: st
     config : mapping
     made : sequence of str
         Files that the workflow makes itself.
-    summary : path
-        The filter's, if it has run: of the files that it read, by its record, none is needed any more.
 
     Raises
     ------
@@ -56,9 +54,6 @@ def check_files(config: Mapping[str, Any], made: Sequence[str] = (), summary: st
     """
     source, earlier = config["source"], config["reuse"]["dataset"]
     named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
-    if named and Path(summary).is_file():
-        read = [each["file"] for each in read_json(summary)["inputs"]]
-        named = [] if read == distinct_names([Path(path) for _, path in named]) else named
     named += [("filter.taxonomy", config["filter"]["taxonomy"]), ("annotate.labels", config["annotate"]["labels"])]
     named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
     missing = [(key, path) for key, path in named if path and path not in made and not Path(path).exists()]

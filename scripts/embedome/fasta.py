@@ -128,13 +128,15 @@ def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) 
     """
     from isal.isal_zlib import IsalError
 
+    zstd_error = load_zstd().ZstdError
+
     with open_decompressed(path, digest) as stream:
         try:
             while block := stream.read(BLOCK_BYTES):
                 yield block
         except EOFError:
             raise UserError(f"{path}: the compressed data end too early; download or copy the file again") from None
-        except (IsalError, load_zstd().ZstdError, OSError) as error:
+        except (IsalError, zstd_error, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None

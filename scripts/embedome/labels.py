@@ -73,7 +73,7 @@ def read_labels(source: LabelSource) -> LabelTable:
         Where the file is missing or unreadable, lacks a column, has a row without id, or names no label at all.
     """
     table = read_columns(source)
-    ids, texts = (pc.fill_null(as_text(source, column), "") for column in (table["id"], joined(table["label"])))
+    ids, texts = (pc.fill_null(as_text(source, table[name]), "") for name in ("id", "label"))
     blank = pc.indices_nonzero(pc.equal(ids, ""))
     if len(blank):
         raise UserError(f"{source.path}: row {blank[0].as_py() + 1} has no {source.id_column}; expected an id")
@@ -98,21 +98,23 @@ def read_labels(source: LabelSource) -> LabelTable:
     )
 
 
-def joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of lists with semicolons between their items, those left out that are null; any other as it is."""
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        return column
-    texts = (SEPARATOR.join(str(each) for each in labels or () if each is not None) for labels in column.to_pylist())
-    return pa.chunked_array([pa.array(texts, pa.string())])
-
-
 def as_text(source: LabelSource, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as text."""
+    """A column as text; of lists their items, with semicolons between them."""
+    kind = column.type
     try:
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            return pa.chunked_array([joined(chunk) for chunk in column.chunks], pa.string())
         return column.cast(pa.string())
     except pa.ArrowException as error:
         raise UserError(f"{source.path}: a column is no text ({first_line(error)}); expected ids and labels") from None
+
+
+def joined(lists: pa.Array) -> pa.StringArray:
+    """The items of lists with semicolons between them, null ones left out."""
+    items = pc.fill_null(pc.list_flatten(lists).cast(pa.string()), "")
+    ends = np.cumsum(np.bincount(pc.list_parent_indices(lists).to_numpy(), minlength=len(lists)))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, items), SEPARATOR)
 
 
 def ranked(values: pa.Array) -> tuple[pa.StringArray, np.ndarray]:

@@ -84,7 +84,7 @@ def host_of(url: str) -> str:
     try:
         return urlsplit(url).netloc
     except ValueError as error:
-        raise UserError(f"{url!r} is no address ({error}); expected http(s)://host/…") from None
+        raise UserError(f"a URL is no address ({error}); expected http(s)://host/…") from None
 
 
 def is_file(url: str) -> bool:

@@ -136,7 +136,8 @@ def run_plan(options: argparse.Namespace) -> None:
         if not isinstance(found, dict) or not {"cost", "model"} <= found.keys():
             raise UserError(f"{options.bench}: not a file of `embedome bench`")
         check_same_model(options, found["model"])
-        cost, basis = CostModel(**found["cost"]), f"measured on {found['device']}, {found['dtype']}"
+        cost = CostModel(**found["cost"])
+        basis = f"measured with {found['model']['name']} on {found['device']}, {found['dtype']}"
     cost = replace(cost, longest=None if longest == NO_LIMIT else longest)
     job = Job(read_lengths(options), cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | {"basis": basis}
@@ -144,14 +145,13 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> None:
-    """Refuse what was measured with another model: another config.json, or another registered name."""
+    """Refuse what was measured with another directory's model; a registered name may be that of none of its files."""
     from embedome.errors import UserError
     from embedome.files import file_sha256
     from embedome.models import CONFIG
 
     path = Path(options.model) / CONFIG
-    same = file_sha256(path) == measured["config_sha256"] if path.is_file() else options.model == measured["name"]
-    if not same:
+    if path.is_file() and file_sha256(path) != measured["config_sha256"]:
         raise UserError(f"{options.bench}: measured with {measured['name']}, another model than {options.model}")
 
 

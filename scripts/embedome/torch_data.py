@@ -81,11 +81,13 @@ class TensorStream(IterableDataset):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         names = list(dict.fromkeys(["id", self.column, *self.columns]))
-        tables = scan(self.share(worker, workers), names, max(1, available_cores() // workers))
+        pieces = self.share(worker, workers)
+        tables = scan(pieces, names, max(1, available_cores() // workers))
         blocks: Iterable[Block] = (self.block(table) for table in tables)
         if self.shuffle:
             seed = [self.seed, int(self.epoch), self.rank, worker, 1]
-            blocks = shuffled(blocks, self.shuffle, np.random.default_rng(seed))
+            size = min(self.shuffle, sum(len(piece) for piece in pieces))
+            blocks = shuffled(blocks, size, np.random.default_rng(seed))
         if self.rows is None:
             for block in blocks:
                 yield from zip(*(singles(array) for array in block), strict=True)

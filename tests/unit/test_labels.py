@@ -98,13 +98,20 @@ def test_a_quoted_line_end_far_down_is_read(tmp_path):
     assert as_dict(read_labels(LabelSource(path)))["Q1"] == ["GO:2", "GO:3"]
 
 
-def test_lists_of_labels_in_parquet_are_read(tmp_path):
+@pytest.mark.parametrize("kind", ["list_", "large_list", "fixed"])
+@pytest.mark.parametrize("item", ["string", "binary", "int64"])
+def test_lists_of_labels_in_parquet_are_read(tmp_path, kind, item):
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    lists = pa.array([["GO:1", None, "GO:2"], [], None, ["GO:3"]], pa.list_(pa.string()))
-    duckdb.from_arrow(pa.table({"id": ["a", "b", "c", "d"], "label": lists})).write_parquet(str(tmp_path / "t.parquet"))
+    one, two, three = (1, 2, 3) if item == "int64" else ("GO:1", "GO:2", "GO:3")
+    value = {"string": pa.string(), "binary": pa.binary(), "int64": pa.int64()}[item]
+    lists = [[one, None, two], None, [None] * 3, [three, None, None]]
+    kind = pa.list_(value, 3) if kind == "fixed" else getattr(pa, kind)(value)
+    table = pa.table({"id": ["a", "b", "c", "d"], "label": pa.array(lists, kind)})
+    pq.write_table(pa.concat_tables([table.slice(0, 2), table.slice(2)]), tmp_path / "t.parquet", row_group_size=2)
     table = read_labels(LabelSource(tmp_path / "t.parquet"))
-    assert as_dict(table) == {"a": ["GO:1", "GO:2"], "d": ["GO:3"]}
+    assert as_dict(table) == {"a": [str(one), str(two)], "d": [str(three)]}
     assert (table.rows, table.empty) == (4, 2)
 
 

@@ -171,7 +171,7 @@ def test_plans_by_name_by_directory_and_by_measurement_agree(
     (tmp_path / "bench.json").write_text(json.dumps({"cost": measured, **about}))
     found = planned(capsys, "-m", folder, "--fasta", tmp_path / "in.fasta", "--bench", tmp_path / "bench.json")
     assert found["device_hours"] == pytest.approx(2e-3 * (50 + MAX_RESIDUES) / 3600, rel=1e-4)
-    assert found["basis"] == "measured on x, float32"
+    assert found["basis"] == f"measured with {model_identity(folder)['name']} on x, float32"
     found = planned(capsys, "-m", "ankh2-ext2", "--flops", 3.7e14)
     assert found["sequences"] == 60_315_044
     # About 30 hours: 17.3e9 residues of 2.3 GFLOP and some for attention.
@@ -187,11 +187,12 @@ def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"linear: {kept['cost']['linear']:.3e}" in shown
     assert "distribution" in shown
     found = planned(capsys, "-m", folder, "--bench", tmp_path / "bench.json", "--uniref50", 1000)
-    assert found["basis"] == "measured on cpu, one thread, float32"
+    assert found["basis"] == f"measured with {kept['model']['name']} on cpu, one thread, float32"
     assert found["device_hours"] > 0
+    other = rough_model(tmp_path / "other", 1, "esm2-8m", {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16})
     with pytest.raises(SystemExit):
-        main(["plan", "-m", "esm2-15b", "--bench", str(tmp_path / "bench.json")])
-    assert "another model than esm2-15b" in capsys.readouterr().err
+        main(["plan", "-m", str(other), "--bench", str(tmp_path / "bench.json")])
+    assert f"another model than {other}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def rows_of(loader: DataLoader, batches: bool) -> tuple[list[str], np.ndarray, l
     return ids, vectors, taxids, [state for *_, states in items for state in states]
 
 
-@pytest.mark.parametrize("shuffle", [0, 1000])
+@pytest.mark.parametrize("shuffle", [0, 1000, 10**12])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loaders_give_every_row_once(data, truth, workers, shuffle):
     expected = truth["train"]

@@ -262,7 +262,7 @@ def test_file_gives_a_record_without_its_place(tmp_path, target):
         ("ftp://127.0.0.1/x", "expected http(s)://host"),
         ("file://host/x", "expected http(s)://host"),
         ("http:///x", "expected http(s)://host"),
-        ("http://[::1/x", "is no address (Invalid IPv6 URL)"),
+        ("http://user:secret@[::1/x", "is no address (Invalid IPv6 URL)"),
         ("http://user:secret@127.0.0.1/x", "a user's name or password"),
     ],
 )
