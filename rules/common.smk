@@ -25,11 +25,13 @@ try:
     check_config(
         config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
     )
-    check_files(config, made=["resources/demo/mirror/families.tsv.gz"])
-    if config["model"]["untrained"]:
-        check_own_directory(config["model"]["directory"])
-    else:
+    if not config["model"]["untrained"]:
         check_model_directory(config["model"]["directory"])
+    # Jobs read this file, too, and need not see what stages before theirs have read.
+    if workflow.is_main_process:
+        check_files(config, made=["resources/demo/mirror/families.tsv.gz"])
+        if config["model"]["untrained"]:
+            check_own_directory(config["model"]["directory"])
 except UserError as error:
     sys.exit(str(error))
 
