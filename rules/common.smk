@@ -21,6 +21,9 @@ from embedome.models import check_model_directory, check_own_directory
 from embedome.tokenizer import vocabulary_files
 from embedome.weights import weight_files
 
+# Which family each of the demo's sequences is of.
+FAMILIES = "resources/demo/mirror/families.tsv.gz"
+
 try:
     check_config(
         config, load_schema(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
@@ -29,7 +32,7 @@ try:
         check_model_directory(config["model"]["directory"])
     # Jobs read this file, too, and need not see what stages before theirs have read.
     if workflow.is_main_process:
-        check_files(config, made=["resources/demo/mirror/families.tsv.gz"])
+        check_files(config, made=[FAMILIES])
         if config["model"]["untrained"]:
             check_own_directory(config["model"]["directory"])
 except UserError as error:
@@ -184,6 +187,7 @@ def by_attempt_and_records(amount, each):
     """Megabytes: a base, and so many bytes for each record read, and row of an earlier data set; more by attempt."""
 
     def megabytes(wildcards, input, attempt):
+        # Where it is not there yet, Snakemake wants the FileNotFoundError, and asks again.
         records = json.loads(Path(input.filter).read_text())["read"]
         if "earlier" in input.keys():
             records += json.loads(Path(input.earlier).read_text()).get("rows", 0)
@@ -244,4 +248,4 @@ def get_vocabulary():
 
 def families():
     """The truth about the demo's families, for the analysis."""
-    return "resources/demo/mirror/families.tsv.gz" if is_kind("demo") else []
+    return FAMILIES if is_kind("demo") else []

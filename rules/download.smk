@@ -6,7 +6,7 @@ rule make_demo:
         fasta="resources/demo/mirror/uniref50.fasta.gz",
         metalink="resources/demo/mirror/RELEASE.metalink",
         note="resources/demo/mirror/uniref50.release_note",
-        families="resources/demo/mirror/families.tsv.gz",
+        families=FAMILIES,
     log:
         "results/logs/make_demo.log",
     benchmark:

@@ -131,3 +131,22 @@ def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.LargeStringA
             found += table["id"].take(pa.array(rows[start:end] - (row - len(table)))).chunks
         start = end
     return pa.chunked_array(found).cast(pa.large_string()).combine_chunks()
+
+
+class RowNames:
+    """Ids of some rows of the catalog, to be looked up.
+
+    Parameters
+    ----------
+    catalog : path
+    rows : numpy.ndarray, dtype=int64, shape=(n,)
+        Ascending.
+    """
+
+    def __init__(self, catalog: str | os.PathLike, rows: np.ndarray) -> None:
+        self.rows, self.ids = rows, ids_of_rows(catalog, rows)
+
+    def of(self, rows: np.ndarray) -> pa.StringArray:
+        """The id of each of m rows, which are some of those; null for -1."""
+        place = pa.array(np.searchsorted(self.rows, rows), mask=rows < 0)
+        return self.ids.take(place).cast(pa.string())

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import canonical_rows, ids_of_rows, read_catalog
+from embedome.catalog import RowNames, canonical_rows, read_catalog
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, scratch_directory, write_json
 from embedome.groups import CLUSTERS
@@ -202,7 +202,7 @@ def write_clusters(
     """Write the table of clusters."""
     rows = np.arange(len(distinct))
     others = np.unique(representative[distinct & (representative != rows)])
-    names = ids_of_rows(catalog, others)
+    names = RowNames(catalog, others)
     start = 0
     with atomic_path(clusters) as path, ParquetSink(path, CLUSTERS, GROUP_ROWS) as sink:
         for table in read_catalog(catalog, ["id"]):
@@ -210,7 +210,7 @@ def write_clusters(
             mine = rows[start:end][distinct[start:end]]
             ids = table["id"].take(pa.array(mine - start)).combine_chunks()
             apart = representative[mine] != mine
-            found = names.take(pa.array(np.searchsorted(others, representative[mine[apart]]))).cast(pa.string())
+            found = names.of(representative[mine[apart]])
             columns = [ids, pc.replace_with_mask(ids, pa.array(apart), found), pa.array(numbers[mine])]
             sink.write(pa.Table.from_arrays(columns, schema=CLUSTERS))
             start = end

@@ -17,7 +17,6 @@ UNIREF = ("uniref50", "uniref90", "uniref100")
 # Left out is where things are: what is in them is known by the digests of the source's files, and of the taxa that the
 # taxonomy gives.
 SCIENCE = ("filter", "cluster", "split", "leakage")
-PLACES = {"filter": ("taxonomy",)}
 
 
 def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
@@ -32,6 +31,11 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
 
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
     faults = [fault for error in errors for fault in describe(error)] or list(contradictions(config))
+    refuse(faults)
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raise an error with a line for each fault, if there is any."""
     if faults:
         raise UserError("\n".join(f"configuration: {fault}" for fault in faults))
 
@@ -57,9 +61,7 @@ def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
     named += [("filter.taxonomy", config["filter"]["taxonomy"]), ("annotate.labels", config["annotate"]["labels"])]
     named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
     missing = [(key, path) for key, path in named if path and path not in made and not Path(path).exists()]
-    if missing:
-        faults = (f"configuration: {key}: {path}: no such file; check the path" for key, path in missing)
-        raise UserError("\n".join(faults))
+    refuse([f"{key}: {path}: no such file; check the path" for key, path in missing])
 
 
 def describe(error: Any) -> Iterator[str]:
@@ -178,7 +180,6 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     It is the same wherever the files lie that are worked on.
     """
     idle = {"cluster": not uses_clusters(config), "leakage": not drops_leaks(config)}
-    deciding = [key for key in SCIENCE if not idle.get(key)]
-    return json_sha256(
-        {key: {k: v for k, v in config[key].items() if k not in PLACES.get(key, ())} for key in deciding}
-    )
+    deciding = {key: config[key] for key in SCIENCE if not idle.get(key)}
+    deciding["filter"] = {key: value for key, value in config["filter"].items() if key != "taxonomy"}
+    return json_sha256(deciding)

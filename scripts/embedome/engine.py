@@ -202,10 +202,9 @@ class Engine:
             # Outside the handler, whose exception keeps the batch's tensors alive.
             if not fits:
                 free_memory()
-            if not fits and end - begin > 1:
-                self.halve_budget(row.tokens_between(begin, end))
-                continue
-            if not fits:
+                if end - begin > 1:
+                    self.halve_budget(row.tokens_between(begin, end))
+                    continue
                 lost.add(int(pieces.owner[row.pieces[begin]]))
             begin = end
         return lost

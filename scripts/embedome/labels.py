@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from embedome.errors import UserError
 from embedome.files import file_sha256
@@ -137,9 +136,9 @@ def read_columns(source: LabelSource) -> pa.Table:
     path, wanted = Path(source.path), [source.id_column, source.label_column]
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
     if kind == ".parquet":
-        have = ParquetFile(path).schema_arrow.names
-        check_columns(source, have)
-        return pq.read_table(path, columns=wanted).select(wanted).rename_columns(["id", "label"])
+        file = ParquetFile(path)
+        check_columns(source, file.schema_arrow.names)
+        return file.read(columns=wanted).select(wanted).rename_columns(["id", "label"])
     if kind not in DELIMITERS:
         raise UserError(f"{path}: cannot tell what it is; expected a name that ends in .tsv, .csv (.gz) or .parquet")
     if not path.is_file():

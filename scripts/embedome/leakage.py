@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import canonical_rows, ids_of_rows, read_catalog
+from embedome.catalog import RowNames, canonical_rows, read_catalog
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, scratch_directory, write_json
 from embedome.mmseqs import Mmseqs, index_bytes, read_table, word_length
@@ -336,18 +336,17 @@ class Nearest:
 def write_nearest(held: Held, nearest: Nearest, leakage: str | os.PathLike) -> None:
     """Write the table of nearest hits."""
     targets = np.unique(nearest.target[nearest.target >= 0])
-    names = ids_of_rows(held.catalog, targets)
+    names = RowNames(held.catalog, targets)
     row = start = 0
     with atomic_path(leakage) as path, ParquetSink(path, LEAKAGE, GROUP_ROWS, use_dictionary=["split"]) as sink:
         for table in read_catalog(held.catalog, ["id"]):
             end = int(np.searchsorted(nearest.rows, row + len(table)))
             mine = nearest.rows[start:end]
             target = nearest.target[start:end]
-            place = pa.array(np.searchsorted(targets, target), mask=target < 0)
             columns = [
                 table["id"].take(pa.array(mine - row)),
                 pa.array(SPLITS).take(pa.array(held.codes[mine])),
-                names.take(place).cast(pa.string()),
+                names.of(target),
                 *(pa.array(values[start:end], from_pandas=True) for values in nearest.values.values()),
             ]
             sink.write(pa.Table.from_arrays(columns, schema=LEAKAGE))
@@ -387,11 +386,11 @@ class Leaks:
     def details(self, held: Held) -> Any:
         """A function from rows to what they leak, as `write_rejects` takes it."""
         queries = np.unique(self.query[self.found])
-        names = ids_of_rows(held.catalog, queries)
+        names = RowNames(held.catalog, queries)
 
         def details(rows: np.ndarray) -> pa.Array:
             hit = held.canonical[rows]
-            of = names.take(pa.array(np.searchsorted(queries, self.query[hit]))).cast(pa.string())
+            of = names.of(self.query[hit])
             split = pa.array(SPLITS).take(pa.array(held.codes[self.query[hit]]))
             identity = pa.array([f"identity {value:.3f} to " for value in self.identity[hit]], pa.string())
             return pc.binary_join_element_wise(identity, of, pc.binary_join_element_wise(" in ", split, ""), "")

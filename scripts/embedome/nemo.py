@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -219,13 +220,13 @@ def check_computed_alike(
             raise UserError(f"{directory}: {name} is {found!r}; expected {expected!r}, as {layout.like} has")
 
 
-def without_token_types(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_token_types(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Tensors of a checkpoint, the first token type added to the positions: an archive has none."""
-    tensors = dict(tensors.items())
+    added = {}
     for name in [each for each in tensors if each.endswith(TOKEN_TYPES)]:
         positions = name.replace(TOKEN_TYPES, "position_embeddings.weight")
-        tensors[positions] = tensors[positions] + tensors[name][0]
-    return tensors
+        added[positions] = tensors[positions] + tensors[name][0]
+    return ChainMap(added, tensors)  # the others are still read one by one
 
 
 def export_nemo(directory: str | os.PathLike, archive: str | os.PathLike) -> None:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from embedome.fasta import Entry, read_entries
 
 MAX_ID_CHARACTERS = 1000
+# Of a digest: "SQ." and 32 behind it.
+DIGEST_CHARACTERS = 35
 UPPER_CASE = bytes(range(256)).upper()
 WHITE_SPACE = b" \t\r\n\x0b\x0c"
 # All 26 letters are IUPAC amino-acid codes: the 20, U and O, and the ambiguous B, J, X, Z.

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.columns import bytes_of, offsets_of
+from embedome.records import DIGEST_CHARACTERS
 
-# A digest is "SQ." and 32 characters. The first 8 of these hold 48 bits: enough to find candidates.
-DIGEST_CHARACTERS, PREFIX_END = 35, 11
+# Where the 8 characters end that are `digest_prefix`.
+PREFIX_END = 11
 
 
 class RepeatedDigests:

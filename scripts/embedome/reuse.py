@@ -23,6 +23,7 @@ from embedome.errors import UserError
 from embedome.files import atomic_path, file_sha256, read_json, write_json
 from embedome.format import DUPLICATE, FORMAT, MANIFEST, lasting
 from embedome.log import Progress
+from embedome.records import DIGEST_CHARACTERS
 from embedome.split import hash_ids
 from embedome.tables import ParquetFile
 
@@ -39,7 +40,6 @@ REUSED = pa.schema(
 )
 # Of a provenance, what may differ between vectors in one data set.
 OF_THE_RUN = ("embedome", "source")
-DIGEST_CHARACTERS = 35
 
 
 def find_reusable(

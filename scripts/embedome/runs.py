@@ -15,7 +15,7 @@ from embedome.fasta import Chunk
 from embedome.headers import parse_descriptions
 from embedome.limits import Limits
 from embedome.members import MEMBER_RUN
-from embedome.records import Record, digest_texts
+from embedome.records import DIGEST_CHARACTERS, Record, digest_texts
 from embedome.sorting import RunIndex, in_order, sort_order, write_run
 from embedome.spool import Spool, Spooled
 from embedome.uniref_xml import XmlChunk
@@ -172,8 +172,8 @@ def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
 
 def digest_array(digests: np.ndarray) -> pa.StringArray:
     """Digests from their 32 characters, uint8 [n, 32]."""
-    whole = np.empty((len(digests), 35), np.uint8)
+    whole = np.empty((len(digests), DIGEST_CHARACTERS), np.uint8)
     whole[:, :3] = list(b"SQ.")
     whole[:, 3:] = digests
-    offsets = np.arange(0, 35 * len(whole) + 1, 35, dtype=np.int32)
+    offsets = np.arange(0, whole.size + 1, DIGEST_CHARACTERS, dtype=np.int32)
     return pa.StringArray.from_buffers(len(whole), pa.py_buffer(offsets), pa.py_buffer(whole))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, catalog_files, ids_of_rows, read_catalog
+from embedome.catalog import CATALOG_GROUP_ROWS, RowNames, catalog_files, read_catalog
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, write_json
 from embedome.groups import Clusters, read_clusters
@@ -140,11 +140,11 @@ def write_redundant(
     """List the records whose clusters have another representative, with this one's id."""
     redundant = groups.redundant
     leaders = np.unique(groups.representative[groups.number[redundant]])
-    names = ids_of_rows(catalog, leaders)
+    names = RowNames(catalog, leaders)
 
     def details(rows: np.ndarray) -> pa.StringArray:
-        of = names.take(pa.array(np.searchsorted(leaders, groups.representative[groups.number[rows]])))
-        return pc.binary_join_element_wise("represented by ", of.cast(pa.string()), "")
+        of = names.of(groups.representative[groups.number[rows]])
+        return pc.binary_join_element_wise("represented by ", of, "")
 
     write_rejects(rejects, catalog, inputs, redundant, REDUNDANT, details)
 
