@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.columns import bytes_of, offsets_of
 from embedome.errors import UserError
 from embedome.lookup import find_rows
 from embedome.tables import ParquetFile
@@ -48,6 +49,16 @@ def catalog_files(folder: str | os.PathLike) -> list[Path]:
     return files
 
 
+def count_rows(folder: str | os.PathLike) -> int:
+    """Records of the catalog."""
+    return sum(ParquetFile(path).metadata.num_rows for path in catalog_files(folder))
+
+
+def row_type(count: int) -> type[np.signedinteger]:
+    """The type for rows of `count` records, and -1: half as wide as NumPy's own, as long as that is enough."""
+    return np.int32 if count < 2**31 else np.int64
+
+
 def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the named columns of the catalog, a row group at a time, in id order."""
     for path in catalog_files(folder):
@@ -82,23 +93,22 @@ def read_sequences(folder: str | os.PathLike, ids: Sequence[str]) -> pa.LargeStr
 def canonical_rows(catalog: str | os.PathLike) -> np.ndarray:
     """For each row of the catalog the row of its canonical id, its own where it is no duplicate.
 
-    Memory: 8 bytes per record, and the ids of which there are duplicates.
+    Memory: 4 bytes per record; meanwhile one more, and for each duplicate some 80 and its canonical id.
 
     Returns
     -------
-    numpy.ndarray, dtype=int64, shape=(n,)
+    numpy.ndarray, dtype=`row_type`, shape=(n,)
     """
-    where, named = [np.empty(0, np.int64)], [pa.array([], pa.string())]
-    total = 0
+    total = count_rows(catalog)
+    rows, duplicate = np.arange(total, dtype=row_type(total)), np.zeros(total, bool)
+    named, start = [pa.array([], pa.string())], 0
     for table in read_catalog(catalog, ["duplicate_of"]):
-        duplicate = table["duplicate_of"].is_valid().to_numpy()
-        where.append(np.flatnonzero(duplicate) + total)
+        duplicate[start : start + len(table)] = table["duplicate_of"].is_valid()
         named += table["duplicate_of"].drop_null().chunks
-        total += len(table)
+        start += len(table)
     canonical = pa.chunked_array(named)
     ids = canonical.unique().sort()
-    rows = np.arange(total)
-    rows[np.concatenate(where)] = rows_of_ids(catalog, ids)[pc.index_in(canonical, value_set=ids).to_numpy()]
+    rows[duplicate] = rows_of_ids(catalog, ids)[pc.index_in(canonical, value_set=ids).to_numpy()]
     return rows
 
 
@@ -115,36 +125,34 @@ def rows_of_ids(catalog: str | os.PathLike, ids: pa.Array) -> np.ndarray:
 
 
 def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.LargeStringArray:
-    """Ids of the given rows of the catalog, as one array: of one in chunks each look-up would make a copy.
+    """Ids of the given rows of the catalog, which are ascending, shape (n,), as one array.
 
-    Parameters
-    ----------
-    catalog : path
-    rows : numpy.ndarray, dtype=int64, shape=(n,)
-        Ascending.
+    Of an array in chunks each look-up would make a copy.
     """
-    found, row, start = [pa.array([], pa.string())], 0, 0
+    text, ends, row, start = bytearray(), np.zeros(len(rows) + 1, np.int64), 0, 0
     for table in read_catalog(catalog, ["id"]):
-        row += len(table)
-        end = int(np.searchsorted(rows, row))
+        end = int(np.searchsorted(rows, row + len(table)))
         if end > start:
-            found += table["id"].take(pa.array(rows[start:end] - (row - len(table)))).chunks
-        start = end
-    return pa.chunked_array(found).cast(pa.large_string()).combine_chunks()
+            ids = table["id"].combine_chunks().take(pa.array(rows[start:end] - row))
+            ends[start + 1 : end + 1] = len(text) + offsets_of(ids)[1:]
+            text += memoryview(bytes_of(ids))
+        row, start = row + len(table), end
+    return pa.LargeStringArray.from_buffers(len(rows), pa.py_buffer(ends), pa.py_buffer(text))
 
 
 class RowNames:
-    """Ids of some rows of the catalog, to be looked up.
+    """Ids of some rows of the catalog, to be looked up. Memory: 12 bytes and the id for each of them.
 
     Parameters
     ----------
     catalog : path
-    rows : numpy.ndarray, dtype=int64, shape=(n,)
-        Ascending.
+    chosen : numpy.ndarray, dtype=bool, shape=(n,)
+        Of the catalog's rows.
     """
 
-    def __init__(self, catalog: str | os.PathLike, rows: np.ndarray) -> None:
-        self.rows, self.ids = rows, ids_of_rows(catalog, rows)
+    def __init__(self, catalog: str | os.PathLike, chosen: np.ndarray) -> None:
+        self.rows = np.flatnonzero(chosen).astype(row_type(len(chosen)))
+        self.ids = ids_of_rows(catalog, self.rows)
 
     def of(self, rows: np.ndarray) -> pa.StringArray:
         """The id of each of m rows, which are some of those; null for -1."""

@@ -1,6 +1,6 @@
 """Cluster stage: which distinct sequences are alike, by MMseqs2; groups for splits, or a stricter redundancy filter.
 
-Memory of this process: some 60 bytes per record; of MMseqs2: what it is given.
+Memory of this process: some 40 bytes per record; of MMseqs2: what it is given.
 """
 
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import RowNames, canonical_rows, read_catalog
+from embedome.catalog import RowNames, canonical_rows, read_catalog, row_type
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, scratch_directory, write_json
 from embedome.groups import CLUSTERS
@@ -97,7 +97,8 @@ def cluster_catalog(
     """
     account = read_json(filter_summary)
     canonical = canonical_rows(catalog)
-    distinct = canonical == np.arange(len(canonical))
+    distinct = canonical == np.arange(len(canonical), dtype=canonical.dtype)
+    del canonical
     if distinct.sum() != account["kept"] - account["duplicates"]:
         raise UserError(f"{catalog}: its records are not those of {filter_summary}; rerun the filter stage")
     warn_of_identity(plan)
@@ -171,8 +172,8 @@ def run_clustering(
 
 
 def read_members(table: Path, distinct: np.ndarray) -> np.ndarray:
-    """Row of the representative of each row, -1 for duplicates; dtype=int64, shape (n,)."""
-    representative = np.full(len(distinct), -1)
+    """Row of the representative of each row, -1 for duplicates; dtype=`row_type`, shape (n,)."""
+    representative = np.full(len(distinct), -1, row_type(len(distinct)))
     count = 0
     for batch in read_table(table, MEMBERS):
         representative[batch["member"].to_numpy()] = batch["representative"].to_numpy()
@@ -184,11 +185,13 @@ def read_members(table: Path, distinct: np.ndarray) -> np.ndarray:
 
 def cluster_numbers(representative: np.ndarray, distinct: np.ndarray) -> np.ndarray:
     """Number of the cluster of each row, in the order in which clusters first appear, -1 for duplicates."""
-    _, first, inverse = np.unique(representative[distinct], return_index=True, return_inverse=True)
-    place = np.empty(len(first), np.int64)
-    place[np.argsort(first)] = np.arange(len(first))
-    numbers = np.full(len(distinct), -1)
-    numbers[distinct] = place[inverse]
+    mine = representative[distinct]
+    first = np.full_like(representative, -1)
+    first[mine[::-1]] = np.flatnonzero(distinct)[::-1]  # of rows that write to one place the last one stays
+    begins = np.zeros(len(distinct), bool)
+    begins[first[first >= 0]] = True
+    numbers = np.full_like(representative, -1)
+    numbers[distinct] = (np.cumsum(begins, dtype=first.dtype) - 1)[first[mine]]
     return numbers
 
 
@@ -200,8 +203,9 @@ def write_clusters(
     distinct: np.ndarray,
 ) -> None:
     """Write the table of clusters."""
-    rows = np.arange(len(distinct))
-    others = np.unique(representative[distinct & (representative != rows)])
+    rows = np.arange(len(distinct), dtype=representative.dtype)
+    others = np.zeros(len(distinct), bool)
+    others[representative[distinct & (representative != rows)]] = True
     names = RowNames(catalog, others)
     start = 0
     with atomic_path(clusters) as path, ParquetSink(path, CLUSTERS, GROUP_ROWS) as sink:
@@ -211,7 +215,7 @@ def write_clusters(
             ids = table["id"].take(pa.array(mine - start)).combine_chunks()
             apart = representative[mine] != mine
             found = names.of(representative[mine[apart]])
-            columns = [ids, pc.replace_with_mask(ids, pa.array(apart), found), pa.array(numbers[mine])]
+            columns = [ids, pc.replace_with_mask(ids, pa.array(apart), found), pa.array(numbers[mine].astype(np.int64))]
             sink.write(pa.Table.from_arrays(columns, schema=CLUSTERS))
             start = end
 

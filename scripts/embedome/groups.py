@@ -22,25 +22,32 @@ CLUSTERS = pa.schema(
 
 
 class Clusters(NamedTuple):
-    """The clusters of a catalog, by row."""
+    """The clusters of a catalog, by row; arrays of `catalog.row_type`."""
 
     number: np.ndarray
-    """Cluster of each row, that of its canonical id; dtype=int64, shape (n,)."""
+    """Cluster of each row, that of its canonical id; shape (n,)."""
     representative: np.ndarray
-    """Row of each cluster's representative; dtype=int64, shape (k,)."""
+    """Row of each cluster's representative; shape (k,)."""
     first: np.ndarray
-    """Row of each cluster's smallest id; dtype=int64, shape (k,)."""
+    """Row of each cluster's smallest id; shape (k,)."""
     canonical: np.ndarray
-    """Row of each row's canonical id; dtype=int64, shape (n,)."""
+    """Row of each row's canonical id; shape (n,)."""
 
     @property
     def redundant(self) -> np.ndarray:
         """Whether each row's sequence is another than its cluster's representative; dtype=bool, shape (n,)."""
         return self.representative[self.number] != self.canonical
 
+    @property
+    def distinct(self) -> np.ndarray:
+        """Whether each row is that of a canonical id; dtype=bool, shape (n,)."""
+        return self.canonical == np.arange(len(self.canonical), dtype=self.canonical.dtype)
+
 
 def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Clusters:
     """Read a table of clusters back.
+
+    Memory: 16 bytes per record, and as `catalog.canonical_rows`.
 
     Raises
     ------
@@ -48,22 +55,26 @@ def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Cl
         Where it is not of this catalog.
     """
     canonical = canonical_rows(catalog)
-    rows = np.arange(len(canonical))
-    distinct = canonical == rows
-    number = np.empty(len(rows), np.int64)
-    leaders = [np.empty(0, np.int64)]
-    for mine, table in clusters_in_step(catalog, clusters, distinct):
-        number[mine] = table["cluster"].to_numpy()
-        leaders.append(mine[pc.equal(table["id"], table["representative"]).to_numpy()])
-    number = number[canonical]
-    leading = np.concatenate(leaders)
+    number, representative, first = (np.full_like(canonical, -1) for _ in range(3))
+    found = Clusters(number, representative, first, canonical)
+    distinct, leaders = found.distinct, 0
+    broken = UserError(f"{clusters}: not every cluster has one representative; rerun the cluster stage")
+    for rows, table in clusters_in_step(catalog, clusters, distinct):
+        mine = table["cluster"].to_numpy()
+        if len(mine) and not 0 <= mine.min() <= mine.max() < len(first):
+            raise broken
+        number[rows] = mine
+        leads = pc.equal(table["id"], table["representative"]).to_numpy()
+        representative[mine[leads]] = rows[leads]
+        leaders += int(leads.sum())
+        new = np.flatnonzero(first[mine] < 0)[::-1]  # of rows that write to one place the last one stays
+        first[mine[new]] = rows[new]
+    duplicates = np.flatnonzero(~distinct)
+    number[duplicates] = number[canonical[duplicates]]
     k = int(number.max()) + 1
-    representative, first = np.full(k, -1), np.empty(k, np.int64)
-    representative[number[leading]] = leading
-    first[number[::-1]] = rows[::-1]  # of rows that write to one place the last one stays
-    if len(leading) != k or (representative < 0).any():
-        raise UserError(f"{clusters}: not every cluster has one representative; rerun the cluster stage")
-    return Clusters(number, representative, first, canonical)
+    if leaders != k or (representative[:k] < 0).any():
+        raise broken
+    return found._replace(representative=representative[:k], first=first[:k])
 
 
 def clusters_in_step(
