@@ -135,10 +135,15 @@ def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) 
             while block := stream.read(BLOCK_BYTES):
                 yield block
         except EOFError:
-            raise UserError(f"{path}: the compressed data end too early; download or copy the file again") from None
+            raise UserError(
+                f"{path}: the compressed data end too early, or something else follows them; download or copy the "
+                "file again"
+            ) from None
         except (IsalError, zstd_error, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
+            if "too much memory" in str(error):
+                raise UserError(f"{path}: compressed with zstd --long; compress it again without") from None
             raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
 
 
@@ -201,7 +206,8 @@ def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
     Raises
     ------
     UserError
-        As `read_chunks`, and where the line ends are bare carriage returns. Names the file and the entry.
+        As `read_chunks`, where the line ends are bare carriage returns, and where a ``>`` stands within a sequence.
+        Names the file and the entry.
     """
     for chunk in read_chunks(path, BLOCK_BYTES):
         for number, text in enumerate(chunk.texts(), chunk.first):
@@ -225,6 +231,12 @@ def split_entry(path: str | os.PathLike, number: int, text: bytes) -> Entry:
         raise UserError(
             f"{path}: record {number} has bare carriage returns as line ends; "
             "convert the file, e.g. with tr '\\r' '\\n'"
+        )
+    if b">" in body:
+        # The header of another record, which would be lost without being counted.
+        raise UserError(
+            f"{path}: record {number} has a '>' in its sequence; each record must begin on a line of its own. Put "
+            "files together with a line end between them, and convert bare carriage returns, e.g. with tr '\\r' '\\n'"
         )
     return Entry(number, header, body)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from backports import zstd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
+from conftest import run_filter
 from embedome import fasta
 from embedome.errors import UserError
 from embedome.fasta import read_entries, write_entry
@@ -46,8 +47,7 @@ def fast_parse(path: Path) -> list[tuple[bytes, bytes]]:
 
 
 headers = st.binary(max_size=30).map(lambda text: text.replace(b"\n", b" ").replace(b"\r", b" "))
-# A ">" may stand in a line, but not at its beginning.
-lines = st.binary(max_size=20).map(lambda text: text.translate(None, b"\n\r").lstrip(b">"))
+lines = st.binary(max_size=20).map(lambda text: text.translate(None, b"\n\r>"))
 
 
 @st.composite
@@ -83,6 +83,38 @@ def test_agrees_with_biopython(tmp_path: Path, compression: str, width: int) -> 
     expected = [(title.encode(), s.encode()) for title, s in SimpleFastaParser(io.StringIO(text))]
     assert len(expected) == 39
     assert fast_parse(path) == expected
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gzip.compress(b">a\nMK\n>b\nMV") + gzip.compress(b">c\nML\n"),  # put together without a line end between
+        b">a\nMK\r>b y\rMV\n>c\nML\n",
+        b">a\nMK\n >b\nMV\n",
+    ],
+)
+def test_a_record_behind_another_on_one_line_is_not_lost(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.fasta"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"record [12] has a '>' in its sequence"):
+        list(read_entries(path))
+    with pytest.raises(UserError, match=r"record [12] has a '>' in its sequence"):
+        run_filter(tmp_path / "out", path, min_length=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gzip.compress(b">a\nMK\n") + b"\n", "or something else follows them"),
+        # A frame with a window of 1 GiB, and one raw block of 6 bytes (RFC 8878, section 3.1.1).
+        (b"\x28\xb5\x2f\xfd\x00\xa0\x31\x00\x00>a\nMK\n", "zstd --long"),
+    ],
+)
+def test_what_cannot_be_unpacked_is_told_by_its_cause(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "x.fasta"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        list(read_entries(path))
 
 
 @pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
