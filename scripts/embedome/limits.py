@@ -16,7 +16,6 @@ from embedome.taxonomy import taxon_flags
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
 NONSTANDARD = "BJOUXZ"
-KEEP = "keep"
 FRAGMENT = r"\(Fragments?\)"
 
 Rule = tuple[str, np.ndarray, Callable[[int], str]]
@@ -36,8 +35,8 @@ class Limits:
         Keep sequences whose description says that they are a fragment.
     max_nonstandard : float
         Largest fraction of residues that are one of `NONSTANDARD`.
-    nonstandard : str
-        ``keep`` them as they are, or ``mask`` them: write X in their place.
+    mask_residues, reject_residues : str
+        Those of `NONSTANDARD` in whose place X is written, and those with which no sequence is kept.
     include_taxa, exclude_taxa : sequence of int
         NCBI taxonomy identifiers of records to keep alone, and to drop; with their descendants where `taxonomy` is
         given.
@@ -57,7 +56,8 @@ class Limits:
     min_members: int | None = None
     fragments: bool = True
     max_nonstandard: float | None = None
-    nonstandard: str = KEEP
+    mask_residues: str = ""
+    reject_residues: str = ""
     include_taxa: Sequence[int] = ()
     exclude_taxa: Sequence[int] = ()
     taxonomy: str | None = None
@@ -104,8 +104,12 @@ class Limits:
             hit = lengths > self.max_length
             yield "too-long", hit, lambda row: f"{lengths[row]} residues; at most {self.max_length}"
         yield from self.header_rules(fields)
+        if self.reject_residues:
+            bad = count_letters(sequences, self.reject_residues)
+            none = f"none of {', '.join(self.reject_residues)}"
+            yield "nonstandard-residues", bad > 0, lambda row: f"{bad[row]} of {lengths[row]} residues; {none}"
         if self.max_nonstandard is not None:
-            odd = count_nonstandard(sequences)
+            odd = count_letters(sequences, NONSTANDARD)
             # A quotient is rounded as the limit itself was: 29 of 100 are not above 0.29.
             hit = odd / lengths > self.max_nonstandard
             most = f"at most {self.max_nonstandard:g} of all"
@@ -138,9 +142,9 @@ class Limits:
 
     def mask(self, sequences: pa.StringArray) -> pa.StringArray:
         """The sequences as they are to be kept."""
-        if self.nonstandard == KEEP:
+        if not self.mask_residues:
             return sequences
-        table = bytes.maketrans(NONSTANDARD.encode(), b"X" * len(NONSTANDARD))
+        table = bytes.maketrans(self.mask_residues.encode(), b"X" * len(self.mask_residues))
         masked = bytes_of(sequences).tobytes().translate(table)
         return pa.StringArray.from_buffers(len(sequences), pa.py_buffer(offsets_of(sequences)), pa.py_buffer(masked))
 
@@ -178,15 +182,15 @@ def look_up(flags: np.ndarray, taxids: np.ndarray) -> np.ndarray:
     return flags[np.where(taxids < len(flags), taxids, 0)]
 
 
-def count_nonstandard(sequences: pa.StringArray) -> np.ndarray:
-    """Residues of each of n sequences that are one of `NONSTANDARD`, int64 [n]; no sequence is empty."""
+def count_letters(sequences: pa.StringArray, letters: str) -> np.ndarray:
+    """Residues of each of n sequences that are one of the letters, int64 [n]; no sequence is empty."""
     if not len(sequences):
         return np.zeros(0, np.int64)
     table = np.zeros(256, np.int64)
-    table[list(NONSTANDARD.encode())] = 1
+    table[list(letters.encode())] = 1
     return np.add.reduceat(table[bytes_of(sequences)], offsets_of(sequences)[:-1])
 
 
 def limits_of(section: dict[str, Any]) -> Limits:
     """The limits of the configuration's section ``filter``."""
-    return Limits(**{**section, "fragments": section["fragments"] == KEEP})
+    return Limits(**{**section, "fragments": section["fragments"] == "keep"})

@@ -122,7 +122,7 @@ def test_short_odd_and_repetitive_sequences_and_ids_are_all_there(tmp_path: Path
         ("../a/b", "M"), ("'x\" y", "MK"), ("β", "ACGT" * 20), (">g", "A" * 300), ("sp|P1|X_Y", "X" * 40),
         ("tr|P1|X_Z", "UOBJZ" * 8), ("7", "".join(chance.choices("ACDEFGHIKLMNPQRSTVWY", k=66000))), ("0", "MK"),
     ]  # fmt: skip
-    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", records), nonstandard="keep", min_length=1)
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", records), min_length=1)
     rows = run_cluster(run)
     assert len(rows) == len(run.rows("id")) - 1 == 7
 

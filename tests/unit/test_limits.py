@@ -44,6 +44,7 @@ def kept(filtered: Filtered) -> str:
         ({"min_members": 3}, "BCED", "few-members", "1 members; at least 3"),
         ({"fragments": False}, "ACED", "fragment", "a fragment, as its header says"),
         ({"max_nonstandard": 0.5}, "ABE", "nonstandard-residues", "4 of 6 residues; at most 0.5 of all"),
+        ({"reject_residues": "BZ"}, "ABED", "nonstandard-residues", "1 of 5 residues; none of B, Z"),
         ({"include_taxa": [9606, 562]}, "AD", "taxon", "taxon not given; not one of include_taxa"),
         ({"exclude_taxa": [9606, 1386]}, "BED", "taxon", "taxon 9606; one of exclude_taxa"),
         ({"include_names": ["^Kin", "orin$"]}, "ABD", "name", "no match in include_names"),
@@ -90,7 +91,7 @@ def test_taxa_are_known_by_what_they_are_and_not_by_the_file(tmp_path: Path) -> 
 
 
 def test_nonstandard_residues_are_written_as_x(tmp_path: Path) -> None:
-    filtered = run(tmp_path, nonstandard="mask", max_nonstandard=0.6)
+    filtered = run(tmp_path, mask_residues="BJOUZ", max_nonstandard=0.6)
     rows = dict(filtered.rows("representative, sequence"))
     assert rows["C"] == "MXXXA"
     assert rows["A_HUMAN"] == "MKVLA"
@@ -100,8 +101,12 @@ def test_masked_sequences_that_are_then_equal_are_duplicates(tmp_path: Path) -> 
     path = tmp_path / "x.fasta"
     path.write_text(">a\nMUK\n>b\nMBK\n>c\nMXK\n>d\nMK\n")
     assert run_filter(tmp_path / "keep", path).account["duplicates"] == 0
-    filtered = run_filter(tmp_path / "mask", path, nonstandard="mask")
+    filtered = run_filter(tmp_path / "mask", path, mask_residues="BU")
     assert filtered.rows("id, duplicate_of") == [("a", None), ("b", "a"), ("c", "a"), ("d", None)]
+    filtered = run_filter(tmp_path / "some", path, mask_residues="B")
+    assert filtered.rows("id, sequence, duplicate_of") == [
+        ("a", "MUK", None), ("b", "MXK", None), ("c", "MXK", "b"), ("d", "MK", None)
+    ]  # fmt: skip
 
 
 def archive(folder: Path, below: str = "", **members: str) -> Path:
