@@ -61,8 +61,8 @@ def download_release(
     target : Path
         Where the file goes, compressed as it comes.
     record : Path
-        Where release.json goes: url, database, release, date (the metalink's ``pubdate``; null where it has
-        none), bytes, md5, sha256; of an old release also member and archive, see `archive.fetch_archived`. For a
+        Where release.json goes: url, database, release, date (the metalink's ``pubdate``, where it has
+        none the server's Last-Modified, else null), bytes, md5, sha256; of an old release also member and archive, see `archive.fetch_archived`. For a
         ``file://`` mirror the url is the file's name alone, so that the record does not depend on the folder.
     file_format : str
         ``fasta`` or ``xml``.
@@ -105,7 +105,8 @@ def fetch_verified(mirror: str, database: str, name: str, part: Part) -> dict:
         size = part.size
         md5, sha256 = part.digests(name)
         if (size, md5) == (expected.bytes, expected.md5):
-            facts = {"url": recorded_url(url), "database": database, "release": expected.release, "date": expected.date}
+            date = expected.date or part.note.get("Last-Modified")
+            facts = {"url": recorded_url(url), "database": database, "release": expected.release, "date": date}
             return facts | {"bytes": size, "md5": md5, "sha256": sha256}
         # A file put together from several answers may be wrong where the mirror is right: once more, from zero.
         joined = part.joined

@@ -77,7 +77,7 @@ def test_good_server_gives_the_file_and_its_record(mirror, target):
         "url": f"{mirror.url}/{NAME}",
         "database": "uniref50",
         "release": "2025_03",
-        "date": None,
+        "date": mirror.modified,
         "bytes": len(DATA),
         "md5": hashlib.md5(DATA).hexdigest(),
         "sha256": hashlib.sha256(DATA).hexdigest(),
