@@ -4,20 +4,16 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from backports import zstd
 from embedome.columns import check_chunk
 from embedome.errors import UserError
 from embedome.fasta import read_chunks, read_entries
-from embedome.headers import FIELDS, parse_description, parse_descriptions
 from embedome.records import Record, check_entry
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 Checked = dict[int, Record]
-# Of the profile "thorough" 10,000.
-EXAMPLES = max(600, settings.default.max_examples)
 
 
 def one_by_one(path: Path) -> Checked:
@@ -53,7 +49,8 @@ def files(draw: st.DrawFn) -> bytes:
     return b">first\nMKV" + text
 
 
-@settings(max_examples=EXAMPLES)
+# Of the profile "thorough" 10,000.
+@settings(max_examples=max(600, settings.default.max_examples))
 @given(files(), st.sampled_from([1, 10, 1 << 20]), st.sampled_from([bytes, gzip.compress, zstd.compress]))
 @example(data=b">a\nM\n>", size=1, pack=bytes)
 @example(data=b">a\nM\n>\n", size=1, pack=bytes)
@@ -74,38 +71,3 @@ def test_columns_are_the_records(
     except UserError as error:
         found = str(error)
     assert found == expected
-
-
-pieces = st.sampled_from(
-    [
-        " n=",
-        " Tax=",
-        " TaxID=",
-        " RepID=",
-        " OS=",
-        " OX=",
-        " GN=",
-        "n=",
-        "1",
-        "12",
-        "9606",
-        "4294967296",
-        "x",
-        "é",
-        " ",
-        "",
-    ]
-)
-uniref = st.tuples(*[st.text("ab 1=", max_size=3)] * 4).map(
-    lambda each: f"{each[0]} n={each[1]} Tax={each[2]} TaxID={each[3]} RepID=R"
-)
-
-
-@settings(max_examples=EXAMPLES)
-@given(st.lists(st.one_of(st.lists(pieces, max_size=12).map("".join), uniref), max_size=8))
-def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> None:
-    table = parse_descriptions(pa.array([text.strip() for text in texts], pa.string()))
-    assert table.schema == FIELDS
-    assert [tuple(row.values()) for row in table.to_pylist()] == [
-        tuple(parse_description(text.strip())) for text in texts
-    ]

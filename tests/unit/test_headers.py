@@ -2,9 +2,10 @@
 
 import time
 
+import pyarrow as pa
 import pytest
-from embedome.headers import Header, parse_description
-from hypothesis import given
+from embedome.headers import FIELDS, Header, parse_description, parse_descriptions
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -137,6 +138,42 @@ def test_uniprotkb_round_trip(
     fields = {"OS": taxon, "OX": taxid, "GN": gene, "PE": evidence, "SV": version}
     description = " ".join([name, *(f"{key}={value}" for key, value in fields.items() if value is not None)])
     assert parse_description(description) == Header(name, None, taxon, taxid, None)
+
+
+pieces = st.sampled_from(
+    [
+        " n=",
+        " Tax=",
+        " TaxID=",
+        " RepID=",
+        " OS=",
+        " OX=",
+        " GN=",
+        "n=",
+        "1",
+        "12",
+        "9606",
+        "4294967296",
+        "x",
+        "é",
+        " ",
+        "",
+    ]
+)
+uniref = st.tuples(*[st.text("ab 1=", max_size=3)] * 4).map(
+    lambda each: f"{each[0]} n={each[1]} Tax={each[2]} TaxID={each[3]} RepID=R"
+)
+
+
+# Of the profile "thorough" 10,000.
+@settings(max_examples=max(600, settings.default.max_examples))
+@given(st.lists(st.one_of(st.lists(pieces, max_size=12).map("".join), uniref), max_size=8))
+def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> None:
+    table = parse_descriptions(pa.array([text.strip() for text in texts], pa.string()))
+    assert table.schema == FIELDS
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        tuple(parse_description(text.strip())) for text in texts
+    ]
 
 
 @pytest.mark.parametrize(
