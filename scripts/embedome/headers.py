@@ -16,7 +16,7 @@ MAX_INT32 = 2**31 - 1
 
 
 class Header(NamedTuple):
-    """Fields of a header; None where the grammar has no such field."""
+    """Fields of a header; None where the grammar has no such field, or it is empty."""
 
     name: str
     """Cluster name (UniRef), protein name (UniProtKB), or the whole description (free headers)."""
@@ -41,27 +41,38 @@ FIELDS = pa.schema(
 )
 
 # Greedy up to the last " n=" or " OS=": names may themselves contain "n=" or "=", so fields are found from the right.
-UNIREF = re.compile(r"(?P<name>.*) n=(?P<members>\d+) Tax=(?P<taxon>.*?)(?: TaxID=(?P<taxid>\S*))? RepID=(?P<rep>\S+)")
+# UniRef's are what stands before " RepID="; where the cluster has no name, they begin with "n=".
+UNIREF = re.compile(r"(?:(?P<name>.*) )?n=(?P<members>\d*) Tax=(?P<taxon>.*?)(?: TaxID=(?P<taxid>\S*))?")
+# Only where that one does not match, as "Tax=root n=3 TaxID=1" is a taxon "root n=3". Its own taxon is always empty.
+UNIREF_NO_TAXON = re.compile(r"(?:(?P<name>.*) )?n=(?P<members>\d*)(?P<taxon>) TaxID=(?P<taxid>\S*)")
+WORD = re.compile(r"\S+")
 UNIPROTKB = re.compile(r"(?P<name>.*) OS=(?P<taxon>.*?)(?: OX=(?P<taxid>\d+))?(?: GN=.*?)?(?: PE=\d)?(?: SV=\d+)?")
 
 
 def parse_description(description: str) -> Header:
     """Parse what stands behind the id of a header line: UniRef, UniProtKB (sp, tr), or free text.
 
+    Of UniRef's fields the name may be missing, and one of Tax and TaxID; values of n, Tax and TaxID may be empty.
+
     Examples
     --------
     >>> parse_description("Ras n=3 GTPase n=12 Tax=Homo sapiens TaxID=9606 RepID=RASH_HUMAN")
     Header(name='Ras n=3 GTPase', n_members=12, taxon='Homo sapiens', taxid=9606, representative='RASH_HUMAN')
+    >>> parse_description("n=1 Tax= TaxID=9606 RepID=UPI0001")
+    Header(name='', n_members=1, taxon=None, taxid=9606, representative='UPI0001')
     >>> parse_description("Insulin OS=Homo sapiens OX=9606 GN=INS PE=1 SV=1")
     Header(name='Insulin', n_members=None, taxon='Homo sapiens', taxid=9606, representative=None)
     >>> parse_description("some protein")
     Header(name='some protein', n_members=None, taxon=None, taxid=None, representative=None)
     """
     text = description.rstrip()
-    if " RepID=" in text and (match := UNIREF.fullmatch(text)):
-        return Header(match["name"], to_int(match["members"]), match["taxon"], to_int(match["taxid"]), match["rep"])
+    if " RepID=" in text:
+        fields, _, last = text.rpartition(" RepID=")
+        if WORD.fullmatch(last) and (match := UNIREF.fullmatch(fields) or UNIREF_NO_TAXON.fullmatch(fields)):
+            taxid = to_int(match["taxid"])
+            return Header(match["name"] or "", to_int(match["members"]), match["taxon"] or None, taxid, last)
     if " OS=" in text and (match := UNIPROTKB.fullmatch(text)):
-        return Header(match["name"], None, match["taxon"], to_int(match["taxid"]))
+        return Header(match["name"], None, match["taxon"] or None, to_int(match["taxid"]))
     return Header(description)
 
 
@@ -86,7 +97,7 @@ def split_uniref(descriptions: pa.StringArray) -> tuple[pa.Table, np.ndarray]:
     """Fields as of UniRef headers, and which rows [n] are such, as far as can be told without `UNIREF`.
 
     Where the last part is one word and the part between the last `` n=`` and `` Tax=`` is a number, that pattern can
-    match in no other way.
+    match in no other way. Headers with an empty field are left to it.
     """
     rest, representative, has_representative = split_right(descriptions, " RepID=")
     before, taxid, has_taxid = split_right(rest, " TaxID=")
@@ -95,7 +106,7 @@ def split_uniref(descriptions: pa.StringArray) -> tuple[pa.Table, np.ndarray]:
     name, members, has_members = split_right(left, " n=")
     clean = has_representative & has_taxon & has_members & to_numpy(pc.string_is_ascii(descriptions))
     clean &= to_numpy(pc.ascii_is_decimal(members)) & ~holds_space(representative)
-    clean &= to_numpy(pc.not_equal(representative, ""))
+    clean &= to_numpy(pc.not_equal(representative, "")) & to_numpy(pc.not_equal(taxon, ""))
     taxids = pc.if_else(pa.array(has_taxid), to_ints(taxid), pa.scalar(None, pa.int32()))
     return pa.table([name, to_ints(members), taxon, taxids, representative], schema=FIELDS), clean
 

@@ -46,6 +46,19 @@ from hypothesis import strategies as st
         ("P n=2 Tax=root TaxID=99999999999 RepID=A", Header("P", 2, "root", None, "A")),
         ("P n=2147483648 Tax=root TaxID=2147483647 RepID=A", Header("P", None, "root", 2147483647, "A")),
         ("P n=2 Tax=root TaxID=1 RepID=A ", Header("P", 2, "root", 1, "A")),
+        # Without a name
+        ("n=2 Tax=root TaxID=1 RepID=A", Header("", 2, "root", 1, "A")),
+        (" n=2 Tax=root TaxID=1 RepID=A", Header("", 2, "root", 1, "A")),
+        ("n=2 Tax=n=3 RepID=A", Header("", 2, "n=3", None, "A")),
+        ("n=3 Tax=x n=2 Tax=root RepID=A", Header("n=3 Tax=x", 2, "root", None, "A")),
+        # Without a taxon, or with empty values
+        ("P n=2 TaxID=1 RepID=A", Header("P", 2, None, 1, "A")),
+        ("n=2 TaxID=1 RepID=A", Header("", 2, None, 1, "A")),
+        ("P n=3 n=2 TaxID=1 RepID=A", Header("P n=3", 2, None, 1, "A")),
+        ("P n=2 Tax=root n=3 TaxID=1 RepID=A", Header("P", 2, "root n=3", 1, "A")),
+        ("P n=2 Tax= TaxID=1 RepID=A", Header("P", 2, None, 1, "A")),
+        ("P n= Tax=root TaxID=1 RepID=A", Header("P", None, "root", 1, "A")),
+        ("n= Tax= TaxID= RepID=A", Header("", None, None, None, "A")),
     ],
 )
 def test_uniref(description: str, expected: Header) -> None:
@@ -96,6 +109,11 @@ def test_uniprotkb(description: str, name: str, taxon: str, taxid: int | None) -
         "[Homo sapiens] OS = none",
         "a=b GN=c OX=9606",
         "P n=x Tax=root TaxID=1 RepID=A",
+        "P Tax=root TaxID=1 RepID=A",
+        "P n=2 Tax=root TaxID=1",
+        "P n=2 Tax=root TaxID=1 RepID=",
+        "P n=2 Tax=root TaxID=1 RepID=A B",
+        "Pn=2 Tax=root TaxID=1 RepID=A",
     ],
 )
 def test_free_headers_are_kept_whole(description: str) -> None:
@@ -112,7 +130,7 @@ def words(*odd: str) -> st.SearchStrategy[str]:
 
 
 @given(
-    name=words("n=4", "n=", "Tax=x", "TaxID=3", "RepID=y", "OS=z", "OX=7"),
+    name=st.just("") | words("n=4", "n=", "Tax=x", "TaxID=3", "RepID=y", "OS=z", "OX=7"),
     members=number,
     taxon=words("OS=z", "OX=7", "GN=a", "n="),
     taxid=st.none() | number,
@@ -121,7 +139,19 @@ def words(*odd: str) -> st.SearchStrategy[str]:
 def test_uniref_round_trip(name: str, members: int, taxon: str, taxid: int | None, representative: str) -> None:
     taxid_field = f" TaxID={taxid}" if taxid is not None else ""
     description = f"{name} n={members} Tax={taxon}{taxid_field} RepID={representative}"
-    assert parse_description(description) == Header(name, members, taxon, taxid, representative)
+    for text in (description, description.strip()):
+        assert parse_description(text) == Header(name, members, taxon, taxid, representative)
+
+
+@given(
+    name=st.just("") | words("n=4", "n=", "TaxID=3", "RepID=y", "OS=z", "OX=7"),
+    members=number,
+    taxid=number,
+    representative=word,
+)
+def test_uniref_round_trip_without_taxon(name: str, members: int, taxid: int, representative: str) -> None:
+    description = f"{name} n={members} TaxID={taxid} RepID={representative}".strip()
+    assert parse_description(description) == Header(name, members, None, taxid, representative)
 
 
 @given(
@@ -160,9 +190,15 @@ pieces = st.sampled_from(
         "",
     ]
 )
-uniref = st.tuples(*[st.text("ab 1=", max_size=3)] * 4).map(
-    lambda each: f"{each[0]} n={each[1]} Tax={each[2]} TaxID={each[3]} RepID=R"
-)
+short = st.text("ab 1=", max_size=3)
+
+
+def perhaps(key: str) -> st.SearchStrategy[str]:
+    """A field, or none."""
+    return st.just("") | short.map(key.__add__)
+
+
+uniref = st.tuples(short, perhaps(" n="), perhaps(" Tax="), perhaps(" TaxID="), st.just(" RepID=R")).map("".join)
 
 
 # Of the profile "thorough" 10,000.
@@ -184,6 +220,10 @@ def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> N
         "x OS=" + " GN=" * 5000 + "y",
         "x n=1 Tax=" + " TaxID=1" * 5000 + " RepID=x y",
         "x" + " n=1" * 5000 + " RepID=",
+        "x" + " n=1 Tax= TaxID=1" * 3000 + " RepID=x y",
+        " n=1 Tax=" * 5000 + " RepID=x y",
+        "x" + " n=1" * 5000 + " RepID=x",
+        "x" + " RepID=x" * 5000,
     ],
 )
 def test_long_headers_cost_little_time(description: str) -> None:
