@@ -12,7 +12,7 @@ import pyarrow as pa
 from embedome.columns import Records, check_chunk
 from embedome.errors import UserError
 from embedome.fasta import Chunk
-from embedome.headers import FIELDS, Header, to_int
+from embedome.headers import Header, to_int
 from embedome.members import MemberColumns
 from embedome.records import WHITE_SPACE, printable
 from embedome.uniref_xml import LOCAL, XmlChunk, parse_chunk
@@ -25,8 +25,6 @@ class Clusters(NamedTuple):
     """What a chunk holds."""
 
     records: Records
-    fields: pa.Table
-    """As `headers.parse_descriptions` gives them, a row for each of the records."""
     faults: dict[int, tuple[str, str]]
     """Reason and detail of records that are to be dropped, by row."""
     members: pa.Table
@@ -34,7 +32,7 @@ class Clusters(NamedTuple):
 
 
 def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> Clusters:
-    """Records, header fields and members of the entries of a chunk.
+    """Records and members of the entries of a chunk.
 
     A cluster's record is what UniRef's FASTA file has of it: the representative's sequence under a header. It is
     checked as such. Where the sequence is not as long as the entry says, the record is to be dropped.
@@ -51,11 +49,9 @@ def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> Clusters:
         except SchemaError as error:
             raise UserError(f"{path}: entry {number}: {error}; expected UniRef XML as UniProt writes it") from None
     records = found.records(path, chunk.first)
-    fields = pa.Table.from_pylist([header._asdict() for header in found.headers], schema=FIELDS)
     wrong = [(row, number) for row, number in enumerate(records.number.tolist()) if number in found.wrong_lengths]
     return Clusters(
         records,
-        fields.take(pa.array(records.number - chunk.first)),
         {row: ("wrong-length", found.wrong_lengths[number]) for row, number in wrong},
         found.members.table(chunk.offset),
     )
@@ -70,7 +66,6 @@ class Found:
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []  # of FASTA entries
-        self.headers: list[Header] = []
         self.wrong_lengths: dict[int, str] = {}
         self.members = MemberColumns()
 
@@ -101,11 +96,10 @@ class Found:
         header = Header(
             name.removeprefix(CLUSTER).strip(),
             to_int(properties.get("member count")),
-            printable(properties["common taxon"]).strip() if "common taxon" in properties else None,
+            printable(properties.get("common taxon", "")).strip(),
             to_int(properties.get("common taxon ID")),
-            printable(representative[1].get("id", "")) or None,
+            one_word(representative[1].get("id", "")),
         )
-        self.headers.append(header)
         sequence = self.sequence(representative[0], number)
         # An id that is missing must not be taken from what stands behind it.
         line = f">{cluster} {description(header)}" if cluster else ">"
@@ -143,13 +137,25 @@ def reference(member: Element) -> Element:
     return found
 
 
+def one_word(name: str) -> str:
+    """The name of a representative, which in a header must be one word."""
+    if " " in name or not name.isprintable():
+        raise SchemaError(f"the id {name!r} of its representative holds white space, or what does not print")
+    return name
+
+
 def description(header: Header) -> str:
-    """The header of UniRef's FASTA file, behind the id; what is not known is left out.
+    """The header of UniRef's FASTA file, behind the id; the value of what is not known is left empty.
+
+    `headers.parse_description` finds the same fields in it, as all keys are there: only of a taxon that itself holds
+    something like `` n=3 Tax=`` it takes that for the fields. So the catalog's are taken from it, as everywhere else.
 
     Examples
     --------
     >>> description(Header("Ubiquitin", 7, "Homo sapiens", 9606, "UBC_HUMAN"))
     'Ubiquitin n=7 Tax=Homo sapiens TaxID=9606 RepID=UBC_HUMAN'
+    >>> description(Header("Ubiquitin", 7, None, None, "UBC_HUMAN"))
+    'Ubiquitin n=7 Tax= TaxID= RepID=UBC_HUMAN'
     """
     parts = {
         "n": header.n_members,
@@ -157,5 +163,5 @@ def description(header: Header) -> str:
         "TaxID": header.taxid,
         "RepID": header.representative,
     }
-    known = [f"{key}={value}" for key, value in parts.items() if value is not None]
-    return " ".join([header.name, *known]).strip()
+    fields = [f"{key}={'' if value is None else value}" for key, value in parts.items()]
+    return " ".join([header.name, *fields]).strip()

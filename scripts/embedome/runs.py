@@ -101,10 +101,11 @@ def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa
     A record to be dropped has two rows, of which the first does not count: so all others need not be moved.
     """
     if isinstance(chunk, XmlChunk):
-        records, fields, faults, members = check_clusters(task.path, chunk)
+        records, faults, members = check_clusters(task.path, chunk)
     else:
-        records = check_chunk(task.path, chunk)
-        fields, faults, members = parse_descriptions(records.descriptions), {}, None
+        records, faults, members = check_chunk(task.path, chunk), {}, None
+    # Of XML too: the embed stage has nothing but the description, and must find the same in it.
+    fields = parse_descriptions(records.descriptions)
     fields = fields.append_column("description", records.descriptions)
     faults = task.limits.faults(records.sequences, fields) | faults
     keep = np.ones(len(records.ids), bool)

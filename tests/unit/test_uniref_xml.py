@@ -15,7 +15,9 @@ from backports import zstd
 from conftest import SHARED_DATA, run_filter, small_groups, tree, write_fasta
 from embedome import uniref_xml
 from embedome.errors import UserError
-from hypothesis import HealthCheck, given, settings
+from embedome.headers import Header, parse_description
+from embedome.records import printable, read_records
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 XML = SHARED_DATA / "uniref" / "xml"
@@ -223,6 +225,53 @@ def test_fasta_gives_a_file_of_no_members(tmp_path, three_proteins):
     assert run.account["members"] == {"read": 0, "kept": 0, "rejected": 0, "clusters_that_differ": 0}
 
 
+PARTS = [" n=3 Tax=x", " n= Tax=", " n=3", "n=3", " Tax=x", " TaxID=4", " RepID=y", " OS=z", "Cluster:", "=", " ", "  "]
+odd_text = st.lists(st.sampled_from([*PARTS, "\u3000", "\u200b", "\t", "é", "蛋"]) | names, max_size=6).map("".join)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.builds(
+            Header,
+            name=odd_text,
+            n_members=st.none() | st.integers(1, 2**31 - 1),
+            taxon=st.none() | odd_text,
+            taxid=st.none() | st.integers(1, 2**31 - 1),
+        ),
+        min_size=1,
+        max_size=10,
+    )
+)
+@example([Header("a", 7, "b n=3 Tax=c", 9), Header("a", 7, "b n=3", 9), Header("a n=3 Tax=b"), Header("", 7)])
+def test_catalog_holds_what_is_found_in_the_headers_of_its_shards(tmp_path_factory, given):
+    folder = tmp_path_factory.mktemp("fields")
+    ids = [f"UniRef50_{number:02}" for number in range(len(given))]
+    entries = [with_fields(one(name).xml(), header) for name, header in zip(ids, given, strict=True)]
+    run = filter_xml(folder, document(*entries, encoding="UTF-8"), min_length=1)
+    found = [Header(*row) for row in run.rows("name, n_members, taxon, taxid, representative")]
+    titles = [f"{name} {description}" for name, description in run.rows("id, description")]
+    shard = write_fasta(folder / "shard.fasta", [(title, "MKV") for title in titles])
+    assert [parse_description(record.description) for record in read_records([shard])] == found
+    for name, header, row in zip(ids, given, found, strict=True):
+        taxon = printable(header.taxon or "").strip()
+        # Such a taxon cannot be told from fields.
+        if not re.search(r" n=\d* Tax=", taxon):
+            assert row == Header(
+                printable(header.name).strip(), header.n_members, taxon or None, header.taxid, f"{name}_0"
+            )
+
+
+def with_fields(text: str, header: Header) -> str:
+    """An entry of `one` with other fields; those that are None are left out."""
+    values = {"member count": header.n_members, "common taxon": header.taxon, "common taxon ID": header.taxid}
+    lines = [f'<property type="{key}" value={quoteattr(str(value))}/>' for key, value in values.items()]
+    known = [line for line, value in zip(lines, values.values(), strict=True) if value is not None]
+    text = re.sub(r'<property type="(member count|common taxon|common taxon ID)" .*\n', "", text)
+    name = f"<name>Cluster: {escape(header.name)}</name>"
+    return re.sub("<name>.*</name>", lambda _: "\n".join([name, *known]), text)
+
+
 def test_headers_of_the_xml_cannot_be_mistaken(tmp_path):
     cluster = one(name="Ras n=3 Tax=x TaxID=1 RepID=y", taxon="Homo RepID=z", taxid=9606)
     assert filter_xml(tmp_path, document(cluster.xml()), min_length=1).rows("name, n_members, taxon, taxid") == [
@@ -404,6 +453,7 @@ TWO = document(one().xml(), one("UniRef50_B").xml())
         (TWO.replace(b'id="UniRef50_B"', b'id="UniRef50 B"'), "entry 2: its id 'UniRef50 B' holds white space"),
         (TWO.replace(b'id="UniRef50_B_1"', b""), "entry 2: a member has no dbReference with an id"),
         (TWO.replace(b'id="UniRef50_A_0"', b""), "entry 1: a member has no dbReference with an id"),
+        (TWO.replace(b"UniRef50_A_0", b"A 0"), "entry 1: the id 'A 0' of its representative holds white space"),
         (TWO.replace(b"representativeMember", b"member", 2), "entry 1: it has no representativeMember"),
         (b"<html><body>Sign in</body></html>", "the root element is 'html'; expected one of UniRef, UniRef50"),
         (b"<uniprot xmlns='http://uniprot.org/uniprot'></uniprot>", "the root element is 'uniprot'"),
