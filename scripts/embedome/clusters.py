@@ -110,6 +110,8 @@ class Found:
         """The sequence of a representative member, empty where there is none."""
         for element in children(representative, "sequence"):
             sequence = (element.text or "").encode().translate(None, WHITE_SPACE)
+            if b">" in sequence:
+                raise SchemaError("its sequence holds a '>'")
             length = element.get("length", "")
             if sequence and length != str(len(sequence)):
                 self.wrong_lengths[number] = f"{len(sequence)} residues; its entry says {length or 'nothing'}"

@@ -61,9 +61,10 @@ def download_release(
     target : Path
         Where the file goes, compressed as it comes.
     record : Path
-        Where release.json goes: url, database, release, date (the metalink's ``pubdate``, where it has
-        none the server's Last-Modified, else null), bytes, md5, sha256; of an old release also member and archive, see `archive.fetch_archived`. For a
-        ``file://`` mirror the url is the file's name alone, so that the record does not depend on the folder.
+        Where release.json goes: url, database, release, date (the metalink's ``pubdate``, else the server's
+        Last-Modified, else null), bytes, md5, sha256; of an old release also member and archive, see
+        `archive.fetch_archived`. For a ``file://`` mirror the url is the file's name alone, so that the record does not
+        depend on the folder.
     file_format : str
         ``fasta`` or ``xml``.
     release : str, optional
