@@ -126,7 +126,7 @@ class Engine:
     per_residue : bool
         Give the hidden states of the residues too.
     attempt : int
-        Of a job that failed before: each time batches are half as large.
+        Of a job that failed before: each time batches are half as large, on a GPU.
 
     Raises
     ------
@@ -164,7 +164,7 @@ class Engine:
         self.operations = operations(self.encoder)
         if dtype == INT8:
             quantise_linears(self.encoder)
-        self.token_budget = max(1, token_budget(self.encoder, self.device) >> (attempt - 1))
+        self.token_budget = token_budget(self.encoder, self.device, attempt)
         # One byte for a token where ids are that small.
         self.table = self.tokenizer.table.astype(np.uint8 if self.tokenizer.size <= 256 else np.int32)
 
@@ -327,13 +327,19 @@ def cut_layers(encoder: nn.Module, layer: int) -> nn.Module:
     return encoder
 
 
-def token_budget(encoder: nn.Module, device: torch.device) -> int:
-    """Tokens of a batch that fit the device's free memory twice, a power of two, at most `TOKEN_BUDGET`."""
+def token_budget(encoder: nn.Module, device: torch.device, attempt: int = 1) -> int:
+    """Tokens of a batch: on a CPU `TOKEN_BUDGET`; on a GPU what fits its free memory twice, a power of two, no more.
+
+    Each attempt halves a GPU's. A CPU's is for its caches, and its jobs get more memory by attempt: there the same
+    batches run, and give the same bytes, whatever was killed before.
+    """
     most = TOKEN_BUDGET[device.type]
-    if device.type == "cpu" or not len(encoder.layers):
+    if device.type == "cpu":
         return most
-    free, _ = torch.cuda.mem_get_info(device)
-    # Outputs of a layer's matrices, and about as many copies of the hidden state as a layer has operations.
-    widths = sum(module.out_features for module in encoder.layers[0].modules() if isinstance(module, nn.Linear))
-    token_bytes = (widths + 8 * encoder.dimension) * next(encoder.parameters()).element_size()
-    return min(most, 1 << max(0, (free // (2 * token_bytes)).bit_length() - 1))
+    if len(encoder.layers):
+        free, _ = torch.cuda.mem_get_info(device)
+        # Outputs of a layer's matrices, and about as many copies of the hidden state as a layer has operations.
+        widths = sum(module.out_features for module in encoder.layers[0].modules() if isinstance(module, nn.Linear))
+        token_bytes = (widths + 8 * encoder.dimension) * next(encoder.parameters()).element_size()
+        most = min(most, 1 << max(0, (free // (2 * token_bytes)).bit_length() - 1))
+    return max(1, most >> (attempt - 1))

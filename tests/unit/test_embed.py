@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
+from threading import Event
 from unittest import mock
 
 import embedding_line as line
+import embedome
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,11 +31,14 @@ from embedding_line import MAX_RESIDUES, HuggingFace, Line, Processes, assert_wi
 from embedome import embed
 from embedome import parts as embedome_parts
 from embedome.cost import CostModel
-from embedome.embed import Machine, embed_records, embed_shard, shard_records
+from embedome.embed import Machine, Work, embed_records, embed_shard, shard_records
+from embedome.encoders.int8 import products_are_exact
 from embedome.errors import UserError
 from embedome.format import embedding_metadata, embedding_schema, read_rows, vector_array, vector_matrix, write_part
 from embedome.lookup import find_rows
+from embedome.metrics import peak_memory
 from embedome.models import load_model
+from embedome.parallel import map_in_order, process_pool
 from embedome.parts import cut_parts
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
@@ -799,6 +805,59 @@ def test_two_runs_at_once_give_the_same_bytes(
             process.join(60)
         assert [process.exitcode for process in both] == [0, 0]
         assert_same(folder, undisturbed)
+
+
+def test_an_attempt_changes_no_byte_on_a_cpu(tmp_path: Path) -> None:
+    # As wide as ESM-1nv: in bfloat16 narrower layers give the same numbers in batches of any size.
+    sizes = {"layers": 1, "hidden": 768, "heads": 12, "feed_forward": 64, "positions": 256}
+    wide = line.rough_model(tmp_path / "model", sizes=sizes)
+    lengths = random.Random(3).choices(range(40, 200), k=45)
+    shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(4, lengths))
+    for attempt in (1, 2):
+        machine = Machine(attempt=attempt)
+        run(
+            shard, wide, tmp_path / str(attempt), settings=Settings("bfloat16"), limits=line.limits(45), machine=machine
+        )
+    assert_same(tmp_path / "1", tmp_path / "2")
+
+
+def test_a_machine_knows_its_attempt(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine.of_job({"attempt": 3})
+    assert (machine.attempt, Machine.of_job({}).attempt) == (3, 1)
+    found = []
+    monkeypatch.setattr(embed, "Engine", lambda *_, **options: found.append(options["attempt"]))
+    embed.engine_of(str(model), Settings(), machine)
+    assert found == [3]
+
+
+@pytest.mark.parametrize("per_residue", [False, True])
+@pytest.mark.parametrize("moment", ["part_tables", "embedding_metadata"])
+def test_a_part_that_another_job_has_written_meanwhile_stays(
+    model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, per_residue: bool
+) -> None:
+    """A job that was taken for dead may have told its digests already."""
+    rich = {"settings": Settings(per_residue=per_residue)}
+    run(shard, model, tmp_path / "first", **rich)
+    (tmp_path / "late").mkdir()
+    write, step = embed.write, getattr(embedome_parts, moment)
+
+    def late(part: embedome_parts.Part, result: embedome_parts.Written) -> None:
+        """Write other bytes, as other batches give."""
+        result.embedded.vectors["mean"] += 1
+        for states in result.embedded.residues or []:
+            states += 1
+
+        def meanwhile(*given: object) -> object:
+            for path in (tmp_path / "first").glob(f"{part.path.stem}.*"):
+                shutil.copy(path, tmp_path / "late")
+            return step(*given)
+
+        monkeypatch.setattr(embedome_parts, moment, meanwhile)
+        write(part, result)
+
+    monkeypatch.setattr(embed, "write", late)
+    run(shard, model, tmp_path / "late", **rich)
+    assert_same(tmp_path / "late", tmp_path / "first")
 
 
 def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processes: Processes) -> None:

@@ -15,7 +15,9 @@ import torch
 from conftest import python_command
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
 from embedome.devices import is_out_of_memory
-from embedome.engine import Engine
+from embedome.encoders.esm2 import Rotary
+from embedome.encoders.t5 import RelativeBias
+from embedome.engine import Engine, token_budget
 from embedome.errors import UserError
 from embedome.models import load_model
 from embedome.pieces import LongPolicy, Sequences
@@ -23,6 +25,7 @@ from embedome.pooling import ResidueStates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MegatronBertModel
 
 TRYPTOPHAN = 24  # a token id
@@ -559,9 +562,56 @@ def test_another_error_of_the_device_is_not_taken_for_memory(model: Path) -> Non
         engine.embed(join(["ACD"]))
 
 
-def test_each_attempt_halves_the_budget(model: Path) -> None:
-    budgets = [Engine(load_model(model), attempt=attempt).token_budget for attempt in (1, 2, 3, 40)]
-    assert budgets == [4096, 2048, 1024, 1]
+def test_an_attempt_leaves_the_batches_of_a_cpu_alone(model: Path) -> None:
+    budgets = [Engine(load_model(model), attempt=attempt).token_budget for attempt in (1, 2, 40)]
+    assert budgets == [4096, 4096, 4096]
+
+
+def test_the_engine_tells_the_attempt(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedome.engine.token_budget", lambda encoder, device, attempt: 1000 + attempt)
+    assert Engine(load_model(model), attempt=3).token_budget == 1003
+
+
+# Of a token in float32: 96 + 32 + 64 + 32 outputs of the matrices of a layer, and 8 hidden states of 32.
+TOKEN_BYTES = 4 * (224 + 8 * 32)
+
+
+@pytest.mark.parametrize(
+    ("free", "attempt", "dtype", "tokens"),
+    [
+        (2 * TOKEN_BYTES * 1000, 1, torch.float32, 512),
+        (2 * TOKEN_BYTES * 1024, 1, torch.float32, 1024),
+        (2 * TOKEN_BYTES * 1024 - 1, 1, torch.float32, 512),
+        (2 * TOKEN_BYTES * 1000, 2, torch.float32, 256),
+        (2 * TOKEN_BYTES * 1000, 4, torch.float32, 64),
+        (2 * TOKEN_BYTES * 1000, 40, torch.float32, 1),
+        (2 * TOKEN_BYTES * 1000, 1, torch.bfloat16, 1024),
+        (80 << 30, 1, torch.float32, 65536),
+        (80 << 30, 3, torch.float32, 16384),
+        (0, 1, torch.float32, 1),
+    ],
+)
+def test_batches_of_a_gpu_fit_its_free_memory_twice(
+    model: Path, monkeypatch: pytest.MonkeyPatch, free: int, attempt: int, dtype: torch.dtype, tokens: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
+    encoder = load_model(model).encoder.to(dtype)
+    assert token_budget(encoder, torch.device("cuda"), attempt) == tokens
+
+
+def test_the_embedding_alone_takes_the_largest_batches(model: Path) -> None:
+    encoder = load_model(model).encoder
+    encoder.layers = encoder.layers[:0]
+    assert [token_budget(encoder, torch.device("cuda"), attempt) for attempt in (1, 2)] == [65536, 32768]
+
+
+def test_a_cpu_takes_one_thread(model: Path) -> None:
+    torch.set_num_threads(2)
+    try:
+        Engine(load_model(model))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
 
 
 # Half precision
