@@ -6,7 +6,8 @@ fingerprint of all that went into it, and the sequences that were skipped.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -171,17 +172,32 @@ def residues_path(part: Path) -> Path:
     return part.with_suffix(".residues.parquet")
 
 
-def write_part(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes]) -> None:
-    """Write a part file atomically: rows in id order, the rest in the metadata."""
-    with atomic_path(path) as temporary, embedding_sink(temporary, table.schema) as sink:
+@contextmanager
+def new_file(path: Path, there: Callable[[], bool]) -> Iterator[Path]:
+    """As `files.atomic_path`; but where the file is `there` by the end of the block, that one stays."""
+    with atomic_path(path) as temporary:
+        yield temporary
+        if there():
+            # Where it finds nothing to publish but a file of that name, `atomic_path` leaves it alone.
+            temporary.unlink(missing_ok=True)
+
+
+def never() -> bool:
+    """Say that no file is there."""
+    return False
+
+
+def write_part(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes], there: Callable[[], bool] = never) -> None:
+    """Write a part file atomically: rows in id order, the rest in the metadata; `there` as in `new_file`."""
+    with new_file(path, there) as temporary, embedding_sink(temporary, table.schema) as sink:
         sink.write(table)
         sink.describe(metadata)
 
 
-def write_residues(path: Path, table: pa.Table, provenance: Mapping[str, Any]) -> None:
-    """Write a part's residues' vectors atomically, rows in id order."""
+def write_residues(path: Path, table: pa.Table, provenance: Mapping[str, Any], there: Callable[[], bool]) -> None:
+    """Write a part's residues' vectors atomically, rows in id order; `there` as in `new_file`."""
     dimension = table.schema.field("residue_embeddings").type.value_type.list_size
-    with atomic_path(path) as temporary, residue_sink(temporary, dimension) as sink:
+    with new_file(path, there) as temporary, residue_sink(temporary, dimension) as sink:
         sink.write(table)
         sink.describe(embedding_metadata(provenance))
 

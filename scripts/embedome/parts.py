@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.cost import PICOSECONDS
-from embedome.engine import Embedded
+from embedome.engine import OUT_OF_MEMORY, Embedded
 from embedome.errors import UserError
 from embedome.files import file_sha256, json_sha256, temporaries_of
 from embedome.format import (
@@ -108,10 +108,10 @@ def cut_parts(records: Iterable[Record], limits: PartLimits, most: int) -> Itera
 
 
 def is_written(part: Part) -> bool:
-    """Whether the part's files are there, whole and of the same fingerprint."""
+    """Whether the part's files are there, whole, of the same fingerprint, and lack nothing for want of memory."""
     try:
         info = part_info(part.path)
-        if info.fingerprint != part.fingerprint:
+        if info.fingerprint != part.fingerprint or any(row["reason"] == OUT_OF_MEMORY for row in info.skipped):
             return False
         read_rows(part.path)
     except UserError:
@@ -121,19 +121,24 @@ def is_written(part: Part) -> bool:
 
 
 def write(part: Part, result: Written) -> None:
-    """Write a part's files, the one that makes it final last."""
+    """Write a part's files, the one that makes it final last.
+
+    Where another job has written the part meanwhile, its files stay: it may have told their digests already, and other
+    batches give other last bits.
+    """
     embedded = result.embedded
     kept = np.flatnonzero(~embedded.skipped)
     table, skipped = part_tables(part, embedded)
+    there = partial(is_written, part)
     digest = None
     if embedded.residues is not None:
         dimension = next(iter(embedded.vectors.values())).shape[1]
         states = residues_array([embedded.residues[index] for index in kept], dimension)
         rows = pa.table([table["id"], table["digest"], states], schema=residue_schema(dimension))
-        write_residues(residues_path(part.path), rows, part.provenance)
+        write_residues(residues_path(part.path), rows, part.provenance, there)
         digest = file_sha256(residues_path(part.path))
     metadata = embedding_metadata(part.provenance, skipped, part.fingerprint, result.recomputed, digest)
-    write_part(part.path, table, metadata)
+    write_part(part.path, table, metadata, there)
 
 
 def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:

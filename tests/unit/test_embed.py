@@ -366,6 +366,110 @@ def test_out_of_memory_skips_what_does_not_fit_and_says_so(shard: Path, model: P
     assert set(line.vectors(tmp_path / "out" / "*.parquet")) == set(sequences) - large
 
 
+def test_the_size_that_fits_is_remembered_from_part_to_part(model: Path, tmp_path: Path) -> None:
+    shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(6, [20] * 60))
+    failed = []
+
+    def overflow(groups: list[torch.Tensor], _: list[torch.Tensor]) -> None:
+        if sum(tokens.numel() for tokens in groups) > 100:
+            failed.append(groups)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with encoder_that(overflow):
+        manifest = run(shard, model, tmp_path / "out", limits=line.limits(20))
+    assert manifest["states"] == {"embedded": 60}
+    # 20 sequences of 22 tokens, 10 and 5: in the first part alone.
+    assert len(failed) == 3
+
+
+def test_what_did_not_fit_is_embedded_where_there_is_more_memory(
+    shard: Path, model: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    def overflow(groups: list[torch.Tensor], _: list[torch.Tensor]) -> None:
+        if sum(tokens.numel() for tokens in groups) > 52:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    folder = tmp_path / "out"
+    with encoder_that(overflow):
+        small = run(shard, model, folder)
+    before = stamps(folder)
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    after = stamps(folder)
+    lacking = {part["file"] for part in small["parts"] if part["skipped"]}
+    assert 0 < len(lacking) < 16
+    assert {name for name in after if before[name] != after[name]} == lacking
+
+
+def fail_from(count: int, error: Exception) -> Callable[..., Callable]:
+    """Have a function fail from its so manieth call on."""
+
+    def wrap(function: Callable) -> Callable:
+        calls = []
+
+        def failing(*given: object, **named: object) -> object:
+            calls.append(given)
+            if len(calls) >= count:
+                raise error
+            return function(*given, **named)
+
+        return failing
+
+    return wrap
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
+)
+@pytest.mark.parametrize("place", ["PooledVectors", "Engine.lay_out", "PooledVectors.vectors"])
+def test_a_part_that_does_not_fit_as_a_whole_is_told(
+    shard: Path,
+    model: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
+) -> None:
+    folder = tmp_path / "out"
+    *owner, name = f"engine.{place}".split(".")
+    with monkeypatch.context() as patch:
+        target = attrgetter(".".join(owner))(embedome)
+        patch.setattr(target, name, fail_from(3, error)(getattr(target, name)))
+        with pytest.raises(
+            UserError, match=r"00000-00002\.parquet with its 5 sequences .* embed\.part_sequences"
+        ) as told:
+            run(shard, model, folder)
+    assert "\n" not in str(told.value)
+    kept = stamps(folder)
+    assert list(kept) == ["00000-00000.parquet", "00000-00001.parquet"]
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    assert kept.items() <= stamps(folder).items()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "what"), [("float32", "the model does"), ("bfloat16", "the model in float32, .* does")]
+)
+def test_a_model_that_does_not_fit_is_told(
+    shard: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, what: str
+) -> None:
+    def spoil(_: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        found[0][:] = float("nan")
+
+    with encoder_that(spoil):
+        engine = embed.engine_of
+
+        def small(model: str, settings: Settings, machine: Machine) -> object:
+            if settings.dtype == "float32":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return engine(model, settings, machine)
+
+        monkeypatch.setattr(embed, "engine_of", small)
+        with pytest.raises(UserError, match=f"^{what} not fit .* more memory"):
+            run(shard, model, tmp_path, settings=Settings(dtype))
+
+
 # More than one vector
 
 
