@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -312,7 +313,7 @@ class Work:
 
     def run_here(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
         """Embed parts one after the other: one is read ahead, one embedded, one written at a time."""
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with thread() as reader, thread() as writer:
             embedded = ((part, self.embed(part)) for part in ahead(reader, parts))
             yield from map_in_order(writer, self.finish, embedded, 2)
 
@@ -354,6 +355,17 @@ class Work:
             if result:
                 write(part, result)
             return part_entry(part)
+
+
+@contextmanager
+def thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread for some work. On SIGTERM or Ctrl-C what it has not begun is dropped."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ TERMINATED_EXIT = 128 + signal.SIGTERM
 
 
 def exit_on_sigterm() -> None:
-    """From now on end this process and its workers on SIGTERM, as an exception does.
+    """From now on end this process on SIGTERM, as an exception does, and its workers at once.
 
-    The part under way is given up, its temporary files are removed, and what is being written is finished. It takes
-    as long as the operation under way on the device, a fraction of a second.
+    Here the part on the device is given up, the one that is being written is finished, and temporary files are removed;
+    those of workers are swept away by the next run. It takes as long as the operation under way on the device, a
+    fraction of a second, and the reading and writing under way: with vectors of residues some seconds.
     """
     signal.signal(signal.SIGTERM, stop)
 

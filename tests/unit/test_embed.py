@@ -1075,6 +1075,60 @@ def stoppable(work: Callable[[], object]) -> None:
     work()
 
 
+def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> None:
+    """Work, with a disk that takes long for each part."""
+    write = embed.write
+
+    def slow(part: embedome_parts.Part, result: embedome_parts.Written) -> None:
+        with begun.open("a") as handle:
+            handle.write(f"{part.path.name}\n")
+        time.sleep(seconds)
+        write(part, result)
+
+    with mock.patch.object(embed, "write", slow):
+        stoppable(work)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_sigterm_waits_for_one_write_at_the_most(
+    model: Path, shard: Path, tmp_path: Path, processes: Processes
+) -> None:
+    folder, begun = tmp_path / "out", tmp_path / "begun"
+    process = processes.start(partial(write_slowly, work(shard, model, folder), begun, 2))
+    wait_for(begun.exists)
+    time.sleep(1)  # the next part is embedded meanwhile, and waits
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert begun.read_text().splitlines() == ["00000-00000.parquet"]
+    assert [path.name for path in folder.iterdir()] == ["00000-00000.parquet"]
+
+
+def sleep_in_workers(files: list[Path]) -> None:
+    """Have a worker for each file write it, and then take long."""
+    code = [f"open({str(path)!r}, 'w').close() or __import__('time').sleep(60)" for path in files]
+    with process_pool(len(files), "embedome.headers") as pool:
+        list(map_in_order(pool, eval, code, len(files)))
+
+
+def test_sigterm_ends_workers_whatever_they_do(tmp_path: Path, processes: Processes) -> None:
+    begun = [tmp_path / "one", tmp_path / "two"]
+    process = processes.start(partial(stoppable, partial(sleep_in_workers, begun)))
+    try:
+        wait_for(lambda: all(path.exists() for path in begun))
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+
+
 def test_a_full_disk_keeps_finished_parts_and_more_space_mends_it(
     model: Path, shard: Path, undisturbed: Path, small_disk: Path
 ) -> None:
