@@ -3,6 +3,8 @@
 import gc
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -38,9 +40,9 @@ def open_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch had no memory left, on a GPU or in the host."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether torch, or NumPy, had no memory left, on a GPU or in the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
 
 
 def free_memory() -> None:
@@ -48,3 +50,20 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def room_for(what: str, remedy: str) -> Iterator[None]:
+    """Where memory runs out in the block, say what did not fit and what to do.
+
+    Raises
+    ------
+    UserError
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or "out of memory"
+        raise UserError(f"{what} does not fit into the memory of {socket.gethostname()} ({reason}); {remedy}") from None

@@ -22,6 +22,7 @@ import torch
 
 from embedome import __version__
 from embedome.columns import check_chunk
+from embedome.devices import room_for
 from embedome.engine import INT8, NON_FINITE, Embedded, Engine, Sequences
 from embedome.errors import UserError
 from embedome.fasta import BLOCK_BYTES, read_blocks, read_chunks
@@ -53,6 +54,9 @@ log = logging.getLogger(__name__)
 
 # Raised when the engine's numbers change: parts written before are then not used again.
 NUMERICS_VERSION = 4
+# What to do where memory runs out.
+LARGER_DEVICE = "run again on a device with more memory; finished parts are kept"
+SMALLER_PARTS = f"{LARGER_DEVICE}. Or lower embed.part_sequences, which cuts all parts anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +326,19 @@ class Work:
         if is_written(part):
             log.info("%s is there already", part.path.name)
             return None
-        engine = load_engine(self.model, json_sha256(part.provenance["model"]), self.settings, self.machine)
+        with room_for("the model", LARGER_DEVICE):
+            engine = load_engine(self.model, json_sha256(part.provenance["model"]), self.settings, self.machine)
         sequences = [record.sequence for record in part.records]
-        with self.clock.time(DEVICE):
-            embedded = engine.embed(Sequences.join(sequences))
+        embedded = self.run_engine(engine, part, sequences)
         self.clock.residues += int(embedded.used[~embedded.skipped].sum())
         self.clock.operations += embedded.operations
         return self.recompute(part, sequences, embedded)
+
+    def run_engine(self, engine: Engine, part: Part, sequences: list[bytes]) -> Embedded:
+        """Embed sequences of a part. Batches that do not fit are made smaller; what all have in common must fit."""
+        what = f"{part.path.name} with its {len(part.records):,} sequences"
+        with self.clock.time(DEVICE), room_for(what, SMALLER_PARTS):
+            return engine.embed(Sequences.join(sequences))
 
     def recompute(self, part: Part, sequences: list[bytes], embedded: Embedded) -> Written:
         """Embed in float32 what came out not finite in a narrower type."""
@@ -338,9 +348,9 @@ class Work:
         names = [part.records[index].id for index in broken]
         log.warning("%d vectors are not finite in %s and are made in float32", len(broken), self.settings.dtype)
         exact = replace(self.settings, dtype="float32")
-        engine = load_engine(self.model, json_sha256(part.provenance["model"]), exact, self.machine)
-        with self.clock.time(DEVICE):
-            mended = engine.embed(Sequences.join([sequences[index] for index in broken]))
+        with room_for("the model in float32, beside the one that is there,", LARGER_DEVICE):
+            engine = load_engine(self.model, json_sha256(part.provenance["model"]), exact, self.machine)
+        mended = self.run_engine(engine, part, [sequences[index] for index in broken])
         for name, vectors in embedded.vectors.items():
             vectors[broken] = mended.vectors[name]
         embedded.state[broken], embedded.skipped[broken] = mended.state, mended.skipped

@@ -529,10 +529,11 @@ def test_residues_of_windows_are_added_up_once_however_often_a_batch_is_tried(
         (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
     ],
 )
-def test_how_torch_says_that_memory_is_out(error: RuntimeError, is_memory: bool) -> None:
+def test_how_torch_says_that_memory_is_out(error: Exception, is_memory: bool) -> None:
     assert is_out_of_memory(error) == is_memory
 
 
