@@ -125,6 +125,48 @@ def test_token_types_of_a_checkpoint_are_honoured(model: Path, reference: Huggin
     assert np.abs(found - np.stack([reference.mean(sequence) for sequence in sequences])).max() > 0.1
 
 
+# Positions, which stay on the device
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies of tensors from the CPU to another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        found = operation(*arguments, **(options or {}))
+        given = [each for each in arguments if isinstance(each, torch.Tensor) and each.device.type == "cpu"]
+        self.count += bool(given) and isinstance(found, torch.Tensor) and found.device.type != "cpu"
+        return found
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("causal", [False, True])
+def test_positions_are_copied_to_the_device_once(causal: bool) -> None:
+    device = torch.device("meta")
+    rotary, bias = Rotary(8), RelativeBias(2, 8, 20, causal=causal).to(device)
+    with Copies() as first:
+        rotary(40, device), bias(40)
+    assert first.count == 2
+    with Copies() as later:
+        for length in (40, 39, 7, 1):
+            rotary(length, device), bias(length)
+    assert later.count == 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (64, 128), (8, 20)])
+def test_classes_of_distances_are_the_same_whatever_was_asked_before(
+    buckets: int, max_distance: int, causal: bool
+) -> None:
+    bias = RelativeBias(2, buckets, max_distance, causal=causal)
+    for length in (5, 1, 300, 17, *range(250, 310), 1100, 2, 999):
+        expected = bias.buckets(torch.arange(1 - length, length))
+        assert torch.equal(bias.classes_within(length), expected)
+
+
 # Pooled vectors
 
 

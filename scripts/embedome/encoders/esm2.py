@@ -42,8 +42,11 @@ class Rotary(nn.Module):
 
     def forward(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the angles, float32 [L, 1, 2R]."""
+        if self.frequencies.device != device:
+            # Once: the host would wait for the device at each copy.
+            self.frequencies = self.frequencies.to(device)
         positions = torch.arange(length, device=device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies.to(device)).repeat(1, 2)[:, None]
+        angles = torch.outer(positions, self.frequencies).repeat(1, 2)[:, None]
         return angles.cos(), angles.sin()
 
 

@@ -48,6 +48,7 @@ class RelativeBias(nn.Module):
         self.max_distance, self.causal = max_distance, causal
         self.table = embedding(buckets, heads)
         self.known: tuple[tuple, Tensor] | None = None
+        self.classes = torch.empty(0, dtype=torch.int64)
 
     def forward(self, length: int) -> Tensor:
         """The bias of every query and key, [1, H, L, L], kept until another length is asked for."""
@@ -63,10 +64,10 @@ class RelativeBias(nn.Module):
     def compute(self, length: int) -> Tensor:
         """The bias of every query and key, [1, H, L, L]."""
         weight = self.table.weight
-        distances = torch.arange(1 - length, length)  # key minus query
-        by_distance = weight[self.buckets(distances).to(weight.device)].T  # [H, 2L - 1]
+        by_distance = weight[self.classes_within(length)].T  # [H, 2L - 1]
         if self.causal:
-            by_distance = by_distance.masked_fill((distances > 0).to(weight.device), float("-inf"))
+            ahead = torch.arange(1 - length, length, device=weight.device) > 0
+            by_distance = by_distance.masked_fill(ahead, float("-inf"))
         rows = by_distance.unfold(1, length, 1)  # [H, L, L], the last query's first
         bias = weight.new_empty(len(rows), length, -(-length // ALIGNMENT) * ALIGNMENT)[..., :length]
         # A few queries at a time, as turning them round makes a copy.
@@ -74,6 +75,19 @@ class RelativeBias(nn.Module):
             end = min(start + BIAS_QUERIES, length)
             bias[:, start:end] = rows[:, length - end : length - start].flip(1)
         return bias[None]
+
+    def classes_within(self, length: int) -> Tensor:
+        """Class of each distance, key minus query, of so many tokens, int64 [2L - 1].
+
+        Cut out of those of the longest sequence so far: the host would wait for the device at each copy.
+        """
+        device = self.table.weight.device
+        if len(self.classes) < 2 * length - 1 or self.classes.device != device:
+            # Not made in inference mode, lest gradients cannot go through them later.
+            with torch.inference_mode(False):
+                self.classes = self.buckets(torch.arange(1 - length, length, device="cpu")).to(device)
+        middle = len(self.classes) // 2
+        return self.classes[middle + 1 - length : middle + length]
 
     def buckets(self, distances: Tensor) -> Tensor:
         """Class of each distance: exact ones for short distances, then wider and wider ones.
