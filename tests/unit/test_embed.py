@@ -327,20 +327,29 @@ def test_not_finite_is_never_written(shard: Path, model: Path, reference: Huggin
         assert_within_one_ulp(vector, reference.vector(sequences[name]))
 
 
-def test_not_finite_in_bfloat16_is_made_in_float32(
-    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_not_finite_in_a_narrow_type_is_made_in_float32(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, dtype: str
 ) -> None:
+    if dtype == "int8" and not products_are_exact():
+        pytest.skip("this processor has no VNNI")
     sequences = line.read_fasta(shard)
     bad, sick = sick_sequence(shard, reference)
+    met = []
 
     def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
         for tokens, hidden in zip(groups, found, strict=True):
-            if tokens.shape[1] == len(sick) and hidden.dtype == torch.bfloat16:
-                hidden[(tokens == sick).all(1), 3] = float("inf")
+            rows = (tokens == sick).all(1) if tokens.shape[1] == len(sick) else torch.tensor([False])
+            if rows.any():
+                met.append(hidden.dtype)
+                if len(met) == 1:
+                    hidden[rows, 3] = float("inf")
 
-    narrow = Settings("bfloat16", per_residue=True, pooling=("mean", "max"))
+    narrow = Settings(dtype, per_residue=True, pooling=("mean", "max"))
     with encoder_that(spoil):
         manifest = run(shard, model, tmp_path / "out", limits=line.limits(40), settings=narrow)
+    assert len(met) == 2
+    assert met[1] == torch.float32
     assert manifest["skipped"] == {}
     assert sum(part["recomputed"] for part in manifest["parts"]) == 1
     found = line.vectors(tmp_path / "out" / "00000-?????.parquet")
@@ -350,6 +359,28 @@ def test_not_finite_in_bfloat16_is_made_in_float32(
     assert_within_one_ulp(np.array(states, np.float16), reference.residues(sequences[bad]))
     other = next(name for name in sequences if name != bad)
     assert np.abs(found[other] - reference.vector(sequences[other])).max() > 1e-4
+
+
+def test_not_finite_in_float32_either_is_never_written(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path
+) -> None:
+    sequences = line.read_fasta(shard)
+    curable, lost = [name for name, sequence in sequences.items() if len(sequence) == 30][:2]
+    tokens_of = {name: torch.tensor(reference.tokenizer(sequences[name]).input_ids) for name in (curable, lost)}
+
+    def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        for tokens, hidden in zip(groups, found, strict=True):
+            for name, sick in tokens_of.items():
+                if tokens.shape[1] == len(sick) and (name == lost or hidden.dtype == torch.bfloat16):
+                    hidden[(tokens == sick).all(1)] = float("nan")
+
+    with encoder_that(spoil):
+        manifest = run(shard, model, tmp_path, limits=line.limits(80), settings=Settings("bfloat16"))
+    assert manifest["skipped"] == {"non-finite": 1}
+    assert set(line.vectors(tmp_path / "*.parquet")) == set(sequences) - {lost}
+    about = json.loads(pq.read_metadata(parts(tmp_path)[0]).metadata[b"embedome"])
+    assert about["recomputed"] == [curable]
+    assert [row["id"] for row in about["skipped"]] == [lost]
 
 
 def test_out_of_memory_skips_what_does_not_fit_and_says_so(shard: Path, model: Path, tmp_path: Path) -> None:
@@ -550,7 +581,9 @@ def test_metrics_tell_what_was_done(prepared: Line, model: Path, tmp_path: Path)
     shard = prepared.fasta("train")
     manifest = tmp_path / "train" / "00000.json"
     extra = {"shards": prepared.folder / "shards.json", "metrics": tmp_path / "metrics.jsonl"}
+    before = peak_memory()
     embed_shard(shard, model, manifest, **arguments(), **extra)
+    after = peak_memory()
     (text,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     row = json.loads(text)
     sequences = line.read_fasta(shard).values()
@@ -564,13 +597,30 @@ def test_metrics_tell_what_was_done(prepared: Line, model: Path, tmp_path: Path)
     assert row["flop_per_second"] * row["seconds"]["device"] == pytest.approx(operations, rel=0.01)
     assert set(row["seconds"]) == {"reading", "device", "writing", "total"}
     assert all(value > 0 for value in row["seconds"].values())
-    assert 0 < row["fraction_of_gemm_peak"] < 2
-    assert row["peak_memory_bytes"]["host"] > 1e7
+    assert row["residues_per_second"] * row["seconds"]["device"] == pytest.approx(sum(used), rel=0.01)
+    fraction = row["flop_per_second"] / row["gemm_peak_flop_per_second"]
+    assert 0 < row["fraction_of_gemm_peak"] == pytest.approx(fraction, abs=1e-4)
+    assert row["gemm_peak_flop_per_second"] > 1e8
+    assert row["token_budget"] == 4096
+    assert before <= row["peak_memory_bytes"]["host"] <= after
 
     embed_shard(shard, model, manifest, **arguments(), **extra)
     again = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert again["seconds"]["device"] == 0
     assert "residues_per_second" not in again
+
+
+GROW = """
+from embedome.metrics import peak_memory
+before = peak_memory()
+block = bytearray(b"x") * 200_000_000
+del block
+print(peak_memory() - before)
+"""
+
+
+def test_peak_memory_is_that_of_the_fullest_moment() -> None:
+    assert 1.9e8 < int(output_of(GROW)) < 2.6e8
 
 
 # The Parquet format
@@ -835,6 +885,19 @@ def test_parts_of_another_cut_are_removed(model: Path, shard: Path, undisturbed:
     assert_same(folder, undisturbed)
 
 
+def test_what_killed_writers_left_is_swept_away(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Of parts that are not written again, too."""
+    folder = shutil.copytree(undisturbed, tmp_path / "out")
+    left = [".00000-00003.parquet.0123456789ab.tmp", ".00000-00004.residues.parquet.0123456789ab.tmp"]
+    others = [folder / ".00001-00003.parquet.0123456789ab.tmp", folder / ".00000-00003.parquet.tmp"]
+    for path in [*(folder / name for name in left), *others]:
+        path.write_bytes(b"half of it")
+    run(shard, model, folder)
+    for path in others:
+        path.unlink()
+    assert_same(folder, undisturbed)
+
+
 def test_an_empty_shard_has_a_manifest_and_no_part(model: Path, prepared: Line, tmp_path: Path) -> None:
     manifest = run(prepared.fasta("val"), model, tmp_path)
     assert manifest["sequences"] == manifest["residues"] == 0
@@ -886,7 +949,42 @@ def test_a_missing_shard_is_refused_and_a_plain_one_read(
     assert_same(tmp_path / "plain", undisturbed)
 
 
-# Several processes
+# Several processes, or threads
+
+
+def test_reading_embedding_and_writing_go_on_at_once(
+    model: Path, shard: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is embedded once the next is read, and written once the next is being embedded."""
+    read, embedding = ([Event() for _ in range(17)] for _ in range(2))
+    rows, begin = embedome_parts.part_tables, Work.embed
+
+    def records() -> Iterator[Record]:
+        for number, record in enumerate(shard_records(shard)):
+            yield record
+            # Asked for more than a part: the part is whole.
+            read[number // 5].set()
+        read[-1].set()
+
+    def number_of(part: embedome_parts.Part) -> int:
+        return int(part.path.stem.split("-")[1])
+
+    def embed_late(self: Work, part: embedome_parts.Part) -> object:
+        number = number_of(part)
+        embedding[number].set()
+        assert read[min(number + 1, 16)].wait(20)
+        if number == 15:
+            embedding[16].set()
+        return begin(self, part)
+
+    def write_late(part: embedome_parts.Part, embedded: object) -> object:
+        assert embedding[number_of(part) + 1].wait(20)
+        return rows(part, embedded)
+
+    monkeypatch.setattr(Work, "embed", embed_late)
+    monkeypatch.setattr(embedome_parts, "part_tables", write_late)
+    manifest = embed_records(records(), model, tmp_path / "00000.json", **arguments())
+    assert manifest == json.loads((undisturbed / "00000.json").read_text())
 
 
 def test_two_workers_give_the_same_bytes(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -897,6 +995,19 @@ def test_two_workers_give_the_same_bytes(model: Path, shard: Path, undisturbed: 
     expected = line.snapshot(undisturbed)
     del expected["00000.json"]
     assert line.snapshot(tmp_path) == expected
+
+
+def test_a_killed_run_of_two_workers_goes_on(model: Path, shard: Path, tmp_path: Path, processes: Processes) -> None:
+    folder, single = tmp_path / "killed", line.limits(1)
+    run(shard, model, tmp_path / "expected", limits=single)
+    both = work(shard, model, folder, limits=single, machine=Machine(workers=2))
+    assert processes.kill(processes.start(both), 0.0, lambda: len(parts(folder)) >= 3)
+    kept = stamps(folder)
+    assert len(kept) >= 3
+    assert not (folder / "00000.json").exists()
+    both()
+    assert_same(folder, tmp_path / "expected")
+    assert kept.items() <= stamps(folder).items()
 
 
 def test_two_runs_at_once_give_the_same_bytes(

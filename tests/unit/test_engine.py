@@ -508,7 +508,9 @@ def limit_memory(engine: Engine, tokens: int, error: type[RuntimeError] = torch.
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_batches_shrink_until_they_fit(model: Path, error: type[RuntimeError]) -> None:
+def test_batches_shrink_until_they_fit(model: Path, error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch) -> None:
+    freed = []
+    monkeypatch.setattr("embedome.engine.free_memory", lambda: freed.append(len(tried)))
     sequences = randoms(47, [20] * 50 + [7] * 31 + [62])
     expected = make_engine(model).embed(join(sequences))
     engine = make_engine(model)
@@ -518,6 +520,8 @@ def test_batches_shrink_until_they_fit(model: Path, error: type[RuntimeError]) -
     assert np.array_equal(found.vectors["mean"], expected.vectors["mean"])
     assert 50 <= engine.token_budget <= 100
     failed = sum(size > 100 for size in tried)
+    # What torch holds of a batch that did not fit is given back before the next one.
+    assert freed == [number for number, size in enumerate(tried, 1) if size > 100]
     assert failed <= 5  # halved, from 50 * 22 tokens
     engine.embed(join(sequences))
     assert sum(size > 100 for size in tried) == failed  # the budget that worked is remembered
