@@ -1,8 +1,8 @@
 """Embed stage: one shard, part by part, on one device.
 
-A run that finds a part with the fingerprint it would write leaves it alone, so a killed run loses the part under way
-and nothing else. While one part runs on the device, the next is read and the last is written: memory is that of
-three parts.
+A run that finds a part with the fingerprint it would write leaves it alone, so a killed run loses the parts under way
+and nothing else: the one on the device and the one being written, or with several processes one each. While one part
+runs on the device, the next is read and the last is written: memory is that of three parts.
 """
 
 import gc
