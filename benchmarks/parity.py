@@ -1,14 +1,15 @@
 """How far the encoders are from the Hugging Face classes, run one sequence at a time in float32 on the CPU.
 
 Seeded random weights, random sequences of several lengths, in batches of equal length. Prints for each model and
-dtype the largest difference of residues' hidden states, relative to the largest value, and the smallest cosine of
-pooled vectors. Run with
+dtype the largest difference of an element of residues' hidden states and the smallest cosine of pooled vectors, both
+before rounding to float16, and ends with an error where one is beyond its tolerance (tolerances.py). Run with
 
     PYTHONPATH=scripts python benchmarks/parity.py [--device cuda] [--full]
 """
 
 import argparse
 import copy
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from embedome.engine import DTYPES
+from embedome.engine import DTYPES, INT8, Engine, check_dtype
+from embedome.errors import UserError
 from embedome.initialise import make_untrained
 from embedome.models import DECODER, ENCODER, Model, load_model
 from inputs import RESIDUES
+from tolerances import Deviation, tolerance
 
 LENGTHS = (1, 7, 33, 100, 255, 510)
 BATCH = 3
@@ -75,7 +78,14 @@ def main() -> None:
 
 
 def compare(device: str, full: bool) -> Iterator[str]:
-    """A line for each model and dtype."""
+    """A line for each model and dtype.
+
+    Raises
+    ------
+    SystemExit
+        After the last line, where there was one beyond its tolerance.
+    """
+    broken = []
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / case.name
@@ -86,11 +96,19 @@ def compare(device: str, full: bool) -> Iterator[str]:
             exact = [torch.cat([reference.hidden(row[None]) for row in batch]) for batch in batches]
             del reference
         label = case.name + (", decoder" if case.features == DECODER else "")
-        for dtype in DTYPES:
-            if dtype == "float16" and not getattr(model.encoder, "float16_safe", True):
+        for dtype in (*DTYPES, INT8):
+            try:
+                check_dtype(model.encoder, dtype, device)
+            except UserError:
                 continue
-            difference, cosine = distance(model, batches, exact, device, dtype)
-            yield f"{label:28} {model.encoder.n_layers:6}  {dtype:9} {difference:25.1e} {cosine:19.7f}"
+            found = distance(model, batches, exact, device, dtype)
+            held = found.within(tolerance(dtype, model.encoder.n_layers))
+            if not held:
+                broken.append(f"{label} in {dtype}")
+            line = f"{label:28} {model.encoder.n_layers:6}  {dtype:9} {found.residues:25.1e} {found.cosine:19.7f}"
+            yield line if held else f"{line}  beyond the tolerance"
+    if broken:
+        sys.exit(f"beyond the tolerance of docs/models.md: {', '.join(broken)}")
 
 
 def draw(model: Model) -> list[torch.Tensor]:
@@ -102,19 +120,17 @@ def draw(model: Model) -> list[torch.Tensor]:
 @torch.inference_mode()
 def distance(
     model: Model, batches: list[torch.Tensor], exact: list[torch.Tensor], device: str, dtype: str
-) -> tuple[float, float]:
-    """Largest relative difference of hidden states, smallest cosine of their means."""
-    # A copy: rounded weights do not come back.
-    encoder = copy.deepcopy(model.encoder).to(device, DTYPES[dtype])
-    found = [encoder(batch.to(device)).float().cpu() for batch in batches]
-    largest = max(float(state.abs().max()) for state in exact)
-    difference = max(float((mine - state).abs().max()) for mine, state in zip(found, exact, strict=True))
+) -> Deviation:
+    """How far hidden states are off, and their means."""
+    # A copy: rounded weights do not come back. Its encoder as the engine runs it.
+    encoder = Engine(copy.deepcopy(model), device=device, dtype=dtype).encoder
     first, last = len(model.tokenizer.first), -len(model.tokenizer.last) or None
-    cosines = [
-        torch.cosine_similarity(mine[:, first:last].mean(1), state[:, first:last].mean(1)).min()
-        for mine, state in zip(found, exact, strict=True)
-    ]
-    return difference / largest, float(min(cosines))
+    deviations = []
+    for batch, states in zip(batches, exact, strict=True):
+        mine, true = (each[:, first:last].double().cpu() for each in (encoder(batch.to(device)), states))
+        cosines = torch.cosine_similarity(mine.mean(1), true.mean(1))
+        deviations.append(Deviation(float(cosines.min()), float((mine - true).abs().max())))
+    return Deviation(min(each.cosine for each in deviations), max(each.residues for each in deviations))
 
 
 if __name__ == "__main__":
