@@ -1,4 +1,7 @@
-"""Embedding in 8-bit integers: the arithmetic, how far it is from float32, and what the files say of it."""
+"""Embedding in 8-bit integers: the arithmetic, how far it is from float32, and what the files say of it.
+
+Beside the Hugging Face classes: test_precision.py.
+"""
 
 import json
 import os
@@ -12,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import python_command
-from embedding_line import HuggingFace
 from embedome.embed import make_provenance
 from embedome.encoders.int8 import Int8Linear, quantise
 from embedome.engine import Engine
@@ -68,15 +70,6 @@ def test_vectors_are_near_those_of_float32(tmp_path: Path, like: str) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return line.rough_model(tmp_path_factory.mktemp("int8") / "model")
-
-
-def test_near_the_hugging_face_class(model: Path) -> None:
-    reference = HuggingFace(model)
-    exact = np.stack([reference.hidden(sequence.decode())[1:-1].mean(0) for sequence in SEQUENCES])
-    found = embed(model, "int8")
-    assert cosines(found, exact).min() > 0.99
-    # It did round.
-    assert np.abs(found - exact).max() > 1e-3
 
 
 def test_a_vector_does_not_depend_on_the_batch(model: Path) -> None:
