@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedome.pieces import NO_LIMIT, LongPolicy
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -27,7 +29,7 @@ class CostModel:
     quadratic : float
         Seconds per residue squared.
     longest : int, optional
-        Residues above which a sequence costs no more, as it is truncated or skipped.
+        Residues above which a sequence costs no more, as it is truncated or skipped; None for no limit.
     """
 
     linear: float
@@ -42,16 +44,29 @@ class CostModel:
         Parameters
         ----------
         lengths : numpy.ndarray, shape=(n,)
-            Residues.
+            Residues; integers of any type.
 
         Returns
         -------
         numpy.ndarray, dtype=int64, shape=(n,)
         """
-        used = np.minimum(lengths, self.longest) if self.longest else lengths
-        used = used.astype(np.float64)
+        # In floating point before they are compared: a catalog's lengths are of fewer bits than `longest` may need.
+        used = np.minimum(lengths.astype(np.float64), self.longest or np.inf)
         costs = used * (self.linear * PICOSECONDS) + used * used * (self.quadratic * PICOSECONDS)
         return np.clip(costs, 1, MAX_TOTAL_PICOSECONDS).astype(np.int64)
+
+
+def longest_costed(policy: LongPolicy, most: int | None) -> int | None:
+    """The `longest` of a cost: None where nothing is cut off, as positions have no end or windows take up the rest.
+
+    Parameters
+    ----------
+    policy : LongPolicy
+    most : int, optional
+        As in `LongPolicy.longest`, which see for exceptions.
+    """
+    longest = policy.longest(most)
+    return None if policy.name == "window" or longest == NO_LIMIT else longest
 
 
 def operations(encoder: "nn.Module") -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import read_catalog
-from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of
+from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
@@ -82,8 +82,7 @@ def embed_fasta(
     check_model_directory(model)
     described = empty_model(model, settings.features)
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
-    longest = None if policy.name == "window" else policy.longest(described.max_residues)
-    cost = cost_of(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
+    cost = cost_of(described.encoder, longest_costed(policy, described.max_residues), SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
     work = out.with_name(out.name + ".work")
     account = filter_records(

@@ -113,10 +113,10 @@ def run_plan(options: argparse.Namespace) -> None:
     """Predict and print."""
     from dataclasses import replace
 
-    from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of
+    from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
     from embedome.errors import UserError
     from embedome.files import read_json
-    from embedome.pieces import NO_LIMIT, LongPolicy
+    from embedome.pieces import LongPolicy
     from embedome.plan import Job, make_plan
 
     for name in ("poolings", "devices", "minutes"):
@@ -125,7 +125,7 @@ def run_plan(options: argparse.Namespace) -> None:
     if options.flops is not None and not options.flops > 0:
         raise UserError(f"--flops is {options.flops:g}; expected more than 0")
     encoder, held = planned_encoder(options.model)
-    longest = LongPolicy(max_residues=options.max_residues).longest(held)
+    longest = longest_costed(LongPolicy(max_residues=options.max_residues), held)
     flops = options.flops or SUSTAINED_FLOPS["cuda"]
     basis = f"{flops:.3g} operations per second" + (
         "" if options.flops else ", a guess for a data centre's GPU: see --flops"
@@ -138,7 +138,7 @@ def run_plan(options: argparse.Namespace) -> None:
         check_same_model(options, found["model"])
         cost = CostModel(**found["cost"])
         basis = f"measured with {found['model']['name']} on {found['device']}, {found['dtype']}"
-    cost = replace(cost, longest=None if longest == NO_LIMIT else longest)
+    cost = replace(cost, longest=longest)
     job = Job(read_lengths(options), cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | {"basis": basis}
     print(json.dumps(plan, indent=2) if options.json else plan_text(plan))

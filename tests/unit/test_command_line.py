@@ -18,6 +18,7 @@ import torch
 from conftest import run_filter, write_fasta
 from embedding_line import (
     MAX_RESIDUES,
+    SIZE,
     HuggingFace,
     Processes,
     assert_within_one_ulp,
@@ -27,7 +28,10 @@ from embedding_line import (
 )
 from embedome.__main__ import main
 from embedome.cost import CostModel
+from embedome.engine import Engine
+from embedome.models import load_model
 from embedome.onefile import part_seconds
+from embedome.pieces import Sequences
 from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -45,6 +49,22 @@ def embedome(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def run_main(arguments, said):
+    """The command's main function in a process that has the imports done, standard error in a file."""
+    with open(said, "wb") as stream:
+        os.dup2(stream.fileno(), 2)
+    main(arguments)
+
+
+def embed_quickly(processes, folder, records, *options):
+    """Exit code and standard error of `embedome embed` on records."""
+    (folder / "in.fasta").write_text(fasta_text(records))
+    arguments = ["embed", folder / "in.fasta", *options, "--workers", 1, "--device", "cpu"]
+    process = processes.start(partial(run_main, [*map(str, arguments)], folder / "said"))
+    process.join(120)
+    return process.exitcode, (folder / "said").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +113,56 @@ def test_embed_prints_an_account_that_adds_up_and_leaves_only_the_file(made, rec
     assert account["read"] == len(records)
     assert account["embedded"] + account["truncated"] + account["duplicate"] == len(records)
     assert sorted(each.name for each in path.parent.iterdir()) == ["in.fasta", "out.parquet"]
+
+
+RELATIVE = {name: number for name, number in SIZE.items() if name != "positions"}
+# A model of each architecture, and the residues of the longest sequence that its positions hold.
+FAMILIES = {
+    "esm1nv": (SIZE, MAX_RESIDUES),
+    "esm2-8m": (RELATIVE, 1022),
+    "ankh-base": (RELATIVE, None),
+    "prott5nv": (SIZE, SIZE["positions"]),
+}
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    return {name: rough_model(folder / name, 3, name, sizes) for name, (sizes, _) in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("long", ["truncate", "skip"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_architecture_embeds_every_sequence_that_it_takes(families, tmp_path, processes, name, long):
+    longest = FAMILIES[name][1]
+    records = random_records(4, [1, 20, 33, 62, 1100])
+    out = tmp_path / "out.parquet"
+    code, said = embed_quickly(processes, tmp_path, records, "-m", families[name], "-o", out, "--long", long)
+    assert code == 0, said
+    rows = duckdb.sql(f"select id, embedding, n_residues_used from '{out}'").fetchall()
+    kept = {each: text for each, text in records if long == "truncate" or longest is None or len(text) <= longest}
+    assert [row[0] for row in rows] == sorted(kept)
+    reference = Engine(load_model(families[name]))
+    for each, vector, used in rows:
+        assert used == min(len(kept[each]), longest or 1100)
+        expected = reference.embed(Sequences.join([kept[each].encode()])).vectors["mean"]
+        assert_within_one_ulp(np.array(vector, np.float16)[None], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pooling", "first"), "embed.pooling is 'first', but the model has no token before the residues"),
+        (("--dtype", "float16"), "embed.dtype is float16, which T5 models overflow; use bfloat16 or float32"),
+    ],
+)
+def test_what_a_t5_has_not_is_said_in_one_line(families, tmp_path, processes, options, message):
+    model, records = families["ankh-base"], random_records(4, [20, 200])
+    code, said = embed_quickly(processes, tmp_path, records, "-m", model, "-o", tmp_path / "out.parquet", *options)
+    assert code == 2
+    errors = [line for line in said.splitlines() if " INFO " not in line and " WARNING " not in line]
+    assert len(errors) == 1
+    assert message in errors[0]
 
 
 def test_residues_a_layer_and_two_poolings(model, records, tmp_path):
@@ -228,13 +298,6 @@ def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, proces
     assert process.exitcode == 2
     assert message in said
     assert len(said.splitlines()) == 1
-
-
-def run_main(arguments, said):
-    """The command's main function in a process that has the imports done, standard error in a file."""
-    with open(said, "wb") as stream:
-        os.dup2(stream.fileno(), 2)
-    main(arguments)
 
 
 def test_a_users_error_is_told_by_the_program_itself(tmp_path):

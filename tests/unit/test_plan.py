@@ -10,13 +10,13 @@ import torch
 from embedding_line import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
 from embedome.__main__ import main
 from embedome.bench import bench, fit_cost, gemm_peak
-from embedome.cost import CostModel, cost_of, operations
+from embedome.cost import CostModel, cost_of, longest_costed, operations
 from embedome.encoders.t5_decoder import T5Decoder
 from embedome.engine import Engine
 from embedome.initialise import make_config
 from embedome.lengths import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
 from embedome.models import empty_model, load_model, model_identity
-from embedome.pieces import Sequences
+from embedome.pieces import NO_LIMIT, LongPolicy, Sequences
 from embedome.plan import Job, make_plan
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +102,22 @@ def test_operations_of_a_run_are_counted_piece_by_piece(tmp_path: Path) -> None:
     assert found.operations == sum(linear * n + quadratic * n * n for n in tokens)
     cost = cost_of(empty_model(folder).encoder, MAX_RESIDUES, 1e9)
     assert cost == CostModel(linear / 1e9, quadratic / 1e9, MAX_RESIDUES)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_costs_are_of_lengths_of_any_integer_type(kind: type) -> None:
+    lengths = np.array([10, 500], kind)
+    for longest, used in ((None, 500), (62, 62), (40_000, 500), (NO_LIMIT, 500)):
+        found = CostModel(1e-3, 1e-6, longest).picoseconds(lengths)
+        assert found.dtype == np.int64
+        assert found.tolist() == [round((1e-3 * n + 1e-6 * n * n) * 1e12) for n in (10, used)]
+
+
+def test_only_a_length_that_is_cut_to_bounds_the_cost() -> None:
+    assert longest_costed(LongPolicy(), 510) == longest_costed(LongPolicy("skip"), 510) == 510
+    assert longest_costed(LongPolicy(max_residues=100), None) == 100
+    assert longest_costed(LongPolicy(), None) is longest_costed(LongPolicy("skip"), None) is None
+    assert longest_costed(LongPolicy("window", 3), 510) is None
 
 
 # Bench
