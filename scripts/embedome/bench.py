@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedome.cost import CostModel
+from embedome.cost import CostModel, longest_costed
 from embedome.engine import Engine
 from embedome.lengths import Lengths
 from embedome.pieces import Sequences
@@ -86,17 +86,17 @@ def bench(engine: Engine, lengths: Lengths, seconds: float, seed: int = 0) -> di
     """
     rng = np.random.default_rng(seed)
     peak = gemm_peak(engine.device, engine.dtype, max(GEMM_SECONDS, seconds / 20))
-    known = [length for length in LENGTHS if length <= engine.max_residues]
+    known = [length for length in LENGTHS if length <= engine.max_residues] or [engine.max_residues]
     share = seconds / 2 / len(known)
     by_length = {length: timed(engine, np.array([length]), share, rng) for length in known}
     drawn = timed(engine, np.minimum(lengths.sample(rng, 4096), engine.max_residues), seconds / 2, rng)
     cost = fit_cost({length: total.seconds / total.sequences for length, total in by_length.items()})
-    longest = None if engine.policy.name == "window" else min(engine.max_residues, int(lengths.length[-1]))
     return {
         "gemm_peak_flop_per_second": peak,
         "by_length": {length: rates(total, peak) for length, total in by_length.items()},
         "distribution": rates(drawn, peak),
-        "cost": {**asdict(cost), "longest": longest},
+        # What the model takes, not the longest of these sequences: others are costed by it.
+        "cost": {**asdict(cost), "longest": longest_costed(engine.policy, engine.max_residues)},
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from embedding_line import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
 from embedome.__main__ import main
 from embedome.bench import bench, fit_cost, gemm_peak
@@ -209,6 +210,38 @@ def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main(["plan", "-m", str(other), "--bench", str(tmp_path / "bench.json")])
     assert f"another model than {other}" in capsys.readouterr().err
+
+
+def test_a_bench_takes_its_lengths_from_files_and_what_is_longest_from_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 32}
+    models = {
+        "ankh-base": rough_model(tmp_path / "t5", 1, "ankh-base", sizes),
+        "esm1nv": rough_model(tmp_path / "esm", 1, "esm1nv", {**sizes, "positions": 64}),
+    }
+    (tmp_path / "in.fasta").write_text(fasta_text(random_records(1, [40] * 20)))
+    for name, longest in (("ankh-base", None), ("esm1nv", MAX_RESIDUES)):
+        out = tmp_path / f"{name}.json"
+        options = ["--fasta", str(tmp_path / "in.fasta"), "--seconds", "0.3", "--device", "cpu"]
+        main(["bench", "-m", str(models[name]), "-o", str(out), *options])
+        found = json.loads(out.read_text())
+        drawn = found["distribution"]
+        assert drawn["seconds_per_sequence"] * drawn["residues_per_second"] == pytest.approx(40)
+        assert found["cost"]["longest"] == longest
+        # As printed, it goes into config.yaml.
+        shown = capsys.readouterr().out
+        cost = yaml.safe_load(shown[shown.index("cost:") :])["cost"]
+        assert cost["longest"] == longest
+        assert cost["linear"] == pytest.approx(found["cost"]["linear"], rel=1e-3)
+
+
+def test_without_a_longest_sequence_a_bench_names_none(tmp_path: Path) -> None:
+    sizes = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 32}
+    model = load_model(rough_model(tmp_path / "t5", 1, "ankh-base", sizes))
+    assert bench(Engine(model), Lengths(np.array([40]), np.array([9])), 0.2)["cost"]["longest"] is None
+    policy = LongPolicy(max_residues=30)
+    assert bench(Engine(model, policy=policy), Lengths(np.array([20]), np.array([9])), 0.2)["cost"]["longest"] == 30
 
 
 @pytest.mark.parametrize(
