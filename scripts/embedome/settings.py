@@ -15,7 +15,7 @@ class Settings:
     Parameters
     ----------
     dtype : str
-        ``float32``, ``bfloat16`` or ``float16``.
+        ``float32``, ``bfloat16``, ``float16`` or ``int8``.
     long_sequences : str
         ``truncate``, ``window`` or ``skip``.
     overlap : int
