@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
 from embedome.errors import UserError
-from embedome.files import atomic_path
+from embedome.files import atomic_path, temporaries_beside, temporary_beside
 from embedome.filter import filter_records, source_identity
 from embedome.format import (
     SKIPPED,
@@ -29,6 +30,7 @@ from embedome.format import (
 )
 from embedome.ledger import close
 from embedome.limits import Limits
+from embedome.lock import held
 from embedome.models import check_model_directory, empty_model
 from embedome.pieces import LongPolicy
 from embedome.records import Record
@@ -40,6 +42,8 @@ PART_SEQUENCES = 100_000
 # these limits. The least is about a full batch of ESM-1nv.
 PARTS = 32
 PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
+# In the folder of work under way, held by the process that writes there.
+LOCK = "lock"
 
 
 def embed_fasta(
@@ -74,7 +78,7 @@ def embed_fasta(
     Raises
     ------
     UserError
-        As the filter and embed stages.
+        As the filter and embed stages; and where another process is writing the file.
     """
     out = Path(out)
     if out.is_dir():
@@ -84,34 +88,62 @@ def embed_fasta(
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
     cost = cost_of(described.encoder, longest_costed(policy, described.max_residues), SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
-    work = out.with_name(out.name + ".work")
-    account = filter_records(
-        fasta,
-        Limits(),
-        catalog=work / "catalog",
-        rejects=work / "rejects.parquet",
-        summary=work / "filter.json",
-    )
-    if settings.per_residue:
-        announce_size(account["residues"], dimension)
-    manifest = embed_records(
-        canonical_records(work / "catalog"),
-        model,
-        work / "all.json",
-        settings=settings,
-        limits=PartLimits(PART_SEQUENCES, part_seconds(work / "catalog", cost, machine.device), cost),
-        source=source_identity(work / "filter.json"),
-        machine=machine,
-        total=account["kept"] - account["duplicates"],
-    )
-    parts = [work / part["file"] for part in manifest["parts"]]
-    states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
-    close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
-    if settings.per_residue:
-        join_residues(parts, out, manifest["provenance"], dimension)
-    write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
-    shutil.rmtree(work)
+    with work_folder(out) as work:
+        account = filter_records(
+            fasta,
+            Limits(),
+            catalog=work / "catalog",
+            rejects=work / "rejects.parquet",
+            summary=work / "filter.json",
+        )
+        if settings.per_residue:
+            announce_size(account["residues"], dimension)
+        manifest = embed_records(
+            canonical_records(work / "catalog"),
+            model,
+            work / "all.json",
+            settings=settings,
+            limits=PartLimits(PART_SEQUENCES, part_seconds(work / "catalog", cost, machine.device), cost),
+            source=source_identity(work / "filter.json"),
+            machine=machine,
+            total=account["kept"] - account["duplicates"],
+        )
+        parts = [work / part["file"] for part in manifest["parts"]]
+        states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
+        close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
+        if settings.per_residue:
+            join_residues(parts, out, manifest["provenance"], dimension)
+        write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
     return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """Give the folder for work under way, held against other processes; it is gone when the block has ended well.
+
+    One in which there is no work yet is gone in any case.
+
+    Raises
+    ------
+    UserError
+        Where another process holds it.
+    """
+    work = out.with_name(out.name + ".work")
+    try:
+        with held(work / LOCK) as is_held:
+            if not is_held:
+                raise UserError(f"{out}: another process is writing it; wait for it, then run again")
+            done = False
+            try:
+                yield work
+                done = True
+            finally:
+                # Moved away while it is held: whoever comes next makes a new one, and none is removed under way.
+                if done or os.listdir(work) == [LOCK]:
+                    os.replace(work, temporary_beside(work))
+    finally:
+        for stale in temporaries_beside(work):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:

@@ -1,6 +1,8 @@
 """The command line, as a user types it."""
 
 import csv
+import errno
+import fcntl
 import json
 import os
 import re
@@ -29,6 +31,7 @@ from embedding_line import (
 from embedome.__main__ import main
 from embedome.cost import CostModel
 from embedome.engine import Engine
+from embedome.lock import held
 from embedome.models import load_model
 from embedome.onefile import part_seconds
 from embedome.pieces import Sequences
@@ -238,6 +241,64 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):
     assert embedome(*arguments).returncode == 0
     assert out.read_bytes() == path.read_bytes()
     assert [each.name for each in tmp_path.iterdir()] == ["killed.parquet"]
+
+
+def test_a_file_is_written_by_one_process_at_a_time(model, tmp_path, processes):
+    """The other says so and touches nothing; once the first is killed, nothing is in the way of a third."""
+    records = random_records(5, range(20, 60))
+    (tmp_path / "in.fasta").write_text(fasta_text(records))
+    out, work = tmp_path / "out.parquet", tmp_path / "out.parquet.work"
+    arguments = ["embed", tmp_path / "in.fasta", "-m", model, "-o", out, "--workers", 1, "--device", "cpu"]
+    first = processes.start(partial(run_main, [*map(str, arguments)], tmp_path / "first"))
+    deadline = time.monotonic() + 120
+    while not (work / "lock").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        before = sorted(work.iterdir())
+        code, said = embed_quickly(processes, tmp_path, records, "-m", model, "-o", out)
+        assert code == 2
+        assert len(said.splitlines()) == 1
+        assert f"{out}: another process is writing it; wait for it, then run again" in said
+        assert sorted(work.iterdir()) == before
+    finally:
+        first.kill()
+    first.join(60)
+    code, said = embed_quickly(processes, tmp_path, records, "-m", model, "-o", out)
+    assert code == 0, said
+    assert len(duckdb.sql(f"select id from '{out}'").fetchall()) == len(records)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "in.fasta", "out.parquet", "said"]
+
+
+def test_a_run_without_any_work_leaves_no_folder_for_it(model, tmp_path, processes):
+    twice = [("a", "MKT"), ("a", "MKTA")]
+    code, said = embed_quickly(processes, tmp_path, twice, "-m", model, "-o", tmp_path / "out.parquet")
+    assert code == 2
+    assert "two records have the id 'a'" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "said"]
+
+
+def test_a_lock_is_let_go_and_needs_a_file_system_that_knows_locks(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "lock"
+    with held(path) as first, held(path) as second:
+        assert (first, second) == (True, False)
+    with held(path) as again:
+        assert again
+        # Who opened it before it was moved away holds nothing.
+        (tmp_path / "folder").rename(tmp_path / "moved")
+        with held(path) as other:
+            assert other
+
+    def refuse(number, *_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", partial(refuse, errno.ENOLCK))
+    with held(path) as without:
+        assert without
+    monkeypatch.setattr(fcntl, "flock", partial(refuse, errno.EIO))
+    with pytest.raises(OSError, match="Input/output"), held(path):
+        pass
 
 
 def test_describe_prints_counts_schema_and_provenance(made, records):
