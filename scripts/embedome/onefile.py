@@ -25,6 +25,7 @@ from embedome.format import (
     embedding_sink,
     part_info,
     read_rows,
+    residue_schema,
     residue_sink,
     residues_path,
 )
@@ -113,6 +114,8 @@ def embed_fasta(
         close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
         if settings.per_residue:
             join_residues(parts, out, manifest["provenance"], dimension)
+        else:
+            remove_residues(out)
         write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
     return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
 
@@ -200,6 +203,17 @@ def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], 
             for group in range(file.num_row_groups):
                 sink.write(file.read_row_group(group, use_threads=False).replace_schema_metadata(None))
         sink.describe(embedding_metadata(provenance))
+
+
+def remove_residues(out: Path) -> None:
+    """Remove the vectors of residues of an earlier run; a file of their name in which there is something else stays."""
+    path = residues_path(out)
+    try:
+        names = ParquetFile(path).schema_arrow.names
+    except UserError:
+        return
+    if names == residue_schema(1).names:
+        path.unlink()
 
 
 def repeated_ids(catalog: Path) -> pa.Array:

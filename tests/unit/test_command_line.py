@@ -301,6 +301,22 @@ def test_a_lock_is_let_go_and_needs_a_file_system_that_knows_locks(tmp_path, mon
         pass
 
 
+def test_vectors_of_residues_of_an_earlier_run_do_not_stay_beside_other_rows(model, tmp_path, processes):
+    out, residues = tmp_path / "out.parquet", tmp_path / "out.residues.parquet"
+    two, three = (random_records(number, [30] * number) for number in (2, 3))
+    for records, options, there in (
+        (two, ["-o", out, "--per-residue"], True),
+        (three, ["-o", out], False),
+        # What somebody else has given that name stays.
+        (two, ["-o", residues], True),
+        (three, ["-o", out], True),
+    ):
+        code, said = embed_quickly(processes, tmp_path, records, "-m", model, *options)
+        assert code == 0, said
+        assert residues.exists() == there
+    assert len(duckdb.sql(f"select id, embedding from '{residues}'").fetchall()) == 2
+
+
 def test_describe_prints_counts_schema_and_provenance(made, records):
     path, _ = made
     about = json.loads(embedome("describe", path).stdout)
