@@ -1,5 +1,6 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
+import errno
 import os
 import shutil
 from collections import Counter
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +19,7 @@ from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
 from embedome.errors import UserError
+from embedome.export import check_room
 from embedome.files import atomic_path, temporaries_beside, temporary_beside
 from embedome.filter import filter_records, source_identity
 from embedome.format import (
@@ -34,6 +37,7 @@ from embedome.limits import Limits
 from embedome.lock import held
 from embedome.models import check_model_directory, empty_model
 from embedome.pieces import LongPolicy
+from embedome.plan import HALF, ROW_BYTES
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
 from embedome.tables import ParquetFile, RowReader
@@ -45,6 +49,10 @@ PARTS = 32
 PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
 # In the folder of work under way, held by the process that writes there.
 LOCK = "lock"
+# Of the vectors' bytes, what compression leaves at the least: 0.92 of random numbers, whatever they have in common.
+COMPRESSED = 0.9
+# What a file system says that has no room, or none for this user or in one file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def embed_fasta(
@@ -79,7 +87,7 @@ def embed_fasta(
     Raises
     ------
     UserError
-        As the filter and embed stages; and where another process is writing the file.
+        As the filter and embed stages; where another process is writing the file, or the disk has too little room.
     """
     out = Path(out)
     if out.is_dir():
@@ -89,7 +97,7 @@ def embed_fasta(
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
     cost = cost_of(described.encoder, longest_costed(policy, described.max_residues), SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
-    with work_folder(out) as work:
+    with work_folder(out) as work, full_disk_named(work):
         account = filter_records(
             fasta,
             Limits(),
@@ -99,6 +107,8 @@ def embed_fasta(
         )
         if settings.per_residue:
             announce_size(account["residues"], dimension)
+        there = sum(path.stat().st_size for path in work.glob("all-*.parquet"))
+        check_room(out, max(0, bytes_needed(work / "catalog", settings, cost.longest, dimension) - there))
         manifest = embed_records(
             canonical_records(work / "catalog"),
             model,
@@ -147,6 +157,35 @@ def work_folder(out: Path) -> Iterator[Path]:
     finally:
         for stale in temporaries_beside(work):
             shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Have a full disk's error name the folder, where it names no file: Arrow's do not, nor do those of a write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
+
+
+def bytes_needed(catalog: Path, settings: Settings, longest: int | None, dimension: int) -> int:
+    """Bytes of the parts and of the files that they are joined to, as both are there at the end; about, and not less.
+
+    `longest` is that of the cost.
+    """
+    vector = COMPRESSED * HALF * dimension
+    row, needed = ROW_BYTES + vector * len(settings.pooling), 0.0
+    for table in read_catalog(catalog, ["length", "duplicate_of"]):
+        if settings.long_sequences == "skip" and longest:
+            table = table.filter(pc.less_equal(table["length"], longest))
+        distinct = table.filter(table["duplicate_of"].is_null())["length"].to_numpy()
+        # A duplicate is in no part, and has no vectors of residues.
+        needed += row * (len(distinct) + len(table))
+        if settings.per_residue:
+            needed += 2 * vector * np.minimum(distinct, longest or np.inf).sum()
+    return int(needed)
 
 
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:

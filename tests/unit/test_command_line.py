@@ -6,12 +6,15 @@ import fcntl
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -33,8 +36,9 @@ from embedome.cost import CostModel
 from embedome.engine import Engine
 from embedome.lock import held
 from embedome.models import load_model
-from embedome.onefile import part_seconds
+from embedome.onefile import bytes_needed, part_seconds
 from embedome.pieces import Sequences
+from embedome.settings import Settings
 from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -61,11 +65,11 @@ def run_main(arguments, said):
     main(arguments)
 
 
-def embed_quickly(processes, folder, records, *options):
+def embed_quickly(processes, folder, records, *options, run=run_main):
     """Exit code and standard error of `embedome embed` on records."""
     (folder / "in.fasta").write_text(fasta_text(records))
     arguments = ["embed", folder / "in.fasta", *options, "--workers", 1, "--device", "cpu"]
-    process = processes.start(partial(run_main, [*map(str, arguments)], folder / "said"))
+    process = processes.start(partial(run, [*map(str, arguments)], folder / "said"))
     process.join(120)
     return process.exitcode, (folder / "said").read_text()
 
@@ -227,6 +231,54 @@ def test_parts_are_many_enough_for_all_cores(tmp_path, device, linear, expected)
     fasta = write_fasta(tmp_path / "in.fasta", [("a", 40 * "M"), ("b", 60 * "K")])
     run = run_filter(tmp_path / "out", fasta, min_length=1)
     assert part_seconds(run.catalog, CostModel(linear, 0.0), device) == expected  # 100 residues in 32 parts
+
+
+def test_the_room_that_a_run_needs(tmp_path):
+    """Parts and the file joined from them, of 60 bytes a row and nine tenths of the vectors' bytes."""
+    sequences = [40 * "M", 100 * "K", 100 * "K"]
+    fasta = write_fasta(tmp_path / "in.fasta", [(f"p{number}", text) for number, text in enumerate(sequences)])
+    catalog = run_filter(tmp_path / "out", fasta, min_length=1).catalog
+    # Two distinct sequences in parts, three rows in the file.
+    assert bytes_needed(catalog, Settings(), 62, 50) == 5 * (60 + 90)
+    assert bytes_needed(catalog, Settings(pooling=("mean", "max")), None, 50) == 5 * (60 + 180)
+    assert bytes_needed(catalog, Settings(long_sequences="skip"), 62, 50) == 2 * (60 + 90)
+    residues = Settings(per_residue=True)
+    assert bytes_needed(catalog, residues, 62, 50) == 5 * (60 + 90) + 2 * 90 * (40 + 62)
+    assert bytes_needed(catalog, residues, None, 50) == 5 * (60 + 90) + 2 * 90 * (40 + 100)
+
+
+def run_with_room(free, arguments, said):
+    shutil.disk_usage = lambda _: SimpleNamespace(free=free)
+    run_main(arguments, said)
+
+
+def test_a_run_without_room_is_refused_before_it_begins(model, records, tmp_path, processes):
+    out = tmp_path / "out.parquet"
+    options = ["-m", model, "-o", out]
+    little = partial(run_with_room, 25_000)  # with 20 kB of headers it takes 29 kB
+    code, said = embed_quickly(processes, tmp_path, records, *options, run=little)
+    assert code == 2
+    assert f"{out}: needs 0.0 MB, but 0.0 MB are free there" in said.splitlines()[-1]
+    work = tmp_path / "out.parquet.work"
+    assert not list(work.glob("all-*"))
+    # What an earlier run has left of it need not be written again.
+    (work / "all-00000.parquet").write_bytes(bytes(5000))
+    code, said = embed_quickly(processes, tmp_path, records, *options, run=little)
+    assert code == 0, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "out.parquet", "said"]
+
+
+def run_with_small_files(arguments, said):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+    run_main(arguments, said)
+
+
+def test_a_disk_that_fills_meanwhile_is_named(model, records, tmp_path, processes):
+    """A limit to the size of files strikes as a full disk does, at Arrow's writes and at others."""
+    out = tmp_path / "out.parquet"
+    code, said = embed_quickly(processes, tmp_path, records, "-m", model, "-o", out, run=run_with_small_files)
+    assert code == 2
+    assert f"{out}.work: File too large; free some space and run again" in said.splitlines()[-1]
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):
