@@ -1,7 +1,5 @@
 """What has arrived of a download: a file beside its target, and the note of what it is a part of."""
 
-import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -11,6 +9,7 @@ from typing import Any
 from embedome.errors import UserError
 from embedome.files import read_json, sync, write_json
 from embedome.http import BLOCK_BYTES
+from embedome.lock import lock
 from embedome.log import Progress
 from embedome.mirrors import Expected
 
@@ -28,25 +27,12 @@ class Part:
         self.note_path = target.with_name(f".{target.name}.part.json")
         target.parent.mkdir(parents=True, exist_ok=True)
         self.handle = open(self.path, "a+b")  # noqa: SIM115 - __exit__ closes it
-        self.lock()
+        if not lock(self.handle, self.path):
+            self.handle.close()
+            raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
         self.note = read_json(self.note_path) if self.note_path.exists() else {}
         self.joined = True  # whether the bytes come from more than one answer
         self.published = False
-
-    def lock(self) -> None:
-        """Hold the part against other processes, as far as the file system knows locks."""
-        try:
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(self.handle.fileno()), os.stat(self.path))
-        except (BlockingIOError, FileNotFoundError):
-            held = False
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            held = True
-        if not held:
-            self.handle.close()
-            raise UserError(f"{self.target}: another process is downloading it; wait for it, then run again")
 
     @property
     def size(self) -> int:
