@@ -25,11 +25,12 @@ from conftest import (
     tree,
     write_fasta,
 )
+from embedome import filter as stage
 from embedome.catalog import CATALOG, read_catalog
 from embedome.errors import UserError
 from embedome.filter import filter_records, source_identity
 from embedome.limits import Limits
-from hypothesis import assume, given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 SOUND = b">sound x\nMKV\n"
@@ -407,6 +408,29 @@ def test_files_have_their_schema_statistics_and_order(tmp_path: Path, monkeypatc
     assert ids == sorted(ids)
 
 
+def small_sort(patch: pytest.MonkeyPatch, run_bytes: int, run_batches: int, block_bytes: int = 100) -> Counter[str]:
+    """Have the sort make many runs and ranges; counts both, where it is this process that makes them."""
+    made: Counter[str] = Counter()
+
+    def counted(name: str) -> Callable:
+        real = getattr(stage, name)
+
+        def count(*arguments: object) -> object:
+            made[name] += 1
+            return real(*arguments)
+
+        return count
+
+    for name in ("make_run", "sort_range"):
+        patch.setattr(stage, name, counted(name))
+    # A run is of whole chunks, and a chunk ends with a block.
+    patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
+    patch.setattr("embedome.filter.CHUNK_BYTES", min(run_bytes, 1000))
+    patch.setattr("embedome.fasta.BLOCK_BYTES", block_bytes)
+    patch.setattr("embedome.sorting.RUN_BATCHES", run_batches)
+    return made
+
+
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=4)
 
 
@@ -415,7 +439,8 @@ def catalogs(draw: st.DrawFn) -> list[tuple[str, str]]:
     ids = draw(st.lists(names, min_size=1, max_size=20, unique=True))
     sequences = st.sampled_from(["M", "MK", "MKV", "M-K", ""])
     records = [(f"{name} d{number}", draw(sequences)) for number, name in enumerate(ids)]
-    nameless = [("", "MK")] * draw(st.integers(0, 12))
+    # Before all other ids and among them, and each as often as it likes.
+    nameless = [("", "MK")] * draw(st.integers(0, 12)) + [("m\x07", "MK")] * draw(st.integers(0, 12))
     return [*draw(st.permutations(records + nameless)), ("sound", "MK")]
 
 
@@ -424,7 +449,7 @@ def catalogs(draw: st.DrawFn) -> list[tuple[str, str]]:
     records=catalogs(),
     run_batches=st.integers(1, 5),
     run_bytes=st.sampled_from([1, 20, 60, 1 << 20]),
-    block_bytes=st.integers(1, 64),
+    block_bytes=st.integers(2, 64),
 )
 def test_bytes_do_not_depend_on_the_sizes_of_the_sort(
     tmp_path_factory: pytest.TempPathFactory,
@@ -438,20 +463,19 @@ def test_bytes_do_not_depend_on_the_sizes_of_the_sort(
     path = write_fasta(folder / "x.fasta", records)
     run_filter(folder / "plain", path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
-        patch.setattr("embedome.sorting.RUN_BATCHES", run_batches)
-        patch.setattr("embedome.fasta.BLOCK_BYTES", block_bytes)
+        made = small_sort(patch, run_bytes, run_batches, block_bytes)
         run_filter(folder / "small", path)
     assert tree(folder / "small") == tree(folder / "plain")
+    event(f"runs: {min(made['make_run'], 5)}, ranges: {min(made['sort_range'], 5)}")
 
 
 def test_many_runs_over_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_fasta(tmp_path / "x.fasta", [*random_proteins(1000), ("bad", "1"), ("", "MK"), ("", "M")])
     small_groups(monkeypatch)
     plain = run_filter(tmp_path / "plain", path)
-    monkeypatch.setattr("embedome.filter.RUN_BYTES", 4000)
-    monkeypatch.setattr("embedome.sorting.RUN_BATCHES", 5)
+    made = small_sort(monkeypatch, 4000, 5)
     run_filter(tmp_path / "small", path)
+    assert min(made.values()) > 20
     assert tree(tmp_path / "small") == tree(tmp_path / "plain")
     check_duplicates(plain)
 
@@ -479,12 +503,16 @@ def test_bad_input_is_told_of_from_a_worker_process(tmp_path: Path, monkeypatch:
 
 
 def test_duplicate_id_is_found_over_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = random_proteins(100)
-    again = records[3][0].split()[0]
-    monkeypatch.setattr("embedome.filter.RUN_BYTES", 700)
-    monkeypatch.setattr("embedome.sorting.RUN_BATCHES", 3)
-    with pytest.raises(UserError, match=f"the id '{again}': record 4 of .* and record 101 of "):
-        run_filter(tmp_path / "out", write_fasta(tmp_path / "x.fasta", [*records, (again, "MK")]))
+    """Whichever it is: also one that a range begins with."""
+    records = random_proteins(60, length=5)
+    made = small_sort(monkeypatch, 300, 2)
+    for first, (header, _) in enumerate(records[::3]):
+        again = header.split()[0]
+        path = write_fasta(tmp_path / "x.fasta", [*records, (again, "MK")])
+        with pytest.raises(UserError, match=f"the id '{again}': record {3 * first + 1} of .* and record 61 of "):
+            run_filter(tmp_path / "out", path)
+    assert made["make_run"] > 10 * 20
+    assert made["sort_range"] > 3 * 20
 
 
 @settings(max_examples=30)
@@ -498,7 +526,8 @@ def test_order_of_the_input_changes_the_record_numbers_alone(
     chance.shuffle(records)
     other = run_filter(folder / "other", write_fasta(folder / "other.fasta", records))
     assert one.rows("* EXCLUDE record") == other.rows("* EXCLUDE record")
-    positions = {header.split()[0]: n for n, (header, s) in enumerate(records) if header and s.isalpha()}
+    kept = [(n, header) for n, (header, s) in enumerate(records) if header and header.isprintable() and s.isalpha()]
+    positions = {header.split()[0]: n for n, header in kept}
     assert dict(other.rows("id, record")) == positions
     check_duplicates(one)
 
@@ -575,12 +604,17 @@ def test_real_file_with_a_duplicate_id(tmp_path: Path) -> None:
 
 FILTER = """
 from pathlib import Path
+import embedome.fasta
 import embedome.filter as stage
-stage.RUN_BYTES = 50_000
+import embedome.sorting
+stage.RUN_BYTES, stage.CHUNK_BYTES, embedome.fasta.BLOCK_BYTES, embedome.sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
+made, real = [], stage.make_run
+stage.make_run = lambda task: made.append(task) or real(task)
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 stage.filter_records([fasta], stage.Limits(20), catalog=out / "catalog", rejects=out / "rejects.parquet",
                      summary=out / "filter.json")
+assert len(made) > 5
 """
 
 
