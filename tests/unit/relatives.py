@@ -2,11 +2,12 @@
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from Bio import Align
 from Bio.Align import substitution_matrices
+from embedome import mmseqs as program
 from embedome.mmseqs import Mmseqs
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -66,3 +67,21 @@ def identities(
 def mmseqs(threads: int = 1, memory_mb: int | None = None) -> Mmseqs:
     """MMseqs2 on so many threads."""
     return Mmseqs(threads, memory_mb)
+
+
+def record_commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The arguments that each module of MMseqs2 is given from now on, the last time that it is run."""
+    commands: dict[str, list[str]] = {}
+    real = program.run_guarded
+
+    def recorded(command: Sequence[str], output: int) -> int:
+        commands[command[1]] = list(command[2:])
+        return real(command, output)
+
+    monkeypatch.setattr(program, "run_guarded", recorded)
+    return commands
+
+
+def value_of(arguments: list[str], option: str) -> str | None:
+    """What an option is given, if it is there."""
+    return arguments[arguments.index(option) + 1] if option in arguments else None

@@ -24,7 +24,7 @@ from embedome.mmseqs import Mmseqs, fasta_of_rows, last_lines, run_guarded
 from embedome.split import SplitPlan, split_catalog
 from hypothesis import given
 from hypothesis import strategies as st
-from relatives import families, family, identities, mmseqs, needs_mmseqs
+from relatives import families, family, identities, mmseqs, needs_mmseqs, record_commands, value_of
 
 PLAN = ClusterPlan("linclust", 0.5, 0.8, 0)
 
@@ -113,6 +113,17 @@ def test_threads_memory_order_and_groups_give_the_same_bytes(
     monkeypatch.undo()
     run_cluster(other, program=mmseqs(threads=2, memory_mb=2))
     assert {name: (other.catalog.parent / name).read_bytes() for name in names} == expected
+
+
+@needs_mmseqs
+def test_the_program_is_given_threads_and_memory(related: Filtered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes do not tell: whatever it has, they are the same."""
+    commands = record_commands(monkeypatch)
+    run_cluster(related, program=mmseqs(threads=2, memory_mb=1000))
+    assert value_of(commands["linclust"], "--split-memory-limit") == "800M"
+    assert value_of(commands["linclust"], "--threads") == "2"
+    run_cluster(related, program=mmseqs())
+    assert value_of(commands["linclust"], "--split-memory-limit") is None
 
 
 @needs_mmseqs

@@ -1,20 +1,27 @@
 """Leakage, against alignments by Biopython, counts by DuckDB and a loop."""
 
+import itertools
 import json
 import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
 from embedome import leakage
+from embedome.catalog import ids_of_rows
 from embedome.errors import UserError
-from embedome.leakage import THRESHOLDS, Leaks, Nearest, SearchPlan, drop_leaks, measure_leakage
+from embedome.groups import CLUSTERS
+from embedome.leakage import THRESHOLDS, Held, Leaks, Nearest, SearchPlan, drop_leaks, measure_leakage
 from embedome.split import SplitPlan, split_catalog
 from hypothesis import given
 from hypothesis import strategies as st
-from relatives import families, identities, mmseqs, needs_mmseqs
+from relatives import families, family, identities, mmseqs, needs_mmseqs, record_commands, value_of
 
 SEARCH = SearchPlan(5.7, 0.8, 0, 1e-3)
 
@@ -79,8 +86,21 @@ def test_nearest_hits_are_those_of_alignments_on_any_threads_and_in_any_order(
     random.Random(3).shuffle(records)
     small_groups(monkeypatch)
     other = run_filter(tmp_path / "other", write_fasta(tmp_path / "other.fasta", records))
+    commands = record_commands(monkeypatch)
     measure(other, run_split(other), threads=2)
     assert {name: (tmp_path / "other" / name).read_bytes() for name in names} == expected
+    check_command(commands["search"], result)
+
+
+def check_command(arguments: list[str], result: dict) -> None:
+    """What was run is what the summary says, in the threads and the memory that there are."""
+    assert value_of(arguments, "--threads") == "2"
+    assert value_of(arguments, "--split-memory-limit") == "1600M"
+    said = subprocess.run(["mmseqs", "version"], capture_output=True, text=True, check=True).stdout.strip()
+    assert (result["program"], result["module"], result["version"]) == ("MMseqs2", "search", said)
+    options = {"-s": "5.7", "-c": "0.8", "--cov-mode": "0", "-e": "0.001", "--max-seqs": "300"}
+    assert result["arguments"] == [text for pair in options.items() for text in pair]
+    assert {option: value_of(arguments, option) for option in options} == options
 
 
 def check_against_alignments(related: Filtered, splits: Path, rows: dict[str, tuple], result: dict) -> None:
@@ -201,6 +221,56 @@ def test_after_dropping_no_leak_is_left(related: Filtered, monkeypatch: pytest.M
         "leak": {"sequences": len(gone), "duplicates": duplicates, "residues": sum(where[name][1] for name in gone)}
     }
     assert result["kept"] == len(old) - len(gone) == sum(each["sequences"] for each in result["splits"].values())
+
+
+@needs_mmseqs
+def test_leaks_beside_what_clusters_rejected(
+    related: Filtered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record that is in no split is listed once, and counted for the stage that lists it."""
+    monkeypatch.setattr(leakage, "search", search_by_name)
+    rows = related.rows("id, duplicate_of, length")
+    names = [name for name, duplicate, _ in rows if duplicate is None]
+    # Members 0 to 2 of each family are a cluster, and 3 and 4 another one: so families are in several splits.
+    label = {name: f"{family(name)} {int(name[-1]) // 3}" for name in names}
+    number = {each: place for place, each in enumerate(dict.fromkeys(label.values()))}
+    leader = {label[name]: name for name in names}
+    columns = ([names], [[leader[label[name]] for name in names]], [[number[label[name]] for name in names]])
+    pq.write_table(pa.table([pa.chunked_array(each) for each in columns], schema=CLUSTERS), tmp_path / "clusters")
+    drawn, redundant = tmp_path / "splits.parquet", tmp_path / "rejects_redundant.parquet"
+    before = split_catalog(
+        related.catalog, related.summary, SplitPlan("cluster", 0, 8, 6),
+        splits=drawn, summary=drawn.with_suffix(".json"), clusters=tmp_path / "clusters", rejects=redundant,
+    )  # fmt: skip
+    splits, result = drop(related, drawn, 0.5)
+    split_of = dict(duckdb.sql(f"SELECT id, split FROM '{splits}'").fetchall())
+    listed = {
+        reason: {name for (name,) in duckdb.sql(f"SELECT id FROM '{path}'").fetchall()}
+        for reason, path in (("redundant", redundant), ("leak", tmp_path / "rejects_leak.parquet"))
+    }
+    assert not listed["redundant"] & listed["leak"]
+    assert listed["redundant"] | listed["leak"] == {name for name, split in split_of.items() if split == "rejected"}
+    expected = {}
+    for reason, mine in listed.items():
+        lost = [(duplicate, length) for name, duplicate, length in rows if name in mine]
+        duplicates = sum(duplicate is not None for duplicate, _ in lost)
+        expected[reason] = {
+            "sequences": len(mine), "duplicates": duplicates, "residues": sum(length for _, length in lost)
+        }  # fmt: skip
+        assert min(expected[reason].values()) > 0
+    assert result["rejected"] == expected
+    assert result["rejected"]["redundant"] == before["rejected"]["redundant"]
+    assert result["kept"] == len(rows) - sum(map(len, listed.values()))
+    assert result["kept"] == sum(split["sequences"] for split in result["splits"].values())
+
+
+def search_by_name(held: Held, targets: np.ndarray, *_: object) -> Iterator[dict[str, np.ndarray]]:
+    """All pairs of one family, in place of a search, which takes seconds."""
+    names = ids_of_rows(held.catalog, np.arange(len(held.codes))).to_pylist()
+    rows = [np.flatnonzero(each).tolist() for each in (held.queries, targets)]
+    pairs = [pair for pair in itertools.product(*rows) if family(names[pair[0]]) == family(names[pair[1]])]
+    query, target = np.array(pairs, np.int64).reshape(-1, 2).T
+    yield {"query": query, "target": target, "identity": np.full(len(pairs), 0.9)}
 
 
 @needs_mmseqs
