@@ -14,11 +14,13 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from embedome.cost import CostModel
 from embedome.embed import embed_shard
 from embedome.filter import filter_records
+from embedome.groups import CLUSTERS
 from embedome.initialise import make_untrained
 from embedome.limits import Limits
 from embedome.merge import merge_shards
@@ -191,8 +193,12 @@ def prepare(
     shards: Mapping[str, int] = SHARDS,
     plan: SplitPlan = PLAN,
     earlier: Path | None = None,
+    alike: Callable[[str], object] | None = None,
 ) -> Line:
-    """Filter, split and shard records, but for those of an earlier data set."""
+    """Filter, split and shard records, but for those of an earlier data set.
+
+    Where sequences are given the same value by `alike`, the split keeps the one of the largest id.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "in.fasta").write_text(fasta_text(records))
     catalog, splits = folder / "catalog", folder / "splits.parquet"
@@ -203,7 +209,15 @@ def prepare(
         rejects=folder / "rejects.parquet",
         summary=folder / "filter.json",
     )
-    split_catalog(catalog, folder / "filter.json", plan, splits=splits, summary=folder / "splits.json")
+    split_catalog(
+        catalog,
+        folder / "filter.json",
+        plan,
+        splits=splits,
+        summary=folder / "splits.json",
+        clusters=write_clusters(catalog, alike, folder / "clusters.parquet") if alike else None,
+        rejects=folder / "rejects_redundant.parquet" if alike else None,
+    )
     found = [str(folder / name) for name in ("reused.parquet", "reuse.json")] if earlier else []
     if earlier:
         find_reusable(catalog, earlier, reused=found[0], summary=found[1])
@@ -218,6 +232,17 @@ def prepare(
         reuse=Reuse.of_files(found),
     )
     return Line(folder, shards)
+
+
+def write_clusters(catalog: Path, alike: Callable[[str], object], path: Path) -> Path:
+    """Clusters of sequences with the same value, as the cluster stage writes them; each by its largest id."""
+    records = rows(catalog / "*.parquet", "id, sequence", "where duplicate_of is null")
+    distinct = [(name, alike(sequence)) for name, sequence in records]
+    leader = {value: name for name, value in distinct}
+    number = {value: place for place, value in enumerate(dict.fromkeys(value for _, value in distinct))}
+    table = [{"id": name, "representative": leader[value], "cluster": number[value]} for name, value in distinct]
+    pq.write_table(pa.Table.from_pylist(table, CLUSTERS), path)
+    return path
 
 
 def write_shard(path: Path, records: Iterable[tuple[str, str]]) -> Path:

@@ -1,8 +1,9 @@
 """Rows taken from an earlier data set: only new sequences are embedded, and the result is that of embedding all."""
 
+import itertools
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import embedding_line as line
@@ -56,9 +57,11 @@ def whole(
     model: Path,
     settings: Settings | None = None,
     old: Line | None = None,
+    plan: SplitPlan = PLAN,
+    alike: Callable[[str], object] | None = None,
 ) -> Line:
     """A run to its end, with what the earlier one has taken from there."""
-    made = line.prepare(folder, records, SHARDS, PLAN, old and old.dataset)
+    made = line.prepare(folder, records, SHARDS, plan, old and old.dataset, alike)
     made.embed(model, settings)
     made.merge(reuse=reuse_of(made, old))
     return made
@@ -107,6 +110,31 @@ def test_the_data_set_is_that_of_embedding_all(
     assert sum(account["reused"].values()) == len(first) - len(shard_ids(made)) > 20
     assert account["states"] == ledger(every)["states"]
     assert json.loads((made.folder / "reuse.json").read_text())["reused"] == sum(account["reused"].values())
+
+
+@pytest.mark.parametrize("method", ["cluster", "bionemo"])
+def test_sequences_that_clusters_reject_are_not_reused(method: str, old: Line, model: Path, tmp_path: Path) -> None:
+    """The earlier data set has their vectors, under the same ids and under others."""
+    records = next_release(5, OLD)
+    plan = SplitPlan(method, 3, 0.3, 0.2)
+    made, every = (
+        whole(tmp_path / name, records, model, old=earlier, plan=plan, alike=lambda sequence: len(sequence) // 2)
+        for name, earlier in (("reused", old), ("whole", None))
+    )
+    rejected = {name for (name,) in line.rows(made.folder / "rejects_redundant.parquet", "id")}
+    names = [name for (name,) in line.rows(made.folder / "catalog" / "*.parquet", "id")]
+    reused = line.rows(made.folder / "reused.parquet", "row, renamed")
+    # Renamed or not, rejected or not: there are some of each.
+    kinds = {(renamed, names[row] in rejected) for row, renamed in reused}
+    assert kinds == set(itertools.product((False, True), repeat=2))
+    found = rows(made)
+    assert found == rows(every)
+    assert {name for name, *_ in found} == set(names) - rejected
+    verify_dataset(made.dataset)
+    account, expected = ledger(made), ledger(every)
+    assert sum(account["reused"].values()) == sum(names[row] not in rejected for row, _ in reused)
+    for key in ("read", "rejected", "states", "skipped"):
+        assert account[key] == expected[key]
 
 
 def test_nothing_new_embeds_nothing(old: Line, model: Path, tmp_path: Path) -> None:
