@@ -133,8 +133,10 @@ def output_of(code: str, *arguments: object) -> str:
     return subprocess.run(python_command(code, *arguments), capture_output=True, text=True, check=True).stdout
 
 
-def kill_at_random(code: str, arguments: Sequence[object], duration_s: float, times: int = 5) -> None:
-    """Start `code` again and again, and kill it at some moment of its work."""
+def kill_at_random(
+    code: str, arguments: Sequence[object], duration_s: float, times: int = 5, after: Callable[[], None] | None = None
+) -> None:
+    """Start `code` again and again, and kill it at some moment of its work; `after` looks at what each leaves."""
     chance = random.Random(9)
     killed = 0
     for turn in range(times):
@@ -143,6 +145,8 @@ def kill_at_random(code: str, arguments: Sequence[object], duration_s: float, ti
             time.sleep(duration_s * (turn + chance.random()) / times * 0.9)
             process.kill()
             killed += process.wait(60) == -signal.SIGKILL
+        if after:
+            after()
     assert killed >= times // 2, "the process was done before it was killed"
 
 

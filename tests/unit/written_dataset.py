@@ -54,7 +54,7 @@ def write_dataset(folder: Path, proteins: Sequence[Protein], dimension: int, fil
         "rows": sum(split["rows"] for split in splits.values()),
         "splits": splits,
     }
-    manifest["provenance"] = {"pooling": ["mean"], "model": {"name": "made"}, "dtype": "float32"}
+    manifest["provenance"] = {"pooling": ["mean"], "model": {"name": "made"}, "dtype": "float32", "per_residue": False}
     (folder / "dataset" / MANIFEST).write_text(json.dumps(manifest))
     pq.write_table(SKIPPED.empty_table(), folder / "dataset" / SKIPPED_FILE)
     write_catalog(folder, sorted(proteins, key=lambda protein: protein.id))
