@@ -1,5 +1,6 @@
 # make run     set up .venv and run the demo; the result is in results/dataset
 # make test    run the tests, but for the slowest (all: ARGS="-m ''")     make lint     check the code
+# make fuzz    run the tests of made-up input files on 10,000 of them
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make report  one HTML file with the last run's plots, ledger and run times
 PYTHON ?= python3
@@ -25,7 +26,7 @@ INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
 BIN := .venv/bin
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup run report test test-slurm lint format clean
+.PHONY: setup run report test fuzz test-slurm lint format clean
 
 setup: .venv/ready
 
@@ -47,6 +48,10 @@ report: setup
 test: setup
 	@$(INSTALL_MMSEQS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --hypothesis-profile thorough \
+		tests/unit/test_corpus.py tests/unit/test_columns.py $(ARGS)
 
 test-slurm: setup
 	@$(INSTALL_SLURM)

@@ -25,7 +25,7 @@ from mirror_server import serving
 
 # Machines are slow at times; how long an example takes says nothing of its truth.
 settings.register_profile("patient", deadline=None)
-# For a long search: pytest tests/unit/test_columns.py --hypothesis-profile thorough
+# Of make fuzz: 10,000 whole files, and as many for each of the tests of their parts.
 settings.register_profile("thorough", deadline=None, max_examples=10_000)
 settings.load_profile("patient")
 
