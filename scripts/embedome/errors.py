@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
+# A full disk, an exceeded quota or file size limit: mended by the user, wherever it strikes.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 USER_ERROR_EXIT = 2
 
 
@@ -27,8 +29,7 @@ def user_errors() -> Iterator[None]:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        # A full disk, an exceeded quota or file size limit: mended by the user, wherever it strikes.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
         what = error.strerror or str(error)
         message = f"{error.filename or 'output'}: {what}; free some space and run again, finished work is kept"

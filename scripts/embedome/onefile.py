@@ -1,6 +1,5 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
-import errno
 import os
 import shutil
 from collections import Counter
@@ -18,7 +17,7 @@ from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, long
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
-from embedome.errors import UserError
+from embedome.errors import FULL, UserError
 from embedome.export import check_room
 from embedome.files import atomic_path, temporaries_beside, temporary_beside
 from embedome.filter import filter_records, source_identity
@@ -51,8 +50,6 @@ PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
 LOCK = "lock"
 # Of the vectors' bytes, what compression leaves at the least: 0.92 of random numbers, whatever they have in common.
 COMPRESSED = 0.9
-# What a file system says that has no room, or none for this user or in one file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def embed_fasta(
