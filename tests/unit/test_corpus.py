@@ -144,8 +144,10 @@ ends = st.lists(st.sampled_from([b"", b"", b"", b"\n", b"\r\n", b"\n\n", b"\r\r\
 def records(draw: st.DrawFn, number: int, end: bytes) -> bytes:
     name = draw(ids)
     text = b">" + (name % number if b"%" in name else name)
-    if description := draw(words) + draw(grammar[draw(fields)]):
-        text += draw(gaps) + description + draw(trails)
+    # Without an id the first word of a description would be one, and not the only one of its kind.
+    if name and (description := draw(words) + draw(grammar[draw(fields)])):
+        text += draw(gaps) + description
+    text += draw(trails)
     # A line ends as most of its file do, or in a way of its own.
     return b"".join(line + (own or end) for line, own in zip([text, *draw(lines)], draw(ends), strict=False))
 
