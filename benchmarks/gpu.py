@@ -5,44 +5,55 @@ Random weights of full size, lengths as in UniRef50 (log-normal, mu 5.43, sigma 
 - parity with the Hugging Face class in float32 on the CPU (benchmarks/parity.py), and ends there where a tolerance is
   broken;
 - the peak of a large matrix product;
-- file to file, residues per second and share of the peak, for the encoders of ESM-1nv, ProtT5nv and Ankh2-ext2; the
-  Hugging Face class in padded batches of 32 in input order, and sorted with a token budget and its best attention;
-- the engine by token budget, and compiled;
-- scaled_dot_product_attention by back end, with T5's bias and without, at lengths that 8 divides and does not.
+- from FASTA to part files, residues per second and share of the peak, for the encoders of ESM-1nv, ProtT5nv and
+  Ankh2-ext2; the Hugging Face class in padded batches of 32 in input order, and sorted with a token budget, with each
+  attention, in memory. They take turns, round by round: medians, and of the ratios the range too;
+- the same with vectors of residues, which is how well copies and writing overlap with the device;
+- the engine by token budget, with several lengths a batch, with cuDNN's attention, and compiled;
+- attention by back end, with T5's bias and without, at lengths that 8 divides and does not; flex_attention with the
+  bias, and sequences of several lengths as one jagged tensor;
+- a matrix product in 8 bits: its speed and how far it is off.
 
-    PYTHONPATH=scripts python benchmarks/gpu.py                          # one GPU, about 8 minutes
+    PYTHONPATH=scripts python benchmarks/gpu.py                          # one GPU; by --models in several calls
     PYTHONPATH=scripts python benchmarks/gpu.py --device cpu --small     # proves that the script runs, in some minutes
 """
 
 import argparse
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
+from unittest import mock
 
 import torch
 import transformers
 from embedome.bench import gemm_peak
 from embedome.cost import CostModel
-from embedome.embed import Machine, embed_records
+from embedome.embed import Machine, embed_records, shard_records
 from embedome.engine import DTYPES, Engine
 from embedome.initialise import make_untrained
 from embedome.metrics import Clock
 from embedome.models import load_model
 from embedome.pieces import Sequences
-from embedome.records import Record
 from embedome.settings import PartLimits, Settings
 from engine_cpu import batches
 from inputs import random_sequences
+from kernels import attention, eight_bits
 from parity import compare
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MODELS = ("esm1nv", "prott5nv", "ankh2-ext2")
 SMALL = {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 128}
 BUDGETS = (4096, 16384, 32768, 65536, 131072)
 # Sequences that the slow variants get, as a share of ours.
 SHARE = {"padded": 0.05, "sorted": 0.2}
+# And those whose residues' vectors are written: 1.5 kB a residue.
+RICH_SHARE = 0.02
+# Of a compiled encoder: all layers but a T5's first are alike, and each is compiled once more for shapes that change.
+MAX_GRAPHS = 8
 
 
 def main() -> None:
@@ -51,9 +62,12 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where to run (default: cuda)")
     parser.add_argument("--small", action="store_true", help="two layers of width 64, and few sequences")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="of which (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
     options = parser.parse_args()
     dtype = "bfloat16" if options.device == "cuda" else "float32"
     device = torch.device(options.device)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     print(f"{name}, torch {torch.__version__}, transformers {transformers.__version__}, {dtype}")
     if not options.small:
@@ -70,55 +84,81 @@ def main() -> None:
                 80 if options.small else {"esm1nv": 200_000, "prott5nv": 100_000}.get(model, 15_000)
             )
             print(f"\n{model}: {len(sequences):,} sequences")
-            throughput(directory, sequences, device, dtype, peak)
+            throughput(directory, sequences, device, dtype, peak, options.rounds)
             depends(directory, sequences, device, dtype, peak)
-    attention(device, DTYPES[dtype], 1 if options.small else 32)
+    attention(device, DTYPES[dtype], 2 if options.small else 32)
+    eight_bits(device, 256 if options.small else 8192)
 
 
-def throughput(directory: Path, sequences: list[bytes], device: torch.device, dtype: str, peak: float) -> None:
+def throughput(
+    directory: Path, sequences: list[bytes], device: torch.device, dtype: str, peak: float, rounds: int
+) -> None:
     """Print residues per second of embedome and of Hugging Face."""
-    ours = embedome(directory, sequences, device, dtype, peak)
-    for variant, share in SHARE.items():
-        subset = sequences[: max(64, int(share * len(sequences)))]
-        for attention_name in ("eager", "sdpa"):
-            try:
-                rate = hugging_face(directory, variant, subset, device, dtype, attention_name)
-            except (ValueError, ImportError, RuntimeError) as error:
-                print(f"  Hugging Face, {variant}, {attention_name}: {str(error).splitlines()[0][:100]}")
-                continue
-            print(
-                f"  Hugging Face, {variant}, {attention_name}: {rate:14,.0f} residues/s   embedome x {ours / rate:.2f}"
-            )
-
-
-def embedome(directory: Path, sequences: list[bytes], device: torch.device, dtype: str, peak: float) -> float:
-    """Embed records to part files; print rates, and give residues per second."""
-    limits = PartLimits(100_000, 1e9, CostModel(1e-9, 0.0))
     settings = Settings(dtype=dtype)
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as name:
+        fasta = write_fasta(Path(name) / "all.fasta", sequences)
+        few = write_fasta(Path(name) / "few.fasta", sequences[: max(16, int(RICH_SHARE * len(sequences)))])
+        embedome(directory, few, device, settings)  # warm
+        works = {
+            (variant, kind): partial(hugging_face, directory, variant, share_of(sequences, share), device, dtype, kind)
+            for variant, share in SHARE.items()
+            for kind in ("eager", "sdpa")
+        }
+        clocks, rates = [], {key: [] for key in works}
+        for _ in range(rounds):
+            clocks.append(embedome(directory, fasta, device, settings))
+            for key in list(works):
+                try:
+                    rates[key].append(works[key]())
+                except (ValueError, ImportError, RuntimeError) as error:
+                    print(f"  Hugging Face, {', '.join(key)}: {str(error).splitlines()[0][:100]}")
+                    del works[key]
+        report("from FASTA to part files", clocks, peak)
+        rich = [embedome(directory, few, device, replace(settings, per_residue=True)) for _ in range(rounds)]
+        report("the same with vectors of residues", rich, peak)
+    for key in works:
+        ratios = [clock.residues / seconds / rate for (clock, seconds), rate in zip(clocks, rates[key], strict=True)]
+        print(
+            f"  Hugging Face, {', '.join(key)}: {median(rates[key]):14,.0f} residues/s"
+            f"   embedome x {median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        )
 
-        def run(name: str, part: Sequence[bytes], clock: Clock) -> None:
-            records = (Record(f"P{i:08d}", "", sequence) for i, sequence in enumerate(part))
-            embed_records(
-                records,
-                directory,
-                Path(out) / f"{name}.json",
-                settings=settings,
-                limits=limits,
-                source={},
-                machine=Machine(device.type),
-                clock=clock,
-            )
 
-        run("warm", sequences[: len(sequences) // 10], Clock())
+def share_of(sequences: list[bytes], share: float) -> list[bytes]:
+    """The first sequences, 64 at least."""
+    return sequences[: max(64, int(share * len(sequences)))]
+
+
+def report(what: str, clocks: list[tuple[Clock, float]], peak: float) -> None:
+    """Print the medians of some runs of embedome."""
+    rate = median(clock.residues / seconds for clock, seconds in clocks)
+    share = median(clock.operations / seconds / peak for clock, seconds in clocks)
+    parts = json.dumps(clocks[-1][0].read())
+    print(f"  embedome, {what}: {rate:14,.0f} residues/s, {share:.0%} of the peak, {parts}")
+
+
+def write_fasta(path: Path, sequences: list[bytes]) -> Path:
+    """Write sequences as a shard file has them."""
+    path.write_bytes(b"".join(b">P%08d\n%s\n" % each for each in enumerate(sequences)))
+    return path
+
+
+def embedome(directory: Path, fasta: Path, device: torch.device, settings: Settings) -> tuple[Clock, float]:
+    """Embed a shard file to part files; what took how long, and seconds in all."""
+    with tempfile.TemporaryDirectory(dir=fasta.parent) as out:
         clock = Clock()
         begin = time.perf_counter()
-        run("all", sequences, clock)
-        seconds = time.perf_counter() - begin
-    rate = clock.residues / seconds
-    share = clock.operations / seconds / peak
-    print(f"  embedome, file to file: {rate:14,.0f} residues/s, {share:.0%} of the peak, {json.dumps(clock.read())}")
-    return rate
+        embed_records(
+            shard_records(fasta),
+            directory,
+            Path(out) / "all.json",
+            settings=settings,
+            limits=PartLimits(100_000, 1e9, CostModel(1e-9, 0.0)),
+            source={},
+            machine=Machine(device.type),
+            clock=clock,
+        )
+        return clock, time.perf_counter() - begin
 
 
 @torch.inference_mode()
@@ -161,6 +201,8 @@ def depends(directory: Path, sequences: list[bytes], device: torch.device, dtype
     torch.backends.cuda.enable_cudnn_sdp(True)
     print(f"  engine, cuDNN's attention allowed: {timed(engine, part, peak)}")
     torch.backends.cuda.enable_cudnn_sdp(False)
+    with mock.patch("embedome.engine.MIXED_LENGTHS", {device.type}):
+        print(f"  engine, several lengths a batch: {timed(engine, part, peak)}")
     from torch._dynamo.utils import counters
 
     # Layer by layer: all share what is compiled, and what is cached by length stays outside.
@@ -169,9 +211,14 @@ def depends(directory: Path, sequences: list[bytes], device: torch.device, dtype
     counters.clear()
     try:
         engine.embed(part)  # compiles
-        print(f"  engine, compiled, {counters['stats']['unique_graphs']} graphs: {timed(engine, part, peak)}")
+        rate = timed(engine, part, peak)
     except Exception as error:  # whatever a compiler throws is a result here
         print(f"  engine, compiled: {type(error).__name__} {str(error).splitlines()[0][:100]}")
+        return
+    graphs = counters["stats"]["unique_graphs"]
+    print(f"  engine, compiled, {graphs} graphs: {rate}")
+    if graphs > MAX_GRAPHS:
+        sys.exit(f"the encoder was compiled {graphs} times; expected {MAX_GRAPHS} at the most, whatever the lengths")
 
 
 def timed(engine: Engine, part: Sequences, peak: float) -> str:
@@ -180,51 +227,6 @@ def timed(engine: Engine, part: Sequences, peak: float) -> str:
     operations = engine.embed(part).operations
     seconds = time.perf_counter() - begin
     return f"{len(part.residues) / seconds:14,.0f} residues/s, {operations / seconds / peak:.0%} of the peak"
-
-
-@torch.inference_mode()
-def attention(device: torch.device, dtype: torch.dtype, count: int) -> None:
-    """Print the time of attention by back end, with a broadcast bias and without."""
-    print(f"\nattention, 16 heads of 64, {count} sequences")
-    for length in (256, 257, 510):
-        query, key, value = (torch.randn(count, 16, length, 64, device=device, dtype=dtype) for _ in range(3))
-        bias = torch.randn(1, 16, length, length, device=device, dtype=dtype)
-        for label, mask in (("plain", None), ("bias", bias)):
-            for backend in (
-                SDPBackend.FLASH_ATTENTION,
-                SDPBackend.EFFICIENT_ATTENTION,
-                SDPBackend.CUDNN_ATTENTION,
-                SDPBackend.MATH,
-            ):
-                work = attend(query, key, value, mask, backend)
-                try:
-                    print(f"  {length} {label:5} {backend.name:20} {1e3 * best(work, device):9.3f} ms")
-                except RuntimeError as error:
-                    print(f"  {length} {label:5} {backend.name:20} {str(error).splitlines()[0][:80]}")
-
-
-def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, backend: SDPBackend
-) -> Callable[[], None]:
-    """Attention by one back end."""
-
-    def work() -> None:
-        with sdpa_kernel(backend):
-            torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-    return work
-
-
-def best(work: Callable[[], None], device: torch.device, repeats: int = 10) -> float:
-    """Seconds of the fastest of some runs."""
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
 
 
 if __name__ == "__main__":
