@@ -112,6 +112,11 @@ def canonical_rows(catalog: str | os.PathLike) -> np.ndarray:
     return rows
 
 
+def is_canonical(canonical: np.ndarray) -> np.ndarray:
+    """Whether each row is that of a canonical id, from `canonical_rows`; dtype=bool, shape (n,)."""
+    return canonical == np.arange(len(canonical), dtype=canonical.dtype)
+
+
 def rows_of_ids(catalog: str | os.PathLike, ids: pa.Array) -> np.ndarray:
     """Rows of the catalog that have the given ids, which are sorted and are all there; dtype=int64, shape (n,)."""
     rows, start, row = np.empty(len(ids), np.int64), 0, 0
@@ -146,12 +151,16 @@ class RowNames:
     Parameters
     ----------
     catalog : path
-    chosen : numpy.ndarray, dtype=bool, shape=(n,)
-        Of the catalog's rows.
+    total : int
+        Records of the catalog.
+    rows : numpy.ndarray, dtype=int, shape=(m,)
+        Which ones, in any order, each as often as may be; -1 for none.
     """
 
-    def __init__(self, catalog: str | os.PathLike, chosen: np.ndarray) -> None:
-        self.rows = np.flatnonzero(chosen).astype(row_type(len(chosen)))
+    def __init__(self, catalog: str | os.PathLike, total: int, rows: np.ndarray) -> None:
+        chosen = np.zeros(total, bool)
+        chosen[rows[rows >= 0]] = True
+        self.rows = np.flatnonzero(chosen).astype(row_type(total))
         self.ids = ids_of_rows(catalog, self.rows)
 
     def of(self, rows: np.ndarray) -> pa.StringArray:

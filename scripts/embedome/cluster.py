@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import RowNames, canonical_rows, read_catalog, row_type
+from embedome.catalog import RowNames, canonical_rows, is_canonical, read_catalog, row_type
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, scratch_directory, write_json
 from embedome.groups import CLUSTERS
@@ -96,9 +96,7 @@ def cluster_catalog(
         Where MMseqs2 fails, and where the catalog is not that of the summary.
     """
     account = read_json(filter_summary)
-    canonical = canonical_rows(catalog)
-    distinct = canonical == np.arange(len(canonical), dtype=canonical.dtype)
-    del canonical
+    distinct = is_canonical(canonical_rows(catalog))
     if distinct.sum() != account["kept"] - account["duplicates"]:
         raise UserError(f"{catalog}: its records are not those of {filter_summary}; rerun the filter stage")
     warn_of_identity(plan)
@@ -204,9 +202,7 @@ def write_clusters(
 ) -> None:
     """Write the table of clusters."""
     rows = np.arange(len(distinct), dtype=representative.dtype)
-    others = np.zeros(len(distinct), bool)
-    others[representative[distinct & (representative != rows)]] = True
-    names = RowNames(catalog, others)
+    names = RowNames(catalog, len(rows), representative[distinct & (representative != rows)])
     start = 0
     with atomic_path(clusters) as path, ParquetSink(path, CLUSTERS, GROUP_ROWS) as sink:
         for table in read_catalog(catalog, ["id"]):

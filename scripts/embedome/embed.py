@@ -10,8 +10,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +30,7 @@ from embedome.ledger import add_up
 from embedome.log import Progress
 from embedome.metrics import DEVICE, READING, WRITING, Clock, write_metrics
 from embedome.models import load_model, model_dimension, model_identity
-from embedome.parallel import ahead, map_in_order, process_pool
+from embedome.parallel import ahead, map_in_order, process_pool, thread
 from embedome.parts import (
     Part,
     Written,
@@ -365,17 +363,6 @@ class Work:
             if result:
                 write(part, result)
             return part_entry(part)
-
-
-@contextmanager
-def thread() -> Iterator[ThreadPoolExecutor]:
-    """A thread for some work. On SIGTERM or Ctrl-C what it has not begun is dropped."""
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield pool
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, canonical_rows, read_catalog
+from embedome.catalog import CATALOG_GROUP_ROWS, canonical_rows, is_canonical, read_catalog
 from embedome.errors import UserError
 from embedome.tables import ParquetFile, RowReader
 
@@ -38,11 +38,6 @@ class Clusters(NamedTuple):
         """Whether each row's sequence is another than its cluster's representative; dtype=bool, shape (n,)."""
         return self.representative[self.number] != self.canonical
 
-    @property
-    def distinct(self) -> np.ndarray:
-        """Whether each row is that of a canonical id; dtype=bool, shape (n,)."""
-        return self.canonical == np.arange(len(self.canonical), dtype=self.canonical.dtype)
-
 
 def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Clusters:
     """Read a table of clusters back.
@@ -56,8 +51,7 @@ def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Cl
     """
     canonical = canonical_rows(catalog)
     number, representative, first = (np.full_like(canonical, -1) for _ in range(3))
-    found = Clusters(number, representative, first, canonical)
-    distinct, leaders = found.distinct, 0
+    distinct, leaders = is_canonical(canonical), 0
     broken = UserError(f"{clusters}: not every cluster has one representative; rerun the cluster stage")
     for rows, table in clusters_in_step(catalog, clusters, distinct):
         mine = table["cluster"].to_numpy()
@@ -74,7 +68,7 @@ def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Cl
     k = int(number.max()) + 1
     if leaders != k or (representative[:k] < 0).any():
         raise broken
-    return found._replace(representative=representative[:k], first=first[:k])
+    return Clusters(number, representative[:k], first[:k], canonical)
 
 
 def clusters_in_step(

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import RowNames, canonical_rows, read_catalog, row_type
+from embedome.catalog import RowNames, canonical_rows, is_canonical, read_catalog, row_type
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, scratch_directory, write_json
 from embedome.mmseqs import Mmseqs, index_bytes, read_table, word_length
@@ -222,7 +222,7 @@ class Held:
         self.canonical = canonical_rows(catalog)
         self.codes = np.concatenate([codes for _, codes in read_split_catalog(catalog, splits, ["id"])])
         # One row of each sequence in each split: the canonical id's, or the first of duplicates that are apart from it.
-        one = self.canonical == np.arange(len(self.codes), dtype=self.canonical.dtype)
+        one = is_canonical(self.canonical)
         moved = np.flatnonzero(self.codes != self.codes[self.canonical])
         self.apart = len(moved) > 0
         _, first = np.unique(
@@ -336,9 +336,7 @@ class Nearest:
 
 def write_nearest(held: Held, nearest: Nearest, leakage: str | os.PathLike) -> None:
     """Write the table of nearest hits."""
-    targets = np.zeros(len(held.codes), bool)
-    targets[nearest.target[nearest.target >= 0]] = True
-    names = RowNames(held.catalog, targets)
+    names = RowNames(held.catalog, len(held.codes), nearest.target)
     row = start = 0
     with atomic_path(leakage) as path, ParquetSink(path, LEAKAGE, GROUP_ROWS, use_dictionary=["split"]) as sink:
         for table in read_catalog(held.catalog, ["id"]):
@@ -387,9 +385,7 @@ class Leaks:
 
     def details(self, held: Held) -> Callable[[np.ndarray], pa.Array]:
         """A function from rows to what they leak, as `write_rejects` takes it."""
-        queries = np.zeros(len(self.query), bool)
-        queries[self.query[self.found]] = True
-        names = RowNames(held.catalog, queries)
+        names = RowNames(held.catalog, len(self.query), self.query)
 
         def details(rows: np.ndarray) -> pa.Array:
             hit = held.canonical[rows]

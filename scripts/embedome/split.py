@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, RowNames, count_rows, read_catalog
+from embedome.catalog import CATALOG_GROUP_ROWS, RowNames, count_rows, is_canonical, read_catalog
 from embedome.errors import UserError
 from embedome.files import atomic_path, read_json, write_json
 from embedome.groups import Clusters, read_clusters
@@ -141,9 +141,7 @@ def write_redundant(
 ) -> None:
     """List the records whose clusters have another representative, with this one's id."""
     redundant = groups.redundant
-    leads = np.zeros(len(redundant), bool)
-    leads[groups.representative[groups.number[redundant]]] = True
-    names = RowNames(catalog, leads)
+    names = RowNames(catalog, len(redundant), groups.representative[groups.number[redundant]])
 
     def details(rows: np.ndarray) -> pa.StringArray:
         of = names.of(groups.representative[groups.number[rows]])
@@ -234,7 +232,7 @@ def cluster_splits(catalog: str | os.PathLike, groups: Clusters, plan: SplitPlan
         ranks[numbers[first]] = hash_ids(table["id"].filter(pa.array(first)), plan.seed)
         start += len(table)
     sizes = np.zeros_like(groups.first)
-    np.add.at(sizes, groups.number[groups.distinct & ~dropped], 1)
+    np.add.at(sizes, groups.number[is_canonical(groups.canonical) & ~dropped], 1)
     asked = plan.sizes(int(sizes.sum()))
     drawn = draw_clusters(sizes, ranks, asked)
     for name, code, n in zip(SPLITS, (VAL, TEST), asked, strict=False):
