@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from embedome.errors import UserError
+from embedome.errors import FULL, UserError
 
 
 @contextmanager
@@ -26,16 +26,28 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     Raises
     ------
     OSError
-        As the file system gives it (a full disk, say); the temporary file is removed.
+        As the file system gives it; of a full disk with the path's name. The temporary file is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        yield temporary
-        publish(temporary, path)
+        with full_disk_named(path):
+            yield temporary
+            publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Have a full disk's error name the path, where it names no file: Arrow's do not, nor do those of a write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -65,9 +77,10 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     # Open, so that no other folder gets its inode.
     own = os.open(temporary, os.O_RDONLY)
     try:
-        yield temporary
-        for entry in [*temporary.rglob("*"), temporary]:
-            sync(entry)
+        with full_disk_named(path):
+            yield temporary
+            for entry in [*temporary.rglob("*"), temporary]:
+                sync(entry)
         if not os.path.samestat(os.fstat(own), os.stat(temporary)):
             # Swept away by another process, and made again by `atomic_path` with what came later.
             raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
@@ -93,7 +106,8 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
     folder = temporary_beside(base)
     folder.mkdir()
     try:
-        yield folder
+        with full_disk_named(path):
+            yield folder
     finally:
         remove_directory(folder, base)
     for stale in temporaries_beside(base):

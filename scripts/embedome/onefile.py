@@ -17,7 +17,7 @@ from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, long
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import Machine, announce_size, embed_records
-from embedome.errors import FULL, UserError
+from embedome.errors import UserError
 from embedome.export import check_room
 from embedome.files import atomic_path, temporaries_beside, temporary_beside
 from embedome.filter import filter_records, source_identity
@@ -94,7 +94,7 @@ def embed_fasta(
     policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
     cost = cost_of(described.encoder, longest_costed(policy, described.max_residues), SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
-    with work_folder(out) as work, full_disk_named(work):
+    with work_folder(out) as work:
         account = filter_records(
             fasta,
             Limits(),
@@ -154,17 +154,6 @@ def work_folder(out: Path) -> Iterator[Path]:
     finally:
         for stale in temporaries_beside(work):
             shutil.rmtree(stale, ignore_errors=True)
-
-
-@contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Have a full disk's error name the folder, where it names no file: Arrow's do not, nor do those of a write."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL or error.filename:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
 
 
 def bytes_needed(catalog: Path, settings: Settings, longest: int | None, dimension: int) -> int:

@@ -278,7 +278,7 @@ def test_a_disk_that_fills_meanwhile_is_named(model, records, tmp_path, processe
     out = tmp_path / "out.parquet"
     code, said = embed_quickly(processes, tmp_path, records, "-m", model, "-o", out, run=run_with_small_files)
     assert code == 2
-    assert f"{out}.work: File too large; free some space and run again" in said.splitlines()[-1]
+    assert f"{out}.work/catalog: File too large; free some space and run again" in said.splitlines()[-1]
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):

@@ -298,7 +298,9 @@ def test_filter_onto_a_full_disk(
     with pytest.raises(OSError, match="No space left on device") as caught:
         run_filter(small_disk, path)
     assert caught.value.errno == errno.ENOSPC
-    assert "free some space and run again" in ends_in_one_line(caught.value, caplog)
+    message = ends_in_one_line(caught.value, caplog)
+    assert "free some space and run again" in message
+    assert f"{small_disk}/" in message
     assert tree(small_disk) == before
     assert not (small_disk / "catalog").exists()
 
@@ -311,7 +313,7 @@ def test_shard_onto_a_full_disk(tmp_path: Path, small_disk: Path, caplog: pytest
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_shards(run.catalog, *inputs, shards, CostModel(1e-5, 0.0), folder=small_disk, summary=small_disk / "s")
     assert caught.value.errno == errno.ENOSPC
-    ends_in_one_line(caught.value, caplog)
+    assert f"{small_disk}/" in ends_in_one_line(caught.value, caplog)
     assert tree(small_disk) == {}
 
 
@@ -322,6 +324,7 @@ def test_split_onto_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as caught:
         split_catalog(run.catalog, run.summary, SplitPlan("hash", 0, 1, 1), **paths)
     assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename.startswith(f"{small_disk}/")
     assert set(tree(small_disk)) == {"ballast"}
 
 
