@@ -6,7 +6,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from embedome.errors import UserError
 
@@ -43,6 +45,36 @@ def open_device(device: str) -> torch.device:
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Whether torch, or NumPy, had no memory left, on a GPU or in the host."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
+
+
+def send(values: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device; the host does not wait for what the device is doing."""
+    host = torch.from_numpy(values)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+
+
+class Arriving:
+    """A tensor on its way to the host, which need not wait for it. On a CPU it is there.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.event: torch.cuda.Event | None = None
+        self.host = tensor
+        if tensor.device.type == "cuda":
+            self.host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.host.copy_(tensor, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def wait(self) -> Tensor:
+        """The tensor in the host's memory, once it is there."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.host
 
 
 def free_memory() -> None:

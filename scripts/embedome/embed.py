@@ -2,7 +2,7 @@
 
 A run that finds a part with the fingerprint it would write leaves it alone, so a killed run loses the parts under way
 and nothing else: the one on the device and the one being written, or with several processes one each. While one part
-runs on the device, the next is read and the last is written: memory is that of three parts.
+runs on the device, the next is read and laid out, and the last is fetched and written: memory is that of three parts.
 """
 
 import gc
@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,15 +22,16 @@ import torch
 from embedome import __version__
 from embedome.columns import check_chunk
 from embedome.devices import room_for
-from embedome.engine import INT8, NON_FINITE, Embedded, Engine, Sequences
+from embedome.engine import INT8, NON_FINITE, Embedded, Engine, Running
 from embedome.errors import UserError
 from embedome.fasta import BLOCK_BYTES, read_blocks, read_chunks
 from embedome.files import json_sha256, read_json, write_json
 from embedome.format import DEVIATION, FORMAT, part_info, worst_deviation
+from embedome.layout import Layout, lay_out
 from embedome.ledger import add_up
 from embedome.log import Progress
 from embedome.metrics import DEVICE, READING, WRITING, Clock, write_metrics
-from embedome.models import load_model, model_dimension, model_identity
+from embedome.models import Model, empty_model, load_model, model_dimension, model_identity
 from embedome.parallel import ahead, map_in_order, process_pool, thread
 from embedome.parts import (
     Part,
@@ -42,7 +44,7 @@ from embedome.parts import (
     remove_other_parts,
     write,
 )
-from embedome.pieces import LongPolicy
+from embedome.pieces import Sequences
 from embedome.records import Record
 from embedome.reuse import check_same_vectors
 from embedome.settings import PartLimits, Settings
@@ -305,64 +307,89 @@ class Work:
 
     def run(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
         """Embed parts, here or in processes; their lines in the manifest, in order, few parts in memory at a time."""
-        parts = self.clock.items(READING, parts)
         if self.machine.workers == 1:
             yield from self.run_here(parts)
             return
         with process_pool(self.machine.workers, __name__) as pool:
             job = OnePart(self.model, self.settings, replace(self.machine, workers=1))
-            yield from map_in_order(pool, job, parts, self.machine.workers + 1)
+            yield from map_in_order(pool, job, self.clock.items(READING, parts), self.machine.workers + 1)
 
     def run_here(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
-        """Embed parts one after the other: one is read ahead, one embedded, one written at a time."""
-        with thread() as reader, thread() as writer:
-            embedded = ((part, self.embed(part)) for part in ahead(reader, parts))
-            yield from map_in_order(writer, self.finish, embedded, 2)
+        """Embed parts one after the other: one is laid out ahead, one run, one fetched and written at a time.
 
-    def embed(self, part: Part) -> Written | None:
-        """Embed a part, unless it is written already."""
+        What is made anew is so by this thread, which a signal interrupts.
+        """
+        with thread() as reader, thread() as writer:
+            laid_out = ahead(reader, self.clock.items(READING, map(self.lay_out, parts)))
+            running = (self.run_part(*each) for each in laid_out)
+            for part, unfinished, entry in map_in_order(writer, self.finish, running, 2):
+                yield entry or self.store(part, self.recompute(part, unfinished))
+
+    def lay_out(self, part: Part) -> tuple[Part, Layout | None]:
+        """Lay a part's sequences out, unless it is written already."""
         if is_written(part):
             log.info("%s is there already", part.path.name)
-            return None
+            return part, None
+        model = described(self.model, json_sha256(part.provenance["model"]), self.settings.features)
+        policy = self.settings.policy
+        with room_for_part(part):
+            sequences = Sequences.join([record.sequence for record in part.records])
+            return part, lay_out(sequences, model.tokenizer, policy, policy.longest(model.max_residues))
+
+    def run_part(self, part: Part, layout: Layout | None) -> tuple[Part, Running | None]:
+        """Run a part. Batches that do not fit are made smaller; what all have in common must fit."""
+        if layout is None:
+            return part, None
         with room_for("the model", LARGER_DEVICE):
-            engine = load_engine(self.model, json_sha256(part.provenance["model"]), self.settings, self.machine)
-        sequences = [record.sequence for record in part.records]
-        embedded = self.run_engine(engine, part, sequences)
+            engine = self.engine(part)
+        with self.clock.time(DEVICE), room_for_part(part):
+            return part, engine.run(layout)
+
+    def finish(self, task: tuple[Part, Running | None]) -> tuple[Part, Embedded | None, dict[str, Any] | None]:
+        """Fetch a part's vectors and write it; where some of them are to be made anew, leave it unfinished."""
+        part, running = task
+        if running is None:
+            return part, None, self.store(part, None)
+        with self.clock.time(DEVICE), room_for_part(part):
+            embedded = self.engine(part).finish(running)
         self.clock.residues += int(embedded.used[~embedded.skipped].sum())
         self.clock.operations += embedded.operations
-        return self.recompute(part, sequences, embedded)
+        if self.settings.dtype != "float32" and (embedded.state == NON_FINITE).any():
+            return part, embedded, None
+        return part, None, self.store(part, Written(embedded, []))
 
-    def run_engine(self, engine: Engine, part: Part, sequences: list[bytes]) -> Embedded:
-        """Embed sequences of a part. Batches that do not fit are made smaller; what all have in common must fit."""
-        what = f"{part.path.name} with its {len(part.records):,} sequences"
-        with self.clock.time(DEVICE), room_for(what, SMALLER_PARTS):
-            return engine.embed(Sequences.join(sequences))
-
-    def recompute(self, part: Part, sequences: list[bytes], embedded: Embedded) -> Written:
+    def recompute(self, part: Part, embedded: Embedded) -> Written:
         """Embed in float32 what came out not finite in a narrower type."""
         broken = np.flatnonzero(embedded.state == NON_FINITE)
-        if not len(broken) or self.settings.dtype == "float32":
-            return Written(embedded, [])
-        names = [part.records[index].id for index in broken]
         log.warning("%d vectors are not finite in %s and are made in float32", len(broken), self.settings.dtype)
-        exact = replace(self.settings, dtype="float32")
         with room_for("the model in float32, beside the one that is there,", LARGER_DEVICE):
-            engine = load_engine(self.model, json_sha256(part.provenance["model"]), exact, self.machine)
-        mended = self.run_engine(engine, part, [sequences[index] for index in broken])
+            engine = self.engine(part, replace(self.settings, dtype="float32"))
+        chosen = [part.records[index] for index in broken]
+        with self.clock.time(DEVICE), room_for_part(part):
+            mended = engine.embed(Sequences.join([record.sequence for record in chosen]))
         for name, vectors in embedded.vectors.items():
             vectors[broken] = mended.vectors[name]
         embedded.state[broken], embedded.skipped[broken] = mended.state, mended.skipped
         for position, index in enumerate(broken if embedded.residues is not None else []):
             embedded.residues[index] = mended.residues[position]
-        return Written(embedded, [name for name, lost in zip(names, mended.skipped, strict=True) if not lost])
+        return Written(embedded, [record.id for record, lost in zip(chosen, mended.skipped, strict=True) if not lost])
 
-    def finish(self, task: tuple[Part, Written | None]) -> dict[str, Any]:
-        """Write a part and give its line in the manifest."""
-        part, result = task
+    def store(self, part: Part, result: Written | None) -> dict[str, Any]:
+        """Write a part, if it is not there, and give its line in the manifest."""
         with self.clock.time(WRITING):
             if result:
                 write(part, result)
             return part_entry(part)
+
+    def engine(self, part: Part, settings: Settings | None = None) -> Engine:
+        """The engine, which is loaded where it is needed for the first time."""
+        identity = json_sha256(part.provenance["model"])
+        return load_engine(self.model, identity, settings or self.settings, self.machine)
+
+
+def room_for_part(part: Part) -> AbstractContextManager[None]:
+    """Where memory runs out for a part, say so."""
+    return room_for(f"{part.path.name} with its {len(part.records):,} sequences", SMALLER_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +403,14 @@ class OnePart:
     def __call__(self, part: Part) -> dict[str, Any]:
         """Embed and write a part; give its line in the manifest."""
         work = Work(self.model, self.settings, self.machine, Clock())
-        return work.finish((part, work.embed(part)))
+        part, unfinished, entry = work.finish(work.run_part(*work.lay_out(part)))
+        return entry or work.store(part, work.recompute(part, unfinished))
+
+
+@cache
+def described(model: str, identity: str, features: str) -> Model:
+    """What sequences are laid out by, which needs no weights: the model's vocabulary and positions."""
+    return empty_model(model, features)
 
 
 @cache
@@ -397,7 +431,7 @@ def engine_of(model: str, settings: Settings, machine: Machine) -> Engine:
         load_model(model, settings.features),
         device=machine.device,
         dtype=settings.dtype,
-        policy=LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues),
+        policy=settings.policy,
         layer=settings.layer,
         poolings=settings.pooling,
         per_residue=settings.per_residue,

@@ -2,28 +2,27 @@
 
 No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding. Tokenising,
 pooling and ordering are array operations on the device; only finished vectors cross to the host.
-Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a batch, L residues, D dimension.
+Shapes: n sequences, D dimension.
 """
 
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from embedome.cost import operations
-from embedome.devices import TOKEN_BUDGET, free_memory, is_out_of_memory, open_device
+from embedome.devices import TOKEN_BUDGET, Arriving, free_memory, is_out_of_memory, open_device
 from embedome.encoders.int8 import products_are_exact, quantise_linears
 from embedome.errors import UserError
 from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED, finite_rows
+from embedome.layout import Group, Layout, Row, lay_out
 from embedome.memory import keep_freed_memory
 from embedome.models import Model
-from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
+from embedome.pieces import LongPolicy, Sequences
 from embedome.pooling import PooledVectors, ResidueStates
 
 log = logging.getLogger(__name__)
@@ -55,54 +54,16 @@ class Embedded:
     """n times float16 [residues used, D], where asked for; of those skipped as too long, none."""
 
 
-class Group(NamedTuple):
-    """Pieces of one length in a batch."""
-
-    pieces: np.ndarray
-    """int64 [B]"""
-    places: Tensor
-    """The same on the device."""
-    tokens: Tensor
-    """[B, T], special ones among them."""
-    weights: Tensor | None
-    """float32 [B, L], of residues in a mean."""
-
-
 @dataclass(frozen=True, slots=True)
-class Row:
-    """All pieces, longest first, with their tokens back to back."""
+class Running:
+    """Sequences that a device is through with, or will be soon."""
 
-    pieces: np.ndarray
-    """int64 [p]"""
-    places: Tensor
-    """The same on the device: for each batch by itself the host would wait until the device is through with it."""
-    lengths: np.ndarray
-    """int64 [p], residues of each."""
-    cuts: np.ndarray
-    """int64 [g], where pieces of another length begin, and the end."""
-    token_ends: np.ndarray
-    """int64 [p], where each one's tokens end."""
-    tokens: Tensor
-    weights: Tensor | None
-    """float32, of residues in a mean."""
-
-    def tokens_between(self, begin: int, end: int) -> int:
-        """Tokens of some pieces."""
-        return int(self.token_ends[end - 1] - (self.token_ends[begin - 1] if begin else 0))
-
-    def groups(self, begin: int, end: int) -> Iterator[Group]:
-        """Some pieces, cut where the length changes."""
-        inner = slice(*np.searchsorted(self.cuts, [begin + 1, end]))
-        for first, last in pairwise([begin, *self.cuts[inner].tolist(), end]):
-            count, stop = last - first, int(self.token_ends[last - 1])
-            tokens = self.tokens[stop - self.tokens_between(first, last) : stop].view(count, -1)
-            weights = None
-            if self.weights is not None:
-                length = int(self.lengths[first])
-                # Of all pieces up to here, as many special tokens less.
-                stop -= last * (tokens.shape[1] - length)
-                weights = self.weights[stop - count * length : stop].view(count, length)
-            yield Group(self.pieces[first:last], self.places[first:last], tokens, weights)
+    layout: Layout
+    vectors: Mapping[str, Arriving]
+    """float16 [n, D] by pooling."""
+    states: ResidueStates | None
+    lost: Collection[int]
+    """Sequences of which a piece did not fit the device's memory."""
 
 
 class Engine:
@@ -165,33 +126,21 @@ class Engine:
         if dtype == INT8:
             quantise_linears(self.encoder)
         self.token_budget = token_budget(self.encoder, self.device, attempt)
-        # One byte for a token where ids are that small.
-        self.table = self.tokenizer.table.astype(np.uint8 if self.tokenizer.size <= 256 else np.int32)
 
-    @torch.inference_mode()
     def embed(self, sequences: Sequences) -> Embedded:
         """Embed sequences of one residue or more."""
-        lengths = sequences.lengths
-        pieces = cut(sequences, self.policy, self.max_residues)
-        used = lengths if self.policy.name == "window" else np.minimum(lengths, self.max_residues)
-        pooled = PooledVectors(self.poolings, pieces, self.dimension, self.device)
-        states = ResidueStates(sequences, pieces, used, self.dimension) if self.per_residue else None
-        lost = self.run(sequences, pieces, pooled, states)
-        vectors, residues = pooled.vectors(used), states and states.finish()
-        state, skipped = self.judge(vectors, lengths, lost, residues)
-        tokens = pieces.length + self.tokenizer.n_special
-        work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
-        return Embedded(vectors, used.astype(np.int32), state, skipped, work, residues)
+        return self.finish(self.run(lay_out(sequences, self.tokenizer, self.policy, self.max_residues)))
 
-    def run(
-        self, sequences: Sequences, pieces: Pieces, pooled: PooledVectors, states: ResidueStates | None
-    ) -> set[int]:
-        """Run all pieces, longest first; give the sequences of which a piece does not fit the device's memory."""
-        row = self.lay_out(sequences, pieces)
+    @torch.inference_mode()
+    def run(self, layout: Layout) -> Running:
+        """Run all pieces, longest first. A GPU may still be at work on the last of them afterwards."""
+        row = Row(layout, self.device)
+        pooled = PooledVectors(self.poolings, layout, self.dimension, self.device)
+        states = ResidueStates(layout, self.dimension) if self.per_residue else None
         lost: set[int] = set()
         begin = 0
-        while begin < len(row.pieces):
-            end = self.batch_end(row, begin)
+        while begin < len(layout.order):
+            end = self.batch_end(layout, begin)
             try:
                 self.run_batch(list(row.groups(begin, end)), pooled, states)
                 fits = True
@@ -203,51 +152,30 @@ class Engine:
             if not fits:
                 free_memory()
                 if end - begin > 1:
-                    self.halve_budget(row.tokens_between(begin, end))
+                    self.halve_budget(layout.tokens_between(begin, end))
                     continue
-                lost.add(int(pieces.owner[row.pieces[begin]]))
+                lost.add(int(layout.pieces.owner[layout.order[begin]]))
             begin = end
-        return lost
+        return Running(layout, pooled.fetch(), states, lost)
 
-    def batch_end(self, row: Row, begin: int) -> int:
+    @torch.inference_mode()
+    def finish(self, running: Running) -> Embedded:
+        """Wait for what has been run, and say what became of it; in another thread too, while others are run."""
+        layout = running.layout
+        vectors = {name: each.wait().numpy() for name, each in running.vectors.items()}
+        residues = running.states and running.states.finish()
+        state, skipped = self.judge(vectors, layout.longer, running.lost, residues)
+        tokens = layout.pieces.length + self.tokenizer.n_special
+        work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
+        return Embedded(vectors, layout.used.astype(np.int32), state, skipped, work, residues)
+
+    def batch_end(self, layout: Layout, begin: int) -> int:
         """Where the batch ends that begins with a piece: within the token budget, but not before the next piece."""
-        room = row.token_ends[begin] - row.tokens_between(begin, begin + 1) + self.token_budget
-        end = max(begin + 1, int(np.searchsorted(row.token_ends, room, side="right")))
+        room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + self.token_budget
+        end = max(begin + 1, int(np.searchsorted(layout.token_ends, room, side="right")))
         if self.device.type in MIXED_LENGTHS:
             return end
-        return min(end, int(row.cuts[np.searchsorted(row.cuts, begin, side="right")]))
-
-    def lay_out(self, sequences: Sequences, pieces: Pieces) -> Row:
-        """Put pieces in the order in which they run, longest first: every batch is then a view."""
-        order = np.argsort(-pieces.length, kind="stable")
-        lengths = pieces.length[order]
-        tokenizer, weights = self.tokenizer, residue_weights(sequences, pieces)
-        return Row(
-            order,
-            torch.from_numpy(order).to(self.device),
-            lengths,
-            np.flatnonzero(np.diff(lengths, append=0)) + 1,
-            np.cumsum(lengths + tokenizer.n_special),
-            self.gather(self.table[sequences.residues], pieces, order, tokenizer.first, tokenizer.last),
-            None if weights is None else self.gather(weights, pieces, order),
-        )
-
-    def gather(
-        self, values: np.ndarray, pieces: Pieces, order: np.ndarray, first: Sequence[int] = (), last: Sequence[int] = ()
-    ) -> Tensor:
-        """Put what there is of each residue [R] in the order in which pieces run, back to back, on the device.
-
-        `first` and `last` go around each piece.
-        """
-        view = memoryview(values)
-        around = [np.array(ends, values.dtype).tobytes() for ends in (first, last)]
-        starts = pieces.start[order]
-        found = bytearray()
-        for start, end in zip(starts.tolist(), (starts + pieces.length[order]).tolist(), strict=True):
-            found += around[0]
-            found += view[start:end]
-            found += around[1]
-        return torch.from_numpy(np.frombuffer(found, values.dtype)).to(self.device)
+        return min(end, int(layout.cuts[np.searchsorted(layout.cuts, begin, side="right")]))
 
     def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> None:
         """Run pieces, and hand their hidden states on."""
@@ -271,19 +199,18 @@ class Engine:
     def judge(
         self,
         vectors: dict[str, np.ndarray],
-        lengths: np.ndarray,
-        lost: set[int],
+        longer: np.ndarray,
+        lost: Collection[int],
         residues: list[np.ndarray] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Say what became of each sequence: `state` and `skipped` of `Embedded`."""
-        longer = lengths > self.max_residues
-        state = np.full(len(lengths), EMBEDDED, "U16")
+        state = np.full(len(longer), EMBEDDED, "U16")
         state[longer] = {"truncate": TRUNCATED, "window": WINDOWED, "skip": TOO_LONG}[self.policy.name]
         skipped = longer & (self.policy.name == "skip")
         finite = np.all([finite_rows(each) for each in vectors.values()], axis=0)
         if residues is not None:
             finite &= np.fromiter((finite_rows(each).all() for each in residues), bool, len(residues))
-        unfit = np.isin(np.arange(len(lengths)), list(lost))
+        unfit = np.isin(np.arange(len(longer)), list(lost))
         state[~finite & ~skipped] = NON_FINITE
         state[unfit] = OUT_OF_MEMORY
         return state, skipped | ~finite | unfit

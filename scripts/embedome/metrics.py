@@ -21,23 +21,33 @@ Item = TypeVar("Item")
 
 
 class Clock:
-    """Seconds spent in each stage, which may run at the same time, in threads; and what was done on the device."""
+    """Seconds spent in each stage, in threads at the same time; and what was done on the device.
+
+    Where threads are in one stage together, the time counts once.
+    """
 
     def __init__(self) -> None:
         self.residues = self.operations = 0
         self.started = time.perf_counter()
         self.seconds: Counter[str] = Counter()
+        self.inside: Counter[str] = Counter()
+        self.entered: dict[str, float] = {}
         self.lock = threading.Lock()
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
         """Count the block's time towards a stage."""
-        begin = time.perf_counter()
+        with self.lock:
+            if not self.inside[stage]:
+                self.entered[stage] = time.perf_counter()
+            self.inside[stage] += 1
         try:
             yield
         finally:
             with self.lock:
-                self.seconds[stage] += time.perf_counter() - begin
+                self.inside[stage] -= 1
+                if not self.inside[stage]:
+                    self.seconds[stage] += time.perf_counter() - self.entered[stage]
 
     def items(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
         """Pass items on, counting the time it takes to get them."""

@@ -35,7 +35,6 @@ from embedome.ledger import close
 from embedome.limits import Limits
 from embedome.lock import held
 from embedome.models import check_model_directory, empty_model
-from embedome.pieces import LongPolicy
 from embedome.plan import HALF, ROW_BYTES
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
@@ -91,8 +90,8 @@ def embed_fasta(
         raise UserError(f"{out} is a folder; expected the name of a file to write")
     check_model_directory(model)
     described = empty_model(model, settings.features)
-    policy = LongPolicy(settings.long_sequences, settings.overlap, settings.max_residues)
-    cost = cost_of(described.encoder, longest_costed(policy, described.max_residues), SUSTAINED_FLOPS[machine.device])
+    longest = longest_costed(settings.policy, described.max_residues)
+    cost = cost_of(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
     with work_folder(out) as work:
         account = filter_records(

@@ -5,14 +5,14 @@ Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of e
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from embedome.devices import Arriving, send
 from embedome.format import FIRST, MAX, MEAN
-from embedome.pieces import Pieces, Sequences
+from embedome.layout import Layout
 
 
 class PooledVectors:
@@ -24,14 +24,14 @@ class PooledVectors:
     ----------
     poolings : sequence of str
         Of `format.POOLINGS`. ``mean`` and ``max`` are over residues, ``first`` is the token before them.
-    pieces : Pieces
+    layout : Layout
     dimension : int
     device : torch.device
     """
 
-    def __init__(self, poolings: Sequence[str], pieces: Pieces, dimension: int, device: torch.device) -> None:
-        self.counts = pieces.counts
-        self.rows = {name: torch.zeros(len(pieces.start), dimension, device=device) for name in poolings}
+    def __init__(self, poolings: Sequence[str], layout: Layout, dimension: int, device: torch.device) -> None:
+        self.counts, self.used = layout.pieces.counts, layout.used
+        self.rows = {name: torch.zeros(len(layout.order), dimension, device=device) for name in poolings}
 
     def add(self, batch: Tensor, tokens: Tensor, residues: Tensor, weights: Tensor | None) -> None:
         """Pool the hidden states of a batch, in float32.
@@ -55,20 +55,14 @@ class PooledVectors:
             else:
                 rows[batch] = torch.einsum("bld,bl->bd", residues.float(), weights)
 
-    def vectors(self, used: np.ndarray) -> dict[str, np.ndarray]:
-        """Vectors of sequences, float16 [n, D], by pooling; what overflows float16 is infinite.
+    def fetch(self) -> dict[str, Arriving]:
+        """Begin to copy sequences' vectors to the host, float16 [n, D], by pooling; what overflows is infinite."""
+        return {name: Arriving(self.join(name, rows).half()) for name, rows in self.rows.items()}
 
-        Parameters
-        ----------
-        used : numpy.ndarray, shape=(n,)
-            Residues that a mean is over.
-        """
-        return {name: self.join(name, rows, used).half().cpu().numpy() for name, rows in self.rows.items()}
-
-    def join(self, name: str, rows: Tensor, used: np.ndarray) -> Tensor:
+    def join(self, name: str, rows: Tensor) -> Tensor:
         """Make one row of each sequence's pieces, float32 [n, D]."""
         if len(self.counts) != len(rows) or (self.counts != 1).any():
-            counts = torch.from_numpy(self.counts).to(rows.device)
+            counts = send(self.counts, rows.device)
             if name == FIRST:
                 rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # for sequences without any piece
                 rows = rows[(counts.cumsum(0) - counts).clamp(max=len(rows) - 1)]
@@ -76,19 +70,8 @@ class PooledVectors:
                 # In the pieces' order; adding up by index would be in any order on a GPU.
                 rows = torch.segment_reduce(rows, "max" if name == MAX else "sum", lengths=counts, unsafe=True)
         if name == MEAN:
-            rows /= torch.from_numpy(np.maximum(used, 1)).to(rows.device, torch.float32)[:, None]
+            rows /= send(np.maximum(self.used, 1), rows.device).float()[:, None]
         return rows
-
-
-class Fetched(NamedTuple):
-    """Hidden states of residues on their way to the host."""
-
-    rows: Tensor
-    """Where they go, int64 [B * L]."""
-    states: Tensor
-    """[B * L, D]"""
-    event: torch.cuda.Event | None
-    """When they are there; None for now."""
 
 
 class ResidueStates:
@@ -96,52 +79,42 @@ class ResidueStates:
 
     Parameters
     ----------
-    sequences : Sequences
-    pieces : Pieces
-    used : numpy.ndarray, dtype=int64, shape=(n,)
-        Residues used of each sequence.
+    layout : Layout
     dimension : int
     """
 
-    def __init__(self, sequences: Sequences, pieces: Pieces, used: np.ndarray, dimension: int) -> None:
-        self.offsets = np.concatenate([[0], np.cumsum(np.where(pieces.counts > 0, used, 0))])
+    def __init__(self, layout: Layout, dimension: int) -> None:
+        pieces = layout.pieces
+        self.offsets = np.concatenate([[0], np.cumsum(np.where(pieces.counts > 0, layout.used, 0))])
         self.windowed = bool((pieces.counts > 1).any())
         dtype = torch.float32 if self.windowed else torch.float16
         self.states = torch.zeros(int(self.offsets[-1]), dimension, dtype=dtype)
-        self.start = self.offsets[pieces.owner] + pieces.start - sequences.offsets[pieces.owner]
-        self.waiting: Sequence[Fetched] = ()
+        self.start = self.offsets[pieces.owner] + layout.begins
+        self.waiting: Sequence[tuple[Tensor, Arriving]] = ()
 
-    def fetch(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> Fetched:
-        """Begin to copy the hidden states [B, L, D] of some pieces to the host."""
+    def fetch(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> tuple[Tensor, Arriving]:
+        """Begin to copy the hidden states [B, L, D] of some pieces to the host; also the rows [B * L] they go to."""
         rows = torch.from_numpy(self.start[batch][:, None] + np.arange(residues.shape[1])).flatten()
         if self.windowed:
             residues = residues.float() if weights is None else residues.float() * weights[:, :, None]
         else:
             residues = residues.half()
-        if residues.device.type != "cuda":
-            return Fetched(rows, residues.flatten(0, 1), None)
-        host = torch.empty(residues.shape, dtype=residues.dtype, pin_memory=True)
-        host.copy_(residues, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return Fetched(rows, host.flatten(0, 1), event)
+        return rows, Arriving(residues.flatten(0, 1))
 
-    def keep(self, fetched: Sequence[Fetched]) -> None:
+    def keep(self, fetched: Sequence[tuple[Tensor, Arriving]]) -> None:
         """Take a batch's states; from a GPU they arrive while the next batch is running."""
         self.settle()
         self.waiting = fetched
-        if all(each.event is None for each in fetched):
+        if all(states.event is None for _, states in fetched):
             self.settle()
 
     def settle(self) -> None:
         """Put what has arrived in its place."""
-        for rows, states, event in self.waiting:
-            if event is not None:
-                event.synchronize()
+        for rows, states in self.waiting:
             if self.windowed:
-                self.states.index_add_(0, rows, states)
+                self.states.index_add_(0, rows, states.wait())
             else:
-                self.states[rows] = states
+                self.states[rows] = states.wait()
         self.waiting = ()
 
     def finish(self) -> list[np.ndarray]:

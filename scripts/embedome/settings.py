@@ -6,6 +6,7 @@ from typing import Any
 
 from embedome.cost import CostModel
 from embedome.format import MEAN
+from embedome.pieces import LongPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Settings:
     layer: int = -1
     pooling: tuple[str, ...] = (MEAN,)
     per_residue: bool = False
+
+    @property
+    def policy(self) -> LongPolicy:
+        """What to do with long sequences."""
+        return LongPolicy(self.long_sequences, self.overlap, self.max_residues)
 
 
 @dataclass(frozen=True, slots=True)

@@ -452,7 +452,7 @@ def fail_from(count: int, error: Exception) -> Callable[..., Callable]:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
 )
-@pytest.mark.parametrize("place", ["PooledVectors", "Engine.lay_out", "PooledVectors.vectors"])
+@pytest.mark.parametrize("place", ["engine.PooledVectors", "embed.lay_out", "engine.PooledVectors.fetch"])
 def test_a_part_that_does_not_fit_as_a_whole_is_told(
     shard: Path,
     model: Path,
@@ -463,7 +463,7 @@ def test_a_part_that_does_not_fit_as_a_whole_is_told(
     error: Exception,
 ) -> None:
     folder = tmp_path / "out"
-    *owner, name = f"engine.{place}".split(".")
+    *owner, name = place.split(".")
     with monkeypatch.context() as patch:
         target = attrgetter(".".join(owner))(embedome)
         patch.setattr(target, name, fail_from(3, error)(getattr(target, name)))
@@ -953,38 +953,36 @@ def test_a_missing_shard_is_refused_and_a_plain_one_read(
 # Several processes, or threads
 
 
-def test_reading_embedding_and_writing_go_on_at_once(
+def test_laying_out_embedding_and_writing_go_on_at_once(
     model: Path, shard: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part is embedded once the next is read, and written once the next is being embedded."""
-    read, embedding = ([Event() for _ in range(17)] for _ in range(2))
-    rows, begin = embedome_parts.part_tables, Work.embed
-
-    def records() -> Iterator[Record]:
-        for number, record in enumerate(shard_records(shard)):
-            yield record
-            # Asked for more than a part: the part is whole.
-            read[number // 5].set()
-        read[-1].set()
+    """Each part is run once the next is read and laid out, and fetched and written once the next is being run."""
+    laid_out, running = ([Event() for _ in range(17)] for _ in range(2))
+    lay_out, run_part, finish = Work.lay_out, Work.run_part, Work.finish
+    for events in (laid_out, running):
+        events[16].set()  # there are 16 parts
 
     def number_of(part: embedome_parts.Part) -> int:
         return int(part.path.stem.split("-")[1])
 
-    def embed_late(self: Work, part: embedome_parts.Part) -> object:
-        number = number_of(part)
-        embedding[number].set()
-        assert read[min(number + 1, 16)].wait(20)
-        if number == 15:
-            embedding[16].set()
-        return begin(self, part)
+    def lay_out_and_tell(self: Work, part: embedome_parts.Part) -> object:
+        found = lay_out(self, part)
+        laid_out[number_of(part)].set()
+        return found
 
-    def write_late(part: embedome_parts.Part, embedded: object) -> object:
-        assert embedding[number_of(part) + 1].wait(20)
-        return rows(part, embedded)
+    def run_late(self: Work, part: embedome_parts.Part, layout: object) -> object:
+        running[number_of(part)].set()
+        assert laid_out[number_of(part) + 1].wait(20)
+        return run_part(self, part, layout)
 
-    monkeypatch.setattr(Work, "embed", embed_late)
-    monkeypatch.setattr(embedome_parts, "part_tables", write_late)
-    manifest = embed_records(records(), model, tmp_path / "00000.json", **arguments())
+    def finish_late(self: Work, task: tuple[embedome_parts.Part, object]) -> object:
+        assert running[number_of(task[0]) + 1].wait(20)
+        return finish(self, task)
+
+    monkeypatch.setattr(Work, "lay_out", lay_out_and_tell)
+    monkeypatch.setattr(Work, "run_part", run_late)
+    monkeypatch.setattr(Work, "finish", finish_late)
+    manifest = embed_records(shard_records(shard), model, tmp_path / "00000.json", **arguments())
     assert manifest == json.loads((undisturbed / "00000.json").read_text())
 
 

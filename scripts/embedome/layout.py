@@ -1,0 +1,154 @@
+"""How sequences are laid out for the engine: their pieces in the order in which they run, tokens back to back.
+
+Array operations by length, and no device: so a part is laid out while the one before it runs.
+Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a batch, R residues of all, T tokens and
+L residues of a piece.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedome.devices import send
+from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
+from embedome.tokenizer import ResidueTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sequences laid out, in the host's memory; every batch is a view of it."""
+
+    begins: np.ndarray
+    """int64 [p], where each piece begins in its sequence."""
+    used: np.ndarray
+    """int64 [n], residues of each sequence that go into its vector, if it is not skipped."""
+    longer: np.ndarray
+    """bool [n], whether a sequence is too long to run as one piece."""
+    pieces: Pieces
+    order: np.ndarray
+    """int64 [p], the pieces as they run, longest first."""
+    lengths: np.ndarray
+    """int64 [p], residues of each, in this order."""
+    cuts: np.ndarray
+    """int64 [g], where pieces of another length begin, and the end."""
+    token_ends: np.ndarray
+    """int64 [p], where each one's tokens end."""
+    tokens: np.ndarray
+    weights: np.ndarray | None
+    """float32, of residues in a mean; None where all have the same."""
+
+    def tokens_between(self, begin: int, end: int) -> int:
+        """Tokens of some pieces."""
+        return int(self.token_ends[end - 1] - (self.token_ends[begin - 1] if begin else 0))
+
+
+class Group(NamedTuple):
+    """Pieces of one length in a batch."""
+
+    pieces: np.ndarray
+    """int64 [B]"""
+    places: Tensor
+    """The same on the device."""
+    tokens: Tensor
+    """[B, T], special ones among them."""
+    weights: Tensor | None
+    """float32 [B, L], of residues in a mean."""
+
+
+class Row:
+    """A layout on a device.
+
+    Parameters
+    ----------
+    layout : Layout
+    device : torch.device
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        # All at once: for each batch by itself the host would wait until the device is through with it.
+        self.places, self.tokens = send(layout.order, device), send(layout.tokens, device)
+        self.weights = None if layout.weights is None else send(layout.weights, device)
+
+    def groups(self, begin: int, end: int) -> Iterator[Group]:
+        """Some pieces, cut where the length changes."""
+        layout = self.layout
+        inner = slice(*np.searchsorted(layout.cuts, [begin + 1, end]))
+        for first, last in pairwise([begin, *layout.cuts[inner].tolist(), end]):
+            count, stop = last - first, int(layout.token_ends[last - 1])
+            tokens = self.tokens[stop - layout.tokens_between(first, last) : stop].view(count, -1)
+            weights = None
+            if self.weights is not None:
+                length = int(layout.lengths[first])
+                # Of all pieces up to here, as many special tokens less.
+                stop -= last * (tokens.shape[1] - length)
+                weights = self.weights[stop - count * length : stop].view(count, length)
+            yield Group(layout.order[first:last], self.places[first:last], tokens, weights)
+
+
+def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolicy, longest: int) -> Layout:
+    """Lay out sequences of one residue or more for a model that takes at most `longest` residues at once."""
+    pieces, lengths = cut(sequences, policy, longest), sequences.lengths
+    order = np.argsort(-pieces.length, kind="stable")
+    sizes, starts = pieces.length[order], pieces.start[order]
+    cuts = np.flatnonzero(np.diff(sizes, append=0)) + 1
+    tokens = tokens_of(sequences.residues, tokenizer)
+    weights = residue_weights(sequences, pieces)
+    return Layout(
+        begins=pieces.start - sequences.offsets[pieces.owner],
+        used=lengths if policy.name == "window" else np.minimum(lengths, longest),
+        longer=lengths > longest,
+        pieces=pieces,
+        order=order,
+        lengths=sizes,
+        cuts=cuts,
+        token_ends=np.cumsum(sizes + tokenizer.n_special),
+        tokens=gather(tokens, starts, sizes, cuts, tokenizer.first, tokenizer.last),
+        weights=None if weights is None else gather(weights, starts, sizes, cuts),
+    )
+
+
+def tokens_of(residues: np.ndarray, tokenizer: ResidueTokenizer) -> np.ndarray:
+    """The token of each residue [R]; of one byte where ids are that small."""
+    if tokenizer.size > 256:
+        return tokenizer.table.astype(np.int32)[residues]
+    # Look-up in NumPy would make an index of 8 bytes a residue first.
+    return np.frombuffer(residues.tobytes().translate(tokenizer.table.astype(np.uint8).tobytes()), np.uint8)
+
+
+def gather(
+    values: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    cuts: np.ndarray,
+    first: Sequence[int] = (),
+    last: Sequence[int] = (),
+) -> np.ndarray:
+    """Copy pieces of what there is of each residue [R] one behind the other; `first` and `last` go around each.
+
+    Parameters
+    ----------
+    values : numpy.ndarray, shape=(R,)
+    starts, lengths : numpy.ndarray, dtype=int64, shape=(p,)
+        Of pieces, in the order that is wanted.
+    cuts : numpy.ndarray, dtype=int64, shape=(g,)
+        As in `Layout`.
+    """
+    around = len(first) + len(last)
+    found = np.empty(int(lengths.sum()) + around * len(lengths), values.dtype)
+    begin = done = 0
+    for end in cuts.tolist():
+        count, length = end - begin, int(lengths[begin])
+        rows = found[done : done + count * (length + around)].reshape(count, -1)
+        rows[:, : len(first)] = first
+        rows[:, len(first) + length :] = last
+        # All stretches of this length, as a view: each row that is taken is then copied as a whole.
+        stretches = np.ndarray((len(values) - length + 1, length), values.dtype, values, strides=2 * values.strides)
+        rows[:, len(first) : len(first) + length] = stretches[starts[begin:end]]
+        begin, done = end, done + rows.size
+    return found
