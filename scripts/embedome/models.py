@@ -268,5 +268,7 @@ def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", config: Mapping, 
             raise UserError(f"{path}: {name} has shape {shape}; expected {tuple(parameter.shape)} by {CONFIG}")
         if not torch.isfinite(found).all():
             raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-    # Copied, as those of a file are mapped into memory; to_empty would load half of torch's compiler for it.
-    module.load_state_dict({name: found.to(torch.float32, copy=True) for name, found in weights.items()}, assign=True)
+    # Copied, as those of a file are mapped into memory; to_empty would load half of torch's compiler for it. What was
+    # put together for it is let go of one by one.
+    copies = {name: weights.pop(name).to(torch.float32, copy=True) for name in list(weights)}
+    module.load_state_dict(copies, assign=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.encoders.activations import tanh_gelu
+from embedome.encoders.checkpoint import stacked
 from embedome.encoders.stream import StreamEncoder, attention, join, split
 from embedome.encoders.tables import embedding
 
@@ -213,7 +214,7 @@ def rename_layers(
         Names a tensor that is missing.
     """
     return {
-        f"layers.{i}.{ours}.{kind}": torch.cat([weights[f"{prefix}{i}.{name}.{kind}"] for name in theirs])
+        f"layers.{i}.{ours}.{kind}": stacked(weights, [f"{prefix}{i}.{name}.{kind}" for name in theirs])
         for i in range(count)
         for ours, theirs in modules.items()
         for kind in ("weight", "bias")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.encoders.activations import tanh_gelu
+from embedome.encoders.checkpoint import stacked
 from embedome.encoders.stream import StreamEncoder, attention, join, split
 from embedome.encoders.tables import embedding
 
@@ -231,7 +232,7 @@ def rename_layers(
         Names a tensor that is missing.
     """
     return {
-        f"layers.{i}.{ours}.weight": torch.cat([weights[f"{stack}.block.{i}.layer.{name}.weight"] for name in theirs])
+        f"layers.{i}.{ours}.weight": stacked(weights, [f"{stack}.block.{i}.layer.{name}.weight" for name in theirs])
         for i in range(count)
         for ours, theirs in modules.items()
     }
