@@ -1,5 +1,6 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
+import bisect
 import os
 import shutil
 from collections import Counter
@@ -175,10 +176,37 @@ def bytes_needed(catalog: Path, settings: Settings, longest: int | None, dimensi
 
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
     """Predicted seconds of a part: from the work there is, so that a run that goes on cuts the same parts."""
-    lengths = (table["length"].to_numpy() for table in read_catalog(catalog, ["length"]))
-    total = sum(int(cost.picoseconds(each).sum()) for each in lengths) / PICOSECONDS
     least, most = PART_SECONDS[device]
-    return min(most, max(least, total / PARTS))
+    total, costs = 0, [np.zeros(0, np.int64)]
+    for table in read_catalog(catalog, ["length", "duplicate_of"]):
+        distinct = table.filter(table["duplicate_of"].is_null())["length"]
+        costs.append(cost.picoseconds(distinct.to_numpy()))
+        total += int(costs[-1].sum())
+        if total >= PARTS * most * PICOSECONDS:
+            return most
+    # One more, lest it is rounded down.
+    return min(most, max(least, (smallest_limit(np.concatenate(costs), PARTS) + 1) / PICOSECONDS))
+
+
+def smallest_limit(costs: np.ndarray, parts: int) -> int:
+    """The smallest cost of a part with which costs in a row, int64 [n], make at most so many parts.
+
+    With a mean part's there would be one more, and while that is worked on other processes have nothing to do.
+    """
+    ends = np.cumsum(costs)
+
+    def is_enough(limit: int) -> bool:
+        done = at = 0
+        for _ in range(parts):
+            if at < len(ends):
+                at = max(at + 1, int(np.searchsorted(ends, done + limit, side="right")))
+                done = int(ends[at - 1])
+        return at == len(ends)
+
+    mean = int(costs.sum()) // parts
+    return mean + bisect.bisect_left(
+        range(int(costs.max(initial=0)) + 1), True, key=lambda more: is_enough(mean + more)
+    )
 
 
 def canonical_records(catalog: Path) -> Iterator[Record]:

@@ -36,9 +36,12 @@ from embedome.cost import CostModel
 from embedome.engine import Engine
 from embedome.lock import held
 from embedome.models import load_model
-from embedome.onefile import bytes_needed, part_seconds
+from embedome.onefile import bytes_needed, canonical_records, part_seconds, smallest_limit
+from embedome.parts import cut_parts
 from embedome.pieces import Sequences
-from embedome.settings import Settings
+from embedome.settings import PartLimits, Settings
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -230,7 +233,39 @@ def test_dropped_records_are_listed_with_their_reasons(model, tmp_path):
 def test_parts_are_many_enough_for_all_cores(tmp_path, device, linear, expected):
     fasta = write_fasta(tmp_path / "in.fasta", [("a", 40 * "M"), ("b", 60 * "K")])
     run = run_filter(tmp_path / "out", fasta, min_length=1)
-    assert part_seconds(run.catalog, CostModel(linear, 0.0), device) == expected  # 100 residues in 32 parts
+    # 100 residues in 32 parts
+    assert part_seconds(run.catalog, CostModel(linear, 0.0), device) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 12))
+def test_the_smallest_limit_makes_so_many_parts_at_most(costs, parts):
+    def cut(limit):
+        sums = []
+        for cost in costs:
+            if sums and sums[-1] + cost <= limit:
+                sums[-1] += cost
+            else:
+                sums.append(cost)
+        return len(sums)
+
+    found = smallest_limit(np.array(costs, np.int64), parts)
+    assert cut(found) <= parts
+    assert found == sum(costs) // parts or cut(found - 1) > parts
+
+
+def test_parts_are_as_many_as_are_meant_however_lengths_fall(tmp_path):
+    chance = np.random.default_rng(0)
+    records = [(f"{n:04}", "".join(chance.choice(list("ACDEF"), 30 + n % 90))) for n in range(400)]
+    run = run_filter(tmp_path / "out", write_fasta(tmp_path / "in.fasta", records), min_length=1)
+    cost = CostModel(0.01, 1e-5)
+    seconds = part_seconds(run.catalog, cost, "cpu")
+    limits = PartLimits(100_000, seconds, cost)
+    found = [
+        int(cost.picoseconds(np.array([len(record.sequence) for record in part])).sum())
+        for part in cut_parts(canonical_records(run.catalog), limits, 1 << 30)
+    ]
+    assert len(found) == 32
+    assert min(found) > 0.7 * max(found)
 
 
 def test_the_room_that_a_run_needs(tmp_path):
