@@ -1,6 +1,7 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
 import bisect
+import math
 import os
 import shutil
 from collections import Counter
@@ -184,8 +185,11 @@ def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
         total += int(costs[-1].sum())
         if total >= PARTS * most * PICOSECONDS:
             return most
+    parts = min(PARTS, math.ceil(total / PICOSECONDS / least))
+    # Two and four cores then end together.
+    parts -= parts % 4 if parts > 4 else 0
     # One more, lest it is rounded down.
-    return min(most, max(least, (smallest_limit(np.concatenate(costs), PARTS) + 1) / PICOSECONDS))
+    return min(most, max(least, (smallest_limit(np.concatenate(costs), max(parts, 1)) + 1) / PICOSECONDS))
 
 
 def smallest_limit(costs: np.ndarray, parts: int) -> int:

@@ -253,18 +253,20 @@ def test_the_smallest_limit_makes_so_many_parts_at_most(costs, parts):
     assert found == sum(costs) // parts or cut(found - 1) > parts
 
 
-def test_parts_are_as_many_as_are_meant_however_lengths_fall(tmp_path):
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, 32), (0.27, 12), (0.1, 4), (0.04, 2)])
+def test_parts_are_as_many_as_are_meant_however_lengths_fall(tmp_path, scale, expected):
+    """Of 310 predicted seconds and less; of 15 parts of six seconds three would be left over for four cores."""
     chance = np.random.default_rng(0)
     records = [(f"{n:04}", "".join(chance.choice(list("ACDEF"), 30 + n % 90))) for n in range(400)]
     run = run_filter(tmp_path / "out", write_fasta(tmp_path / "in.fasta", records), min_length=1)
-    cost = CostModel(0.01, 1e-5)
+    cost = CostModel(0.0096 * scale, 1e-5 * scale)
     seconds = part_seconds(run.catalog, cost, "cpu")
     limits = PartLimits(100_000, seconds, cost)
     found = [
         int(cost.picoseconds(np.array([len(record.sequence) for record in part])).sum())
         for part in cut_parts(canonical_records(run.catalog), limits, 1 << 30)
     ]
-    assert len(found) == 32
+    assert len(found) == expected
     assert min(found) > 0.7 * max(found)
 
 
