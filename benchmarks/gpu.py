@@ -133,7 +133,8 @@ def report(what: str, clocks: list[tuple[Clock, float]], peak: float) -> None:
     """Print the medians of some runs of embedome."""
     rate = median(clock.residues / seconds for clock, seconds in clocks)
     share = median(clock.operations / seconds / peak for clock, seconds in clocks)
-    parts = json.dumps(clocks[-1][0].read())
+    clock, seconds = clocks[-1]
+    parts = json.dumps(clock.read() | {"total": round(seconds, 4)})
     print(f"  embedome, {what}: {rate:14,.0f} residues/s, {share:.0%} of the peak, {parts}")
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -53,8 +54,14 @@ def send(values: np.ndarray, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
+@cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """A GPU's stream for copies to the host, beside which it goes on computing."""
+    return torch.cuda.Stream(device)
+
+
 class Arriving:
-    """A tensor on its way to the host, which need not wait for it. On a CPU it is there.
+    """A tensor on its way to the host, which need not wait for it, and nor need the device. On a CPU it is there.
 
     Parameters
     ----------
@@ -65,10 +72,14 @@ class Arriving:
         self.event: torch.cuda.Event | None = None
         self.host = tensor
         if tensor.device.type == "cuda":
+            stream = copy_stream(tensor.device)
+            stream.wait_stream(torch.cuda.current_stream(tensor.device))
             self.host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self.host.copy_(tensor, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
+            with torch.cuda.stream(stream):
+                self.host.copy_(tensor, non_blocking=True)
+                self.event = stream.record_event()
+            # Its memory is for no other tensor before the copy is made.
+            tensor.record_stream(stream)
 
     def wait(self) -> Tensor:
         """The tensor in the host's memory, once it is there."""
