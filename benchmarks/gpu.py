@@ -33,13 +33,14 @@ import torch
 import transformers
 from embedome.bench import gemm_peak
 from embedome.cost import CostModel
-from embedome.embed import Machine, embed_records, shard_records
+from embedome.embed import embed_records, shard_records
 from embedome.engine import DTYPES, Engine
 from embedome.initialise import make_untrained
 from embedome.metrics import Clock
 from embedome.models import load_model
 from embedome.pieces import Sequences
 from embedome.settings import PartLimits, Settings
+from embedome.work import Machine
 from engine_cpu import batches
 from inputs import random_sequences
 from kernels import attention, eight_bits

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from embedome.embed import Machine, embed_shard
+from embedome.embed import embed_shard
 from embedome.filter import source_identity
 from embedome.log import rule_log
 from embedome.settings import settings_of
+from embedome.work import Machine
 
 with rule_log(snakemake.log):
     embed_shard(

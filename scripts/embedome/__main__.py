@@ -115,12 +115,12 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
     if options.device != "cuda" and options.workers != 1:
-        start_server("embedome.embed")
-    from embedome.embed import Machine
+        start_server("embedome.work")
     from embedome.errors import UserError
     from embedome.files import check_output
     from embedome.onefile import embed_fasta
     from embedome.settings import Settings
+    from embedome.work import Machine
 
     if options.overlap < 0 or (options.overlap and options.long != "window"):
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")

@@ -18,7 +18,7 @@ from embedome.catalog import read_catalog
 from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
-from embedome.embed import Machine, announce_size, embed_records
+from embedome.embed import announce_size, embed_records
 from embedome.errors import UserError
 from embedome.export import check_room
 from embedome.files import atomic_path, temporaries_beside, temporary_beside
@@ -41,6 +41,7 @@ from embedome.plan import HALF, ROW_BYTES
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
 from embedome.tables import ParquetFile, RowReader
+from embedome.work import Machine
 
 PART_SEQUENCES = 100_000
 # Predicted seconds of a part: on a CPU the time of all in so many parts, so that cores end at nearly one time, within

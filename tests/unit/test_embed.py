@@ -28,10 +28,10 @@ import pytest
 import torch
 from conftest import output_of
 from embedding_line import MAX_RESIDUES, HuggingFace, Line, Processes, assert_within_one_ulp
-from embedome import embed
 from embedome import parts as embedome_parts
+from embedome import work as embedome_work
 from embedome.cost import CostModel
-from embedome.embed import Machine, Work, embed_records, embed_shard, shard_records
+from embedome.embed import embed_records, embed_shard, shard_records
 from embedome.encoders.int8 import products_are_exact
 from embedome.errors import UserError
 from embedome.format import embedding_metadata, embedding_schema, read_rows, vector_array, vector_matrix, write_part
@@ -44,6 +44,7 @@ from embedome.records import Record
 from embedome.settings import PartLimits, Settings
 from embedome.stop import exit_on_sigterm
 from embedome.tables import ParquetSink, RowReader
+from embedome.work import Machine, Work
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -294,12 +295,12 @@ def encoder_that(change: Callable[[list[torch.Tensor], list[torch.Tensor]], None
         loaded.encoder.stream = changed
         return loaded
 
-    embed.load_engine.cache_clear()
+    embedome_work.load_engine.cache_clear()
     try:
-        with mock.patch.object(embed, "load_model", load):
+        with mock.patch.object(embedome_work, "load_model", load):
             yield
     finally:
-        embed.load_engine.cache_clear()
+        embedome_work.load_engine.cache_clear()
 
 
 def sick_sequence(shard: Path, reference: HuggingFace) -> tuple[str, torch.Tensor]:
@@ -452,7 +453,7 @@ def fail_from(count: int, error: Exception) -> Callable[..., Callable]:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
 )
-@pytest.mark.parametrize("place", ["engine.PooledVectors", "embed.lay_out", "engine.PooledVectors.fetch"])
+@pytest.mark.parametrize("place", ["engine.PooledVectors", "work.lay_out", "engine.PooledVectors.fetch"])
 def test_a_part_that_does_not_fit_as_a_whole_is_told(
     shard: Path,
     model: Path,
@@ -489,14 +490,14 @@ def test_a_model_that_does_not_fit_is_told(
         found[0][:] = float("nan")
 
     with encoder_that(spoil):
-        engine = embed.engine_of
+        engine = embedome_work.engine_of
 
         def small(model: str, settings: Settings, machine: Machine) -> object:
             if settings.dtype == "float32":
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return engine(model, settings, machine)
 
-        monkeypatch.setattr(embed, "engine_of", small)
+        monkeypatch.setattr(embedome_work, "engine_of", small)
         with pytest.raises(UserError, match=f"^{what} not fit .* more memory"):
             run(shard, model, tmp_path, settings=Settings(dtype))
 
@@ -1039,8 +1040,8 @@ def test_a_machine_knows_its_attempt(model: Path, monkeypatch: pytest.MonkeyPatc
     machine = Machine.of_job({"attempt": 3})
     assert (machine.attempt, Machine.of_job({}).attempt) == (3, 1)
     found = []
-    monkeypatch.setattr(embed, "Engine", lambda *_, **options: found.append(options["attempt"]))
-    embed.engine_of(str(model), Settings(), machine)
+    monkeypatch.setattr(embedome_work, "Engine", lambda *_, **options: found.append(options["attempt"]))
+    embedome_work.engine_of(str(model), Settings(), machine)
     assert found == [3]
 
 
@@ -1053,7 +1054,7 @@ def test_a_part_that_another_job_has_written_meanwhile_stays(
     rich = {"settings": Settings(per_residue=per_residue)}
     run(shard, model, tmp_path / "first", **rich)
     (tmp_path / "late").mkdir()
-    write, step = embed.write, getattr(embedome_parts, moment)
+    write, step = embedome_work.write, getattr(embedome_parts, moment)
 
     def late(part: embedome_parts.Part, result: embedome_parts.Written) -> None:
         """Write other bytes, as other batches give."""
@@ -1069,7 +1070,7 @@ def test_a_part_that_another_job_has_written_meanwhile_stays(
         monkeypatch.setattr(embedome_parts, moment, meanwhile)
         write(part, result)
 
-    monkeypatch.setattr(embed, "write", late)
+    monkeypatch.setattr(embedome_work, "write", late)
     run(shard, model, tmp_path / "late", **rich)
     assert_same(tmp_path / "late", tmp_path / "first")
 
@@ -1187,7 +1188,7 @@ def stoppable(work: Callable[[], object]) -> None:
 
 def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> None:
     """Work, with a disk that takes long for each part."""
-    write = embed.write
+    write = embedome_work.write
 
     def slow(part: embedome_parts.Part, result: embedome_parts.Written) -> None:
         with begun.open("a") as handle:
@@ -1195,7 +1196,7 @@ def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> Non
         time.sleep(seconds)
         write(part, result)
 
-    with mock.patch.object(embed, "write", slow):
+    with mock.patch.object(embedome_work, "write", slow):
         stoppable(work)
 
 
