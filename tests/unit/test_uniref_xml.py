@@ -470,6 +470,10 @@ def test_what_is_damaged_or_something_else_is_named(tmp_path, data, message):
     assert message in complaint(tmp_path, data)
 
 
+def local_name(element):
+    return element.tag.rpartition("}")[2]
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_anywhere_ends_in_one_line_or_in_the_same_records(tmp_path_factory, small_pieces, data):
@@ -487,9 +491,10 @@ def test_damage_anywhere_ends_in_one_line_or_in_the_same_records(tmp_path_factor
         return
     # What is still well-formed is read as an XML parser reads it.
     root = ElementTree.fromstring(bytes(wrong))
-    entries = [each for each in root if each.tag.endswith("entry")]
+    # By local names, as embedome does: the damage may have struck the namespace.
+    entries = [each for each in root if local_name(each) == "entry"]
     assert run.account["read"] == len(entries)
-    seen = sum(each.tag.endswith(("}member", "}representativeMember")) for one in entries for each in one)
+    seen = sum(local_name(each) in ("member", "representativeMember") for one in entries for each in one)
     assert run.account["members"]["read"] == seen
 
 
