@@ -1,7 +1,7 @@
 """The embedding engine: sequences in, vectors out, in dense batches of sequences in groups of equal length.
 
-No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding. Tokenising,
-pooling and ordering are array operations on the device; only finished vectors cross to the host.
+No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding. Tokenising and
+ordering are array operations on the host (layout.py), pooling is one on the device; only finished vectors cross back.
 Shapes: n sequences, D dimension.
 """
 

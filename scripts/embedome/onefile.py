@@ -179,7 +179,7 @@ def bytes_needed(catalog: Path, settings: Settings, longest: int | None, dimensi
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
     """Predicted seconds of a part: from the work there is, so that a run that goes on cuts the same parts."""
     least, most = PART_SECONDS[device]
-    total, costs = 0, [np.zeros(0, np.int64)]
+    total, costs = 0, []
     for table in read_catalog(catalog, ["length", "duplicate_of"]):
         distinct = table.filter(table["duplicate_of"].is_null())["length"]
         costs.append(cost.picoseconds(distinct.to_numpy()))
@@ -190,7 +190,7 @@ def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
     # Two and four cores then end together.
     parts -= parts % 4 if parts > 4 else 0
     # One more, lest it is rounded down.
-    return min(most, max(least, (smallest_limit(np.concatenate(costs), max(parts, 1)) + 1) / PICOSECONDS))
+    return min(most, max(least, (smallest_limit(np.concatenate(costs), parts) + 1) / PICOSECONDS))
 
 
 def smallest_limit(costs: np.ndarray, parts: int) -> int:

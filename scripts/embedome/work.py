@@ -102,8 +102,8 @@ class Work:
         with thread() as reader, thread() as writer:
             laid_out = ahead(reader, self.clock.items(READING, map(self.lay_out, parts)))
             running = (self.run_part(*each) for each in laid_out)
-            for part, unfinished, entry in map_in_order(writer, self.finish, running, 2):
-                yield entry or self.store(part, self.recompute(part, unfinished))
+            for outcome in map_in_order(writer, self.finish, running, 2):
+                yield self.complete(*outcome)
 
     def lay_out(self, part: Part) -> tuple[Part, Layout | None]:
         """Lay a part's sequences out, unless it is written already."""
@@ -137,6 +137,10 @@ class Work:
         if self.settings.dtype != "float32" and (embedded.state == NON_FINITE).any():
             return part, embedded, None
         return part, None, self.store(part, Written(embedded, []))
+
+    def complete(self, part: Part, unfinished: Embedded | None, entry: dict[str, Any] | None) -> dict[str, Any]:
+        """The line of what `finish` gave; an unfinished part is made anew where it must be, and written."""
+        return self.store(part, self.recompute(part, unfinished)) if unfinished else entry
 
     def recompute(self, part: Part, embedded: Embedded) -> Written:
         """Embed in float32 what came out not finite in a narrower type."""
@@ -183,8 +187,7 @@ class OnePart:
     def __call__(self, part: Part) -> dict[str, Any]:
         """Embed and write a part; give its line in the manifest."""
         work = Work(self.model, self.settings, self.machine, Clock())
-        part, unfinished, entry = work.finish(work.run_part(*work.lay_out(part)))
-        return entry or work.store(part, work.recompute(part, unfinished))
+        return work.complete(*work.finish(work.run_part(*work.lay_out(part))))
 
 
 @cache
