@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.process import peak_memory
 from embedome.components import Components
 from embedome.dataset import open_dataset
-from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema, embedding_sink, vector_array
-from embedome.metrics import peak_memory
+from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema, embedding_sink
+from embedome.parquet.vectors import vector_array
 from embedome.sums import ALL, scan_dataset
-from embedome.workers import Workers
 
 SPLIT = "train"
 SAMPLE = 20_000
@@ -86,7 +87,7 @@ def child(name: str, folder: str) -> None:
     start = time.process_time()
     data = open_dataset(folder)
     if name == "embedome":
-        Components(scan_dataset(data, SAMPLE, Workers()).with_all()[ALL].moments)
+        Components(scan_dataset(data, SAMPLE, DaskWorkers()).with_all()[ALL].moments)
     else:
         vectors = np.concatenate([matrix for _, matrix in data.matrix()]).astype(np.float64)
         np.linalg.eigh(np.cov(vectors.T, bias=True))

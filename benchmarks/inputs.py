@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from embedome.format import EMBEDDED, MEAN, embedding_schema, vector_array
+from embedome.common.terms import EMBEDDED, MEAN
+from embedome.format import embedding_schema
 from embedome.lengths import uniref50_lengths
+from embedome.parquet.vectors import vector_array
 
 RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
 # Residues that ESM-1nv and ProtT5nv take: 512 positions without the special tokens.

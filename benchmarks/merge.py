@@ -24,25 +24,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog import CATALOG, CATALOG_GROUP_ROWS
-from embedome.concatenation import Concatenation
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.json_files import file_sha256, write_json
+from embedome.common.parallel import available_cores
+from embedome.common.process import peak_memory
+from embedome.common.terms import SPLITS
 from embedome.dataset import open_dataset
-from embedome.files import file_sha256, write_json
-from embedome.format import (
-    FORMAT,
-    SKIPPED,
-    describe_file,
-    embedding_metadata,
-    embedding_sink,
-    write_part,
-)
+from embedome.format import FORMAT, SKIPPED, describe_file, embedding_metadata, embedding_sink, write_part
 from embedome.merge import merge_shards
-from embedome.metrics import peak_memory
-from embedome.parallel import available_cores
-from embedome.rowfile import read_file
-from embedome.split import SCHEMA, SPLITS
-from embedome.tables import ParquetSink
+from embedome.parquet.concatenation import Concatenation
+from embedome.parquet.row_file import read_file
+from embedome.parquet.writer import ParquetSink
+from embedome.split import SCHEMA
 from embedome.verify import verify_dataset
-from embedome.workers import Workers
 from inputs import PROVENANCE, random_axes, random_rows
 from reading import lookups, timed
 
@@ -135,7 +129,7 @@ def merge_once(folder: Path, file_mb: int) -> None:
     """Merge, and print seconds and peak memory in megabytes."""
     manifests = sorted((folder / "embeddings").glob("*/*.json"))
     sources = (folder / name for name in ("shards.json", "catalog", "splits.parquet"))
-    workers = Workers(threads=available_cores())
+    workers = DaskWorkers(threads=available_cores())
     begin = time.perf_counter()
     merge_shards(manifests, *sources, folder / "dataset", file_bytes=file_mb * 10**6, workers=workers)
     seconds = time.perf_counter() - begin

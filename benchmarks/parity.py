@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from embedome.common.errors import UserError
 from embedome.engine import DTYPES, INT8, Engine, check_dtype
-from embedome.errors import UserError
 from embedome.initialise import make_untrained
 from embedome.models import DECODER, ENCODER, Model, load_model
 from inputs import RESIDUES

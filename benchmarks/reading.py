@@ -18,19 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from embedome.common.json_files import write_json
+from embedome.common.parallel import available_cores
+from embedome.common.terms import EMBEDDED
 from embedome.dataset import Dataset, open_dataset
 from embedome.export import export_npy
-from embedome.files import write_json
-from embedome.format import (
-    EMBEDDED,
-    MANIFEST,
-    SKIPPED,
-    SKIPPED_FILE,
-    describe_file,
-    embedding_metadata,
-    write_part,
-)
-from embedome.parallel import available_cores
+from embedome.format import MANIFEST, SKIPPED, SKIPPED_FILE, describe_file, embedding_metadata, write_part
 from inputs import PROVENANCE, random_axes, random_rows
 
 LOOKUPS = 100

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from embedome.analyse import Samples, analyse_dataset
-from embedome.log import rule_log
-from embedome.workers import Workers
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.log import rule_log
 
 with rule_log(snakemake.log):
     analyse_dataset(
@@ -14,5 +14,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.statistics).parent,
         samples=Samples(**snakemake.params.samples),
         families=snakemake.input.get("families"),
-        workers=Workers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
+        workers=DaskWorkers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

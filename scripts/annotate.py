@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embedome.annotate import Partition, annotate_partition
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 
 with rule_log(snakemake.log):
     annotate_partition(

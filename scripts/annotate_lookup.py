@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 from embedome.lookup_build import build_lookup
 from embedome.lookup_set import settings_of, source_of
 

@@ -1,7 +1,7 @@
 """Rule cluster."""
 
 from embedome.cluster import ClusterPlan, cluster_catalog
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 from embedome.mmseqs import Mmseqs
 
 with rule_log(snakemake.log):

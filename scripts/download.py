@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from embedome.common.log import rule_log
 from embedome.download import download_release
-from embedome.log import rule_log
 
 with rule_log(snakemake.log):
     demo = snakemake.input.get("demo")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 from embedome.url import download_url
 
 with rule_log(snakemake.log):

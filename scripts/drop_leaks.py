@@ -1,7 +1,7 @@
 """Rule drop_leaks."""
 
+from embedome.common.log import rule_log
 from embedome.leakage import SearchPlan, drop_leaks
-from embedome.log import rule_log
 from embedome.mmseqs import Mmseqs
 
 with rule_log(snakemake.log):

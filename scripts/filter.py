@@ -1,8 +1,8 @@
 """Rule filter."""
 
+from embedome.common.log import rule_log
 from embedome.filter import filter_records
 from embedome.limits import limits_of
-from embedome.log import rule_log
 
 # Worker processes import this file.
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Rule leakage."""
 
+from embedome.common.log import rule_log
 from embedome.leakage import SearchPlan, measure_leakage
-from embedome.log import rule_log
 from embedome.mmseqs import Mmseqs
 
 with rule_log(snakemake.log):

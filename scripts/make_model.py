@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from embedome.common.log import rule_log
 from embedome.initialise import make_untrained
-from embedome.log import rule_log
 
 with rule_log(snakemake.log):
     make_untrained(Path(snakemake.output.config).parent, snakemake.params.name, **snakemake.params.untrained)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from embedome.log import rule_log
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.log import rule_log
 from embedome.merge import merge_shards
 from embedome.reuse import Reuse
-from embedome.workers import Workers
 
 with rule_log(snakemake.log):
     merge_shards(
@@ -16,5 +16,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.manifest).parent,
         file_bytes=snakemake.params.file_mb * 1_000_000,
         reuse=Reuse.of_files(snakemake.input.reuse, snakemake.params.earlier),
-        workers=Workers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
+        workers=DaskWorkers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
     )

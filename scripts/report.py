@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 from embedome.report import write_report
 
 with rule_log(snakemake.log):

@@ -1,6 +1,6 @@
 """Rule runtimes."""
 
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 from embedome.runtimes import write_runtimes
 
 with rule_log(snakemake.log):

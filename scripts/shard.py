@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from embedome.common.log import rule_log
 from embedome.cost import CostModel
-from embedome.log import rule_log
 from embedome.reuse import Reuse
 from embedome.shard import write_shards
 

@@ -1,6 +1,6 @@
 """Rule split."""
 
-from embedome.log import rule_log
+from embedome.common.log import rule_log
 from embedome.split import SplitPlan, split_catalog
 
 with rule_log(snakemake.log):

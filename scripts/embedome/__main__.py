@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from embedome import __version__
 from embedome.annotate_command import add_annotate
-from embedome.errors import user_errors
+from embedome.common.errors import user_errors
+from embedome.common.log import setup_logging
+from embedome.common.parallel import available_cores, start_server
+from embedome.common.process import exit_on_sigterm
 from embedome.export_command import add_export
-from embedome.log import setup_logging
 from embedome.machine_options import add_machine_options, chosen_device
 from embedome.models_command import add_models
-from embedome.parallel import available_cores, start_server
 from embedome.plan_command import add_bench, add_plan
-from embedome.stop import exit_on_sigterm
 from embedome.translate_command import add_translate
 
 EPILOG = """\
@@ -116,8 +116,8 @@ def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
     if options.device != "cuda" and options.workers != 1:
         start_server("embedome.work")
-    from embedome.errors import UserError
-    from embedome.files import check_output
+    from embedome.common.atomic_files import check_output
+    from embedome.common.errors import UserError
     from embedome.onefile import embed_fasta
     from embedome.settings import Settings
     from embedome.work import Machine

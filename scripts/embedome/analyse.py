@@ -13,26 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedome.analysis_tables import (
-    component_table,
-    composition_table,
-    dimension_table,
-    length_table,
-    norm_table,
-)
+from embedome.analysis_tables import component_table, composition_table, dimension_table, length_table, norm_table
+from embedome.common.atomic_files import atomic_path
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.json_files import rounded, write_json
+from embedome.common.terms import SPLITS
 from embedome.components import Components
 from embedome.composition import check_sequences, count_residues
 from embedome.dataset import open_dataset
 from embedome.drift import REFERENCE, frechet_distance, length_distances, standardised_differences
-from embedome.files import atomic_path, rounded, write_json
-from embedome.format import vector_matrix
 from embedome.moments import Moments
+from embedome.parquet.vectors import vector_matrix
 from embedome.sampled import QUANTILES, Sampled
-from embedome.split import SPLITS
 from embedome.sums import ALL, Scan, Sums, found_in, scan_dataset, shared_vectors
-from embedome.workers import Workers
 
 log = logging.getLogger(__name__)
+
 
 # Of the variance: how many axes have so much.
 SHARES = (0.5, 0.9, 0.99)
@@ -72,7 +68,7 @@ def analyse_dataset(
     *,
     samples: Samples,
     families: str | os.PathLike | None = None,
-    workers: Workers | None = None,
+    workers: DaskWorkers | None = None,
 ) -> dict[str, Any]:
     """Write `STATISTICS` and the tables beside it.
 
@@ -110,7 +106,7 @@ def analyse_dataset(
     check_sequences(data, sequences)
     # A matrix product's last bits may depend on the number of threads: each task has one, and tasks run side by side.
     with threadpool_limits(1):
-        scan = scan_dataset(data, samples.largest, workers or Workers())
+        scan = scan_dataset(data, samples.largest, workers or DaskWorkers())
         log.info("principal components of %d dimensions", data.dimension)
         sums = scan.with_all()
         components = Components(sums[ALL].moments)

@@ -20,19 +20,23 @@ import pyarrow.compute as pc
 
 from embedome.annotation_score import score_annotation
 from embedome.catalog import read_sequences
+from embedome.common.atomic_files import atomic_directory, atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import canonical_json, write_json
+from embedome.common.log import Progress
 from embedome.dataset import Dataset, open_dataset
-from embedome.errors import UserError
-from embedome.files import atomic_directory, atomic_path, canonical_json, write_json
-from embedome.format import METADATA_KEY, vector_matrix
+from embedome.format import METADATA_KEY
 from embedome.hits import HitFinder, Hits, Queries
 from embedome.labels import LabelSource
-from embedome.log import Progress
 from embedome.lookup_build import build_lookup, dataset_identity
 from embedome.lookup_set import AnnotateSettings, LookupSet
-from embedome.tables import ParquetFile, ParquetSink
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import vector_matrix
+from embedome.parquet.writer import ParquetSink
 from embedome.transfer import Transferred, transfer_labels
 
 log = logging.getLogger(__name__)
+
 
 GROUP_ROWS = 1 << 16
 QUERY_ROWS = 1024

@@ -83,7 +83,7 @@ def run_annotate(options: argparse.Namespace) -> None:
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse numbers out of their range."""
-    from embedome.errors import UserError
+    from embedome.common.errors import UserError
 
     for name, least in (("neighbours", 1), ("exact_up_to", 0), ("threads", 1)):
         value = getattr(options, name)

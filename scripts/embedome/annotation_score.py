@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.lookup_set import LookupSet, ranges
-from embedome.tables import ParquetFile
+from embedome.parquet.reader import ParquetFile
 
 THRESHOLDS = np.arange(101) / 100
 BINS = 10

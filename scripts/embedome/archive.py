@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from gzip import BadGzipFile
 from typing import IO, Any
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
+from embedome.common.log import Progress
 from embedome.fasta import GZIP_MAGIC
 from embedome.http import (
     BLOCK_BYTES,
@@ -33,11 +34,11 @@ from embedome.http import (
     range_headers,
     validators_of,
 )
-from embedome.log import Progress
 from embedome.mirrors import METALINK, Expected, file_blocks, is_file, join, parse_metalink, read_metalink, recorded_url
 from embedome.part import Part
 
 log = logging.getLogger(__name__)
+
 
 # Newer releases are in the first; the first of each year are kept in the second.
 BRANCHES = ("previous_releases", "previous_major_releases")

@@ -1,6 +1,5 @@
 """How fast a device is: at a large matrix product, and at embedding with a model."""
 
-import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +12,6 @@ from embedome.engine import Engine
 from embedome.lengths import Lengths
 from embedome.pieces import Sequences
 from embedome.tokenizer import STANDARD
-
-log = logging.getLogger(__name__)
 
 # Side of the matrices, as large as the products of a batch; and how long to multiply them.
 GEMM_SIDE = {"cpu": 1024, "cuda": 8192}

@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import RowNames, canonical_rows, is_canonical, read_catalog, row_type
-from embedome.errors import UserError
-from embedome.files import atomic_path, read_json, scratch_directory, write_json
+from embedome.common.atomic_files import atomic_path, scratch_directory
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
 from embedome.groups import CLUSTERS
 from embedome.mmseqs import Mmseqs, index_bytes, read_table
+from embedome.parquet.writer import ParquetSink
 from embedome.split import GROUP_ROWS
-from embedome.tables import ParquetSink
 
 log = logging.getLogger(__name__)
+
 
 MEMBERS = {"representative": pa.int64(), "member": pa.int64()}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.columns import Records, check_chunk
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.fasta import Chunk
 from embedome.headers import Header, to_int
 from embedome.members import MemberColumns

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from embedome.common.errors import UserError
+from embedome.common.terms import SPLITS
 from embedome.dataset import Dataset
-from embedome.errors import UserError
-from embedome.split import SPLITS, read_split_catalog
+from embedome.split import read_split_catalog
 
 LETTERS = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
 

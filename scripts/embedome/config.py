@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedome.errors import UserError
-from embedome.files import json_sha256
+from embedome.common.errors import UserError
+from embedome.common.json_files import json_sha256
 from embedome.limits import pattern_fault
 from embedome.registry import REGISTRY
 

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import dask
 import dask.array
 import dask.dataframe
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from embedome.scan import Piece, matrices, scan
+from embedome.parquet.scan import RowRange, matrices, scan
 
 
 def dask_array(files: Sequence[tuple[Path, int]], column: str, dimension: int) -> dask.array.Array:
@@ -28,9 +27,9 @@ def load_matrix(path: Path, rows: int, column: str, dimension: int) -> np.ndarra
     return next(matrices([(path, rows)], column, dimension, threads=1))[1]
 
 
-def dask_frame(pieces: Iterable[Piece], columns: Sequence[str], schema: pa.Schema) -> dask.dataframe.DataFrame:
+def dask_frame(pieces: Iterable[RowRange], columns: Sequence[str], schema: pa.Schema) -> dask.dataframe.DataFrame:
     """Some columns of pieces, a partition per file."""
-    files: dict[Path, list[Piece]] = {}
+    files: dict[Path, list[RowRange]] = {}
     for piece in pieces:
         files.setdefault(piece.path, []).append(piece)
     empty = to_pandas(schema.empty_table().select(columns))
@@ -39,7 +38,7 @@ def dask_frame(pieces: Iterable[Piece], columns: Sequence[str], schema: pa.Schem
     return dask.dataframe.from_map(load_frame, list(files.values()), columns=columns, meta=empty)
 
 
-def load_frame(pieces: Sequence[Piece], columns: Sequence[str]) -> pd.DataFrame:
+def load_frame(pieces: Sequence[RowRange], columns: Sequence[str]) -> pd.DataFrame:
     """Some columns of a file."""
     return to_pandas(pa.concat_tables(scan(pieces, columns, threads=1)))
 

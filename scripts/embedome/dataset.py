@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.errors import UserError
-from embedome.files import read_json
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json
+from embedome.common.parallel import available_cores
+from embedome.common.terms import DUPLICATE
 from embedome.format import (
-    DUPLICATE,
     KEYS,
     MANIFEST,
     SKIPPED_FILE,
@@ -27,16 +28,14 @@ from embedome.format import (
     residue_schema,
     residues_path,
     vector_columns,
-    vector_matrix,
 )
-from embedome.lookup import find_in_files
 from embedome.neighbours import EXACT_UP_TO, Neighbours, build_index
-from embedome.parallel import available_cores
-from embedome.scan import SPLIT, Piece, list_pieces, matrices, scan
-from embedome.tables import RowReader
+from embedome.parquet.id_lookup import find_in_files
+from embedome.parquet.reader import RowReader
+from embedome.parquet.scan import SPLIT, RowRange, list_row_ranges, matrices, scan
+from embedome.parquet.vectors import vector_matrix
 
 if TYPE_CHECKING:
-    import dask.array
     import dask.dataframe
 
     from embedome.torch_data import TensorStream
@@ -155,10 +154,10 @@ class Dataset:
                 raise UserError(f"{self.folder}: no column {name!r}; there are {', '.join(known)}")
         return list(columns)
 
-    def pieces(self, split: str | None = None, kind: str = "files") -> list[Piece]:
+    def pieces(self, split: str | None = None, kind: str = "files") -> list[RowRange]:
         """Where the rows of a split, or of all, are; parameters as for `files`."""
         names = self.splits if split is None else [split]
-        return [piece for name in names for piece in list_pieces(self.folder, name, self.files(name, kind))]
+        return [piece for name in names for piece in list_row_ranges(self.folder, name, self.files(name, kind))]
 
     def matrix(
         self, split: str | None = None, pooling: str | None = None, threads: int | None = None

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.log import Progress
 from embedome.demo_families import grow_ancestors, mutate, plan_block
 from embedome.demo_names import FORMS, make_accessions, make_headers
-from embedome.errors import UserError
-from embedome.files import atomic_path
-from embedome.log import Progress
 
 FASTA = "uniref50.fasta.gz"
 NOTE = "uniref50.release_note"

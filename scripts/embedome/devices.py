@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 # Tokens of a batch at most. On a CPU larger ones fall out of the caches (docs/performance.md).
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}

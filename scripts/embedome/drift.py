@@ -5,8 +5,8 @@ Shapes: D dimensions; a length histogram has the number of sequences of 0, 1, 2,
 
 import numpy as np
 
+from embedome.common.terms import SPLITS, TRAIN
 from embedome.moments import Moments
-from embedome.split import SPLITS, TRAIN
 
 # What the others are compared with.
 REFERENCE = SPLITS[TRAIN]

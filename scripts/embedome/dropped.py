@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from embedome.files import atomic_path
+from embedome.common.atomic_files import atomic_path
 
 log = logging.getLogger(__name__)
+
 
 COLUMNS = ("state", "id", "reason", "detail", "length")
 

@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.errors import UserError
-from embedome.format import DUPLICATE, SKIPPED
+from embedome.common.errors import UserError
+from embedome.common.terms import DUPLICATE
+from embedome.format import SKIPPED
 
 # Columns of the catalog that a duplicate's row is made from.
 CATALOG_COLUMNS = ["id", "digest", "length", "taxid", "n_members", "duplicate_of"]

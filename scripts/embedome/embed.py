@@ -16,13 +16,13 @@ import numpy as np
 
 from embedome import __version__
 from embedome.columns import check_chunk
+from embedome.common.counts import add_counts
+from embedome.common.errors import UserError
+from embedome.common.json_files import json_sha256, read_json, write_json
+from embedome.common.log import Progress
 from embedome.engine import INT8
-from embedome.errors import UserError
 from embedome.fasta import BLOCK_BYTES, read_blocks, read_chunks
-from embedome.files import json_sha256, read_json, write_json
 from embedome.format import DEVIATION, FORMAT, part_info, worst_deviation
-from embedome.ledger import add_up
-from embedome.log import Progress
 from embedome.metrics import DEVICE, Clock, write_metrics
 from embedome.models import model_dimension, model_identity
 from embedome.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
@@ -34,6 +34,7 @@ from embedome.tokenizer import STANDARD
 from embedome.work import Machine, Work, engine_of, load_engine
 
 log = logging.getLogger(__name__)
+
 
 # Raised when the engine's numbers change: parts written before are then not used again.
 NUMERICS_VERSION = 4
@@ -192,8 +193,8 @@ def embed_records(
         "sequences": sum(entry["sequences"] for entry in entries),
         "residues": sum(entry["residues"] for entry in entries),
         "content_sha256": content.hexdigest(),
-        "states": add_up(entry["states"] for entry in entries),
-        "skipped": add_up(entry["skipped"] for entry in entries),
+        "states": add_counts(entry["states"] for entry in entries),
+        "skipped": add_counts(entry["skipped"] for entry in entries),
         "parts": entries,
     }
 

@@ -14,20 +14,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from embedome.common.errors import UserError
+from embedome.common.process import keep_freed_memory
+from embedome.common.terms import EMBEDDED, FIRST, MEAN, NON_FINITE, OUT_OF_MEMORY, TOO_LONG, TRUNCATED, WINDOWED
 from embedome.cost import operations
 from embedome.devices import TOKEN_BUDGET, Arriving, free_memory, is_out_of_memory, open_device
 from embedome.encoders.int8 import products_are_exact, quantise_linears
-from embedome.errors import UserError
-from embedome.format import EMBEDDED, FIRST, MEAN, TRUNCATED, WINDOWED, finite_rows
 from embedome.layout import Group, Layout, Row, lay_out
-from embedome.memory import keep_freed_memory
 from embedome.models import Model
+from embedome.parquet.vectors import finite_rows
 from embedome.pieces import LongPolicy, Sequences
 from embedome.pooling import PooledVectors, ResidueStates
 
 log = logging.getLogger(__name__)
 
-TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Linear layers in integers, all else in float32.
 INT8 = "int8"

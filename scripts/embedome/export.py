@@ -1,7 +1,5 @@
 """Data sets in other forms: a NumPy file with the ids beside it, and HDF5 as UniProt publishes embeddings."""
 
-import logging
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -11,22 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.common.atomic_files import atomic_path
+from embedome.common.counts import check_equal
+from embedome.common.disk_space import check_room
+from embedome.common.errors import UserError, load_optional
+from embedome.common.json_files import canonical_json
+from embedome.common.log import Progress
+from embedome.common.terms import DUPLICATE
 from embedome.dataset import Dataset
-from embedome.errors import UserError
-from embedome.files import atomic_path, canonical_json
-from embedome.format import DUPLICATE, KEYS, vector_matrix
-from embedome.ledger import close
-from embedome.log import Progress
-from embedome.optional import load_optional
-from embedome.rowfile import RowFile
-
-log = logging.getLogger(__name__)
+from embedome.format import KEYS
+from embedome.parquet.row_file import RowFile
+from embedome.parquet.vectors import vector_matrix
 
 ITEM_BYTES = 2
 # What HDF5 adds to a data set of its own for each key: 420 measured.
 KEY_BYTES = 500
-# Headers of a file, the provenance among them.
-FILE_BYTES = 20_000
 
 
 def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str | None = None) -> int:
@@ -69,7 +66,7 @@ def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str 
             matrix.write(np.ascontiguousarray(vectors).data)
             lines.writelines(f"{name}\n" for name in names)
             progress.update(len(names))
-        close("rows", rows, "written", progress.done)
+        check_equal("rows", rows, "written", progress.done)
         # Until both are whole there is no matrix: never one beside the ids of another.
         out.unlink(missing_ok=True)
     return rows
@@ -127,7 +124,7 @@ def export_hdf5(
                 if key != name:
                     entry.attrs["original_id"] = name
                 progress.update(1)
-        close("rows", rows, "written", progress.done)
+        check_equal("rows", rows, "written", progress.done)
     return rows
 
 
@@ -191,20 +188,3 @@ def id_bytes(data: Dataset, split: str | None) -> Iterable[int]:
     """Bytes of the ids, a line each."""
     for table in data.tables(["id"], split):
         yield (pc.sum(pc.binary_length(table["id"])).as_py() or 0) + len(table)
-
-
-def check_room(out: Path, size: int) -> None:
-    """Say how large a file will be, and check that the disk has room for it.
-
-    Raises
-    ------
-    UserError
-        Where it has not.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; expected the name of a file to write")
-    needed, free = size + FILE_BYTES, shutil.disk_usage(out.parent).free
-    log.info("%s will take some %s MB of the %s MB that are free", out, f"{needed / 1e6:,.1f}", f"{free / 1e6:,.1f}")
-    if needed > free:
-        raise UserError(f"{out}: needs {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free there")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 
 def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

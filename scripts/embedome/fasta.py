@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 # The longest protein known has about 45,000 residues (PKZILLA-1, Fallon et al. 2024): an entry of 64 MiB is not one.

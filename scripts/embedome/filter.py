@@ -21,24 +21,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
-from embedome.errors import UserError
+from embedome.common.atomic_files import atomic_directory, atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
+from embedome.common.log import Progress
+from embedome.common.parallel import ahead, map_in_order, process_pool
+from embedome.common.process import keep_freed_memory
 from embedome.fasta import Chunk
-from embedome.files import atomic_directory, atomic_path, distinct_names, read_json, write_json
+from embedome.files import distinct_names
 from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
-from embedome.log import Progress
 from embedome.members import write_members
-from embedome.memory import keep_freed_memory
-from embedome.parallel import ahead, map_in_order, process_pool
+from embedome.parquet.external_sort import merge_runs, sort_order
+from embedome.parquet.writer import ParquetSink, write_folder
 from embedome.rejects import REJECTS
 from embedome.repeats import RepeatedDigests
 from embedome.runs import RUN, Made, Task, make_run
-from embedome.sorting import merge_runs, sort_order
 from embedome.spool import Spool
-from embedome.tables import ParquetSink, write_folder
 from embedome.uniref_xml import XmlChunk
 
 log = logging.getLogger(__name__)
+
 
 # Text of a run: a worker holds it several times over. Of a chunk, whose records are checked at once: array operations
 # cost some 50 us each beside what they do (2 MiB or more is as good, 256 KiB takes half as long again).

@@ -12,28 +12,23 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 
-from embedome.errors import UserError
-from embedome.files import atomic_path, canonical_json, file_sha256
-from embedome.tables import ParquetFile, ParquetSink
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import canonical_json, file_sha256
+from embedome.common.terms import MEAN
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import GROUP_ROWS, finite_rows, residues_type, vector_matrix, vector_type
+from embedome.parquet.writer import ParquetSink
 
 FORMAT = 2
-GROUP_ROWS = 8192
 # Of a file of residues' vectors, whose rows are hundreds of times larger.
 RESIDUE_GROUP_ROWS = 64
-# Numbers tested at once by `finite_rows`: they stay in the cache.
-FINITE_BLOCK = 1 << 18
 METADATA_KEY = b"embedome"
 # Keys of the provenance that are no reason to embed anew.
 DEVIATION = "int8_deviation"
 MEASURED = (DEVIATION,)
-# States of a row.
-EMBEDDED, TRUNCATED, WINDOWED, DUPLICATE = "embedded", "truncated", "windowed", "duplicate"
-# How residues' hidden states become one vector; `first` is the token before the residues.
-MEAN, MAX, FIRST = "mean", "max", "first"
-POOLINGS = (MEAN, MAX, FIRST)
 # Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
 MANIFEST = "_manifest.json"
 SKIPPED_FILE = "_skipped.parquet"
@@ -77,52 +72,10 @@ def residue_schema(dimension: int) -> pa.Schema:
     return pa.schema([*KEYS, pa.field("residue_embeddings", residues_type(dimension), nullable=False)])
 
 
-def residues_type(dimension: int) -> pa.DataType:
-    """Arrow type of a sequence's vectors: a list of float16[dimension], nothing nullable."""
-    return pa.list_(pa.field("element", vector_type(dimension), nullable=False))
-
-
-def vector_type(dimension: int) -> pa.DataType:
-    """Arrow type of a vector: float16[dimension], nothing nullable."""
-    return pa.list_(pa.field("element", pa.float16(), nullable=False), dimension)
-
-
-def vector_array(vectors: np.ndarray) -> pa.Array:
-    """Wrap a float16 matrix [n, D] as an Arrow array, without a copy where it is contiguous."""
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(vectors.shape[1]))
-
-
-def vector_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """The float16 matrix [n, D] of an embedding column."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
-
-
-def finite_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of a float16 matrix [n, D] in which no number is infinite or none, bool [n]; faster than NumPy's test.
-
-    In half floats (IEEE 754 binary16) these have the highest exponent: without the sign, they are 0x7C00 or above.
-    """
-    bits = vectors.view(np.uint16)
-    finite, size = np.empty(len(bits), bool), max(1, FINITE_BLOCK // max(1, bits.shape[1]))
-    for start in range(0, len(bits), size):
-        block = bits[start : start + size] & 0x7FFF
-        finite[start : start + size] = block.max(1, initial=0) < 0x7C00
-    return finite
-
-
 def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
     """Whether all `finite_rows` are, of all poolings."""
     columns = vector_columns(poolings).values()
     return all(finite_rows(vector_matrix(chunk)).all() for column in columns for chunk in table[column].chunks)
-
-
-def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:
-    """Wrap matrices [L, D] of float16 as an Arrow array of lists of vectors."""
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in states])]).astype(np.int32)
-    joined = np.concatenate(states) if states else np.empty((0, dimension), np.float16)
-    return pa.ListArray.from_arrays(offsets, vector_array(joined), type=residues_type(dimension))
 
 
 # Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read it for

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG_GROUP_ROWS, canonical_rows, is_canonical, read_catalog
-from embedome.errors import UserError
-from embedome.tables import ParquetFile, RowReader
+from embedome.common.errors import UserError
+from embedome.parquet.reader import ParquetFile, RowReader
 
 CLUSTERS = pa.schema(
     [

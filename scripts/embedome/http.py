@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
 BLOCK_BYTES = 1 << 20

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from embedome.errors import UserError
-from embedome.files import atomic_directory
+from embedome.common.atomic_files import atomic_directory
+from embedome.common.errors import UserError
 from embedome.models import CONFIG_KEY
 from embedome.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5, Entry, find_entry
 from embedome.vocabularies import save_tokenizer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
+
 
 # The fields of config.json that a size goes into.
 FIELDS = {

@@ -11,11 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedome.concatenation import Concatenation, OtherSchemaError
-from embedome.format import GROUP_ROWS, describe_file, embedding_metadata, embedding_sink
+from embedome.format import describe_file, embedding_metadata, embedding_sink
+from embedome.parquet.concatenation import Concatenation, OtherSchemaError
+from embedome.parquet.vectors import GROUP_ROWS
 from embedome.shard_parts import CheckedPart, ShardPart, check_part
 
 log = logging.getLogger(__name__)
+
 
 # Of a file whose rows are new ones and reused ones, where no other size is asked for.
 FILE_BYTES = 384_000_000

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from embedome.errors import UserError
-from embedome.files import file_sha256
-from embedome.tables import ParquetFile, first_line
+from embedome.common.errors import UserError, first_line
+from embedome.common.json_files import file_sha256
+from embedome.parquet.reader import ParquetFile
 
 SEPARATOR = ";"
 DELIMITERS = {".tsv": "\t", ".csv": ","}

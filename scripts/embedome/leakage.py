@@ -16,24 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import RowNames, canonical_rows, is_canonical, read_catalog, row_type
-from embedome.errors import UserError
-from embedome.files import atomic_path, read_json, scratch_directory, write_json
+from embedome.common.atomic_files import atomic_path, scratch_directory
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
+from embedome.common.terms import REJECTED, SPLITS, TEST, TRAIN, VAL
 from embedome.mmseqs import Mmseqs, index_bytes, read_table, word_length
+from embedome.parquet.writer import ParquetSink
 from embedome.rejects import write_rejects
-from embedome.split import (
-    DROPPED,
-    GROUP_ROWS,
-    REJECTED,
-    SPLITS,
-    TEST,
-    TRAIN,
-    VAL,
-    read_split_catalog,
-    write_splits,
-)
-from embedome.tables import ParquetSink
+from embedome.split import DROPPED, GROUP_ROWS, read_split_catalog, write_splits
 
 log = logging.getLogger(__name__)
+
 
 LEAK = "leak"
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

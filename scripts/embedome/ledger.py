@@ -2,15 +2,13 @@
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedome.errors import UserError
-from embedome.files import read_json, write_json
-from embedome.format import DUPLICATE, EMBEDDED, TRUNCATED, WINDOWED
-from embedome.split import SPLITS
+from embedome.common.counts import add_counts, check_equal
+from embedome.common.json_files import read_json, write_json
+from embedome.common.terms import DUPLICATE, EMBEDDED, SPLITS, TRUNCATED, WINDOWED
 
 log = logging.getLogger(__name__)
 
@@ -60,33 +58,33 @@ def make_ledger(
 ) -> dict:
     """Add up the stages' counts and check them against each other; as `write_ledger`."""
     splits = {name: split_account(name, split, shards, manifests[name], dataset) for name in SPLITS}
-    states = add_up([account["states"] for account in splits.values()])
-    skipped = add_up([account["skipped"] for account in splits.values()])
+    states = add_counts([account["states"] for account in splits.values()])
+    skipped = add_counts([account["skipped"] for account in splits.values()])
     left_out = split["rejected"]
     rejected = {**filtered["rejected"], **{reason: counts["sequences"] for reason, counts in left_out.items()}}
     kept = filtered["kept"] - sum(counts["sequences"] for counts in left_out.values())
     duplicates = filtered["duplicates"] - sum(counts["duplicates"] for counts in left_out.values())
     skipped_duplicates = duplicates - states.get(DUPLICATE, 0)
     skipped_in_shards = sum(sum(shard["skipped"].values()) for split in splits.values() for shard in split["shards"])
-    close("records read", filtered["read"], "kept and rejected", kept + sum(rejected.values()))
-    close("records of the input files", sum(i["records"] for i in filtered["inputs"]), "read", filtered["read"])
-    close("kept", kept, "kept by the split stage", split["kept"])
-    close("kept", kept, "in splits", sum(account["sequences"] for account in splits.values()))
-    close("kept", kept, "embedded, duplicates and skipped", sum(states.values()) + sum(skipped.values()))
-    close(
+    check_equal("records read", filtered["read"], "kept and rejected", kept + sum(rejected.values()))
+    check_equal("records of the input files", sum(i["records"] for i in filtered["inputs"]), "read", filtered["read"])
+    check_equal("kept", kept, "kept by the split stage", split["kept"])
+    check_equal("kept", kept, "in splits", sum(account["sequences"] for account in splits.values()))
+    check_equal("kept", kept, "embedded, duplicates and skipped", sum(states.values()) + sum(skipped.values()))
+    check_equal(
         "skipped in shards, and their duplicates",
         skipped_in_shards + skipped_duplicates,
         "skipped in the data set",
         sum(skipped.values()),
     )
-    close("rows of the data set", dataset["rows"], "embedded and duplicates", sum(states.values()))
+    check_equal("rows of the data set", dataset["rows"], "embedded and duplicates", sum(states.values()))
     return {
         "format": 1,
         "read": filtered["read"],
         "rejected": dict(sorted(rejected.items())),
         "kept": kept,
         "states": states,
-        "reused": add_up([account["reused"] for account in splits.values()]),
+        "reused": add_counts([account["reused"] for account in splits.values()]),
         "skipped": skipped,
         "splits": splits,
     }
@@ -99,22 +97,22 @@ def split_account(
     counts, rows = split["splits"][name], dataset["splits"][name]
     found = {manifest["shard"]: manifest for manifest in manifests}
     held = [shard_account(name, shard, found.pop(shard["shard"], {})) for shard in shards["splits"][name]]
-    close(f"split {name}: manifests of shards", len(manifests), "shards", len(held))
-    close(
+    check_equal(f"split {name}: manifests of shards", len(manifests), "shards", len(held))
+    check_equal(
         f"split {name}: distinct sequences",
         counts["sequences"] - counts["duplicates"],
         "in shards and reused",
         sum(shard["sequences"] for shard in held) + shards["reused"][name],
     )
-    close(f"split {name}: reused", shards["reused"][name], "in the data set", sum(rows["reused"].values()))
-    states = add_up([rows["reused"], *(shard["states"] for shard in held)])
+    check_equal(f"split {name}: reused", shards["reused"][name], "in the data set", sum(rows["reused"].values()))
+    states = add_counts([rows["reused"], *(shard["states"] for shard in held)])
     for state in (EMBEDDED, TRUNCATED, WINDOWED):
         sides = states.get(state, 0), "in the data set", rows["states"].get(state, 0)
-        close(f"split {name}: {state} in shards and reused", *sides)
+        check_equal(f"split {name}: {state} in shards and reused", *sides)
     ended = sum(rows["states"].values()) + sum(rows["skipped"].values())
-    close(f"split {name}: sequences", counts["sequences"], "rows and skipped", ended)
-    close(f"split {name}: rows", rows["rows"], "rows of its files", sum(file["rows"] for file in rows["files"]))
-    close(f"split {name}: rows", rows["rows"], "rows by state", sum(rows["states"].values()))
+    check_equal(f"split {name}: sequences", counts["sequences"], "rows and skipped", ended)
+    check_equal(f"split {name}: rows", rows["rows"], "rows of its files", sum(file["rows"] for file in rows["files"]))
+    check_equal(f"split {name}: rows", rows["rows"], "rows by state", sum(rows["states"].values()))
     ends = {key: rows[key] for key in ("states", "reused", "skipped")}
     return {**counts, **ends, "shards": held}
 
@@ -123,25 +121,8 @@ def shard_account(split: str, shard: Mapping[str, Any], manifest: Mapping[str, A
     """The account of one shard: what it holds and what became of it."""
     states, skipped = manifest.get("states", {}), manifest.get("skipped", {})
     where = f"split {split}, shard {shard['shard']}"
-    close(f"{where}: sequences", shard["sequences"], "in its manifest", manifest.get("sequences", 0))
-    close(
+    check_equal(f"{where}: sequences", shard["sequences"], "in its manifest", manifest.get("sequences", 0))
+    check_equal(
         f"{where}: sequences", shard["sequences"], "embedded and skipped", sum(states.values()) + sum(skipped.values())
     )
     return {**{key: shard[key] for key in ("shard", "sequences", "residues")}, "states": states, "skipped": skipped}
-
-
-def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add counts by name, names in order."""
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return dict(sorted(total.items()))
-
-
-def close(left: str, left_count: int, right: str, right_count: int) -> None:
-    """Fail where two counts that must be equal are not."""
-    if left_count != right_count:
-        raise UserError(
-            f"the ledger does not close: {left} {left_count:,}, {right} {right_count:,}; "
-            "files of different runs are mixed: rerun the workflow, with --forceall if that does not help"
-        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedome.catalog import read_catalog
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.fasta import read_entries
 
 # UniRef50 of 2026: clusters. Lengths are log-normal with these parameters, fitted to the mean of 286 residues and the

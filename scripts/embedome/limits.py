@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.columns import bytes_of, offsets_of
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.taxonomy import taxon_flags
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.

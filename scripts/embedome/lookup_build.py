@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import read_sequences
+from embedome.common.atomic_files import atomic_directory
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, write_json
+from embedome.common.log import Progress
 from embedome.dataset import Dataset, open_dataset
-from embedome.errors import UserError
-from embedome.files import atomic_directory, file_sha256, write_json
-from embedome.format import MANIFEST, vector_matrix
+from embedome.format import MANIFEST
 from embedome.labels import LabelSource, LabelTable, read_labels
-from embedome.log import Progress
 from embedome.lookup_set import (
     ANNOTATION_FORMAT,
     HELD_OUT,
@@ -32,10 +33,13 @@ from embedome.lookup_set import (
     ranges,
 )
 from embedome.neighbours import build_index
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import vector_matrix
+from embedome.parquet.writer import ParquetSink
 from embedome.recall import measure_recall
-from embedome.tables import ParquetFile, ParquetSink
 
 log = logging.getLogger(__name__)
+
 
 GROUP_ROWS = 1 << 14
 BLOCK_ROWS = 1 << 14

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embedome.files import read_json
+from embedome.common.json_files import read_json
 from embedome.labels import LabelSource
 from embedome.neighbours import EXACT_UP_TO
-from embedome.tables import ParquetFile
+from embedome.parquet.reader import ParquetFile
 
 if TYPE_CHECKING:
     import faiss

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.common.errors import UserError
 from embedome.devices import TOKEN_BUDGET, open_device
 from embedome.engine import DTYPES
-from embedome.errors import UserError
 from embedome.models import Model, fill, load_model, read_config
 from embedome.records import UPPER_CASE, WHITE_SPACE, sequence_fault
 from embedome.registry import ESM, MEGATRON_BERT

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG, read_catalog
-from embedome.files import atomic_path
+from embedome.common.atomic_files import atomic_path
+from embedome.common.log import Progress
 from embedome.headers import to_int
-from embedome.log import Progress
-from embedome.sorting import RunIndex, merge_runs, sort_order
-from embedome.tables import ParquetSink
+from embedome.parquet.external_sort import RunIndex, merge_runs, sort_order
+from embedome.parquet.writer import ParquetSink
 
 log = logging.getLogger(__name__)
+
 
 MEMBERS_GROUP_ROWS = 1 << 17
 STATISTICS = ["id", "member", "accession", "uniparc", "taxid", "length"]

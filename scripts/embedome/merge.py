@@ -19,9 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedome.catalog import CATALOG
+from embedome.common.atomic_files import atomic_directory
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
+from embedome.common.log import Progress
+from embedome.common.parallel import map_in_order
+from embedome.common.terms import SPLITS
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
-from embedome.errors import UserError
-from embedome.files import atomic_directory, read_json, write_json
 from embedome.format import (
     COMMON_METADATA,
     FORMAT,
@@ -38,18 +43,16 @@ from embedome.format import (
     worst_deviation,
 )
 from embedome.joining import FileTask, build_file, link_or_copy, plan_files
-from embedome.log import Progress
-from embedome.lookup import find_in_files
-from embedome.parallel import map_in_order
+from embedome.parquet.id_lookup import find_in_files
+from embedome.parquet.reader import ParquetFile, RowReader
+from embedome.parquet.row_file import read_file
 from embedome.reuse import Reuse, check_same_vectors
-from embedome.rowfile import read_file
 from embedome.shard_parts import CheckedPart, ShardPart, check_keys, list_parts
-from embedome.split import SPLITS, read_split_catalog
-from embedome.tables import ParquetFile, RowReader
+from embedome.split import read_split_catalog
 from embedome.weaving import Earlier, weave, write_files
-from embedome.workers import Workers
 
 log = logging.getLogger(__name__)
+
 
 DUPLICATE_ROWS = 100_000
 DUPLICATE_SCHEMA = pa.schema([CATALOG.field(name) for name in CATALOG_COLUMNS])
@@ -67,7 +70,7 @@ def merge_shards(
     *,
     file_bytes: int = 0,
     reuse: Reuse | None = None,
-    workers: Workers | None = None,
+    workers: DaskWorkers | None = None,
 ) -> dict:
     """Verify the shards' parts and publish them as one data set.
 
@@ -103,7 +106,7 @@ def merge_shards(
     parts, provenance = list_parts([Path(path) for path in manifests], account)
     if reuse:
         provenance |= worst_deviation([provenance, reuse.earlier["provenance"]])
-    workers = workers or Workers()
+    workers = workers or DaskWorkers()
     with atomic_directory(dataset) as folder:
         merger = Merger(folder, catalog, splits, provenance, reuse)
         with workers.client() as client, Progress("merge", "parts", len(parts)) as progress:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import threading
 import time
 from collections import Counter
@@ -11,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embedome.files import atomic_path
+from embedome.common.atomic_files import atomic_path
+from embedome.common.process import peak_memory
 
 if TYPE_CHECKING:
     from embedome.engine import Engine
@@ -86,20 +86,6 @@ def write_metrics(path: str | os.PathLike, manifest: dict[str, Any], clock: Cloc
         row |= {"dtype": manifest["provenance"]["dtype"], **speed(engine, clock)}
     with atomic_path(path) as temporary:
         Path(temporary).write_text(json.dumps(row) + "\n", encoding="utf-8")
-
-
-def peak_memory() -> int:
-    """Return this process's peak resident memory so far, in bytes.
-
-    On Linux from /proc: getrusage's maximum lives through exec, so that a small process started by a large one would
-    report the large one's (fs/exec.c, setmax_mm_hiwater_rss).
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except FileNotFoundError:
-        # macOS counts in bytes there, other systems than Linux are not supported.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def speed(engine: "Engine", clock: Clock) -> dict[str, Any]:

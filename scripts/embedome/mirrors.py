@@ -9,15 +9,17 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 from xml.etree import ElementTree
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.http import BLOCK_BYTES, MirrorError, http_get, with_retries
+
+log = logging.getLogger(__name__)
+
 
 METALINK = "RELEASE.metalink"
 NAMESPACE = "{http://www.metalinker.org/}"
 METALINK_LIMIT_BYTES = 16 << 20
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

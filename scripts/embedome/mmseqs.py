@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.catalog import read_catalog
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.shard import joined
 
 PROGRAM = "mmseqs"

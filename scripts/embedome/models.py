@@ -7,16 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.errors import UserError
-from embedome.files import file_sha256, read_json
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, read_json
 from embedome.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
-from embedome.tokenizer import (
-    VOCABULARY_FILES,
-    ResidueTokenizer,
-    load_tokenizer,
-    vocabulary_file,
-    vocabulary_files,
-)
+from embedome.tokenizer import VOCABULARY_FILES, ResidueTokenizer, load_tokenizer, vocabulary_file, vocabulary_files
 from embedome.weights import open_weights, weight_files, weights_sha256
 
 if TYPE_CHECKING:

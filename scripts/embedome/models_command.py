@@ -102,8 +102,8 @@ def list_row(entry: Entry) -> tuple[str, ...]:
 
 def run_init(options: argparse.Namespace) -> None:
     """Make a model directory with random weights."""
-    from embedome.errors import UserError
-    from embedome.files import check_new_folder
+    from embedome.common.atomic_files import check_new_folder
+    from embedome.common.errors import UserError
     from embedome.initialise import make_untrained
 
     check_new_folder(options.directory)
@@ -119,7 +119,7 @@ def run_init(options: argparse.Namespace) -> None:
 
 def run_import(options: argparse.Namespace) -> None:
     """Convert an archive to a model directory."""
-    from embedome.files import check_new_folder
+    from embedome.common.atomic_files import check_new_folder
     from embedome.nemo import import_nemo
 
     check_new_folder(options.directory)
@@ -137,7 +137,7 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_score(options: argparse.Namespace) -> None:
     """Write the pseudo-log-likelihoods of sequences."""
-    from embedome.files import check_output
+    from embedome.common.atomic_files import check_output
     from embedome.masked import load_masked_lm
     from embedome.scoring import score_masked
 
@@ -148,7 +148,7 @@ def run_score(options: argparse.Namespace) -> None:
 
 def run_fill(options: argparse.Namespace) -> None:
     """Print guesses at masked residues, a line each: position, residue, probability."""
-    from embedome.errors import UserError
+    from embedome.common.errors import UserError
     from embedome.masked import load_masked_lm
 
     if options.top < 1:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from embedome.errors import UserError
-from embedome.optional import load_optional
+from embedome.common.errors import UserError, load_optional
 
 if TYPE_CHECKING:
     import faiss

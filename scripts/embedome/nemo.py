@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedome.errors import UserError
-from embedome.files import file_sha256
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256
 from embedome.initialise import FIELDS, make_config, save_directory
 from embedome.models import CONFIG_KEY, check_model_directory, read_config
 from embedome.nemo_archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.errors import UserError
-from embedome.files import atomic_path
-from embedome.tables import first_line
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError, first_line
 from embedome.weights import load_plain_tensors
 
 if TYPE_CHECKING:

@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import read_catalog
+from embedome.common.atomic_files import atomic_path, temporaries_beside, temporary_beside
+from embedome.common.counts import check_equal
+from embedome.common.disk_space import check_room
+from embedome.common.errors import UserError
+from embedome.common.locks import try_lock
 from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
 from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import announce_size, embed_records
-from embedome.errors import UserError
-from embedome.export import check_room
-from embedome.files import atomic_path, temporaries_beside, temporary_beside
 from embedome.filter import filter_records, source_identity
 from embedome.format import (
     SKIPPED,
@@ -33,14 +35,12 @@ from embedome.format import (
     residue_sink,
     residues_path,
 )
-from embedome.ledger import close
 from embedome.limits import Limits
-from embedome.lock import held
 from embedome.models import check_model_directory, empty_model
+from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.plan import HALF, ROW_BYTES
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
-from embedome.tables import ParquetFile, RowReader
 from embedome.work import Machine
 
 PART_SEQUENCES = 100_000
@@ -120,7 +120,7 @@ def embed_fasta(
         )
         parts = [work / part["file"] for part in manifest["parts"]]
         states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
-        close("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
+        check_equal("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
         if settings.per_residue:
             join_residues(parts, out, manifest["provenance"], dimension)
         else:
@@ -142,7 +142,7 @@ def work_folder(out: Path) -> Iterator[Path]:
     """
     work = out.with_name(out.name + ".work")
     try:
-        with held(work / LOCK) as is_held:
+        with try_lock(work / LOCK) as is_held:
             if not is_held:
                 raise UserError(f"{out}: another process is writing it; wait for it, then run again")
             done = False

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedome.errors import UserError
-from embedome.files import read_json, sync, write_json
+from embedome.common.atomic_files import sync
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
+from embedome.common.locks import lock_file
+from embedome.common.log import Progress
 from embedome.http import BLOCK_BYTES
-from embedome.lock import lock
-from embedome.log import Progress
 from embedome.mirrors import Expected
 
 
@@ -27,7 +28,7 @@ class Part:
         self.note_path = target.with_name(f".{target.name}.part.json")
         target.parent.mkdir(parents=True, exist_ok=True)
         self.handle = open(self.path, "a+b")  # noqa: SIM115 - __exit__ closes it
-        if not lock(self.handle, self.path):
+        if not lock_file(self.handle, self.path):
             self.handle.close()
             raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
         self.note = read_json(self.note_path) if self.note_path.exists() else {}

@@ -7,15 +7,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from embedome.common.atomic_files import atomic_directory
+from embedome.common.counts import check_equal
+from embedome.common.disk_space import check_room
+from embedome.common.errors import UserError
+from embedome.common.log import Progress
 from embedome.dataset import Dataset
-from embedome.errors import UserError
-from embedome.export import ITEM_BYTES, check_room
-from embedome.files import atomic_directory
-from embedome.format import COLUMN_OPTIONS, GROUP_ROWS, vector_columns
-from embedome.ledger import close
-from embedome.log import Progress
-from embedome.scan import SPLIT
-from embedome.tables import PAGE_OPTIONS
+from embedome.export import ITEM_BYTES
+from embedome.format import COLUMN_OPTIONS, vector_columns
+from embedome.parquet.scan import SPLIT
+from embedome.parquet.vectors import GROUP_ROWS
+from embedome.parquet.writer import PAGE_OPTIONS
 
 # Each value has a file under way for each split, and a row group of it in memory.
 MOST_VALUES = 100
@@ -85,7 +87,7 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
             max_rows_per_file=MOST_FILE_ROWS,
         )
         written = ds.dataset(folder).count_rows()
-        close("rows", rows, "written", written)
+        check_equal("rows", rows, "written", written)
     return rows
 
 

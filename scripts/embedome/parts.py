@@ -5,7 +5,6 @@ A part is final when it is written. One that has the fingerprint it would be wri
 
 import glob
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embedome.common.atomic_files import temporaries_of
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, json_sha256
+from embedome.common.terms import OUT_OF_MEMORY
 from embedome.cost import PICOSECONDS
-from embedome.engine import OUT_OF_MEMORY, Embedded
-from embedome.errors import UserError
-from embedome.files import file_sha256, json_sha256, temporaries_of
+from embedome.engine import Embedded
 from embedome.format import (
     KEYS,
     SKIPPED,
@@ -30,18 +31,15 @@ from embedome.format import (
     part_info,
     read_rows,
     residue_schema,
-    residues_array,
     residues_path,
-    vector_array,
     vector_columns,
     write_part,
     write_residues,
 )
 from embedome.headers import parse_descriptions
+from embedome.parquet.vectors import residues_array, vector_array
 from embedome.records import Record, refget_digests
 from embedome.settings import PartLimits
-
-log = logging.getLogger(__name__)
 
 # Residues of a part at most, whatever its predicted time, and bytes of its residues' vectors, where they are written
 # (4 for each number, as windows are averaged in float32): what bounds memory.

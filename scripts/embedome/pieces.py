@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 # Residues that fit a model without a longest sequence: any number.
 NO_LIMIT = int(np.iinfo(np.int64).max)

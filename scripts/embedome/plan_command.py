@@ -69,9 +69,9 @@ def run_bench(options: argparse.Namespace) -> None:
     import torch
 
     from embedome.bench import bench
+    from embedome.common.errors import UserError
+    from embedome.common.json_files import write_json
     from embedome.engine import Engine
-    from embedome.errors import UserError
-    from embedome.files import write_json
     from embedome.lengths import fasta_lengths, uniref50_lengths
     from embedome.models import load_model, model_identity
 
@@ -113,9 +113,9 @@ def run_plan(options: argparse.Namespace) -> None:
     """Predict and print."""
     from dataclasses import replace
 
+    from embedome.common.errors import UserError
+    from embedome.common.json_files import read_json
     from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
-    from embedome.errors import UserError
-    from embedome.files import read_json
     from embedome.pieces import LongPolicy
     from embedome.plan import Job, make_plan
 
@@ -146,8 +146,8 @@ def run_plan(options: argparse.Namespace) -> None:
 
 def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> None:
     """Refuse what was measured with another directory's model; a registered name may be that of none of its files."""
-    from embedome.errors import UserError
-    from embedome.files import file_sha256
+    from embedome.common.errors import UserError
+    from embedome.common.json_files import file_sha256
     from embedome.models import CONFIG
 
     path = Path(options.model) / CONFIG
@@ -174,7 +174,7 @@ def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":
 
 def read_lengths(options: argparse.Namespace) -> "Lengths":
     """The sequences' lengths, from wherever the user said."""
-    from embedome.errors import UserError
+    from embedome.common.errors import UserError
     from embedome.lengths import UNIREF50_SEQUENCES, catalog_lengths, fasta_lengths, uniref50_lengths
 
     if options.fasta:

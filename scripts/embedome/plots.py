@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.files import atomic_path
-from embedome.split import SPLITS, TEST, TRAIN, VAL
+from embedome.common.atomic_files import atomic_path
+from embedome.common.terms import SPLITS, TEST, TRAIN, VAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedome.common.terms import FIRST, MAX, MEAN
 from embedome.devices import Arriving, send
-from embedome.format import FIRST, MAX, MEAN
 from embedome.layout import Layout
 
 

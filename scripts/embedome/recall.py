@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.dataset import Dataset
-from embedome.format import vector_matrix
 from embedome.hits import HitFinder, Queries, row_numbers
 from embedome.lookup_set import EUCLIDEAN, LookupSet
-from embedome.tables import ParquetFile
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import vector_matrix
 
 QUERIES = 1000
 SEED = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
 NVIDIA = "NVIDIA's terms, with the weights"

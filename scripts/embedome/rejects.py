@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.catalog import CATALOG_GROUP_ROWS, read_catalog
-from embedome.files import atomic_path
-from embedome.tables import ParquetSink
+from embedome.common.atomic_files import atomic_path
+from embedome.parquet.writer import ParquetSink
 
 REJECTS = pa.schema(
     [

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from embedome import analyse, plots
+from embedome.common.json_files import read_json
+from embedome.common.terms import SPLITS
 from embedome.drift import REFERENCE
-from embedome.files import read_json
 from embedome.format import read_rows
-from embedome.split import SPLITS
 from embedome.table_files import is_number, write_page, write_tsv
 
 

@@ -18,16 +18,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedome.catalog import read_catalog, row_type
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, read_json, write_json
+from embedome.common.log import Progress
+from embedome.common.terms import DUPLICATE
 from embedome.dataset import Dataset, open_dataset
-from embedome.errors import UserError
-from embedome.files import atomic_path, file_sha256, read_json, write_json
-from embedome.format import DUPLICATE, FORMAT, MANIFEST, lasting
-from embedome.log import Progress
+from embedome.format import FORMAT, MANIFEST, lasting
+from embedome.parquet.reader import ParquetFile
 from embedome.records import DIGEST_CHARACTERS
 from embedome.split import hash_ids
-from embedome.tables import ParquetFile
 
 log = logging.getLogger(__name__)
+
 
 REUSED = pa.schema(
     [

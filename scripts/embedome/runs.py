@@ -15,8 +15,8 @@ from embedome.fasta import Chunk
 from embedome.headers import parse_descriptions
 from embedome.limits import Limits
 from embedome.members import MEMBER_RUN
+from embedome.parquet.external_sort import RunIndex, in_order, sort_order, write_run
 from embedome.records import DIGEST_CHARACTERS, Record, digest_texts
-from embedome.sorting import RunIndex, in_order, sort_order, write_run
 from embedome.spool import Spool, Spooled
 from embedome.uniref_xml import XmlChunk
 

@@ -11,6 +11,7 @@ from embedome.table_files import write_page, write_tsv
 
 log = logging.getLogger(__name__)
 
+
 HEADER = ("rule", "jobs", "time of all (h:mm:ss)", "longest job (s)", "largest memory (MB)", "processor time (s)")
 # Columns of a benchmark file: seconds, resident memory in MB, seconds of processor time; - or NA where not measured.
 SECONDS, MEMORY, PROCESSOR = "s", "max_rss", "cpu_time"

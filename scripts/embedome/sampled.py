@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embedome.common.json_files import rounded
 from embedome.components import Components
-from embedome.files import rounded
-from embedome.format import vector_matrix
+from embedome.parquet.vectors import vector_matrix
 from embedome.similarity import agreement, mean_cosine, nearest, unit_vectors
 from embedome.umap_map import no_map, umap_points
 
 log = logging.getLogger(__name__)
+
 
 # Vectors at least so alike are near duplicates.
 NEAR_COSINE = 0.999

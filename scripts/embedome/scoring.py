@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.log import Progress
+from embedome.common.terms import NON_FINITE, OUT_OF_MEMORY
 from embedome.devices import TOKEN_BUDGET
-from embedome.engine import NON_FINITE, OUT_OF_MEMORY
-from embedome.errors import UserError
-from embedome.files import atomic_path
-from embedome.log import Progress
 from embedome.masked import MaskedLM
 from embedome.records import Record, read_records
 from embedome.seq2seq import Seq2Seq

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedome.common.errors import UserError
 from embedome.devices import open_device
 from embedome.engine import DTYPES, check_dtype
-from embedome.errors import UserError
 from embedome.models import ARCHITECTURES, CONFIG, CONFIG_KEY, read_config
 from embedome.registry import BLENDERBOT, T5
 from embedome.tokenizer import ResidueTokenizer, load_tokenizer

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from embedome.common.terms import MEAN
 from embedome.cost import CostModel
-from embedome.format import MEAN
 from embedome.pieces import LongPolicy
 
 

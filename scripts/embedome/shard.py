@@ -20,15 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from isal import igzip
 
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
+from embedome.common.log import Progress
+from embedome.common.parallel import ahead
+from embedome.common.terms import SPLITS
 from embedome.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
-from embedome.errors import UserError
-from embedome.files import atomic_path, read_json, write_json
-from embedome.log import Progress
-from embedome.parallel import ahead
 from embedome.reuse import Reuse
-from embedome.split import SPLITS, read_split_catalog
+from embedome.split import read_split_catalog
 
 log = logging.getLogger(__name__)
+
 
 COMPRESSION_LEVEL = 1
 BLOCK_BYTES = 1 << 18

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.errors import UserError
-from embedome.files import file_sha256, read_json
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, read_json
+from embedome.common.terms import SPLITS
 from embedome.format import FORMAT, KEYS, SKIPPED, lasting, part_info, vectors_finite, worst_deviation
-from embedome.rowfile import read_file
-from embedome.split import SPLITS
+from embedome.parquet.row_file import read_file
 
 
 @dataclass(frozen=True, slots=True)

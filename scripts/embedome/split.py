@@ -15,18 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog import CATALOG_GROUP_ROWS, RowNames, count_rows, is_canonical, read_catalog
-from embedome.errors import UserError
-from embedome.files import atomic_path, read_json, write_json
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
+from embedome.common.terms import REJECTED, SPLITS, TEST, TRAIN, VAL
 from embedome.groups import Clusters, read_clusters
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.writer import ParquetSink
 from embedome.rejects import write_rejects
-from embedome.tables import ParquetFile, ParquetSink
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("val", "test", "train")
+
 # What a record is marked as that is in the catalog and in no split.
 DROPPED = "rejected"
-VAL, TEST, TRAIN, REJECTED = range(4)
 REDUNDANT = "redundant"
 SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("split", pa.string(), nullable=False)])
 # Clusters that are looked at at once.

@@ -7,9 +7,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from embedome.common.terms import TOO_LONG
 from embedome.devices import free_memory, is_out_of_memory
 from embedome.dropped import write_dropped
-from embedome.engine import TOO_LONG
 from embedome.records import Record
 
 BLOCK_RECORDS = 2000

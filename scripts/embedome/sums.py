@@ -16,14 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
+from embedome.common.log import Progress
+from embedome.common.parallel import map_in_order
+from embedome.common.terms import DUPLICATE
 from embedome.dataset import Dataset
-from embedome.errors import UserError
-from embedome.format import DUPLICATE, iter_rows, vector_array, vector_matrix
-from embedome.log import Progress
+from embedome.format import iter_rows
 from embedome.moments import Moments
-from embedome.parallel import map_in_order
+from embedome.parquet.vectors import vector_array, vector_matrix
 from embedome.split import hash_ids
-from embedome.workers import Workers
 
 ALL = "all"
 # Not a split's seed: the first sequences by that hash are the whole of val.
@@ -109,7 +111,7 @@ class Scan:
         return {**self.sums, ALL: total}
 
 
-def scan_dataset(data: Dataset, n_sample: int, workers: Workers) -> Scan:
+def scan_dataset(data: Dataset, n_sample: int, workers: DaskWorkers) -> Scan:
     """Read every row once, with Dask.
 
     The sample are the `n_sample` distinct sequences whose ids have the smallest keyed hash: it depends neither on files

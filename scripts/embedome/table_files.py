@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from embedome.files import atomic_path
+from embedome.common.atomic_files import atomic_path
 
 # Light in dark mode too, as the page around it is.
 STYLE = """

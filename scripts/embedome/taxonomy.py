@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 NODES, MERGED = "nodes.dmp", "merged.dmp"
 LARGEST = 2**27

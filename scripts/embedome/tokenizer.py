@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedome.errors import UserError
-from embedome.files import read_json
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

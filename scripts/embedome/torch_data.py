@@ -7,10 +7,10 @@ import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from embedome.errors import UserError
-from embedome.format import vector_matrix
-from embedome.parallel import available_cores
-from embedome.scan import Piece, scan
+from embedome.common.errors import UserError
+from embedome.common.parallel import available_cores
+from embedome.parquet.scan import RowRange, scan
+from embedome.parquet.vectors import vector_matrix
 
 # Rows of one stretch: ids, vectors [n, D], other columns; arrays of one length.
 Block = tuple[np.ndarray, ...]
@@ -52,7 +52,7 @@ class TensorStream(IterableDataset):
 
     def __init__(
         self,
-        pieces: Sequence[Piece],
+        pieces: Sequence[RowRange],
         column: str,
         columns: Sequence[str] = (),
         *,
@@ -95,7 +95,7 @@ class TensorStream(IterableDataset):
             for block in batched(blocks, self.rows):
                 yield tuple(as_batch(array) for array in block)
 
-    def share(self, worker: int, workers: int) -> list[Piece]:
+    def share(self, worker: int, workers: int) -> list[RowRange]:
         """The pieces, and parts of pieces, of one worker of this rank."""
         pieces = self.pieces
         if self.shuffle:
@@ -120,7 +120,7 @@ def share_of(total: int, number: int, parts: int) -> tuple[int, int]:
     return total * number // parts, total * (number + 1) // parts
 
 
-def cut(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
+def cut(pieces: Iterable[RowRange], start: int, stop: int) -> Iterator[RowRange]:
     """The pieces that hold rows `start` to `stop`, the first and the last of them cut."""
     position = 0
     for piece in pieces:

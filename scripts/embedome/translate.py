@@ -4,12 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+from embedome.common.log import Progress
+from embedome.common.terms import OUT_OF_MEMORY
 from embedome.devices import TOKEN_BUDGET
-from embedome.engine import OUT_OF_MEMORY
-from embedome.errors import UserError
 from embedome.fasta import write_entry
-from embedome.files import atomic_path
-from embedome.log import Progress
 from embedome.records import read_records
 from embedome.seq2seq import Decoding, Seq2Seq
 from embedome.streams import Account, Batches, blocks

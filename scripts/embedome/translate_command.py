@@ -31,8 +31,8 @@ def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run_translate(options: argparse.Namespace) -> None:
     """Translate or score a FASTA file."""
-    from embedome.errors import UserError
-    from embedome.files import check_output
+    from embedome.common.atomic_files import check_output
+    from embedome.common.errors import UserError
     from embedome.scoring import score_targets
     from embedome.seq2seq import Decoding, load_seq2seq
     from embedome.translate import translate_fasta

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.fasta import MAX_ENTRY_BYTES
 
 ROOTS = ("UniRef", "UniRef50", "UniRef90", "UniRef100")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.http import BrokenError, MirrorError, body, continues, http_get, range_headers, with_retries
 from embedome.inputs import read_any_chunks
 from embedome.mirrors import file_blocks, host_of, is_file, recorded_url
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import requests
 
 log = logging.getLogger(__name__)
+
 
 CHUNK_BYTES = 4 << 20
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256
+from embedome.common.log import Progress
+from embedome.common.parallel import map_in_order
 from embedome.dataset import Dataset, open_dataset
-from embedome.errors import UserError
-from embedome.files import file_sha256
 from embedome.format import COMMON_METADATA, MANIFEST, METADATA, SKIPPED_FILE
-from embedome.log import Progress
-from embedome.parallel import map_in_order
-from embedome.tables import ParquetFile
+from embedome.parquet.reader import ParquetFile
 
 
 def verify_dataset(path: str | os.PathLike, threads: int = 1) -> dict[str, Any]:

@@ -14,14 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.common.errors import UserError
+from embedome.common.terms import SPLITS
 from embedome.dataset import Dataset
-from embedome.errors import UserError
-from embedome.format import GROUP_ROWS, describe_file, embedding_metadata, embedding_sink, vectors_finite
+from embedome.format import describe_file, embedding_metadata, embedding_sink, vectors_finite
 from embedome.joining import FILE_BYTES
+from embedome.parquet.external_sort import RunIndex, in_order, merge_runs, write_run
+from embedome.parquet.reader import ParquetFile, RowReader
+from embedome.parquet.vectors import GROUP_ROWS
 from embedome.reuse import Reuse
-from embedome.sorting import RunIndex, in_order, merge_runs, write_run
-from embedome.split import SPLITS, read_split_catalog
-from embedome.tables import ParquetFile, RowReader
+from embedome.split import read_split_catalog
 
 RUN_ROWS = 50_000
 

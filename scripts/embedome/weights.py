@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedome.errors import UserError
-from embedome.files import file_sha256, json_sha256, read_json
-from embedome.tables import first_line
+from embedome.common.errors import UserError, first_line
+from embedome.common.json_files import file_sha256, json_sha256, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from embedome.common.json_files import json_sha256
+from embedome.common.parallel import ahead, map_in_order, process_pool, thread
+from embedome.common.terms import NON_FINITE
 from embedome.devices import room_for
-from embedome.engine import NON_FINITE, Embedded, Engine, Running
-from embedome.files import json_sha256
+from embedome.engine import Embedded, Engine, Running
 from embedome.layout import Layout, lay_out
 from embedome.metrics import DEVICE, READING, WRITING, Clock
 from embedome.models import Model, empty_model, load_model
-from embedome.parallel import ahead, map_in_order, process_pool, thread
 from embedome.parts import Part, Written, is_written, part_entry, write
 from embedome.pieces import Sequences
 from embedome.settings import Settings
 
 log = logging.getLogger(__name__)
+
 
 # What to do where memory runs out.
 LARGER_DEVICE = "run again on a device with more memory; finished parts are kept"

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from embedome.common.dask_workers import DaskWorkers
 from embedome.cost import CostModel
 from embedome.embed import embed_shard
 from embedome.filter import filter_records
@@ -28,7 +29,6 @@ from embedome.reuse import Reuse, find_reusable
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
-from embedome.workers import Workers
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertModel
 
@@ -175,7 +175,7 @@ class Line:
             dataset or self.dataset,
             file_bytes=file_bytes,
             reuse=reuse,
-            workers=Workers(threads=threads),
+            workers=DaskWorkers(threads=threads),
         )
 
     def copy(self, folder: Path) -> "Line":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from embedome.files import write_json
+from embedome.common.json_files import write_json
 from embedome.format import (
     MANIFEST,
     SKIPPED,
@@ -14,9 +14,9 @@ from embedome.format import (
     describe_file,
     embedding_metadata,
     embedding_schema,
-    vector_array,
     write_part,
 )
+from embedome.parquet.vectors import vector_array
 
 PROVENANCE = {"pooling": ["mean"], "per_residue": False}
 

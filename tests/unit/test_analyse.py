@@ -13,13 +13,13 @@ import pytest
 from conftest import tree
 from distributed import LocalCluster
 from embedome.analyse import Samples, analyse_dataset
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
 from embedome.drift import frechet_distance
-from embedome.errors import UserError
 from embedome.moments import Moments
 from embedome.split import hash_ids
 from embedome.sums import SAMPLE_KEY, rank_limit
 from embedome.umap_map import SMALLEST, umap_points
-from embedome.workers import Workers
 from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 from sklearn.neighbors import NearestNeighbors
@@ -91,12 +91,12 @@ def by_rank() -> list[Protein]:
 
 
 def test_any_number_of_workers_gives_the_same_bytes(folder, found):
-    analyse(folder, "again", families=folder / "families.tsv.gz", workers=Workers(threads=3))
+    analyse(folder, "again", families=folder / "families.tsv.gz", workers=DaskWorkers(threads=3))
     assert tree(folder / "again") == tree(folder / "report")
     assert json.loads((folder / "report" / "statistics.json").read_text()) == found
 
 
-class Processes(Workers):
+class Processes(DaskWorkers):
     """Workers that are processes, as Slurm's are: what they are given and give is pickled."""
 
     def start(self) -> LocalCluster:

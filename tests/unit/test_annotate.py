@@ -13,16 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from Bio.Align import PairwiseAligner, substitution_matrices
 from embedding_line import RESIDUES, prepare, random_records, rough_model, rows, snapshot
-from embedome.annotate import (
-    Partition,
-    annotate_dataset,
-    annotate_partition,
-    in_id_order,
-    list_partitions,
-    summarise,
-)
+from embedome.annotate import Partition, annotate_dataset, annotate_partition, in_id_order, list_partitions, summarise
+from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.errors import UserError
 from embedome.hits import HitFinder, Queries
 from embedome.labels import LabelSource
 from embedome.lookup_build import build_lookup

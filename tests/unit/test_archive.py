@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from embedome import download, http
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mirror_server import STALL_S, corrupt, drop, flipped, ignore_range, metalink, stall, status
@@ -260,7 +260,7 @@ def test_killed_download_starts_again_and_gives_the_same(mirror, target):
 
 
 def test_progress_says_rate_and_time_left(mirror, target, monkeypatch, caplog):
-    monkeypatch.setattr("embedome.log.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("embedome.common.log.LINE_EVERY_S", 0.0)
     with caplog.at_level("INFO"):
         fetch(target, mirror.root)
     assert re.search(rf"download {re.escape(ARCHIVE)}: [\d,]+ bytes, [\d,]+/s, \d+ %, [\d,]+ s left", caplog.text)

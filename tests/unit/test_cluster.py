@@ -18,7 +18,7 @@ import pytest
 from conftest import Filtered, kill_at_random, run_filter, run_python, small_groups, start_python, tree, write_fasta
 from embedome.catalog import canonical_rows, ids_of_rows
 from embedome.cluster import ClusterPlan, cluster_catalog, cluster_numbers, forecast, size_histogram
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.groups import read_clusters
 from embedome.mmseqs import Mmseqs, fasta_of_rows, last_lines, run_guarded
 from embedome.split import SplitPlan, split_catalog
@@ -307,7 +307,7 @@ def test_exit_codes_come_through_and_input_is_empty(command: str, code: int, tmp
 
 GUARDED = """
 from embedome.mmseqs import run_guarded
-from embedome.stop import exit_on_sigterm
+from embedome.common.process import exit_on_sigterm
 exit_on_sigterm()
 print("ready", flush=True)
 run_guarded(["/bin/sh", "-c", f"echo $$ > {sys.argv[1]}; sleep 300 & echo $! >> {sys.argv[1]}; wait"], 2)

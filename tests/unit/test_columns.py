@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from backports import zstd
 from embedome.columns import check_chunk
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.fasta import read_chunks, read_entries
 from embedome.records import Record, check_entry
 from hypothesis import example, given, settings

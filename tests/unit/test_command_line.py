@@ -32,9 +32,9 @@ from embedding_line import (
     rough_model,
 )
 from embedome.__main__ import main
+from embedome.common.locks import try_lock
 from embedome.cost import CostModel
 from embedome.engine import Engine
-from embedome.lock import held
 from embedome.models import load_model
 from embedome.onefile import bytes_needed, canonical_records, part_seconds, smallest_limit
 from embedome.parts import cut_parts
@@ -371,23 +371,23 @@ def test_a_run_without_any_work_leaves_no_folder_for_it(model, tmp_path, process
 
 def test_a_lock_is_let_go_and_needs_a_file_system_that_knows_locks(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "lock"
-    with held(path) as first, held(path) as second:
+    with try_lock(path) as first, try_lock(path) as second:
         assert (first, second) == (True, False)
-    with held(path) as again:
+    with try_lock(path) as again:
         assert again
         # Who opened it before it was moved away holds nothing.
         (tmp_path / "folder").rename(tmp_path / "moved")
-        with held(path) as other:
+        with try_lock(path) as other:
             assert other
 
     def refuse(number, *_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", partial(refuse, errno.ENOLCK))
-    with held(path) as without:
+    with try_lock(path) as without:
         assert without
     monkeypatch.setattr(fcntl, "flock", partial(refuse, errno.EIO))
-    with pytest.raises(OSError, match="Input/output"), held(path):
+    with pytest.raises(OSError, match="Input/output"), try_lock(path):
         pass
 
 

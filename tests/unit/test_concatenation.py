@@ -7,8 +7,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedome import thrift
-from embedome.concatenation import (
+from embedome.common.json_files import file_sha256
+from embedome.parquet import thrift
+from embedome.parquet.concatenation import (
     CHUNK,
     GROUPS,
     LOCATIONS,
@@ -19,9 +20,9 @@ from embedome.concatenation import (
     read_footer,
     read_index,
 )
-from embedome.files import file_sha256
-from embedome.tables import PAGE_OPTIONS, ParquetFile
-from embedome.thrift import Value, parse_struct, write_struct
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.thrift import Value, parse_struct, write_struct
+from embedome.parquet.writer import PAGE_OPTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -213,7 +213,7 @@ def test_a_corpus_is_what_a_slow_reading_finds(
         patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
         patch.setattr("embedome.filter.CHUNK_BYTES", chunk_bytes)
         patch.setattr("embedome.fasta.BLOCK_BYTES", block_bytes)
-        patch.setattr("embedome.sorting.RUN_BATCHES", run_batches)
+        patch.setattr("embedome.parquet.external_sort.RUN_BATCHES", run_batches)
         account = filter_records(
             paths,
             Limits(SHORTEST, LONGEST),

@@ -12,8 +12,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from embedding_line import prepare, random_records, rough_model, vectors
+from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.errors import UserError
 from embedome.headers import parse_description
 from embedome.settings import Settings
 
@@ -74,12 +74,12 @@ def test_get_gives_vectors_in_the_order_asked_for_again_if_asked_again(data, eve
 
 
 def test_get_reads_only_files_that_may_hold_the_id(data, line, everything, monkeypatch):
-    import embedome.rowfile
+    import embedome.parquet.row_file
 
     opened = []
-    parquet_file = embedome.rowfile.ParquetFile
+    parquet_file = embedome.parquet.row_file.ParquetFile
     monkeypatch.setattr(
-        embedome.rowfile, "ParquetFile", lambda path, *rest: opened.append(path) or parquet_file(path, *rest)
+        embedome.parquet.row_file, "ParquetFile", lambda path, *rest: opened.append(path) or parquet_file(path, *rest)
     )
     name = next(name for name in everything if not name.startswith("copy"))
     data.get([name])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from Bio import SeqIO
 from embedome import demo, demo_families, demo_names
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 
 # Published in UniProt's help page on accession numbers.
 UNIPROTKB = r"[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2}"

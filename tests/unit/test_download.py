@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from embedome import download, http, mirrors
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from mirror_server import (
     DATA,
     HALF,

@@ -30,20 +30,21 @@ from conftest import output_of
 from embedding_line import MAX_RESIDUES, HuggingFace, Line, Processes, assert_within_one_ulp
 from embedome import parts as embedome_parts
 from embedome import work as embedome_work
+from embedome.common.errors import UserError
+from embedome.common.parallel import map_in_order, process_pool
+from embedome.common.process import exit_on_sigterm, peak_memory
 from embedome.cost import CostModel
 from embedome.embed import embed_records, embed_shard, shard_records
 from embedome.encoders.int8 import products_are_exact
-from embedome.errors import UserError
-from embedome.format import embedding_metadata, embedding_schema, read_rows, vector_array, vector_matrix, write_part
-from embedome.lookup import find_rows
-from embedome.metrics import peak_memory
+from embedome.format import embedding_metadata, embedding_schema, read_rows, write_part
 from embedome.models import load_model
-from embedome.parallel import map_in_order, process_pool
+from embedome.parquet.id_lookup import find_rows
+from embedome.parquet.reader import RowReader
+from embedome.parquet.vectors import vector_array, vector_matrix
+from embedome.parquet.writer import ParquetSink
 from embedome.parts import cut_parts
 from embedome.records import Record
 from embedome.settings import PartLimits, Settings
-from embedome.stop import exit_on_sigterm
-from embedome.tables import ParquetSink, RowReader
 from embedome.work import Machine, Work
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -613,7 +614,7 @@ def test_metrics_tell_what_was_done(prepared: Line, model: Path, tmp_path: Path)
 
 
 GROW = """
-from embedome.metrics import peak_memory
+from embedome.common.process import peak_memory
 before = peak_memory()
 block = bytearray(b"x") * 200_000_000
 del block
@@ -1105,7 +1106,7 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
 PEAK = """
 from embedome.cost import CostModel
 from embedome.embed import embed_shard
-from embedome.metrics import peak_memory
+from embedome.common.process import peak_memory
 from embedome.settings import PartLimits, Settings
 settings, limits = Settings(per_residue=True), PartLimits(1000, 1e9, CostModel(1e-6, 1e-9))
 embed_shard(*sys.argv[1:], settings=settings, limits=limits, source={})

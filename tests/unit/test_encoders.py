@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from embedding_line import assert_within_one_ulp, random_sequence
+from embedome.common.errors import UserError
 from embedome.cost import cost_of
 from embedome.encoders.esm2 import rotary_frequencies
 from embedome.encoders.t5 import RelativeBias
 from embedome.engine import Engine
-from embedome.errors import UserError
 from embedome.models import Model, load_model, model_identity
 from embedome.pieces import LongPolicy, Sequences
 from embedome.tokenizer import load_tokenizer

@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import python_command
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
+from embedome.common.errors import UserError
 from embedome.devices import is_out_of_memory
 from embedome.encoders.esm2 import Rotary
 from embedome.encoders.t5 import RelativeBias
 from embedome.engine import Engine, token_budget
-from embedome.errors import UserError
 from embedome.models import load_model
 from embedome.pieces import LongPolicy, Sequences
 from embedome.pooling import ResidueStates

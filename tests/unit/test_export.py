@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from embedding_line import prepare, random_records, rough_model, rows, vectors
 from embedome.__main__ import main
+from embedome.common.errors import UserError
+from embedome.common.json_files import canonical_json
 from embedome.dataset import Dataset, open_dataset
-from embedome.errors import UserError
 from embedome.export import export_hdf5, export_npy, key_of
-from embedome.files import canonical_json
-from embedome.format import GROUP_ROWS, embedding_metadata, write_part
+from embedome.format import embedding_metadata, write_part
+from embedome.parquet.vectors import GROUP_ROWS
 from embedome.partitioned import export_partitions
 from embedome.settings import Settings
 from embedome.split import SplitPlan
@@ -172,12 +173,12 @@ def test_a_disk_with_too_little_room_is_an_error_before_the_work(folder, tmp_pat
     usage = namedtuple("Usage", "total used free")
     arguments = ["export", str(folder), str(tmp_path / "x.npy"), "--format", form, "--split", "val"]
     needed = 33 * (8 * 2 + 9 + 500 * (form == "hdf5")) + 20_000
-    monkeypatch.setattr("embedome.export.shutil.disk_usage", lambda _: usage(0, 0, needed - 1))
+    monkeypatch.setattr("embedome.common.disk_space.shutil.disk_usage", lambda _: usage(0, 0, needed - 1))
     with pytest.raises(SystemExit):
         main(arguments)
     assert "x.npy: needs 0.0 MB, but 0.0 MB are free there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr("embedome.export.shutil.disk_usage", lambda _: usage(0, 0, needed))
+    monkeypatch.setattr("embedome.common.disk_space.shutil.disk_usage", lambda _: usage(0, 0, needed))
     main(arguments)
     assert (tmp_path / "x.npy").stat().st_size <= needed
 

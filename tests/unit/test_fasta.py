@@ -11,7 +11,7 @@ from backports import zstd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from conftest import run_filter
 from embedome import fasta
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.fasta import read_entries, write_entry
 from hypothesis import given
 from hypothesis import strategies as st

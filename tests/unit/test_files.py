@@ -13,20 +13,12 @@ from threading import Thread
 
 import pytest
 from conftest import run_filter, start_python, tree, write_fasta
-from embedome import files
+from embedome.common import atomic_files
+from embedome.common.atomic_files import atomic_directory, atomic_path, remove_directory, replace_directory
+from embedome.common.errors import UserError, user_errors
+from embedome.common.json_files import file_sha256, json_sha256, read_json, write_json
+from embedome.common.locks import wait_for_lock
 from embedome.cost import CostModel
-from embedome.errors import UserError, user_errors
-from embedome.files import (
-    atomic_directory,
-    atomic_path,
-    file_sha256,
-    json_sha256,
-    locked,
-    read_json,
-    remove_directory,
-    replace_directory,
-    write_json,
-)
 from embedome.shard import write_shards
 from embedome.split import SplitPlan, split_catalog
 from hypothesis import given
@@ -99,8 +91,8 @@ def test_everything_is_flushed_before_it_is_published(tmp_path: Path, monkeypatc
         replace(source, target)
         events.append(f"rename to {Path(target).name}")
 
-    monkeypatch.setattr(files.os, "fsync", log_fsync)
-    monkeypatch.setattr(files.os, "replace", log_replace)
+    monkeypatch.setattr(atomic_files.os, "fsync", log_fsync)
+    monkeypatch.setattr(atomic_files.os, "replace", log_replace)
     with atomic_path(tmp_path / "file") as temporary:
         temporary.write_bytes(b"x")
     assert events[:3] == [f"flush {temporary.name}", "rename to file", f"flush {tmp_path.name}"]
@@ -117,14 +109,14 @@ def test_everything_is_flushed_before_it_is_published(tmp_path: Path, monkeypatc
 
 HALF_A_FILE = """
 from pathlib import Path
-from embedome.files import atomic_path
+from embedome.common.atomic_files import atomic_path
 with atomic_path(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     print("ready", flush=True)
     sys.stdin.read()
 """
 HALF_A_FOLDER = """
-from embedome.files import atomic_directory
+from embedome.common.atomic_files import atomic_directory
 with atomic_directory(sys.argv[1]) as temporary:
     (temporary / "part").write_bytes(b"half")
     print("ready", flush=True)
@@ -155,7 +147,7 @@ def test_killed_writers_leave_no_target_and_are_swept_away(tmp_path: Path, code:
 # Two at once.
 
 WRITE_FILES = """
-from embedome.files import atomic_path
+from embedome.common.atomic_files import atomic_path
 print("ready", flush=True)
 for turn in range(80):
     with atomic_path(sys.argv[1]) as temporary, temporary.open("wb") as stream:
@@ -163,7 +155,7 @@ for turn in range(80):
             stream.write(sys.argv[2].encode() * 5000)
 """
 WRITE_FOLDERS = """
-from embedome.files import atomic_directory
+from embedome.common.atomic_files import atomic_directory
 print("ready", flush=True)
 done = 0
 for turn in range(40):
@@ -232,7 +224,7 @@ def test_a_folder_that_was_swept_away_fails_its_writer(tmp_path: Path, to_the_en
 
 def test_a_folder_is_out_of_reach_before_its_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or its writer could go on after some of them were gone, and publish the rest."""
-    rmtree = files.shutil.rmtree
+    rmtree = atomic_files.shutil.rmtree
     killed = tmp_path / ".folder.0123456789ab.tmp"
     killed.mkdir()
     (killed / "part").touch()
@@ -243,7 +235,7 @@ def test_a_folder_is_out_of_reach_before_its_files_are_removed(tmp_path: Path, m
             seen.append((killed.exists(), [entry.name for entry in path.iterdir()]))
         rmtree(path, ignore_errors=ignore_errors)
 
-    monkeypatch.setattr(files.shutil, "rmtree", log_rmtree)
+    monkeypatch.setattr(atomic_files.shutil, "rmtree", log_rmtree)
     with atomic_directory(tmp_path / "folder"):
         pass
     assert seen == [(False, ["part"])]
@@ -260,7 +252,7 @@ def test_two_writers_that_publish_a_folder_at_the_same_moment(tmp_path: Path, mo
             (path / rivals.pop()).touch()
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", replace_late)
+    monkeypatch.setattr(atomic_files.os, "replace", replace_late)
     with atomic_directory(path) as temporary:
         (temporary / "mine").touch()
     assert rivals == []
@@ -331,7 +323,7 @@ def test_split_onto_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
 LIMITED = """
 import logging, resource
 from pathlib import Path
-from embedome.errors import user_errors
+from embedome.common.errors import user_errors
 from embedome.filter import filter_records
 from embedome.limits import Limits
 logging.basicConfig(format="%(message)s")
@@ -422,7 +414,7 @@ def test_nothing_is_swept_away_while_a_folder_is_replaced(tmp_path):
     stale = tmp_path / ".data.0123456789ab.tmp"
     stale.mkdir()
     sweep = Thread(target=remove_directory, args=(stale, tmp_path / "data"))
-    with locked(tmp_path):
+    with wait_for_lock(tmp_path):
         sweep.start()
         sweep.join(0.3)
         assert sweep.is_alive()

@@ -27,7 +27,7 @@ from conftest import (
 )
 from embedome import filter as stage
 from embedome.catalog import CATALOG, read_catalog
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.filter import filter_records, source_identity
 from embedome.limits import Limits
 from hypothesis import assume, event, given, settings
@@ -433,7 +433,7 @@ def small_sort(patch: pytest.MonkeyPatch, run_bytes: int, run_batches: int, bloc
     patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
     patch.setattr("embedome.filter.CHUNK_BYTES", min(run_bytes, 1000))
     patch.setattr("embedome.fasta.BLOCK_BYTES", block_bytes)
-    patch.setattr("embedome.sorting.RUN_BATCHES", run_batches)
+    patch.setattr("embedome.parquet.external_sort.RUN_BATCHES", run_batches)
     return made
 
 
@@ -612,8 +612,8 @@ FILTER = """
 from pathlib import Path
 import embedome.fasta
 import embedome.filter as stage
-import embedome.sorting
-stage.RUN_BYTES, stage.CHUNK_BYTES, embedome.fasta.BLOCK_BYTES, embedome.sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
+import embedome.parquet.external_sort as sorting
+stage.RUN_BYTES, stage.CHUNK_BYTES, embedome.fasta.BLOCK_BYTES, sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
 made, real = [], stage.make_run
 stage.make_run = lambda task: made.append(task) or real(task)
 fasta, out = map(Path, sys.argv[1:])
@@ -637,8 +637,8 @@ MEMORY = """
 from pathlib import Path
 import embedome.filter as stage
 import embedome.fasta
-import embedome.sorting
-stage.RUN_BYTES, embedome.fasta.BLOCK_BYTES, embedome.sorting.RUN_BATCHES = 500_000, 100_000, 20
+import embedome.parquet.external_sort as sorting
+stage.RUN_BYTES, embedome.fasta.BLOCK_BYTES, sorting.RUN_BATCHES = 500_000, 100_000, 20
 stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_GROUPS = 1000, 4
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)

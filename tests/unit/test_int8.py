@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import python_command
+from embedome.common.errors import UserError
 from embedome.embed import make_provenance
 from embedome.encoders.int8 import Int8Linear, quantise
 from embedome.engine import Engine
-from embedome.errors import UserError
 from embedome.format import part_info
 from embedome.models import load_model
 from embedome.parts import fingerprint
@@ -97,7 +97,7 @@ def test_only_on_a_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 REFUSED = """
 from embedome.engine import Engine
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.models import load_model
 try:
     Engine(load_model(sys.argv[1]), dtype="int8")

@@ -10,15 +10,15 @@ import pytest
 from distributed import LocalCluster
 from embedding_line import Line
 from embedome import joining
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.errors import UserError
 from embedome.format import embedding_metadata, part_info, write_part
 from embedome.joining import FileTask, JoinedFile, plan_files
-from embedome.rowfile import read_file
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.row_file import read_file
 from embedome.shard_parts import ShardPart
-from embedome.tables import ParquetFile
 from embedome.verify import verify_dataset
-from embedome.workers import Workers
 from hypothesis import given
 from hypothesis import strategies as st
 from made_dataset import PROVENANCE, random_rows
@@ -148,7 +148,7 @@ def test_threads_and_processes_give_the_same_bytes(made: Line, tmp_path: Path, m
         expected = expected or line.snapshot(tmp_path / str(threads))
         assert line.snapshot(tmp_path / str(threads)) == expected
     monkeypatch.setenv("PYTHONPATH", str(Path(joining.__file__).parents[1]))
-    monkeypatch.setattr(Workers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
+    monkeypatch.setattr(DaskWorkers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
     made.merge(tmp_path / "processes", file_bytes=LARGE)
     assert line.snapshot(tmp_path / "processes") == expected
 

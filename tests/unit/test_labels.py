@@ -5,7 +5,7 @@ import gzip
 
 import duckdb
 import pytest
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.labels import LabelSource, read_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -15,7 +15,7 @@ import pytest
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
 from embedome import leakage
 from embedome.catalog import ids_of_rows
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.groups import CLUSTERS
 from embedome.leakage import THRESHOLDS, Held, Leaks, Nearest, SearchPlan, drop_leaks, measure_leakage
 from embedome.split import SplitPlan, split_catalog

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.ledger import make_ledger
 
 FILTERED = {

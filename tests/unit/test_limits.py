@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Filtered, run_filter
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.limits import Limits
 from hypothesis import given
 from hypothesis import strategies as st

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from embedding_line import random_sequence, rough_model
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.masked import OUTPUTS, MaskedLM, load_masked_lm
 from embedome.scoring import score_masked
 from safetensors.torch import load_file, save_file

@@ -23,13 +23,15 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
-from embedome import files, merge
+from embedome import merge
+from embedome.common import atomic_files
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.errors import UserError
-from embedome.format import embedding_metadata, finite_rows, vector_array, vector_matrix, write_part
+from embedome.format import embedding_metadata, write_part
+from embedome.parquet.vectors import finite_rows, vector_array, vector_matrix
 from embedome.settings import Settings
 from embedome.split import SplitPlan
-from embedome.workers import Workers
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -273,7 +275,7 @@ def test_workers_that_are_processes_give_the_same_bytes(
     own: Line, merged: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(merge.__file__).parents[1]))
-    monkeypatch.setattr(Workers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
+    monkeypatch.setattr(DaskWorkers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
     own.merge()
     assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
 
@@ -622,7 +624,7 @@ def two_versions(model: Path, other_model: Path, tmp_path_factory: pytest.TempPa
 
 def merge_work(made: Line, dataset: Path) -> Callable[[], dict]:
     sources = (made.folder / name for name in ("shards.json", "catalog", "splits.parquet"))
-    return partial(merge.merge_shards, made.manifests, *sources, dataset, workers=Workers(threads=2))
+    return partial(merge.merge_shards, made.manifests, *sources, dataset, workers=DaskWorkers(threads=2))
 
 
 def test_two_merges_at_once(two_versions: tuple[Line, dict, dict], processes: Processes) -> None:
@@ -668,8 +670,8 @@ def test_a_crash_between_the_two_renames_is_mended(own: Line, merged: Line, monk
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", crash)
-        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(atomic_files.os, "replace", crash)
+        patch.setattr(atomic_files.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             own.merge()
     old, new = sorted(own.folder.glob(".dataset.*"), key=lambda path: path.stat().st_mtime_ns)

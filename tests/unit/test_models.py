@@ -11,7 +11,7 @@ import embedding_line as line
 import pytest
 import torch
 from embedome import initialise, models
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 

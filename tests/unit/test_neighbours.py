@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.neighbours import METRICS, TRAIN_ROWS, Neighbours, build_index, sample_rows, unit
 from hypothesis import given
 from hypothesis import strategies as st

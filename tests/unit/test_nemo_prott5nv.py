@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.initialise import make_untrained
 from embedome.models import load_model
 from embedome.nemo import export_nemo, import_nemo

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedome.errors import UserError
-from embedome.format import GROUP_ROWS, embedding_metadata, vector_matrix, write_part
-from embedome.rowfile import RowFile
+from embedome.common.errors import UserError
+from embedome.format import embedding_metadata, write_part
+from embedome.parquet.row_file import RowFile
+from embedome.parquet.vectors import GROUP_ROWS, vector_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_dataset import PROVENANCE, random_rows

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from embedome.errors import UserError
-from embedome.parallel import ahead, map_in_order, process_pool
+from embedome.common.errors import UserError
+from embedome.common.parallel import ahead, map_in_order, process_pool
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PARENT = """
 import os, sys, time
-from embedome.parallel import map_in_order, process_pool
+from embedome.common.parallel import map_in_order, process_pool
 
 def work(number):
     print(os.getpid(), flush=True)
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 # As a rule's script runs: the package is found by sys.path alone.
 PRELOADED = """
-from embedome.parallel import process_pool
+from embedome.common.parallel import process_pool
 
 if __name__ == "__main__":
     with process_pool(1, "embedome.headers") as pool:

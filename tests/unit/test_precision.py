@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from embedding_line import assert_within_one_ulp, random_sequence
+from embedome.common.errors import UserError
+from embedome.common.terms import FIRST, MAX, MEAN
 from embedome.encoders.int8 import products_are_exact
 from embedome.engine import Embedded, Engine
-from embedome.errors import UserError
-from embedome.format import FIRST, MAX, MEAN
 from embedome.initialise import make_untrained
 from embedome.models import DECODER, ENCODER, load_model
 from embedome.pieces import LongPolicy, Sequences

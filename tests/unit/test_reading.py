@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import output_of, python_command
+from embedome.common.errors import UserError
+from embedome.common.json_files import read_json, write_json
 from embedome.dataset import open_dataset
-from embedome.errors import UserError
-from embedome.files import read_json, write_json
-from embedome.format import GROUP_ROWS, MANIFEST, embedding_metadata, write_part
+from embedome.format import MANIFEST, embedding_metadata, write_part
+from embedome.parquet.vectors import GROUP_ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_dataset import PROVENANCE, make_dataset, random_rows
@@ -146,7 +147,7 @@ def test_a_file_with_other_rows_than_the_manifest_says_is_an_error(folder, tmp_p
 
 PEAK = """
 from embedome.dataset import open_dataset
-from embedome.metrics import peak_memory
+from embedome.common.process import peak_memory
 data = open_dataset(sys.argv[1])
 rows = sum(len(ids) for ids, vectors in data.iter_batches(rows=1000, threads=2))
 print(rows, peak_memory())

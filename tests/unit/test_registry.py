@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from embedome.common.errors import UserError
 from embedome.encoders.preln import BlenderbotEncoder, PreLNEncoder
 from embedome.encoders.t5 import T5Encoder
 from embedome.encoders.t5_decoder import T5Decoder
-from embedome.errors import UserError
 from embedome.initialise import make_config, make_untrained
 from embedome.models import load_model
 from embedome.registry import REGISTRY, find_entry

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tree
 from embedome.analyse import Samples, analyse_dataset
-from embedome.files import write_json
+from embedome.common.json_files import write_json
 from embedome.plots import norm_edges, plot_points, save
 from embedome.report import flat, write_report
 from embedome.runtimes import write_runtimes

@@ -10,8 +10,8 @@ import embedding_line as line
 import pytest
 from embedding_line import Line
 from embedome import weaving
-from embedome.errors import UserError
-from embedome.files import file_sha256
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256
 from embedome.ledger import write_ledger
 from embedome.reuse import Reuse
 from embedome.settings import Settings

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.groups import CLUSTERS
 from embedome.split import SplitPlan, draw_clusters, split_catalog
 from hypothesis import example, given

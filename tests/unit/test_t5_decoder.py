@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from embedding_line import assert_within_one_ulp, random_sequence, rough_model
+from embedome.common.errors import UserError
 from embedome.engine import Engine
-from embedome.errors import UserError
 from embedome.models import load_model
 from embedome.pieces import Sequences
 from safetensors.torch import load_file, save_file

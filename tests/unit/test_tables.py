@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import tree
-from embedome import tables
-from embedome.errors import UserError
-from embedome.tables import ParquetFile, encode_group, row_groups, write_folder
+from embedome.common.errors import UserError
+from embedome.parquet import writer
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.writer import encode_group, row_groups, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +73,7 @@ def test_a_row_group_that_cannot_be_encoded_fails_the_writer(tmp_path: Path, mon
             raise OSError("no room")
         return encode_group(schema, size, options, group)
 
-    monkeypatch.setattr(tables, "encode_group", encode)
+    monkeypatch.setattr(writer, "encode_group", encode)
     with pytest.raises(OSError, match="no room"):
         write(tmp_path / "files", [100], threads=2, ahead=1)
     with pytest.raises(UserError, match="not a readable Parquet file"):

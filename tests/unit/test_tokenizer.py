@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.tokenizer import ResidueTokenizer, load_tokenizer
 from embedome.vocabularies import save_tokenizer
 from hypothesis import given, settings

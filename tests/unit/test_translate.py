@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from embedding_line import random_sequence, rough_model
+from embedome.common.errors import UserError
 from embedome.encoders.preln import BlenderbotEncoder
-from embedome.errors import UserError
 from embedome.models import load_model
 from embedome.scoring import score_targets
 from embedome.seq2seq import Decoding, Seq2Seq, load_seq2seq

@@ -14,7 +14,7 @@ import pytest
 from backports import zstd
 from conftest import SHARED_DATA, run_filter, small_groups, tree, write_fasta
 from embedome import uniref_xml
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.headers import Header, parse_description
 from embedome.records import printable, read_records
 from hypothesis import HealthCheck, example, given, settings

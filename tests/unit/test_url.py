@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from embedome import http
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.part import Part
 from embedome.url import download_url
 from mirror_server import drop, flipped, redirect, stall, status, unannounced

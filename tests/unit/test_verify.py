@@ -10,7 +10,7 @@ import embedding_line as line
 import pyarrow.parquet as pq
 import pytest
 from embedome.__main__ import main
-from embedome.errors import UserError
+from embedome.common.errors import UserError
 from embedome.settings import Settings
 from embedome.verify import verify_dataset
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import embedding_line as line
 import pytest
 import torch
+from embedome.common.errors import UserError
 from embedome.engine import Engine
-from embedome.errors import UserError
 from embedome.models import load_model, model_identity
 from embedome.pieces import Sequences
 from embedome.weights import open_weights, weight_files, weights_sha256

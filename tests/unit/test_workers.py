@@ -5,8 +5,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from embedome.errors import UserError
-from embedome.workers import Workers
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
 
 BARRIER = threading.Barrier(3, timeout=20)
 
@@ -20,12 +20,12 @@ def fail(what: str) -> None:
 
 
 def test_local_workers_run_one_task_more_at_once_than_they_have_cores() -> None:
-    with Workers(threads=2).client() as client:
+    with DaskWorkers(threads=2).client() as client:
         assert sorted(client.gather(client.map(meet, range(3)))) == [0, 1, 2]
 
 
 def test_a_task_s_error_is_raised_as_it_was() -> None:
-    with Workers().client() as client, pytest.raises(UserError, match=r"^part 7 is bad$"):
+    with DaskWorkers().client() as client, pytest.raises(UserError, match=r"^part 7 is bad$"):
         client.get_executor(pure=False).submit(fail, "part 7 is bad").result()
 
 
@@ -40,7 +40,7 @@ def test_slurm_workers_ask_for_what_is_configured_in_the_account_and_partition_o
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_ACCOUNT", "bio")
     monkeypatch.setenv("SLURM_JOB_PARTITION", "cpus")
-    workers = Workers("slurm", jobs=2, memory_mb=3000, runtime=90, logs=str(tmp_path / "logs"))
+    workers = DaskWorkers("slurm", jobs=2, memory_mb=3000, runtime=90, logs=str(tmp_path / "logs"))
     assert workers.at_once == 2
     with workers.start() as cluster:
         cluster.sync(cluster._correct_state)

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog import CATALOG
-from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema, vector_array
-from embedome.split import SCHEMA, SPLITS
+from embedome.common.terms import SPLITS
+from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.parquet.vectors import vector_array
+from embedome.split import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
-"""The one class of errors that are the user's to mend, and how a program ends on one."""
+"""Errors that are the user's to correct: one line and exit code 2; and what to say where a library is missing."""
 
 import errno
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 
 log = logging.getLogger(__name__)
+
 
 # A full disk, an exceeded quota or file size limit: mended by the user, wherever it strikes.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,3 +42,22 @@ def user_errors() -> Iterator[None]:
         return
     log.error("%s", message)
     sys.exit(USER_ERROR_EXIT)
+
+
+def load_optional(name: str, package: str) -> ModuleType:
+    """Import a module.
+
+    Raises
+    ------
+    UserError
+        Where it is not there; names the package to install.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        raise UserError(f"{package} is not installed and needed here: pip install {package}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    return str(error).split("\n", 1)[0]

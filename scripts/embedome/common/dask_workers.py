@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import embedome
+
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.deploy import Cluster
 
 log = logging.getLogger(__name__)
 
+
 HERE = "local"
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class DaskWorkers:
     """Where tasks run, and how many at once.
 
     Parameters
@@ -82,7 +85,7 @@ class Workers:
             job_name="embedome-dask",
             local_directory=tempfile.gettempdir(),
             log_directory=self.logs,
-            job_script_prologue=[f"export PYTHONPATH='{Path(__file__).parents[1]}'"],
+            job_script_prologue=[f"export PYTHONPATH='{Path(embedome.__file__).parents[1]}'"],
             scheduler_options={"dashboard_address": None},
         )
         cluster.scale(jobs=self.jobs)

@@ -1,16 +1,16 @@
-"""Files that one process holds at a time: a lock ends with its holder, so that a killed one leaves nothing locked."""
+"""Locks that one process holds at a time; a lock ends with its holder, even if it is killed."""
 
 import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Make a file, and hold it until the block ends; give whether it is held, or another process's.
 
     The holder may remove it, or move its folder away.
@@ -23,10 +23,10 @@ def held(path: Path) -> Iterator[bool]:
         yield False
         return
     with handle:
-        yield lock(handle, path)
+        yield lock_file(handle, path)
 
 
-def lock(handle: BinaryIO, path: Path) -> bool:
+def lock_file(handle: BinaryIO, path: Path) -> bool:
     """Hold an open file against other processes, as far as the file system knows locks; whether it is held."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,3 +37,15 @@ def lock(handle: BinaryIO, path: Path) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         return True
+
+
+@contextmanager
+def wait_for_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder against others that would hold it, as far as the file system knows locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

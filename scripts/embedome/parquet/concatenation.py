@@ -17,7 +17,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedome.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, Value, parse_struct, write_struct
+from embedome.parquet.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, Value, parse_struct, write_struct
 
 MAGIC = b"PAR1"
 # The footer's length and the magic number, at a file's end.
@@ -84,7 +84,7 @@ class Concatenation:
         Raises
         ------
         OtherSchemaError
-        embedome.thrift.ThriftError
+        embedome.parquet.thrift.ThriftError
             Where its footer is damaged.
         """
         footer, schema = read_footer(source), pq.read_schema(source).remove_metadata()
@@ -98,13 +98,13 @@ class Concatenation:
         start, end = data_range(groups)
         shift = self.position - start
         for group in groups:
-            here = moved_group(group, shift, len(self.groups))
+            here = shift_group(group, shift, len(self.groups))
             self.groups.append(here)
             for old, chunk in zip(columns_of(group), columns_of(here), strict=True):
                 if COLUMN_INDEX in old:
                     self.indexes[COLUMN_INDEX].append((chunk, read_index(source, old, COLUMN_INDEX)))
                 if OFFSET_INDEX in old:
-                    index = moved_index(read_index(source, old, OFFSET_INDEX), shift)
+                    index = shift_index(read_index(source, old, OFFSET_INDEX), shift)
                     self.indexes[OFFSET_INDEX].append((chunk, index))
         self.rows += footer[ROWS].value
         source.seek(start)
@@ -162,30 +162,30 @@ def read_index(source: BinaryIO | pa.NativeFile, chunk: Struct, field: int) -> b
     return source.read(chunk[field + 1].value)
 
 
-def moved_index(index: bytes, shift: int) -> bytes:
+def shift_index(index: bytes, shift: int) -> bytes:
     """An OffsetIndex of pages that lie so many bytes further on."""
     fields, _ = parse_struct(index, 0)
     kind, locations = fields[LOCATIONS].value
-    locations = [moved(location, shift, PAGE_OFFSET) for location in locations]
+    locations = [shift_offsets(location, shift, PAGE_OFFSET) for location in locations]
     return write_struct(fields | {LOCATIONS: Value(LIST, (kind, locations))})
 
 
-def moved_group(group: Struct, shift: int, ordinal: int) -> Struct:
+def shift_group(group: Struct, shift: int, ordinal: int) -> Struct:
     """A RowGroup that lies so many bytes further on, the how-manieth it is; indexes are where they were."""
-    chunks = [moved_chunk(chunk, shift) for chunk in columns_of(group)]
+    chunks = [shift_chunk(chunk, shift) for chunk in columns_of(group)]
     about = {COLUMNS: Value(LIST, (STRUCT, chunks)), ORDINAL: Value(I16, ordinal)}
-    return moved(group, shift, GROUP_OFFSET) | about
+    return shift_offsets(group, shift, GROUP_OFFSET) | about
 
 
-def moved_chunk(chunk: Struct, shift: int) -> Struct:
+def shift_chunk(chunk: Struct, shift: int) -> Struct:
     """A ColumnChunk that lies so many bytes further on."""
-    pages = moved(chunk[CHUNK].value, shift, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE)
+    pages = shift_offsets(chunk[CHUNK].value, shift, DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE)
     # Not copied, and not written by pyarrow either, unless asked for.
     pages = {field: value for field, value in pages.items() if field not in (BLOOM_FILTER, BLOOM_FILTER + 1)}
-    return moved(chunk, shift, CHUNK_OFFSET) | {CHUNK: Value(STRUCT, pages)}
+    return shift_offsets(chunk, shift, CHUNK_OFFSET) | {CHUNK: Value(STRUCT, pages)}
 
 
-def moved(fields: Struct, shift: int, *offsets: int) -> Struct:
+def shift_offsets(fields: Struct, shift: int, *offsets: int) -> Struct:
     """A structure whose offsets, where it has them, are so many bytes further on; 0 stands for none."""
     found = {field: fields[field] for field in offsets if field in fields and fields[field].value}
     return fields | {field: Value(kind, value + shift) for field, (kind, value) in found.items()}

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from embedome.errors import user_errors
-from embedome.stop import exit_on_sigterm
+from embedome.common.errors import user_errors
+from embedome.common.process import exit_on_sigterm
 
 LINE_EVERY_S = 30.0
 

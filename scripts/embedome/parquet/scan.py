@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedome.errors import UserError
-from embedome.format import GROUP_ROWS
-from embedome.parallel import map_in_order
-from embedome.rowfile import RowFile
+from embedome.common.errors import UserError
+from embedome.common.parallel import map_in_order
+from embedome.parquet.row_file import RowFile
+from embedome.parquet.vectors import GROUP_ROWS
 
 # A column that is in no file: it stands in the path.
 SPLIT = "split"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowRange:
     """Rows `start` to `stop` of a file, as a rule those of a row group."""
 
     path: Path
@@ -33,18 +33,18 @@ class Piece:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def part(self, start: int, stop: int) -> "Piece":
+    def part(self, start: int, stop: int) -> "RowRange":
         """Some of its rows, counted from its first."""
-        return Piece(self.path, self.split, self.rows, self.start + start, self.start + stop)
+        return RowRange(self.path, self.split, self.rows, self.start + start, self.start + stop)
 
 
-def list_pieces(folder: Path, split: str, files: Iterable[Mapping[str, Any]]) -> Iterator[Piece]:
+def list_row_ranges(folder: Path, split: str, files: Iterable[Mapping[str, Any]]) -> Iterator[RowRange]:
     """The files of a split, cut where row groups are; `files` are entries of the manifest."""
     for file in files:
         stop = 0
         for rows in file.get("row_groups") or groups_of_one_size(file["rows"]):
             start, stop = stop, stop + rows
-            yield Piece(folder / file["file"], split, file["rows"], start, stop)
+            yield RowRange(folder / file["file"], split, file["rows"], start, stop)
 
 
 def groups_of_one_size(rows: int) -> list[int]:
@@ -58,7 +58,7 @@ class Footers:
     def __init__(self) -> None:
         self.known: dict[Path, RowFile] = {}
 
-    def of(self, piece: Piece) -> RowFile:
+    def of(self, piece: RowRange) -> RowFile:
         """The file of a piece.
 
         Raises
@@ -77,7 +77,7 @@ class Footers:
         return self.known[piece.path]
 
 
-def scan(pieces: Iterable[Piece], columns: Sequence[str], threads: int) -> Iterator[pa.Table]:
+def scan(pieces: Iterable[RowRange], columns: Sequence[str], threads: int) -> Iterator[pa.Table]:
     """Yield some columns of pieces, a table each, in order; at most `threads` + 2 of them in memory.
 
     `columns` may name `SPLIT`.
@@ -85,7 +85,7 @@ def scan(pieces: Iterable[Piece], columns: Sequence[str], threads: int) -> Itera
     footers = Footers()
     with threads_ahead(threads) as pool:
         tasks = ((footers.of(piece), piece, columns) for piece in pieces)
-        yield from map_in_order(pool, read_piece, tasks, threads + 2)
+        yield from map_in_order(pool, read_row_range, tasks, threads + 2)
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def threads_ahead(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def read_piece(task: tuple[RowFile, Piece, Sequence[str]]) -> pa.Table:
+def read_row_range(task: tuple[RowFile, RowRange, Sequence[str]]) -> pa.Table:
     """Some columns of a piece."""
     file, piece, columns = task
     stored = [name for name in columns if name != SPLIT] or ["id"]
@@ -109,7 +109,7 @@ def read_piece(task: tuple[RowFile, Piece, Sequence[str]]) -> pa.Table:
     return table.select(columns)
 
 
-def groups_of(file: RowFile, piece: Piece) -> Iterator[tuple[int, int, int]]:
+def groups_of(file: RowFile, piece: RowRange) -> Iterator[tuple[int, int, int]]:
     """The row groups that a piece lies in, and from which to which of their rows."""
     group = int(np.searchsorted(file.starts, piece.start, side="right")) - 1
     while group < len(file.starts) - 1 and file.starts[group] < piece.stop:
@@ -126,7 +126,7 @@ def matrices(
 
     def tasks() -> Iterator[tuple[RowFile, int | None, str, np.ndarray, bool]]:
         for path, rows in files:
-            file = footers.of(Piece(path, "", rows, 0, rows))
+            file = footers.of(RowRange(path, "", rows, 0, rows))
             whole = np.empty((rows, dimension), np.float16)
             for group in range(len(file.starts) - 1):
                 yield file, group, column, whole, group == len(file.starts) - 2

@@ -12,8 +12,8 @@ from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
-from embedome.errors import UserError
-from embedome.memory import keep_freed_memory
+from embedome.common.errors import UserError
+from embedome.common.process import keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

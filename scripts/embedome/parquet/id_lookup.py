@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.parallel import map_in_order
-from embedome.rowfile import RowFile
-from embedome.scan import threads_ahead
+from embedome.common.parallel import map_in_order
+from embedome.parquet.row_file import RowFile
+from embedome.parquet.scan import threads_ahead
 
 
 def find_rows(path: str | os.PathLike, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:

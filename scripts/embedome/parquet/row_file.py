@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedome.format import vector_array, vector_matrix
-from embedome.pages import OtherLayoutError, read_chunk, read_rows_of_chunk
-from embedome.tables import ParquetFile, damage_named
+from embedome.parquet.reader import ParquetFile, damage_named
+from embedome.parquet.vector_pages import OtherLayoutError, read_chunk, read_rows_of_chunk
+from embedome.parquet.vectors import vector_array, vector_matrix
 
 
 class RowFile:

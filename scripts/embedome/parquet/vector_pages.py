@@ -12,12 +12,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedome.thrift import Struct, ThriftError, parse_struct
+from embedome.parquet.thrift import Struct, ThriftError, parse_struct
 
 try:
     from isal.isal_zlib import crc32
@@ -74,7 +75,7 @@ def read_chunk(descriptor: int, chunk: pq.ColumnChunkMetaData, out: np.ndarray) 
     start = chunk.data_page_offset
     data = memoryview(os.pread(descriptor, chunk.total_compressed_size, start))
     for page in list_pages(chunk, *out.shape, lambda offset: data[offset - start :]):
-        out[page.first : page.first + page.rows] = decoded(page, data[page.offset - start :], chunk, out.shape[1])
+        out[page.first : page.first + page.rows] = decode_page(page, data[page.offset - start :], chunk, out.shape[1])
 
 
 def read_rows_of_chunk(
@@ -100,7 +101,7 @@ def read_rows_of_chunk(
         first, last = np.searchsorted(wanted, [page.first, page.first + page.rows])
         if first < last:
             data = memoryview(os.pread(descriptor, page.compressed, page.offset))
-            out[first:last] = decoded(page, data, chunk, dimension)[wanted[first:last] - page.first]
+            out[first:last] = decode_page(page, data, chunk, dimension)[wanted[first:last] - page.first]
         if last == len(wanted):
             break
     return out
@@ -154,7 +155,7 @@ def value_of(fields: Struct, number: int) -> Any:
     return fields[number].value if number in fields else None
 
 
-def decoded(page: Page, data: memoryview, chunk: pq.ColumnChunkMetaData, dimension: int) -> np.ndarray:
+def decode_page(page: Page, data: memoryview, chunk: pq.ColumnChunkMetaData, dimension: int) -> np.ndarray:
     """The vectors of a page, float16 [n, D]; `data` begins with its compressed bytes."""
     data = data[: page.compressed]
     if page.crc is not None and crc32(data) != page.crc & 0xFFFFFFFF:

@@ -1,0 +1,180 @@
+"""Files that are there whole or not at all, and their checksums."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from embedome.common.errors import FULL, UserError
+from embedome.common.locks import wait_for_lock
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; publish it as `path` when the block ends.
+
+    The file is flushed to disk before it is renamed, so that a reader sees the old file or the new one, whole,
+    whatever is killed and when. The temporary name is new each time: two processes that write one file do not
+    meet. Temporaries that a killed process left behind are removed with the next publication.
+
+    Raises
+    ------
+    OSError
+        As the file system gives it; of a full disk with the path's name. The temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        with full_disk_named(path):
+            yield temporary
+            publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Have a full disk's error name the path, where it names no file: Arrow's do not, nor do those of a write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file to `path` and sweep away what killed writers of `path` left."""
+    try:
+        sync(temporary)
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        # Another process published the same file meanwhile and swept ours away; what it wrote is as good.
+        if not path.exists():
+            raise
+    sync(path.parent)
+    for stale in temporaries_beside(path):
+        stale.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; put it in the place of `path` when the block ends.
+
+    What stood at `path` stays until the new folder is whole. Folders that killed processes left are removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    temporary.mkdir()
+    # Open, so that no other folder gets its inode.
+    own = os.open(temporary, os.O_RDONLY)
+    try:
+        with full_disk_named(path):
+            yield temporary
+            for entry in [*temporary.rglob("*"), temporary]:
+                sync(entry)
+        if not os.path.samestat(os.fstat(own), os.stat(temporary)):
+            # Swept away by another process, and made again by `atomic_path` with what came later.
+            raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
+        with wait_for_lock(path.parent):
+            replace_directory(temporary, path)
+        sync(path.parent)
+    finally:
+        os.close(own)
+        remove_directory(temporary, path)
+    for stale in temporaries_beside(path):
+        remove_directory(stale, path)
+
+
+@contextmanager
+def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a folder beside `path` for what is needed only while `path` is made; removed when the block ends.
+
+    Folders that killed processes left are removed when the block ends well.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = path.with_name(f"{path.name}.scratch")
+    folder = temporary_beside(base)
+    folder.mkdir()
+    try:
+        with full_disk_named(path):
+            yield folder
+    finally:
+        remove_directory(folder, base)
+    for stale in temporaries_beside(base):
+        remove_directory(stale, base)
+
+
+def replace_directory(temporary: Path, path: Path) -> None:
+    """Rename a folder to `path`, out of which any folder is moved first."""
+    while True:
+        old = temporary_beside(path)
+        with suppress(FileNotFoundError):
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            # Swept away by another process, whose folder it may be that was moved: back with it.
+            with suppress(OSError):
+                os.replace(old, path)
+            raise
+        except OSError as error:
+            # Another process may have put its folder there in between.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+
+
+def remove_directory(temporary: Path, path: Path) -> None:
+    """Remove a temporary folder of `path`; a process that still fills it fails, and does not go on with half of it."""
+    doomed = temporary_beside(path)
+    with wait_for_lock(path.parent), suppress(OSError):
+        os.replace(temporary, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new temporary name in the folder of `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def temporaries_beside(path: Path) -> list[Path]:
+    """Files and folders that were given a temporary name beside `path`."""
+    start, end, length = f".{path.name}.", ".tmp", len(path.name) + 18
+    # By plain comparisons: a folder of a thousand shards is looked through a thousand times.
+    names = (name for name in os.listdir(path.parent) if name.startswith(start) and name.endswith(end))
+    return [path.with_name(name) for name in names if len(name) == length]
+
+
+def temporaries_of(folder: Path, pattern: str) -> list[Path]:
+    """Files and folders that were given a temporary name for a path in `folder` whose name matches a glob pattern."""
+    return list(folder.glob(f".{pattern}.????????????.tmp"))
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's entries, to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_new_folder(path: str | os.PathLike) -> None:
+    """Refuse a folder that holds something, before it is replaced whole."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: is there already; name a folder that is not there")
+
+
+def check_output(out: str | os.PathLike, inputs: Sequence[str | os.PathLike]) -> None:
+    """Refuse to write to a file that is read."""
+    if Path(out).exists() and any(Path(path).exists() and os.path.samefile(out, path) for path in inputs):
+        raise UserError(f"{out}: is a file that is to be read; name another one to write")

@@ -1,0 +1,55 @@
+"""JSON read, written and digested; the SHA-256 of a file."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from embedome.common.atomic_files import atomic_path
+from embedome.common.errors import UserError
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read as a stream."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string per JSON value: sorted keys, no white space, so that equal values have equal digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def json_sha256(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON value's canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write a JSON file atomically, indented for reading, keys in the order given."""
+    with atomic_path(path) as temporary:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def rounded(value: float) -> float:
+    """A number to six digits, for JSON that is read by people; whole numbers stay."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or is not JSON; names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        fault = f"{path}: not valid JSON ({error}); if embedome made it, delete it and run again"
+        raise UserError(fault) from None

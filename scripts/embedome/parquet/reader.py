@@ -1,0 +1,94 @@
+"""Parquet files read with page checksums, damage named; rows taken off a stream of tables."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embedome.common.errors import UserError, first_line
+
+
+class RowReader:
+    """Takes rows off a stream of tables, as many as are asked for."""
+
+    def __init__(self, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+        self.tables = iter(tables)
+        self.rest = schema.empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows, fewer at the end."""
+        pieces, length = [self.rest], len(self.rest)
+        while length < count and (table := next(self.tables, None)) is not None:
+            pieces.append(table)
+            length += len(table)
+        joined = pa.concat_tables(pieces)
+        self.rest = joined.slice(count)
+        return joined.slice(0, count).combine_chunks()
+
+    def take_through(self, last: str) -> pa.Table:
+        """The next rows whose ids are not above `last`, of a stream in id order."""
+        pieces = [self.rest.slice(0, 0)]
+        while len(self.rest) or (table := next(self.tables, None)) is not None:
+            rows = self.rest if len(self.rest) else table
+            count = pc.sum(pc.less_equal(rows["id"], last), min_count=0).as_py()
+            pieces.append(rows.slice(0, count))
+            self.rest = rows.slice(count)
+            if len(self.rest):
+                break
+        return pa.concat_tables(pieces)
+
+
+class ParquetFile(pq.ParquetFile):
+    """A Parquet file that is read with its page checksums verified; errors of reading name it.
+
+    Raises
+    ------
+    UserError
+        Where the file is missing or is not (or no longer) a Parquet file; and, as it is read, where a page is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike, metadata: pq.FileMetaData | None = None) -> None:
+        self.path = path
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file")
+        try:
+            super().__init__(path, metadata=metadata, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+
+    def read_row_group(self, *args: Any, **kwargs: Any) -> pa.Table:
+        """As pyarrow's."""
+        with damage_named(self.path):
+            return super().read_row_group(*args, **kwargs)
+
+    def read(self, *args: Any, **kwargs: Any) -> pa.Table:
+        """As pyarrow's."""
+        with damage_named(self.path):
+            return super().read(*args, **kwargs)
+
+    def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[pa.RecordBatch]:
+        """As pyarrow's."""
+        batches = super().iter_batches(*args, **kwargs)
+        while True:
+            with damage_named(self.path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+@contextmanager
+def damage_named(path: str | os.PathLike) -> Iterator[None]:
+    """Raise a `UserError` that names the file where reading it fails."""
+    try:
+        yield
+    except MemoryError:  # Arrow's is an `ArrowException`, too
+        raise
+    except (pa.ArrowException, OSError) as error:
+        fault = f"{path}: damaged ({first_line(error)}); restore it from a copy, or rerun the stage that wrote it"
+        raise UserError(fault) from None
