@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 from embedome.engine import Engine
-from embedome.initialise import make_untrained
-from embedome.models import load_model
+from embedome.models.create import make_untrained
+from embedome.models.directory import load_model
 from embedome.pieces import Sequences
 from inputs import random_sequences
 

@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from embedome.bench import gemm_peak
-from embedome.cost import operations
-from embedome.fasta import read_entries
-from embedome.initialise import make_untrained
-from embedome.models import empty_model
+from embedome.models.create import make_untrained
+from embedome.models.directory import empty_model
+from embedome.models.encoders.flops import operations
+from embedome.sequences.fasta import read_entries
 from inputs import LONGEST, random_sequences
 
 TOKEN_BUDGET = 2048

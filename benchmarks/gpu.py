@@ -35,9 +35,9 @@ from embedome.bench import gemm_peak
 from embedome.cost import CostModel
 from embedome.embed import embed_records, shard_records
 from embedome.engine import DTYPES, Engine
-from embedome.initialise import make_untrained
 from embedome.metrics import Clock
-from embedome.models import load_model
+from embedome.models.create import make_untrained
+from embedome.models.directory import load_model
 from embedome.pieces import Sequences
 from embedome.settings import PartLimits, Settings
 from embedome.work import Machine

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from embedome import embed, work
 from embedome.cost import CostModel
-from embedome.initialise import make_untrained
 from embedome.metrics import Clock
-from embedome.models import load_model
+from embedome.models.create import make_untrained
+from embedome.models.directory import load_model
 from embedome.settings import PartLimits, Settings
 from inputs import random_sequences
 from isal import igzip

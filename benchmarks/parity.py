@@ -20,8 +20,9 @@ import torch
 import transformers
 from embedome.common.errors import UserError
 from embedome.engine import DTYPES, INT8, Engine, check_dtype
-from embedome.initialise import make_untrained
-from embedome.models import DECODER, ENCODER, Model, load_model
+from embedome.models.architectures import DECODER, ENCODER
+from embedome.models.create import make_untrained
+from embedome.models.directory import Model, load_model
 from inputs import RESIDUES
 from tolerances import Deviation, tolerance
 

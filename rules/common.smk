@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from embedome.config import check_config, check_files, config_sha256, drops_leaks, load_schema, release_name, uses_clusters
 from embedome.common.errors import UserError
-from embedome.models import check_model_directory, check_own_directory
-from embedome.tokenizer import vocabulary_files
-from embedome.weights import weight_files
+from embedome.models.directory import check_model_directory, check_own_directory
+from embedome.models.tokenizer import vocabulary_files
+from embedome.models.checkpoint import weight_files
 
 # Which family each of the demo's sequences is of.
 FAMILIES = "resources/demo/mirror/families.tsv.gz"

@@ -22,7 +22,6 @@ from typing import IO, Any
 
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
-from embedome.fasta import GZIP_MAGIC
 from embedome.http import (
     BLOCK_BYTES,
     BrokenError,
@@ -36,6 +35,7 @@ from embedome.http import (
 )
 from embedome.mirrors import METALINK, Expected, file_blocks, is_file, join, parse_metalink, read_metalink, recorded_url
 from embedome.part import Part
+from embedome.sequences.compressed import GZIP_MAGIC
 
 log = logging.getLogger(__name__)
 

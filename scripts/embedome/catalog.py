@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.columns import bytes_of, offsets_of
 from embedome.common.errors import UserError
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.reader import ParquetFile
+from embedome.sequences.record_columns import bytes_of, offsets_of
 
 CATALOG_GROUP_ROWS = 1 << 14
 CATALOG_FILE_GROUPS = 64

@@ -9,7 +9,7 @@ from typing import Any
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256
 from embedome.limits import pattern_fault
-from embedome.registry import REGISTRY
+from embedome.models.registry import REGISTRY
 
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedome.models.encoders.flops import operations
 from embedome.pieces import NO_LIMIT, LongPolicy
 
 if TYPE_CHECKING:
@@ -67,19 +68,6 @@ def longest_costed(policy: LongPolicy, most: int | None) -> int | None:
     """
     longest = policy.longest(most)
     return None if policy.name == "window" or longest == NO_LIMIT else longest
-
-
-def operations(encoder: "nn.Module") -> tuple[int, int]:
-    """Floating-point operations of an encoder per token, and per pair of tokens.
-
-    Per token 2 for each weight of its matrices; per pair 4 for each dimension of the attention of each layer
-    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
-    """
-    from torch import nn
-
-    matrices = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
-    linear = 2 * sum(module.weight.numel() for _, module in matrices)
-    return linear, 4 * sum(module.in_features for name, module in matrices if name.endswith("attention_out"))
 
 
 def cost_of(encoder: "nn.Module", longest: int | None, flops: float) -> CostModel:

@@ -15,22 +15,23 @@ from typing import Any
 import numpy as np
 
 from embedome import __version__
-from embedome.columns import check_chunk
 from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
 from embedome.engine import INT8
-from embedome.fasta import BLOCK_BYTES, read_blocks, read_chunks
 from embedome.format import DEVIATION, FORMAT, part_info, worst_deviation
 from embedome.metrics import DEVICE, Clock, write_metrics
-from embedome.models import model_dimension, model_identity
+from embedome.models.directory import model_dimension, model_identity
+from embedome.models.tokenizer import STANDARD
 from embedome.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
 from embedome.pieces import Sequences
-from embedome.records import Record
 from embedome.reuse import check_same_vectors
+from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
+from embedome.sequences.fasta import read_chunks
+from embedome.sequences.record_columns import check_chunk
+from embedome.sequences.records import Record
 from embedome.settings import PartLimits, Settings
-from embedome.tokenizer import STANDARD
 from embedome.work import Machine, Work, engine_of, load_engine
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from torch import nn
 from embedome.common.errors import UserError
 from embedome.common.process import keep_freed_memory
 from embedome.common.terms import EMBEDDED, FIRST, MEAN, NON_FINITE, OUT_OF_MEMORY, TOO_LONG, TRUNCATED, WINDOWED
-from embedome.cost import operations
 from embedome.devices import TOKEN_BUDGET, Arriving, free_memory, is_out_of_memory, open_device
-from embedome.encoders.int8 import products_are_exact, quantise_linears
 from embedome.layout import Group, Layout, Row, lay_out
-from embedome.models import Model
+from embedome.models.directory import Model
+from embedome.models.encoders.flops import operations
+from embedome.models.encoders.int8 import products_are_exact, quantise_linears
 from embedome.parquet.vectors import finite_rows
 from embedome.pieces import LongPolicy, Sequences
 from embedome.pooling import PooledVectors, ResidueStates

@@ -1,4 +1,4 @@
-"""What to call files in messages."""
+"""TODO files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -27,9 +27,7 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.parallel import ahead, map_in_order, process_pool
 from embedome.common.process import keep_freed_memory
-from embedome.fasta import Chunk
 from embedome.files import distinct_names
-from embedome.inputs import read_any_chunks
 from embedome.limits import Limits
 from embedome.members import write_members
 from embedome.parquet.external_sort import merge_runs, sort_order
@@ -37,8 +35,10 @@ from embedome.parquet.writer import ParquetSink, write_folder
 from embedome.rejects import REJECTS
 from embedome.repeats import RepeatedDigests
 from embedome.runs import RUN, Made, Task, make_run
-from embedome.spool import Spool
-from embedome.uniref_xml import XmlChunk
+from embedome.sequences.any_format import read_any_chunks
+from embedome.sequences.chunk_spool import Spool
+from embedome.sequences.fasta import Chunk
+from embedome.sequences.uniref_xml import XmlChunk
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from embedome.devices import send
+from embedome.models.tokenizer import ResidueTokenizer
 from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
-from embedome.tokenizer import ResidueTokenizer
 
 
 @dataclass(frozen=True, slots=True)

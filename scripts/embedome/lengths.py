@@ -10,7 +10,7 @@ import numpy as np
 
 from embedome.catalog import read_catalog
 from embedome.common.errors import UserError
-from embedome.fasta import read_entries
+from embedome.sequences.fasta import read_entries
 
 # UniRef50 of 2026: clusters. Lengths are log-normal with these parameters, fitted to the mean of 286 residues and the
 # 88.5 % that have at most 512 (docs/performance.md).

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.columns import bytes_of, offsets_of
 from embedome.common.errors import UserError
+from embedome.sequences.record_columns import bytes_of, count_letters, offsets_of
 from embedome.taxonomy import taxon_flags
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
@@ -180,15 +180,6 @@ def matches(texts: pa.ChunkedArray, patterns: Sequence[str]) -> np.ndarray:
 def look_up(flags: np.ndarray, taxids: np.ndarray) -> np.ndarray:
     """The flag of each taxon [n]; identifiers beyond the table have none."""
     return flags[np.where(taxids < len(flags), taxids, 0)]
-
-
-def count_letters(sequences: pa.StringArray, letters: str) -> np.ndarray:
-    """Residues of each of n sequences that are one of the letters, int64 [n]; no sequence is empty."""
-    if not len(sequences):
-        return np.zeros(0, np.int64)
-    table = np.zeros(256, np.int64)
-    table[list(letters.encode())] = 1
-    return np.add.reduceat(table[bytes_of(sequences)], offsets_of(sequences)[:-1])
 
 
 def limits_of(section: dict[str, Any]) -> Limits:

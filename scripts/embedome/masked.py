@@ -15,12 +15,12 @@ from torch.nn import functional
 from embedome.common.errors import UserError
 from embedome.devices import TOKEN_BUDGET, open_device
 from embedome.engine import DTYPES
-from embedome.models import Model, fill, load_model, read_config
-from embedome.records import UPPER_CASE, WHITE_SPACE, sequence_fault
-from embedome.registry import ESM, MEGATRON_BERT
+from embedome.models.checkpoint import open_weights, weight_files
+from embedome.models.directory import Model, fill, load_model, read_config
+from embedome.models.registry import ESM, MEGATRON_BERT
+from embedome.models.tokenizer import ResidueTokenizer
+from embedome.sequences.records import UPPER_CASE, WHITE_SPACE, sequence_fault
 from embedome.streams import Batches
-from embedome.tokenizer import ResidueTokenizer
-from embedome.weights import open_weights, weight_files
 
 MASK = "<mask>"
 # Names of the head's matrix, norm and bias in a checkpoint.

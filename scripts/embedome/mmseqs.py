@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from embedome.catalog import read_catalog
 from embedome.common.errors import UserError
-from embedome.shard import joined
+from embedome.sequences.fasta import join_text
 
 PROGRAM = "mmseqs"
 INSTALL = "conda install -c conda-forge -c bioconda mmseqs2, or sudo apt-get install mmseqs2, or run with --sdm conda"
@@ -165,7 +165,7 @@ def fasta_of_rows(catalog: str | os.PathLike, chosen: np.ndarray) -> Iterator[me
         if len(rows):
             names = pa.array(rows + row).cast(pa.large_string())
             sequences = table["sequence"].take(pa.array(rows)).combine_chunks().cast(pa.large_string())
-            yield joined(mark, names, end, sequences, end, empty)[0]
+            yield join_text(mark, names, end, sequences, end, empty)[0]
         row += len(table)
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 from embedome.machine_options import add_machine_options, chosen_device
-from embedome.registry import REGISTRY, Entry
+from embedome.models.registry import REGISTRY, RegisteredModel
 
 SIZES = {
     "layers": "layers, of the decoder too",
@@ -84,7 +84,7 @@ def run_list(options: argparse.Namespace) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def list_row(entry: Entry) -> tuple[str, ...]:
+def list_row(entry: RegisteredModel) -> tuple[str, ...]:
     """A model's line in the list."""
     sizes = entry.sizes
     layers = f"{sizes['layers']}+{sizes['decoder_layers']}" if "decoder_layers" in sizes else str(sizes["layers"])
@@ -104,7 +104,7 @@ def run_init(options: argparse.Namespace) -> None:
     """Make a model directory with random weights."""
     from embedome.common.atomic_files import check_new_folder
     from embedome.common.errors import UserError
-    from embedome.initialise import make_untrained
+    from embedome.models.create import make_untrained
 
     check_new_folder(options.directory)
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
@@ -120,7 +120,7 @@ def run_init(options: argparse.Namespace) -> None:
 def run_import(options: argparse.Namespace) -> None:
     """Convert an archive to a model directory."""
     from embedome.common.atomic_files import check_new_folder
-    from embedome.nemo import import_nemo
+    from embedome.models.nemo.convert import import_nemo
 
     check_new_folder(options.directory)
     import_nemo(options.archive, options.directory)
@@ -129,7 +129,7 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Convert a model directory to an archive."""
-    from embedome.nemo import export_nemo
+    from embedome.models.nemo.convert import export_nemo
 
     export_nemo(options.directory, options.archive)
     print(f"{options.archive}: made from {options.directory}")

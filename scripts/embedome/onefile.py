@@ -21,7 +21,6 @@ from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.locks import try_lock
 from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
-from embedome.dropped import write_dropped
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import announce_size, embed_records
 from embedome.filter import filter_records, source_identity
@@ -36,10 +35,11 @@ from embedome.format import (
     residues_path,
 )
 from embedome.limits import Limits
-from embedome.models import check_model_directory, empty_model
+from embedome.models.directory import check_model_directory, empty_model
 from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.plan import HALF, ROW_BYTES
-from embedome.records import Record
+from embedome.sequences.dropped_records import write_dropped
+from embedome.sequences.records import Record
 from embedome.settings import PartLimits, Settings
 from embedome.work import Machine
 

@@ -36,9 +36,10 @@ from embedome.format import (
     write_part,
     write_residues,
 )
-from embedome.headers import parse_descriptions
 from embedome.parquet.vectors import residues_array, vector_array
-from embedome.records import Record, refget_digests
+from embedome.sequences.digests import refget_digests
+from embedome.sequences.headers import parse_descriptions
+from embedome.sequences.records import Record
 from embedome.settings import PartLimits
 
 # Residues of a part at most, whatever its predicted time, and bytes of its residues' vectors, where they are written

@@ -73,7 +73,7 @@ def run_bench(options: argparse.Namespace) -> None:
     from embedome.common.json_files import write_json
     from embedome.engine import Engine
     from embedome.lengths import fasta_lengths, uniref50_lengths
-    from embedome.models import load_model, model_identity
+    from embedome.models.directory import load_model, model_identity
 
     if not options.seconds > 0:
         raise UserError(f"--seconds is {options.seconds:g}; expected more than 0")
@@ -148,7 +148,7 @@ def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> N
     """Refuse what was measured with another directory's model; a registered name may be that of none of its files."""
     from embedome.common.errors import UserError
     from embedome.common.json_files import file_sha256
-    from embedome.models import CONFIG
+    from embedome.models.directory import CONFIG
 
     path = Path(options.model) / CONFIG
     if path.is_file() and file_sha256(path) != measured["config_sha256"]:
@@ -159,13 +159,14 @@ def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":
     """The encoder of a registered model or of a directory, without weights, and the residues that it takes at once."""
     import torch
 
-    from embedome.models import ARCHITECTURES, empty_model
-    from embedome.registry import REGISTRY
+    from embedome.models.architectures import ARCHITECTURES
+    from embedome.models.directory import empty_model
+    from embedome.models.registry import REGISTRY
 
     if model not in REGISTRY or Path(model).is_dir():
         found = empty_model(model)
         return found.encoder, found.max_residues
-    from embedome.initialise import make_config
+    from embedome.models.create import make_config
 
     entry = REGISTRY[model]
     with torch.device("meta"):

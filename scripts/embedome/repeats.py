@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.columns import bytes_of, offsets_of
-from embedome.records import DIGEST_CHARACTERS
+from embedome.sequences.digests import DIGEST_CHARACTERS
+from embedome.sequences.record_columns import bytes_of, offsets_of
 
 # Where the 8 characters end that are `digest_prefix`.
 PREFIX_END = 11

@@ -26,8 +26,7 @@ from embedome.common.terms import DUPLICATE
 from embedome.dataset import Dataset, open_dataset
 from embedome.format import FORMAT, MANIFEST, lasting
 from embedome.parquet.reader import ParquetFile
-from embedome.records import DIGEST_CHARACTERS
-from embedome.split import hash_ids
+from embedome.sequences.digests import DIGEST_CHARACTERS, hash_ids
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.catalog import CATALOG
-from embedome.clusters import check_clusters
-from embedome.columns import Records, bytes_of, check_chunk, offsets_of
-from embedome.fasta import Chunk
-from embedome.headers import parse_descriptions
 from embedome.limits import Limits
-from embedome.members import MEMBER_RUN
 from embedome.parquet.external_sort import RunIndex, in_order, sort_order, write_run
-from embedome.records import DIGEST_CHARACTERS, Record, digest_texts
-from embedome.spool import Spool, Spooled
-from embedome.uniref_xml import XmlChunk
+from embedome.sequences.chunk_spool import Spool, Spooled
+from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts
+from embedome.sequences.fasta import Chunk
+from embedome.sequences.headers import parse_descriptions
+from embedome.sequences.record_columns import Records, bytes_of, check_chunk, offsets_of
+from embedome.sequences.records import Record
+from embedome.sequences.uniref_entries import check_clusters
+from embedome.sequences.uniref_members import MEMBER_RUN
+from embedome.sequences.uniref_xml import XmlChunk
 
 RUN = pa.schema(
     [

@@ -20,8 +20,8 @@ from embedome.common.log import Progress
 from embedome.common.terms import NON_FINITE, OUT_OF_MEMORY
 from embedome.devices import TOKEN_BUDGET
 from embedome.masked import MaskedLM
-from embedome.records import Record, read_records
 from embedome.seq2seq import Seq2Seq
+from embedome.sequences.records import Record, read_records
 from embedome.streams import Account, Batches, blocks
 
 COLUMNS = ("id", "tokens", "log_likelihood", "mean_log_likelihood", "perplexity")

@@ -15,10 +15,11 @@ from torch import Tensor
 from embedome.common.errors import UserError
 from embedome.devices import open_device
 from embedome.engine import DTYPES, check_dtype
-from embedome.models import ARCHITECTURES, CONFIG, CONFIG_KEY, read_config
-from embedome.registry import BLENDERBOT, T5
-from embedome.tokenizer import ResidueTokenizer, load_tokenizer
-from embedome.weights import open_weights, weight_files
+from embedome.models.architectures import ARCHITECTURES
+from embedome.models.checkpoint import open_weights, weight_files
+from embedome.models.directory import CONFIG, CONFIG_KEY, read_config
+from embedome.models.registry import BLENDERBOT, T5
+from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -28,6 +28,7 @@ from embedome.common.parallel import ahead
 from embedome.common.terms import SPLITS
 from embedome.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
 from embedome.reuse import Reuse
+from embedome.sequences.fasta import join_text
 from embedome.split import read_split_catalog
 
 log = logging.getLogger(__name__)
@@ -195,8 +196,8 @@ def cut_rows(code: int, owners: np.ndarray, table: pa.Table, cost: CostModel) ->
     empty, end = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
     space = pc.if_else(pc.equal(description, ""), empty, pa.scalar(" ", pa.large_string()))
     mark = pa.scalar(">", pa.large_string())
-    text, text_at = joined(mark, name, space, description, end, sequence, end, empty)
-    content, content_at = joined(name, end, sequence, end, empty)
+    text, text_at = join_text(mark, name, space, description, end, sequence, end, empty)
+    content, content_at = join_text(name, end, sequence, end, empty)
     cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
     for first, last in itertools.pairwise(cuts):
         yield Slice(
@@ -210,13 +211,6 @@ def cut_rows(code: int, owners: np.ndarray, table: pa.Table, cost: CostModel) ->
             text[text_at[first] : text_at[last]],
             content[content_at[first] : content_at[last]],
         )
-
-
-def joined(*parts: pa.Array | pa.Scalar) -> tuple[memoryview, np.ndarray]:
-    """Texts joined row by row, the last part between them, and where each of n begins, int64 [n + 1]."""
-    rows = pc.binary_join_element_wise(*parts)
-    _, offsets, data = rows.buffers()
-    return memoryview(data), np.frombuffer(offsets, np.int64, len(rows) + 1)
 
 
 def shard_of_rows(

@@ -3,7 +3,6 @@
 Memory: 20 to 40 bytes per record; with clusters some 45.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from embedome.groups import Clusters, read_clusters
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.writer import ParquetSink
 from embedome.rejects import write_rejects
+from embedome.sequences.digests import hash_ids
 
 log = logging.getLogger(__name__)
 
@@ -207,18 +207,6 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitPlan, drop
         if n < len(sorted_ranks):
             codes += ranks >= sorted_ranks[n]
     return codes
-
-
-def hash_ids(ids: pa.ChunkedArray | pa.Array, seed: int | str) -> np.ndarray:
-    """BLAKE2b hash (RFC 7693), keyed with the seed, of each id as a 64-bit number, shape (n,)."""
-    # A copy has taken the key in already.
-    begin = hashlib.blake2b(digest_size=8, key=str(seed).encode()).copy
-    digests = []
-    for name in ids.to_pylist():
-        blake2b = begin()
-        blake2b.update(name.encode())
-        digests.append(blake2b.digest())
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def cluster_splits(catalog: str | os.PathLike, groups: Clusters, plan: SplitPlan, dropped: np.ndarray) -> np.ndarray:

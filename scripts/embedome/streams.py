@@ -9,8 +9,8 @@ from typing import Any
 
 from embedome.common.terms import TOO_LONG
 from embedome.devices import free_memory, is_out_of_memory
-from embedome.dropped import write_dropped
-from embedome.records import Record
+from embedome.sequences.dropped_records import write_dropped
+from embedome.sequences.records import Record
 
 BLOCK_RECORDS = 2000
 

@@ -25,7 +25,7 @@ from embedome.dataset import Dataset
 from embedome.format import iter_rows
 from embedome.moments import Moments
 from embedome.parquet.vectors import vector_array, vector_matrix
-from embedome.split import hash_ids
+from embedome.sequences.digests import hash_ids
 
 ALL = "all"
 # Not a split's seed: the first sequences by that hash are the whole of val.

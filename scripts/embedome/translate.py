@@ -9,9 +9,9 @@ from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.terms import OUT_OF_MEMORY
 from embedome.devices import TOKEN_BUDGET
-from embedome.fasta import write_entry
-from embedome.records import read_records
 from embedome.seq2seq import Decoding, Seq2Seq
+from embedome.sequences.fasta import write_entry
+from embedome.sequences.records import read_records
 from embedome.streams import Account, Batches, blocks
 
 EMPTY = "empty-translation"

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from embedome.common.errors import UserError
 from embedome.http import BrokenError, MirrorError, body, continues, http_get, range_headers, with_retries
-from embedome.inputs import read_any_chunks
 from embedome.mirrors import file_blocks, host_of, is_file, recorded_url
 from embedome.part import Part
+from embedome.sequences.any_format import read_any_chunks
 
 if TYPE_CHECKING:
     import requests

@@ -23,7 +23,7 @@ from embedome.devices import room_for
 from embedome.engine import Embedded, Engine, Running
 from embedome.layout import Layout, lay_out
 from embedome.metrics import DEVICE, READING, WRITING, Clock
-from embedome.models import Model, empty_model, load_model
+from embedome.models.directory import Model, empty_model, load_model
 from embedome.parts import Part, Written, is_written, part_entry, write
 from embedome.pieces import Sequences
 from embedome.settings import Settings

@@ -22,9 +22,9 @@ from embedome.cost import CostModel
 from embedome.embed import embed_shard
 from embedome.filter import filter_records
 from embedome.groups import CLUSTERS
-from embedome.initialise import make_untrained
 from embedome.limits import Limits
 from embedome.merge import merge_shards
+from embedome.models.create import make_untrained
 from embedome.reuse import Reuse, find_reusable
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from embedome.encoders import preln, t5
-from embedome.encoders.activations import BLOCK_TOKENS, tanh_gelu
+from embedome.models.encoders import prenorm, t5
+from embedome.models.encoders.layers import BLOCK_TOKENS, tanh_gelu
 
 TOKENS = 2 * BLOCK_TOKENS + 7
 
@@ -76,7 +76,7 @@ def test_compiled_tanh_gelu_is_one_graph(values):
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("table", [preln.ACTIVATIONS, t5.ACTIVATIONS], ids=["preln", "t5"])
+@pytest.mark.parametrize("table", [prenorm.ACTIVATIONS, t5.ACTIVATIONS], ids=["preln", "t5"])
 def test_names_are_those_of_hugging_face(values, table):
     from transformers.activations import ACT2FN
 

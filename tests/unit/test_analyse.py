@@ -17,7 +17,7 @@ from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.drift import frechet_distance
 from embedome.moments import Moments
-from embedome.split import hash_ids
+from embedome.sequences.digests import hash_ids
 from embedome.sums import SAMPLE_KEY, rank_limit
 from embedome.umap_map import SMALLEST, umap_points
 from scipy.linalg import sqrtm

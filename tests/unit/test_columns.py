@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
-from embedome.columns import check_chunk
 from embedome.common.errors import UserError
-from embedome.fasta import read_chunks, read_entries
-from embedome.records import Record, check_entry
+from embedome.sequences.fasta import read_chunks, read_entries
+from embedome.sequences.record_columns import check_chunk
+from embedome.sequences.records import Record, check_entry
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -35,7 +35,7 @@ from embedome.__main__ import main
 from embedome.common.locks import try_lock
 from embedome.cost import CostModel
 from embedome.engine import Engine
-from embedome.models import load_model
+from embedome.models.directory import load_model
 from embedome.onefile import bytes_needed, canonical_records, part_seconds, smallest_limit
 from embedome.parts import cut_parts
 from embedome.pieces import Sequences

@@ -212,7 +212,7 @@ def test_a_corpus_is_what_a_slow_reading_finds(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
         patch.setattr("embedome.filter.CHUNK_BYTES", chunk_bytes)
-        patch.setattr("embedome.fasta.BLOCK_BYTES", block_bytes)
+        patch.setattr("embedome.sequences.compressed.BLOCK_BYTES", block_bytes)
         patch.setattr("embedome.parquet.external_sort.RUN_BATCHES", run_batches)
         account = filter_records(
             paths,

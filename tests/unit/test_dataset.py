@@ -14,7 +14,7 @@ import pytest
 from embedding_line import prepare, random_records, rough_model, vectors
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.headers import parse_description
+from embedome.sequences.headers import parse_description
 from embedome.settings import Settings
 
 

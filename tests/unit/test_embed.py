@@ -35,15 +35,15 @@ from embedome.common.parallel import map_in_order, process_pool
 from embedome.common.process import exit_on_sigterm, peak_memory
 from embedome.cost import CostModel
 from embedome.embed import embed_records, embed_shard, shard_records
-from embedome.encoders.int8 import products_are_exact
 from embedome.format import embedding_metadata, embedding_schema, read_rows, write_part
-from embedome.models import load_model
+from embedome.models.directory import load_model
+from embedome.models.encoders.int8 import products_are_exact
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.reader import RowReader
 from embedome.parquet.vectors import vector_array, vector_matrix
 from embedome.parquet.writer import ParquetSink
 from embedome.parts import cut_parts
-from embedome.records import Record
+from embedome.sequences.records import Record
 from embedome.settings import PartLimits, Settings
 from embedome.work import Machine, Work
 from hypothesis import example, given, settings
@@ -1225,7 +1225,7 @@ def test_sigterm_waits_for_one_write_at_the_most(
 def sleep_in_workers(files: list[Path]) -> None:
     """Have a worker for each file write it, and then take long."""
     code = [f"open({str(path)!r}, 'w').close() or __import__('time').sleep(60)" for path in files]
-    with process_pool(len(files), "embedome.headers") as pool:
+    with process_pool(len(files), "embedome.sequences.headers") as pool:
         list(map_in_order(pool, eval, code, len(files)))
 
 

@@ -16,12 +16,12 @@ import torch
 from embedding_line import assert_within_one_ulp, random_sequence
 from embedome.common.errors import UserError
 from embedome.cost import cost_of
-from embedome.encoders.esm2 import rotary_frequencies
-from embedome.encoders.t5 import RelativeBias
 from embedome.engine import Engine
-from embedome.models import Model, load_model, model_identity
+from embedome.models.directory import Model, load_model, model_identity
+from embedome.models.encoders.esm2 import rotary_frequencies
+from embedome.models.encoders.t5 import RelativeBias
+from embedome.models.tokenizer import load_tokenizer
 from embedome.pieces import LongPolicy, Sequences
-from embedome.tokenizer import load_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -390,7 +390,7 @@ def test_classes_of_distances_equal_hugging_face(buckets: int, distance: int) ->
 def test_the_bias_of_each_query_and_key_is_that_of_their_distance(
     length: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedome.encoders.t5.BIAS_QUERIES", 4)
+    monkeypatch.setattr("embedome.models.encoders.t5.BIAS_QUERIES", 4)
     bias = RelativeBias(2, 8, 5, causal=causal)
     with torch.inference_mode():
         bias.table.weight.normal_()

@@ -16,10 +16,10 @@ from conftest import python_command
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
 from embedome.common.errors import UserError
 from embedome.devices import is_out_of_memory
-from embedome.encoders.esm2 import Rotary
-from embedome.encoders.t5 import RelativeBias
 from embedome.engine import Engine, token_budget
-from embedome.models import load_model
+from embedome.models.directory import load_model
+from embedome.models.encoders.esm2 import Rotary
+from embedome.models.encoders.t5 import RelativeBias
 from embedome.pieces import LongPolicy, Sequences
 from embedome.pooling import ResidueStates
 from hypothesis import given, settings

@@ -10,9 +10,9 @@ import pytest
 from backports import zstd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from conftest import run_filter
-from embedome import fasta
 from embedome.common.errors import UserError
-from embedome.fasta import read_entries, write_entry
+from embedome.sequences import compressed, fasta
+from embedome.sequences.fasta import read_entries, write_entry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,7 +66,7 @@ def test_any_file_in_any_blocks(
     path = tmp_path_factory.mktemp("any") / "x"
     path.write_bytes(COMPRESSIONS[compression](data))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fasta, "BLOCK_BYTES", block_bytes)
+        patch.setattr(compressed, "BLOCK_BYTES", block_bytes)
         assert fast_parse(path) == slow_parse(data)
 
 
@@ -88,7 +88,8 @@ def test_agrees_with_biopython(tmp_path: Path, compression: str, width: int) -> 
 @pytest.mark.parametrize(
     "data",
     [
-        gzip.compress(b">a\nMK\n>b\nMV") + gzip.compress(b">c\nML\n"),  # put together without a line end between
+        gzip.compress(b">a\nMK\n>b\nMV", mtime=0)
+        + gzip.compress(b">c\nML\n", mtime=0),  # put together without a line end between
         b">a\nMK\r>b y\rMV\n>c\nML\n",
         b">a\nMK\n >b\nMV\n",
     ],
@@ -105,7 +106,7 @@ def test_a_record_behind_another_on_one_line_is_not_lost(tmp_path: Path, data: b
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(b">a\nMK\n") + b"\n", "or something else follows them"),
+        (gzip.compress(b">a\nMK\n", mtime=0) + b"\n", "or something else follows them"),
         # A frame with a window of 1 GiB, and one raw block of 6 bytes (RFC 8878, section 3.1.1).
         (b"\x28\xb5\x2f\xfd\x00\xa0\x31\x00\x00>a\nMK\n", "zstd --long"),
     ],
@@ -124,7 +125,7 @@ def test_the_file_itself_is_digested_as_it_is_read(tmp_path: Path, compression: 
     path = tmp_path / "x"
     path.write_bytes(COMPRESSIONS[compression](text))
     digest = hashlib.sha256()
-    assert b"".join(fasta.read_blocks(path, digest)) == text
+    assert b"".join(compressed.read_blocks(path, digest)) == text
     assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -135,8 +136,9 @@ def test_what_may_stand_before_the_first_header(tmp_path: Path, before: bytes) -
     assert fast_parse(path) == [(b"a", b"MK")]
 
 
-def test_an_entry_of_any_length_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fasta, "BLOCK_BYTES", 1 << 16)
+    for module in (compressed, fasta):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(compressed, "BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr(fasta, "MAX_ENTRY_BYTES", 1 << 20)
     path = tmp_path / "x.fasta"
     path.write_bytes(b">a\nMK\n>b\n" + b"M" * 1_000_000)

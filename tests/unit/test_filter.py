@@ -432,7 +432,7 @@ def small_sort(patch: pytest.MonkeyPatch, run_bytes: int, run_batches: int, bloc
     # A run is of whole chunks, and a chunk ends with a block.
     patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
     patch.setattr("embedome.filter.CHUNK_BYTES", min(run_bytes, 1000))
-    patch.setattr("embedome.fasta.BLOCK_BYTES", block_bytes)
+    patch.setattr("embedome.sequences.compressed.BLOCK_BYTES", block_bytes)
     patch.setattr("embedome.parquet.external_sort.RUN_BATCHES", run_batches)
     return made
 
@@ -499,7 +499,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypa
 def test_bad_input_is_told_of_from_a_worker_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.fasta"
     path.write_bytes(b"".join(b">a%d\nMKV\n" % number for number in range(100)) + b">odd\rMKV\n")
-    monkeypatch.setattr("embedome.fasta.BLOCK_BYTES", 100)
+    monkeypatch.setattr("embedome.sequences.compressed.BLOCK_BYTES", 100)
     monkeypatch.setattr("embedome.filter.RUN_BYTES", 200)
     monkeypatch.setattr("embedome.filter.CHUNK_BYTES", 100)
     monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
@@ -610,10 +610,10 @@ def test_real_file_with_a_duplicate_id(tmp_path: Path) -> None:
 
 FILTER = """
 from pathlib import Path
-import embedome.fasta
+from embedome.sequences import compressed
 import embedome.filter as stage
 import embedome.parquet.external_sort as sorting
-stage.RUN_BYTES, stage.CHUNK_BYTES, embedome.fasta.BLOCK_BYTES, sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
+stage.RUN_BYTES, stage.CHUNK_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
 made, real = [], stage.make_run
 stage.make_run = lambda task: made.append(task) or real(task)
 fasta, out = map(Path, sys.argv[1:])
@@ -636,9 +636,9 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
 MEMORY = """
 from pathlib import Path
 import embedome.filter as stage
-import embedome.fasta
+from embedome.sequences import compressed
 import embedome.parquet.external_sort as sorting
-stage.RUN_BYTES, embedome.fasta.BLOCK_BYTES, sorting.RUN_BATCHES = 500_000, 100_000, 20
+stage.RUN_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 500_000, 100_000, 20
 stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_GROUPS = 1000, 4
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)

@@ -4,7 +4,7 @@ import time
 
 import pyarrow as pa
 import pytest
-from embedome.headers import FIELDS, Header, parse_description, parse_descriptions
+from embedome.sequences.headers import FIELDS, Header, parse_description, parse_descriptions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -17,10 +17,10 @@ import torch
 from conftest import python_command
 from embedome.common.errors import UserError
 from embedome.embed import make_provenance
-from embedome.encoders.int8 import Int8Linear, quantise
 from embedome.engine import Engine
 from embedome.format import part_info
-from embedome.models import load_model
+from embedome.models.directory import load_model
+from embedome.models.encoders.int8 import Int8Linear, quantise
 from embedome.parts import fingerprint
 from embedome.pieces import Sequences
 from embedome.settings import Settings
@@ -98,7 +98,7 @@ def test_only_on_a_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 REFUSED = """
 from embedome.engine import Engine
 from embedome.common.errors import UserError
-from embedome.models import load_model
+from embedome.models.directory import load_model
 try:
     Engine(load_model(sys.argv[1]), dtype="int8")
 except UserError as error:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from embedome.layout import Layout, Row, lay_out
 from embedome.metrics import Clock
+from embedome.models.tokenizer import STANDARD, ResidueTokenizer
 from embedome.pieces import LongPolicy, Sequences
-from embedome.tokenizer import STANDARD, ResidueTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import embedding_line as line
 import pytest
 import torch
-from embedome import initialise, models
 from embedome.common.errors import UserError
+from embedome.models import create, directory
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
@@ -21,7 +21,7 @@ TINY = line.SIZE
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    initialise.make_untrained(folder, "tiny-name", "esm1nv", TINY, 5)
+    create.make_untrained(folder, "tiny-name", "esm1nv", TINY, 5)
     return folder
 
 
@@ -97,8 +97,8 @@ def test_full_size_has_the_published_number_of_parameters(untrained: Path, posit
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(untrained: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    initialise.make_untrained(tmp_path / "same", "tiny-name", "esm1nv", TINY, 5)
-    initialise.make_untrained(tmp_path / "other", "tiny-name", "esm1nv", TINY, 6)
+    create.make_untrained(tmp_path / "same", "tiny-name", "esm1nv", TINY, 5)
+    create.make_untrained(tmp_path / "other", "tiny-name", "esm1nv", TINY, 6)
     assert torch.equal(torch.get_rng_state(), before)
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "same" / name).read_bytes() == (untrained / name).read_bytes()
@@ -112,7 +112,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(untrained: Path,
 @pytest.mark.parametrize("layers", [1, 3])
 def test_weights_are_initialised_as_megatron_does(tmp_path: Path, layers: int) -> None:
     size = {**TINY, "layers": layers, "hidden": 64, "feed_forward": 256}
-    initialise.make_untrained(tmp_path / "model", "x", "esm1nv", size, 5)
+    create.make_untrained(tmp_path / "model", "x", "esm1nv", size, 5)
     checked = 0
     for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items():
         if "token_type" in name or name.endswith("bias"):
@@ -130,7 +130,7 @@ def test_weights_are_initialised_as_megatron_does(tmp_path: Path, layers: int) -
 
 def test_heads_must_divide_the_hidden_size(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model dimension is 32; expected a multiple of the heads, 5"):
-        initialise.make_untrained(tmp_path / "model", "x", "esm1nv", {**TINY, "heads": 5}, 5)
+        create.make_untrained(tmp_path / "model", "x", "esm1nv", {**TINY, "heads": 5}, 5)
     assert not list(tmp_path.iterdir())
 
 
@@ -139,15 +139,15 @@ def test_a_failure_leaves_the_old_directory(copy: Path, monkeypatch: pytest.Monk
         raise OSError("full")
 
     before = line.snapshot(copy.parent)
-    monkeypatch.setattr(initialise, "save_tokenizer", fail)
+    monkeypatch.setattr(create, "save_tokenizer", fail)
     with pytest.raises(OSError, match="full"):
-        initialise.make_untrained(copy, "x", "esm1nv", TINY, 6)
+        create.make_untrained(copy, "x", "esm1nv", TINY, 6)
     assert line.snapshot(copy.parent) == before
 
 
 def test_an_old_directory_is_replaced_whole(copy: Path, untrained: Path) -> None:
     (copy / "pytorch_model.bin").write_bytes(b"of something else")
-    initialise.make_untrained(copy, "tiny-name", "esm1nv", TINY, 5)
+    create.make_untrained(copy, "tiny-name", "esm1nv", TINY, 5)
     assert line.snapshot(copy) == line.snapshot(untrained)
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
@@ -156,7 +156,7 @@ def test_an_old_directory_is_replaced_whole(copy: Path, untrained: Path) -> None
 
 
 def test_identity_is_the_digest_of_each_file(untrained: Path) -> None:
-    identity = models.model_identity(untrained)
+    identity = directory.model_identity(untrained)
     assert identity["name"] == "tiny-name"
     assert identity["trained"] is False
     for key, name in (("weights", "model.safetensors"), ("config", "config.json"), ("tokenizer", "tokenizer.json")):
@@ -165,7 +165,7 @@ def test_identity_is_the_digest_of_each_file(untrained: Path) -> None:
 
 def test_identity_of_a_directory_made_elsewhere(copy: Path) -> None:
     edit_config(lambda found: found.pop("embedome"))(copy)
-    identity = models.model_identity(copy)
+    identity = directory.model_identity(copy)
     assert identity["name"] == "copy"
     assert identity["trained"] is None
 
@@ -174,7 +174,7 @@ def test_identity_of_a_directory_made_elsewhere(copy: Path) -> None:
 
 
 def test_loads(untrained: Path) -> None:
-    model = models.load_model(untrained)
+    model = directory.load_model(untrained)
     assert model.max_residues == 62
     assert model.encoder.dimension == 32
     assert not model.encoder.training
@@ -183,7 +183,7 @@ def test_loads(untrained: Path) -> None:
 
 def test_weights_in_half_precision_load_as_float32(copy: Path) -> None:
     edit_weights(lambda w: w.update({name: tensor.half() for name, tensor in w.items()}))(copy)
-    model = models.load_model(copy)
+    model = directory.load_model(copy)
     words = load_file(copy / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
     assert words.dtype == torch.float16
     assert torch.equal(model.encoder.words.weight, words.float())
@@ -191,14 +191,14 @@ def test_weights_in_half_precision_load_as_float32(copy: Path) -> None:
 
 def test_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent: no such model directory") as excinfo:
-        models.load_model(tmp_path / "absent")
+        directory.load_model(tmp_path / "absent")
     one_line(excinfo)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_missing_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    for check in (models.load_model, models.model_identity):
+    for check in (directory.load_model, directory.model_identity):
         with pytest.raises(UserError, match=f"copy: the model directory has no {name}") as excinfo:
             check(copy)
         one_line(excinfo)
@@ -279,7 +279,7 @@ KEY = "bert.encoder.layer.1.attention.self.key.weight"
 def test_bad_directory_is_refused_by_file_and_fault(copy: Path, edit: Edit, file: str, what: str) -> None:
     edit(copy)
     with pytest.raises(UserError) as excinfo:
-        models.load_model(copy)
+        directory.load_model(copy)
     message = one_line(excinfo)
     assert f"{file}: " in message
     assert what in message
@@ -317,7 +317,7 @@ def test_wrong_shape_of_any_tensor_is_refused(copy: Path, name: str) -> None:
         shutil.rmtree(copy.parent / "grown", ignore_errors=True)
         edit_weights(grow)(shutil.copytree(copy, copy.parent / "grown"))
         with pytest.raises(UserError, match=r"model\.safetensors: ") as excinfo:
-            models.load_model(copy.parent / "grown")
+            directory.load_model(copy.parent / "grown")
         assert "shape" in one_line(excinfo)
 
 
@@ -326,4 +326,4 @@ def test_all_used_tensors_are_needed(copy: Path) -> None:
     for name in used_tensors():
         save_file({n: t for n, t in whole.items() if n != f"bert.{name}"}, copy / "model.safetensors")
         with pytest.raises(UserError, match=rf"model\.safetensors: bert\.{name} is missing"):
-            models.load_model(copy)
+            directory.load_model(copy)

@@ -13,8 +13,8 @@ import torch
 import yaml
 from embedome.common.errors import UserError
 from embedome.masked import load_masked_lm
-from embedome.models import load_model
-from embedome.nemo import export_nemo, import_nemo
+from embedome.models.directory import load_model
+from embedome.models.nemo.convert import export_nemo, import_nemo
 from nemo_files import PIECES, Weights, archive, attend, by_head, saved
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertForMaskedLM

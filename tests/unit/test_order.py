@@ -43,7 +43,7 @@ def test_the_order_of_the_input_changes_neither_splits_nor_shards_nor_rows(
         chance.shuffle(records)
         monkeypatch.setattr("embedome.filter.RUN_BYTES", 500)
         monkeypatch.setattr("embedome.filter.CHUNK_BYTES", 100)
-        monkeypatch.setattr("embedome.fasta.BLOCK_BYTES", 100)
+        monkeypatch.setattr("embedome.sequences.compressed.BLOCK_BYTES", 100)
     numbers = [line.rows(each.folder / "catalog" / "*.parquet", "id, record") for each in made]
     assert numbers[0] != numbers[1]
     assert contents(made[0]) == contents(made[1])

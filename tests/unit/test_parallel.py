@@ -33,8 +33,8 @@ PRELOADED = """
 from embedome.common.parallel import process_pool
 
 if __name__ == "__main__":
-    with process_pool(1, "embedome.headers") as pool:
-        print(pool.submit(eval, "'embedome.headers' in __import__('sys').modules").result())
+    with process_pool(1, "embedome.sequences.headers") as pool:
+        print(pool.submit(eval, "'embedome.sequences.headers' in __import__('sys').modules").result())
     print(__import__("os").environ.get("PYTHONPATH"))
 """
 
@@ -72,7 +72,10 @@ def test_workers_are_forked_with_the_module_loaded(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_told() -> None:
-    with pytest.raises(UserError, match="a worker process was killed"), process_pool(1, "embedome.headers") as pool:
+    with (
+        pytest.raises(UserError, match="a worker process was killed"),
+        process_pool(1, "embedome.sequences.headers") as pool,
+    ):
         list(map_in_order(pool, os._exit, [1], 1))
 
 

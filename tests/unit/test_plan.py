@@ -12,12 +12,13 @@ import yaml
 from embedding_line import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
 from embedome.__main__ import main
 from embedome.bench import bench, fit_cost, gemm_peak
-from embedome.cost import CostModel, cost_of, longest_costed, operations
-from embedome.encoders.t5_decoder import T5Decoder
+from embedome.cost import CostModel, cost_of, longest_costed
 from embedome.engine import Engine
-from embedome.initialise import make_config
 from embedome.lengths import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
-from embedome.models import empty_model, load_model, model_identity
+from embedome.models.create import make_config
+from embedome.models.directory import empty_model, load_model, model_identity
+from embedome.models.encoders.flops import operations
+from embedome.models.encoders.t5_decoder import T5Decoder
 from embedome.pieces import NO_LIMIT, LongPolicy, Sequences
 from embedome.plan import Job, make_plan
 from hypothesis import given
@@ -90,7 +91,7 @@ def test_operations_are_those_of_the_papers() -> None:
 
 
 def empty_model_of(name: str) -> torch.nn.Module:
-    from embedome.models import ARCHITECTURES
+    from embedome.models.architectures import ARCHITECTURES
 
     config = make_config(name, {}, {}).to_dict()
     return ARCHITECTURES[config["model_type"]].encoder()(config)

@@ -15,10 +15,11 @@ import torch
 from embedding_line import assert_within_one_ulp, random_sequence
 from embedome.common.errors import UserError
 from embedome.common.terms import FIRST, MAX, MEAN
-from embedome.encoders.int8 import products_are_exact
 from embedome.engine import Embedded, Engine
-from embedome.initialise import make_untrained
-from embedome.models import DECODER, ENCODER, load_model
+from embedome.models.architectures import DECODER, ENCODER
+from embedome.models.create import make_untrained
+from embedome.models.directory import load_model
+from embedome.models.encoders.int8 import products_are_exact
 from embedome.pieces import LongPolicy, Sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st

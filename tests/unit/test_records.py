@@ -5,14 +5,15 @@ import hashlib
 import string
 
 import pytest
-from embedome.fasta import Entry
-from embedome.records import Record, check_entry, refget_digest, refget_digests
+from embedome.sequences.digests import refget_digest, refget_digests
+from embedome.sequences.fasta import FastaEntry
+from embedome.sequences.records import Record, check_entry
 from hypothesis import given
 from hypothesis import strategies as st
 
 
 def check(header: bytes, body: bytes = b"MKV\n") -> Record:
-    return check_entry(Entry(1, header, body))
+    return check_entry(FastaEntry(1, header, body))
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 import torch
 import transformers
 from embedome.common.errors import UserError
-from embedome.encoders.preln import BlenderbotEncoder, PreLNEncoder
-from embedome.encoders.t5 import T5Encoder
-from embedome.encoders.t5_decoder import T5Decoder
-from embedome.initialise import make_config, make_untrained
-from embedome.models import load_model
-from embedome.registry import REGISTRY, find_entry
+from embedome.models.create import make_config, make_untrained
+from embedome.models.directory import load_model
+from embedome.models.encoders.prenorm import BlenderbotEncoder, PreLNEncoder
+from embedome.models.encoders.t5 import T5Encoder
+from embedome.models.encoders.t5_decoder import T5Decoder
+from embedome.models.registry import REGISTRY, find_entry
 from transformers import AutoModel, AutoTokenizer
 
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 48}

@@ -17,7 +17,7 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 from conftest import Filtered, kill_at_random, run_filter, run_python, small_groups, tree, write_fasta
 from embedome.common.errors import UserError
 from embedome.cost import CostModel
-from embedome.headers import parse_description
+from embedome.sequences.headers import parse_description
 from embedome.shard import equal_cost_shards, write_shards
 from embedome.split import SplitPlan, split_catalog
 from hypothesis import given

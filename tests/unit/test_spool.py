@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from embedome.fasta import Chunk
-from embedome.spool import Spool
-from embedome.uniref_xml import XmlChunk
+from embedome.sequences.chunk_spool import Spool
+from embedome.sequences.fasta import Chunk
+from embedome.sequences.uniref_xml import XmlChunk
 
 
 def test_chunks_come_back_as_they_were_until_their_file_is_written_over(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from embedding_line import assert_within_one_ulp, random_sequence, rough_model
 from embedome.common.errors import UserError
 from embedome.engine import Engine
-from embedome.models import load_model
+from embedome.models.directory import load_model
 from embedome.pieces import Sequences
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Model

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embedome.common.errors import UserError
-from embedome.tokenizer import ResidueTokenizer, load_tokenizer
-from embedome.vocabularies import save_tokenizer
+from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
+from embedome.models.vocabularies import save_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase

@@ -13,8 +13,8 @@ import pytest
 import torch
 from embedding_line import random_sequence, rough_model
 from embedome.common.errors import UserError
-from embedome.encoders.preln import BlenderbotEncoder
-from embedome.models import load_model
+from embedome.models.directory import load_model
+from embedome.models.encoders.prenorm import BlenderbotEncoder
 from embedome.scoring import score_targets
 from embedome.seq2seq import Decoding, Seq2Seq, load_seq2seq
 from embedome.streams import Batches

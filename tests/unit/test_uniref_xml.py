@@ -13,10 +13,10 @@ import duckdb
 import pytest
 from backports import zstd
 from conftest import SHARED_DATA, run_filter, small_groups, tree, write_fasta
-from embedome import uniref_xml
 from embedome.common.errors import UserError
-from embedome.headers import Header, parse_description
-from embedome.records import printable, read_records
+from embedome.sequences import uniref_xml
+from embedome.sequences.headers import Header, parse_description
+from embedome.sequences.records import printable, read_records
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -143,9 +143,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch):
     """Cut everything small, so that few entries cross all boundaries."""
 
     def shrink(block: int = 97, chunk: int = 300, piece: int = 700, run: int = 1000) -> None:
-        monkeypatch.setattr("embedome.fasta.BLOCK_BYTES", block)
+        monkeypatch.setattr("embedome.sequences.compressed.BLOCK_BYTES", block)
         monkeypatch.setattr("embedome.filter.CHUNK_BYTES", chunk)
-        monkeypatch.setattr("embedome.uniref_xml.PIECE_BYTES", piece)
+        monkeypatch.setattr("embedome.sequences.uniref_xml.PIECE_BYTES", piece)
         monkeypatch.setattr("embedome.filter.RUN_BYTES", run)
 
     return shrink
@@ -401,8 +401,8 @@ def test_pieces_are_small_whatever_the_entry(size):
 
 
 def test_text_without_an_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedome.uniref_xml.MAX_ENTRY_BYTES", 1 << 20)
-    monkeypatch.setattr("embedome.uniref_xml.PIECE_BYTES", 1 << 19)
+    monkeypatch.setattr("embedome.sequences.uniref_xml.MAX_ENTRY_BYTES", 1 << 20)
+    monkeypatch.setattr("embedome.sequences.uniref_xml.PIECE_BYTES", 1 << 19)
     data = document("<entry id='a'><name>" + "x" * (9 << 20) + "</name></entry>")
     assert "entry 1 has 1 MiB without the end of a member" in complaint(tmp_path, data)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedome.models import ARCHITECTURES
-from embedome.registry import REGISTRY
-from embedome.tokenizer import ResidueTokenizer, load_tokenizer
-from embedome.vocabularies import VOCABULARIES, save_tokenizer
+from embedome.models.architectures import ARCHITECTURES
+from embedome.models.registry import REGISTRY
+from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
+from embedome.models.vocabularies import VOCABULARIES, save_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase

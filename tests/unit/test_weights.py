@@ -11,9 +11,9 @@ import pytest
 import torch
 from embedome.common.errors import UserError
 from embedome.engine import Engine
-from embedome.models import load_model, model_identity
+from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
+from embedome.models.directory import load_model, model_identity
 from embedome.pieces import Sequences
-from embedome.weights import open_weights, weight_files, weights_sha256
 from safetensors.torch import load_file, save_file
 
 INDEXED = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}

@@ -14,7 +14,7 @@ ROWS = 128  # of the embedding, in both models
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TensorName:
     """One tensor of an archive.
 
     Parameters
@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ArchiveLayout:
     """A model's archive.
 
     Parameters
@@ -60,31 +60,33 @@ class Layout:
 
     like: str
     prefix: str
-    rows: Callable[[Mapping[str, int]], list[Row]]
+    rows: Callable[[Mapping[str, int]], list[TensorName]]
 
 
-def module(nemo: str, parts: str | tuple[str, ...], shape: tuple[int, ...], cut: int | None = None) -> Iterator[Row]:
+def module(
+    nemo: str, parts: str | tuple[str, ...], shape: tuple[int, ...], cut: int | None = None
+) -> Iterator[TensorName]:
     """The weight and bias of a module."""
     parts = (parts,) if isinstance(parts, str) else parts
-    yield Row(f"{nemo}.weight", tuple(f"{part}.weight" for part in parts), shape, cut)
+    yield TensorName(f"{nemo}.weight", tuple(f"{part}.weight" for part in parts), shape, cut)
     # The bias of a matrix that is cut along its inputs is added after the sum over ranks, so it is whole.
-    yield Row(f"{nemo}.bias", tuple(f"{part}.bias" for part in parts), shape[:1], None if cut == 1 else cut)
+    yield TensorName(f"{nemo}.bias", tuple(f"{part}.bias" for part in parts), shape[:1], None if cut == 1 else cut)
 
 
-def feed_forward(nemo: str, inner: str, outer: str, hidden: int, width: int) -> Iterator[Row]:
+def feed_forward(nemo: str, inner: str, outer: str, hidden: int, width: int) -> Iterator[TensorName]:
     """The two matrices of a layer's feed-forward part."""
     yield from module(f"{nemo}.mlp.dense_h_to_4h", inner, (width, hidden), 0)
     yield from module(f"{nemo}.mlp.dense_4h_to_h", outer, (hidden, width), 1)
 
 
-def esm1nv_rows(sizes: Mapping[str, int]) -> list[Row]:
+def esm1nv_rows(sizes: Mapping[str, int]) -> list[TensorName]:
     """The tensors of ESM-1nv; Hugging Face: MegatronBertForMaskedLM."""
     d = sizes["hidden"]
     words, positions = "language_model.embedding.word_embeddings", "language_model.embedding.position_embeddings"
     rows = [
-        Row(f"{words}.weight", ("bert.embeddings.word_embeddings.weight",), (ROWS, d), 0, vocabulary=True),
-        Row(f"{positions}.weight", ("bert.embeddings.position_embeddings.weight",), (sizes["positions"], d)),
-        Row("lm_head.bias", ("cls.predictions.bias",), (ROWS,), 0, vocabulary=True),
+        TensorName(f"{words}.weight", ("bert.embeddings.word_embeddings.weight",), (ROWS, d), 0, vocabulary=True),
+        TensorName(f"{positions}.weight", ("bert.embeddings.position_embeddings.weight",), (sizes["positions"], d)),
+        TensorName("lm_head.bias", ("cls.predictions.bias",), (ROWS,), 0, vocabulary=True),
         *module("lm_head.dense", "cls.predictions.transform.dense", (d, d)),
         *module("lm_head.layernorm", "cls.predictions.transform.LayerNorm", (d,)),
         *module("language_model.encoder.final_layernorm", "bert.encoder.ln", (d,)),
@@ -100,7 +102,7 @@ def esm1nv_rows(sizes: Mapping[str, int]) -> list[Row]:
     return rows
 
 
-def prott5nv_rows(sizes: Mapping[str, int]) -> list[Row]:
+def prott5nv_rows(sizes: Mapping[str, int]) -> list[TensorName]:
     """The tensors of ProtT5nv; Hugging Face: BlenderbotForConditionalGeneration.
 
     Encoder and decoder share tokens and positions: the archive has both names, Hugging Face two tables of positions.
@@ -108,7 +110,7 @@ def prott5nv_rows(sizes: Mapping[str, int]) -> list[Row]:
     d = sizes["hidden"]
     words, positions = "word_embeddings.weight", "position_embeddings.weight"
     rows = [
-        Row(
+        TensorName(
             f"encoder_embedding.{words}",
             ("model.shared.weight",),
             (ROWS, d),
@@ -116,14 +118,14 @@ def prott5nv_rows(sizes: Mapping[str, int]) -> list[Row]:
             vocabulary=True,
             aliases=(f"decoder_embedding.{words}",),
         ),
-        Row(
+        TensorName(
             f"encoder_embedding.{positions}",
             ("model.encoder.embed_positions.weight",),
             (sizes["positions"], d),
             copies=("model.decoder.embed_positions.weight",),
             aliases=(f"decoder_embedding.{positions}",),
         ),
-        Row("tokens_head.bias", ("final_logits_bias",), (ROWS,), 0, vocabulary=True),
+        TensorName("tokens_head.bias", ("final_logits_bias",), (ROWS,), 0, vocabulary=True),
     ]
     for half, count in (("encoder", sizes["layers"]), ("decoder", sizes["decoder_layers"])):
         nemo, hf = f"enc_dec_model.{half}.model", f"model.{half}"
@@ -133,7 +135,7 @@ def prott5nv_rows(sizes: Mapping[str, int]) -> list[Row]:
     return rows
 
 
-def prott5nv_layer(nemo: str, hf: str, half: str, d: int, width: int) -> Iterator[Row]:
+def prott5nv_layer(nemo: str, hf: str, half: str, d: int, width: int) -> Iterator[TensorName]:
     """A layer of the encoder or decoder; norms are named for what they follow, or for what they precede."""
     stacked = tuple(f"{hf}.self_attn.{part}_proj" for part in "qkv")
     yield from module(f"{nemo}.input_layernorm", f"{hf}.self_attn_layer_norm", (d,))
@@ -152,6 +154,6 @@ def prott5nv_layer(nemo: str, hf: str, half: str, d: int, width: int) -> Iterato
 
 
 LAYOUTS = (
-    Layout("esm1nv", "model.", esm1nv_rows),
-    Layout("prott5nv", "enc_dec_model.", prott5nv_rows),
+    ArchiveLayout("esm1nv", "model.", esm1nv_rows),
+    ArchiveLayout("prott5nv", "enc_dec_model.", prott5nv_rows),
 )

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.fasta import Chunk, split_entry
-from embedome.records import MAX_ID_CHARACTERS, Record, check_entry
+from embedome.sequences.fasta import Chunk, split_entry
+from embedome.sequences.records import MAX_ID_CHARACTERS, Record, check_entry
 
 CARRIAGE_RETURNS = re.compile(rb"\r+(?:\n|\Z)")
 # Of each entry: id, space, description, sequence with line ends, ">".
@@ -47,7 +47,7 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
         As `fasta.split_entry`.
     """
     data = CARRIAGE_RETURNS.sub(b"\n", chunk.data) if b"\r" in chunk.data else chunk.data
-    starts, lines, segments = lay_out(data)
+    starts, lines, segments = find_entries(data)
     ids, descriptions, bodies = (segments.take(pa.array(np.arange(k, len(segments), SEGMENTS))) for k in (0, 2, 3))
     sequences = join_lines(bodies, lines)
     odd = odd_rows(ids, descriptions, sequences)
@@ -77,7 +77,7 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
     return Records(number, ids, pc.ascii_trim(descriptions, " "), sequences, faulty)
 
 
-def lay_out(data: bytes) -> tuple[np.ndarray, np.ndarray, pa.BinaryArray]:
+def find_entries(data: bytes) -> tuple[np.ndarray, np.ndarray, pa.BinaryArray]:
     """Cut text into its n entries.
 
     Returns
@@ -141,3 +141,12 @@ def bytes_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
     """All texts back to back, uint8; of an array that is no slice of another."""
     end = offsets_of(column)[-1]
     return np.frombuffer(column.buffers()[2] or b"", np.uint8, end)
+
+
+def count_letters(sequences: pa.StringArray, letters: str) -> np.ndarray:
+    """Residues of each of n sequences that are one of the letters, int64 [n]; no sequence is empty."""
+    if not len(sequences):
+        return np.zeros(0, np.int64)
+    table = np.zeros(256, np.int64)
+    table[list(letters.encode())] = 1
+    return np.add.reduceat(table[bytes_of(sequences)], offsets_of(sequences)[:-1])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
-from embedome.models import CONFIG_KEY
-from embedome.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5, Entry, find_entry
-from embedome.vocabularies import save_tokenizer
+from embedome.models.directory import CONFIG_KEY
+from embedome.models.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5, RegisteredModel, find_entry
+from embedome.models.vocabularies import save_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,14 +148,14 @@ def longest_tokens(config: "PreTrainedConfig") -> int | None:
     return longest - config.pad_token_id - 1 if config.model_type == ESM else longest
 
 
-def model_class(entry: Entry) -> "type[PreTrainedModel]":
+def model_class(entry: RegisteredModel) -> "type[PreTrainedModel]":
     """The Hugging Face class with all heads that the checkpoint has."""
     import transformers
 
     return getattr(transformers, CLASSES[entry.model_type])
 
 
-def random_model(entry: Entry, config: "PreTrainedConfig") -> "PreTrainedModel":
+def random_model(entry: RegisteredModel, config: "PreTrainedConfig") -> "PreTrainedModel":
     """A model with random weights.
 
     ESM-1nv: normal with deviation 0.02, output projections 0.02 / sqrt(2 layers), as Megatron-LM initialises (Shoeybi
@@ -189,7 +189,9 @@ def untie_head(model: "PreTrainedModel") -> None:
     model.config.tie_word_embeddings = False
 
 
-def filled_model(entry: Entry, config: "PreTrainedConfig", tensors: "Mapping[str, Tensor]") -> "PreTrainedModel":
+def filled_model(
+    entry: RegisteredModel, config: "PreTrainedConfig", tensors: "Mapping[str, Tensor]"
+) -> "PreTrainedModel":
     """A model with the given weights; tied ones are filled by what they are tied to."""
     model = random_model(entry, config)
     state = model.state_dict()

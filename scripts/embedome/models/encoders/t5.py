@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.encoders.activations import tanh_gelu
-from embedome.encoders.checkpoint import stacked
-from embedome.encoders.stream import StreamEncoder, attention, join, split
-from embedome.encoders.tables import embedding
+from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
+from embedome.models.encoders.layers import embedding, stack_tensors, tanh_gelu
 
 ACTIVATIONS = {
     "relu": functional.relu,
@@ -232,7 +230,9 @@ def rename_layers(
         Names a tensor that is missing.
     """
     return {
-        f"layers.{i}.{ours}.weight": stacked(weights, [f"{stack}.block.{i}.layer.{name}.weight" for name in theirs])
+        f"layers.{i}.{ours}.weight": stack_tensors(
+            weights, [f"{stack}.block.{i}.layer.{name}.weight" for name in theirs]
+        )
         for i in range(count)
         for ours, theirs in modules.items()
     }

@@ -1,29 +1,23 @@
 """FASTA as a stream of raw entries: plain, gzip or zstandard, any line ends, memory of one block."""
 
-import hashlib
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
 from typing import IO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedome.common.errors import UserError
+from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
 
-BLOCK_BYTES = 1 << 20
 # The longest protein known has about 45,000 residues (PKZILLA-1, Fallon et al. 2024): an entry of 64 MiB is not one.
 MAX_ENTRY_BYTES = 64 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-GZIP_MAGIC = b"\x1f\x8b"
-# A frame, or one to be passed over, as pzstd writes it before each (RFC 8878, section 3.1).
-ZSTD_MAGIC = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 
 
-class Entry(NamedTuple):
+class FastaEntry(NamedTuple):
     """One FASTA entry as it stands in the file."""
 
     number: int
@@ -47,104 +41,6 @@ class Chunk(NamedTuple):
     def texts(self) -> list[bytes]:
         """The text of each entry, without its ``>``."""
         return self.data[1:].split(b"\n>")
-
-
-class Digested(io.RawIOBase):
-    """A file that adds to a digest what is read of it."""
-
-    def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
-        self.file, self.digest = file, digest
-
-    def readable(self) -> bool:
-        """As of any file that is read."""
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read, and digest."""
-        count = self.file.readinto(buffer)
-        self.digest.update(memoryview(buffer)[:count])
-        return count
-
-
-def load_zstd() -> ModuleType:
-    """The standard library's module from Python 3.14 on, and before that its backport."""
-    try:
-        from compression import zstd
-    except ImportError:
-        from backports import zstd
-    return zstd
-
-
-@contextmanager
-def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[IO[bytes]]:
-    """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
-
-    Parameters
-    ----------
-    path : path
-    digest : hashlib object, optional
-        Gets the file's own bytes as they are read: once the stream has ended, all of them.
-
-    Raises
-    ------
-    UserError
-        Where the file is missing, is no regular file, cannot be read, or is empty.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file"
-        raise UserError(f"{path} is {what}; expected a FASTA file")
-    try:
-        handle = open(path, "rb")  # noqa: SIM115 (closed below)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a FASTA file") from None
-    with handle:
-        magic = handle.read(4)
-        handle.seek(0)
-        if not magic:
-            raise UserError(f"{path}: the file is empty; expected FASTA records")
-        raw = Digested(handle, digest) if digest else handle
-        if magic.startswith(GZIP_MAGIC):
-            from isal import igzip_threaded
-
-            with igzip_threaded.open(raw, "rb", threads=1) as stream:
-                yield stream
-        elif ZSTD_MAGIC.match(magic):
-            with load_zstd().ZstdFile(raw) as stream:
-                yield stream
-        else:
-            yield raw
-
-
-def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[bytes]:
-    """Yield a file's uncompressed bytes in blocks; parameters as of `open_decompressed`.
-
-    Raises
-    ------
-    UserError
-        As `open_decompressed`, and where the compressed data are cut short or damaged.
-    """
-    from isal.isal_zlib import IsalError
-
-    zstd_error = load_zstd().ZstdError
-
-    with open_decompressed(path, digest) as stream:
-        try:
-            while block := stream.read(BLOCK_BYTES):
-                yield block
-        except EOFError:
-            raise UserError(
-                f"{path}: the compressed data end too early, or something else follows them; download or copy the "
-                "file again"
-            ) from None
-        except (IsalError, zstd_error, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            if "too much memory" in str(error):
-                raise UserError(f"{path}: compressed with zstd --long; compress it again without") from None
-            raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
 
 
 def read_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk]:
@@ -200,7 +96,7 @@ def check_length(path: str | os.PathLike, first: int, held: list[bytes], n_held:
         )
 
 
-def read_entries(path: str | os.PathLike) -> Iterator[Entry]:
+def read_entries(path: str | os.PathLike) -> Iterator[FastaEntry]:
     """Yield the entries of a FASTA file in file order; lines may end in LF or CR LF.
 
     Raises
@@ -223,7 +119,7 @@ def first_text(path: str | os.PathLike, block: bytes) -> bytes:
     return data
 
 
-def split_entry(path: str | os.PathLike, number: int, text: bytes) -> Entry:
+def split_entry(path: str | os.PathLike, number: int, text: bytes) -> FastaEntry:
     """Split an entry's text, without its ``>``, into header and body."""
     header, _, body = text.partition(b"\n")
     header = header.rstrip(b"\r")
@@ -238,10 +134,17 @@ def split_entry(path: str | os.PathLike, number: int, text: bytes) -> Entry:
             f"{path}: record {number} has a '>' in its sequence; each record must begin on a line of its own. Put "
             "files together with a line end between them, and convert bare carriage returns, e.g. with tr '\\r' '\\n'"
         )
-    return Entry(number, header, body)
+    return FastaEntry(number, header, body)
 
 
 def write_entry(stream: io.BufferedIOBase | IO[bytes], name: str, description: str, sequence: bytes) -> None:
     """Write one entry, the sequence on one line."""
     header = f"{name} {description}" if description else name
     stream.write(b">%s\n%s\n" % (header.encode(), sequence))
+
+
+def join_text(*parts: pa.Array | pa.Scalar) -> tuple[memoryview, np.ndarray]:
+    """Texts joined row by row, the last part between them, and where each of n begins, int64 [n + 1]."""
+    rows = pc.binary_join_element_wise(*parts)
+    _, offsets, data = rows.buffers()
+    return memoryview(data), np.frombuffer(offsets, np.int64, len(rows) + 1)

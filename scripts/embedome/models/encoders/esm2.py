@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.encoders.stream import StreamEncoder, attention, join, split
-from embedome.encoders.tables import embedding
+from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
+from embedome.models.encoders.layers import embedding
 
 # Share of tokens that were hidden in training: 15 % were chosen, and 80 % of these became <mask> (Lin et al. 2023,
 # doi:10.1126/science.ade2574). Token dropout zeroed them, so whole sequences are scaled down by what was left.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError, first_line
-from embedome.weights import load_plain_tensors
+from embedome.models.checkpoint import load_plain_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

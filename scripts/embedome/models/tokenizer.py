@@ -120,7 +120,7 @@ def load_tokenizer(
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class LoadedVocabulary:
     """What a vocabulary file says.
 
     Parameters
@@ -138,7 +138,7 @@ class Vocabulary:
     spaced: bool = False
 
 
-def read_tokenizer_json(path: Path) -> Vocabulary:
+def read_tokenizer_json(path: Path) -> LoadedVocabulary:
     """Read a Hugging Face fast tokenizer, of whole words or of SentencePiece's unigrams."""
     from tokenizers import Tokenizer
 
@@ -155,7 +155,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         raise UserError(f"{path}: expected a vocabulary with an unknown token, as `embedome` writes it")
     if model.get("merges"):
         raise UserError(f"{path}: expected a vocabulary of single residues, but this one merges them")
-    return Vocabulary({**added_tokens(content), **vocabulary}, model["unk_token"])
+    return LoadedVocabulary({**added_tokens(content), **vocabulary}, model["unk_token"])
 
 
 def added_tokens(content: Mapping[str, Any]) -> dict[str, int]:
@@ -163,7 +163,7 @@ def added_tokens(content: Mapping[str, Any]) -> dict[str, int]:
     return {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
 
 
-def unigram_vocabulary(path: Path, tokenizer: "Tokenizer", content: Mapping[str, Any]) -> Vocabulary:
+def unigram_vocabulary(path: Path, tokenizer: "Tokenizer", content: Mapping[str, Any]) -> LoadedVocabulary:
     """The ids that a tokenizer of SentencePiece's unigrams gives residues inside a sequence.
 
     Pieces are "A", or "▁A" for a residue behind a space, or both: the tokenizer is asked, residue by residue.
@@ -185,10 +185,10 @@ def unigram_vocabulary(path: Path, tokenizer: "Tokenizer", content: Mapping[str,
         token = encoding.char_to_token(1 + len(space))
         if token is not None and encoding.ids[token] != unknown:
             ids[letter] = encoding.ids[token]
-    return Vocabulary(ids, list(pieces)[unknown], spaced)
+    return LoadedVocabulary(ids, list(pieces)[unknown], spaced)
 
 
-def read_vocab_txt(path: Path) -> Vocabulary:
+def read_vocab_txt(path: Path) -> LoadedVocabulary:
     """Read a file of one token per line, in id order: ESM-2's."""
     try:
         tokens = path.read_text(encoding="utf-8").splitlines()
@@ -197,10 +197,10 @@ def read_vocab_txt(path: Path) -> Vocabulary:
     ids = {token.strip(): index for index, token in enumerate(tokens)}
     if "<unk>" not in ids:
         raise UserError(f"{path}: expected a vocabulary with an unknown token, <unk>, one token per line")
-    return Vocabulary(ids, "<unk>")
+    return LoadedVocabulary(ids, "<unk>")
 
 
-def read_spiece_model(path: Path) -> Vocabulary:
+def read_spiece_model(path: Path) -> LoadedVocabulary:
     """Read a SentencePiece model by way of transformers, which needs the package sentencepiece for it."""
     if not find_spec("sentencepiece"):
         raise UserError(f"{path}: the package sentencepiece, which reads this, is not installed; {SAVE_JSON}")

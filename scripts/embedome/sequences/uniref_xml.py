@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from embedome.common.errors import UserError
-from embedome.fasta import MAX_ENTRY_BYTES
+from embedome.sequences.fasta import MAX_ENTRY_BYTES
 
 ROOTS = ("UniRef", "UniRef50", "UniRef90", "UniRef100")
 # What expat reads by itself, of encodings in which markup is ASCII; UniProt's files are in the second.

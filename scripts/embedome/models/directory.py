@@ -1,17 +1,23 @@
-"""Models as Hugging Face directories: which architectures there are, checking and loading one."""
+"""A Hugging Face model directory: checked, identified, loaded."""
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json
-from embedome.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
-from embedome.tokenizer import VOCABULARY_FILES, ResidueTokenizer, load_tokenizer, vocabulary_file, vocabulary_files
-from embedome.weights import open_weights, weight_files, weights_sha256
+from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
+from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
+from embedome.models.tokenizer import (
+    VOCABULARY_FILES,
+    ResidueTokenizer,
+    load_tokenizer,
+    vocabulary_file,
+    vocabulary_files,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,67 +26,6 @@ CONFIG = "config.json"
 # What embedome itself says of a model, in the model's config.json.
 CONFIG_KEY = "embedome"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
-ENCODER, DECODER = "encoder", "decoder"
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What the engine has to know of a model family, found by config.json's model_type."""
-
-    encoder: Callable[[], type]
-    """Imports and gives the encoder class."""
-    first: str | None
-    """Token before every sequence."""
-    last: str | None
-    """Token behind every sequence."""
-    tasks: tuple[str, ...] = ()
-    """Tokens that say what to encode: the one that is in the vocabulary, if any, is put before every sequence."""
-    decoder: Callable[[], type] | None = None
-    """Imports and gives the class for decoder features."""
-
-
-def preln_encoder() -> type:
-    """The encoder class of Megatron BERT."""
-    from embedome.encoders.preln import PreLNEncoder
-
-    return PreLNEncoder
-
-
-def blenderbot_encoder() -> type:
-    """The encoder class of ProtT5nv."""
-    from embedome.encoders.preln import BlenderbotEncoder
-
-    return BlenderbotEncoder
-
-
-def esm2_encoder() -> type:
-    """The encoder class of ESM-2."""
-    from embedome.encoders.esm2 import ESM2Encoder
-
-    return ESM2Encoder
-
-
-def t5_encoder() -> type:
-    """The encoder class of ProtT5-XL, ProstT5 and Ankh."""
-    from embedome.encoders.t5 import T5Encoder
-
-    return T5Encoder
-
-
-def t5_decoder() -> type:
-    """The class for their decoder features."""
-    from embedome.encoders.t5_decoder import T5Decoder
-
-    return T5Decoder
-
-
-ARCHITECTURES = {
-    MEGATRON_BERT: Architecture(preln_encoder, "<s>", "</s>"),
-    BLENDERBOT: Architecture(blenderbot_encoder, None, None),
-    ESM: Architecture(esm2_encoder, "<cls>", "<eos>"),
-    # The tasks are of ProstT5 and of Ankh3.
-    T5: Architecture(t5_encoder, None, "</s>", tasks=("<AA2fold>", "[NLU]"), decoder=t5_decoder),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""GELU by tanh, as fast as a CPU's caches allow."""
+"""Small things that encoders share: a fast GELU by tanh, embedding tables, stacked tensors."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 # Of the approximation of GELU by tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415), the first times 2.
@@ -25,3 +26,14 @@ def tanh_gelu(x: Tensor) -> Tensor:
         slopes = torch.addcmul(scale, values, values, value=SCALE * CUBIC)
         part.copy_(values.mul_(slopes.mul_(values).sigmoid_()))
     return x
+
+
+def stack_tensors(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Tensors of a checkpoint as one, row by row; one alone as it lies in its file, which no memory is taken for."""
+    tensors = [weights[name] for name in names]
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def embedding(rows: int, dimension: int) -> nn.Embedding:
+    """A table whose weights are not set; torch would draw them, for which it loads its compiler on the meta device."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, dimension), freeze=False)

@@ -9,19 +9,19 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pyarrow as pa
 
-from embedome.columns import Records, check_chunk
 from embedome.common.errors import UserError
-from embedome.fasta import Chunk
-from embedome.headers import Header, to_int
-from embedome.members import MemberColumns
-from embedome.records import WHITE_SPACE, printable
-from embedome.uniref_xml import LOCAL, XmlChunk, parse_chunk
+from embedome.sequences.fasta import Chunk
+from embedome.sequences.headers import Header, to_int
+from embedome.sequences.record_columns import Records, check_chunk
+from embedome.sequences.records import WHITE_SPACE, printable
+from embedome.sequences.uniref_members import MemberColumns
+from embedome.sequences.uniref_xml import LOCAL, XmlChunk, parse_chunk
 
 # What the names of clusters begin with, in XML but not in FASTA headers.
 CLUSTER = "Cluster:"
 
 
-class Clusters(NamedTuple):
+class ParsedEntries(NamedTuple):
     """What a chunk holds."""
 
     records: Records
@@ -31,7 +31,7 @@ class Clusters(NamedTuple):
     """Rows of the `members.MEMBER_RUN` schema."""
 
 
-def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> Clusters:
+def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> ParsedEntries:
     """Records and members of the entries of a chunk.
 
     A cluster's record is what UniRef's FASTA file has of it: the representative's sequence under a header. It is
@@ -50,7 +50,7 @@ def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> Clusters:
             raise UserError(f"{path}: entry {number}: {error}; expected UniRef XML as UniProt writes it") from None
     records = found.records(path, chunk.first)
     wrong = [(row, number) for row, number in enumerate(records.number.tolist()) if number in found.wrong_lengths]
-    return Clusters(
+    return ParsedEntries(
         records,
         {row: ("wrong-length", found.wrong_lengths[number]) for row, number in wrong},
         found.members.table(chunk.offset),

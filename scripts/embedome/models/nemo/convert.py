@@ -11,14 +11,14 @@ from torch import Tensor
 
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
-from embedome.initialise import FIELDS, make_config, save_directory
-from embedome.models import CONFIG_KEY, check_model_directory, read_config
-from embedome.nemo_archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive
-from embedome.nemo_archive import read_config as read_nemo_config
-from embedome.nemo_layouts import LAYOUTS, ROWS, Layout, Row
-from embedome.registry import find_entry
-from embedome.vocabularies import ESM1NV_PIECES
-from embedome.weights import open_weights
+from embedome.models.checkpoint import open_weights
+from embedome.models.create import FIELDS, make_config, save_directory
+from embedome.models.directory import CONFIG_KEY, check_model_directory, read_config
+from embedome.models.nemo.archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive
+from embedome.models.nemo.archive import read_config as read_nemo_config
+from embedome.models.nemo.tensor_names import LAYOUTS, ROWS, ArchiveLayout, TensorName
+from embedome.models.registry import find_entry
+from embedome.models.vocabularies import ESM1NV_PIECES
 
 # Megatron's fields that must have one value, as the encoders compute nothing else.
 EXPECTED = {
@@ -79,7 +79,7 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
     )
 
 
-def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]]) -> Layout:
+def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]]) -> ArchiveLayout:
     """The layout that the tensors' names begin as."""
     for layout in LAYOUTS:
         if any(name.startswith(layout.prefix) for name in ranks[0]):
@@ -88,12 +88,12 @@ def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]
     raise UserError(f"{archive}: not ESM-1nv's or ProtT5nv's tensors, no name begins with {known}")
 
 
-def plain_names(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def plain_names(state: Mapping[str, Tensor], layout: ArchiveLayout) -> dict[str, Tensor]:
     """Tensors in float32 by names without the model's prefix, and that of a half-precision wrapper."""
     return {name.removeprefix(layout.prefix).removeprefix("module."): tensor.float() for name, tensor in state.items()}
 
 
-def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: Layout) -> dict[str, int]:
+def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: ArchiveLayout) -> dict[str, int]:
     """The model's sizes; refuses an architecture that is another one.
 
     NeMo 1.11 has the fields of encoder and decoder side by side, 1.20 in a section of each.
@@ -131,7 +131,7 @@ def size(archive: str | os.PathLike, config: Mapping[str, Any], name: str) -> in
 
 
 def merge_ranks(
-    archive: str | os.PathLike, rows: Sequence[Row], ranks: Sequence[Mapping[str, Tensor]]
+    archive: str | os.PathLike, rows: Sequence[TensorName], ranks: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Join the tensors that tensor parallelism cut; the others must be the same on every rank."""
     if any(rank.keys() != ranks[0].keys() for rank in ranks):
@@ -149,7 +149,9 @@ def merge_ranks(
     return merged
 
 
-def check_names(archive: str | os.PathLike, layout: Layout, rows: Sequence[Row], weights: dict[str, Tensor]) -> None:
+def check_names(
+    archive: str | os.PathLike, layout: ArchiveLayout, rows: Sequence[TensorName], weights: dict[str, Tensor]
+) -> None:
     """Refuse missing, alien and misshapen tensors; cut the vocabulary's padding, drop second names."""
     for row in rows:
         for alias in row.aliases:
@@ -170,7 +172,7 @@ def check_names(archive: str | os.PathLike, layout: Layout, rows: Sequence[Row],
             raise UserError(f"{archive}: {row.nemo} has shape {tuple(weights[row.nemo].shape)}; expected {row.shape}")
 
 
-def to_hugging_face(rows: Sequence[Row], weights: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
+def to_hugging_face(rows: Sequence[TensorName], weights: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
     """Rename tensors; query, key and value are apart in Hugging Face."""
     tensors: dict[str, Tensor] = {}
     for row in rows:
@@ -185,7 +187,7 @@ def to_hugging_face(rows: Sequence[Row], weights: Mapping[str, Tensor], heads: i
     return tensors
 
 
-def to_nemo(rows: Sequence[Row], tensors: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
+def to_nemo(rows: Sequence[TensorName], tensors: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
     """The inverse of `to_hugging_face`.
 
     Raises
@@ -210,7 +212,7 @@ def to_nemo(rows: Sequence[Row], tensors: Mapping[str, Tensor], heads: int) -> d
 
 
 def check_computed_alike(
-    directory: str | os.PathLike, config: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int]
+    directory: str | os.PathLike, config: Mapping[str, Any], layout: ArchiveLayout, sizes: Mapping[str, int]
 ) -> None:
     """Refuse a directory whose config.json asks for what an archive of the layout cannot say."""
     own = make_config(layout.like, sizes, {}).to_dict()

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from embedome.fasta import Chunk
-from embedome.uniref_xml import XmlChunk
+from embedome.sequences.fasta import Chunk
+from embedome.sequences.uniref_xml import XmlChunk
 
 
 class Spooled(NamedTuple):

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.encoders.activations import tanh_gelu
-from embedome.encoders.checkpoint import stacked
-from embedome.encoders.stream import StreamEncoder, attention, join, split
-from embedome.encoders.tables import embedding
+from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
+from embedome.models.encoders.layers import embedding, stack_tensors, tanh_gelu
 
 ACTIVATIONS = {
     "gelu": functional.gelu,
@@ -214,7 +212,7 @@ def rename_layers(
         Names a tensor that is missing.
     """
     return {
-        f"layers.{i}.{ours}.{kind}": stacked(weights, [f"{prefix}{i}.{name}.{kind}" for name in theirs])
+        f"layers.{i}.{ours}.{kind}": stack_tensors(weights, [f"{prefix}{i}.{name}.{kind}" for name in theirs])
         for i in range(count)
         for ours, theirs in modules.items()
         for kind in ("weight", "bias")

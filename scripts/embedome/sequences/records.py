@@ -1,16 +1,12 @@
 """What one sequence record is: its id, its sequence, its digest, and whether it can be used at all."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from embedome.fasta import Entry, read_entries
+from embedome.sequences.fasta import FastaEntry, read_entries
 
 MAX_ID_CHARACTERS = 1000
-# Of a digest: "SQ." and 32 behind it.
-DIGEST_CHARACTERS = 35
 UPPER_CASE = bytes(range(256)).upper()
 WHITE_SPACE = b" \t\r\n\x0b\x0c"
 # All 26 letters are IUPAC amino-acid codes: the 20, U and O, and the ambiguous B, J, X, Z.
@@ -28,7 +24,7 @@ class Record(NamedTuple):
     detail: str | None = None
 
 
-def check_entry(entry: Entry) -> Record:
+def check_entry(entry: FastaEntry) -> Record:
     """Check and normalise a FASTA entry.
 
     The id is the first word of the header, kept as it is. The sequence is upper-cased, white space and one
@@ -103,37 +99,3 @@ def sequence_fault(sequence: bytes) -> tuple[str, str] | None:
         odd = sequence.translate(None, RESIDUES)
         return "invalid-residue", f"{odd[:1].decode('ascii', 'backslashreplace')!r} at {sequence.index(odd[:1]) + 1}"
     return None
-
-
-def refget_digest(sequence: bytes) -> str:
-    """GA4GH refget digest of an upper-case sequence: ``SQ.`` and its sha512t24u.
-
-    References
-    ----------
-    GA4GH refget v2, "sha512t24u": base64url of the first 24 bytes of SHA-512 (https://ga4gh.github.io/refget/).
-
-    Examples
-    --------
-    >>> refget_digest(b"ACGT")
-    'SQ.aKF498dAxcJAqme6QYQ7EZ07-fiw8Kw2'
-    """
-    return refget_digests([sequence])[0]
-
-
-def refget_digests(sequences: Iterable[bytes]) -> list[str]:
-    """The digests of many sequences at once, see `refget_digest`."""
-    text = digest_texts(sequences)
-    return ["SQ." + text[start : start + 32].decode() for start in range(0, len(text), 32)]
-
-
-def digest_texts(sequences: Iterable[bytes]) -> bytes:
-    """The 32 characters behind ``SQ.`` of each sequence's digest, joined."""
-    # A copy is begun faster than another one.
-    begin = hashlib.sha512().copy
-    digests = []
-    for sequence in sequences:
-        sha512 = begin()
-        sha512.update(sequence)
-        digests.append(sha512.digest()[:24])
-    # 24 bytes are 32 characters, without padding.
-    return base64.urlsafe_b64encode(b"".join(digests))

@@ -17,7 +17,7 @@ MEAN_POOLING = "mean over residues, special tokens left out"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RegisteredModel:
     """A model's row.
 
     Parameters
@@ -118,36 +118,38 @@ ANKH_CONFIG = {
 }
 
 
-def esm1nv(name: str, positions: int, parameters: int) -> Entry:
+def esm1nv(name: str, positions: int, parameters: int) -> RegisteredModel:
     """ESM-1nv; the card and the code differ in the number of positions."""
     sizes = {"layers": 6, "hidden": 768, "heads": 12, "feed_forward": 3072, "positions": positions}
-    return Entry(
+    return RegisteredModel(
         name, MEGATRON_BERT, sizes, "esm1nv", "<s>", "</s>", positions - 2, parameters, NVIDIA, NGC, ESM1NV_CONFIG
     )
 
 
-def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> Entry:
+def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> RegisteredModel:
     """ESM-2 of a size."""
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": 4 * hidden}
     source = f"facebook/esm2_t{layers}_{name.partition('-')[2].upper()}_UR50D"
-    return Entry(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
+    return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
 
 
-def prott5(name: str, vocabulary: str, first: str | None, parameters: int, encoder: int, source: str) -> Entry:
+def prott5(
+    name: str, vocabulary: str, first: str | None, parameters: int, encoder: int, source: str
+) -> RegisteredModel:
     """ProtT5-XL and what was trained on from it."""
     sizes = {"layers": 24, "decoder_layers": 24, "hidden": 1024, "heads": 32, "feed_forward": 16384}
     config = {**PROTT5_CONFIG, "vocab_size": {"prott5": 128, "prostt5": 150}[vocabulary]}
-    return Entry(
+    return RegisteredModel(
         name, T5, sizes, vocabulary, first, "</s>", None, parameters, "MIT", source, config, encoder_parameters=encoder
     )
 
 
-def ankh(name: str, hidden: int, activation: str, parameters: int, encoder: int) -> Entry:
+def ankh(name: str, hidden: int, activation: str, parameters: int, encoder: int) -> RegisteredModel:
     """Ankh of the first two generations, and the large one of the third."""
     third = name.startswith("ankh3")
     sizes = {"layers": 48, "decoder_layers": 24, "hidden": hidden, "heads": 12 if hidden == 768 else 16}
     sizes["feed_forward"] = 3072 if hidden == 768 else 3840
-    return Entry(
+    return RegisteredModel(
         name,
         T5,
         sizes,
@@ -163,7 +165,7 @@ def ankh(name: str, hidden: int, activation: str, parameters: int, encoder: int)
     )
 
 
-PROTT5NV = Entry(
+PROTT5NV = RegisteredModel(
     "prott5nv",
     BLENDERBOT,
     {"layers": 12, "decoder_layers": 12, "hidden": 768, "heads": 12, "feed_forward": 3072, "positions": 512},
@@ -199,7 +201,7 @@ REGISTRY = {
 }
 
 
-def find_entry(name: str) -> Entry:
+def find_entry(name: str) -> RegisteredModel:
     """The row of a model.
 
     Raises

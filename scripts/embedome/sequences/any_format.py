@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 from itertools import chain
 
-from embedome.fasta import BYTE_ORDER_MARK, Chunk, cut_chunks, read_blocks
-from embedome.uniref_xml import XmlChunk, read_xml_chunks
+from embedome.sequences.compressed import read_blocks
+from embedome.sequences.fasta import BYTE_ORDER_MARK, Chunk, cut_chunks
+from embedome.sequences.uniref_xml import XmlChunk, read_xml_chunks
 
 
 def read_any_chunks(

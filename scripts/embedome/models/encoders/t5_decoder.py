@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from embedome.encoders.stream import StreamEncoder, attention, join, split
-from embedome.encoders.t5 import (
+from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
+from embedome.models.encoders.t5 import (
     RelativeBias,
     T5Encoder,
     T5Layer,

@@ -1,0 +1,1 @@
+"""Models on disk and as modules: registry, directories, tokenizers, checkpoints, encoders, NeMo archives."""

@@ -1,0 +1,19 @@
+"""Floating-point operations of an encoder, per token and per pair of tokens."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def operations(encoder: "nn.Module") -> tuple[int, int]:
+    """Floating-point operations of an encoder per token, and per pair of tokens.
+
+    Per token 2 for each weight of its matrices; per pair 4 for each dimension of the attention of each layer
+    (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+    """
+    from torch import nn
+
+    matrices = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    linear = 2 * sum(module.weight.numel() for _, module in matrices)
+    return linear, 4 * sum(module.in_features for name, module in matrices if name.endswith("attention_out"))

@@ -1,0 +1,1 @@
+"""NeMo archives: converted to Hugging Face directories, and written from them."""
