@@ -10,10 +10,10 @@ import tempfile
 import time
 
 import numpy as np
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import Sequences
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
-from embedome.pieces import Sequences
 from inputs import random_sequences
 
 EXACT = "float32"

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
-from embedome.demo import MAX_FAMILIES, write_release
-from embedome.filter import filter_records
-from embedome.limits import Limits
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records
+from embedome.sources.demo.release import MAX_FAMILIES, write_release
 
 SAMPLE_S = 0.1
 UNIREF50_RECORDS = 60_000_000
@@ -99,7 +99,7 @@ def embedome(fasta: Path) -> None:
     """Filter into a catalog."""
     out = fasta.parent
     outputs = {"catalog": out / "catalog", "rejects": out / "rejects.parquet", "summary": out / "filter.json"}
-    filter_records([fasta], Limits(20), **outputs, workers=os.cpu_count() or 1)
+    filter_records([fasta], Criteria(20), **outputs, workers=os.cpu_count() or 1)
 
 
 def measure(work: Work, fasta: Path) -> tuple[float, float]:

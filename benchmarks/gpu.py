@@ -34,11 +34,11 @@ import transformers
 from embedome.bench import gemm_peak
 from embedome.cost import CostModel
 from embedome.embed import embed_records, shard_records
-from embedome.engine import DTYPES, Engine
+from embedome.engine.engine import DTYPES, Engine
+from embedome.engine.windows import Sequences
 from embedome.metrics import Clock
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
-from embedome.pieces import Sequences
 from embedome.settings import PartLimits, Settings
 from embedome.work import Machine
 from engine_cpu import batches
@@ -203,7 +203,7 @@ def depends(directory: Path, sequences: list[bytes], device: torch.device, dtype
     torch.backends.cuda.enable_cudnn_sdp(True)
     print(f"  engine, cuDNN's attention allowed: {timed(engine, part, peak)}")
     torch.backends.cuda.enable_cudnn_sdp(False)
-    with mock.patch("embedome.engine.MIXED_LENGTHS", {device.type}):
+    with mock.patch("embedome.engine.engine.MIXED_LENGTHS", {device.type}):
         print(f"  engine, several lengths a batch: {timed(engine, part, peak)}")
     from torch._dynamo.utils import counters
 

@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records
 from embedome.cluster import ClusterPlan, cluster_catalog
-from embedome.filter import filter_records
 from embedome.leakage import SearchPlan, drop_leaks, measure_leakage
-from embedome.limits import Limits
 from embedome.mmseqs import Mmseqs
 from embedome.split import SplitPlan, split_catalog
 
@@ -38,7 +38,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     """Measure each way of splitting."""
     mmseqs = Mmseqs(options.threads)
     catalog, account, clusters = folder / "catalog", folder / "filter.json", folder / "clusters.parquet"
-    read = filter_records(options.fasta, Limits(), catalog=catalog, rejects=folder / "rejects", summary=account)
+    read = filter_records(options.fasta, Criteria(), catalog=catalog, rejects=folder / "rejects", summary=account)
     start = time.monotonic()
     plan = ClusterPlan("linclust", options.identity, 0.8, 0)
     found = cluster_catalog(catalog, account, plan, clusters=clusters, summary=folder / "cluster.json", mmseqs=mmseqs)

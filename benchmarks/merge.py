@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from embedome.catalog import CATALOG, CATALOG_GROUP_ROWS
+from embedome.catalog.table import CATALOG, CATALOG_GROUP_ROWS
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.json_files import file_sha256, write_json
 from embedome.common.parallel import available_cores

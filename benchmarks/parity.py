@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 from embedome.common.errors import UserError
-from embedome.engine import DTYPES, INT8, Engine, check_dtype
+from embedome.engine.engine import DTYPES, INT8, Engine, check_dtype
 from embedome.models.architectures import DECODER, ENCODER
 from embedome.models.create import make_untrained
 from embedome.models.directory import Model, load_model

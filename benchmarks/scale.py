@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from embedome.catalog import read_catalog
+from embedome.catalog.table import read_catalog
 from embedome.cost import CostModel
 from embedome.groups import CLUSTERS
 from embedome.shard import write_shards

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from embedome.filter import filter_records
-from embedome.limits import Limits
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records
 from filter import measure
 
 HEAD = '<?xml version="1.0" encoding="ISO-8859-1" ?>\n<UniRef50 xmlns="http://uniprot.org/uniref" version="made_up">\n'
@@ -101,7 +101,7 @@ def filter_file(path: Path) -> None:
     out = path.parent / path.name.replace(".", "-")
     names = {"catalog": "catalog", "rejects": "rejects.parquet", "summary": "filter.json", "members": "members.parquet"}
     outputs = {key: out / name for key, name in names.items()}
-    filter_records([path], Limits(20), **outputs, workers=os.cpu_count() or 1)
+    filter_records([path], Criteria(20), **outputs, workers=os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embedome.common.log import rule_log
-from embedome.download import download_release
+from embedome.sources.release import download_release
 
 with rule_log(snakemake.log):
     demo = snakemake.input.get("demo")

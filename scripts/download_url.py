@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embedome.common.log import rule_log
-from embedome.url import download_url
+from embedome.sources.url import download_url
 
 with rule_log(snakemake.log):
     download_url(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from embedome.catalog.filter import source_identity
 from embedome.common.log import rule_log
 from embedome.embed import embed_shard
-from embedome.filter import source_identity
 from embedome.settings import settings_of
 from embedome.work import Machine
 

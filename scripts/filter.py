@@ -1,8 +1,8 @@
 """Rule filter."""
 
+from embedome.catalog.criteria import limits_of
+from embedome.catalog.filter import filter_records
 from embedome.common.log import rule_log
-from embedome.filter import filter_records
-from embedome.limits import limits_of
 
 # Worker processes import this file.
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import duckdb
 import embedome
 import pytest
-from embedome import http
-from embedome.filter import filter_records
-from embedome.limits import Limits
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records
+from embedome.sources import http
 from hypothesis import settings
 from mirror_server import serving
 
@@ -87,7 +87,7 @@ def run_filter(folder: Path, *fasta: Path, workers: int = 1, **limits: int) -> F
     """Run the filter stage with its outputs in a folder."""
     paths = {"catalog": folder / "catalog", "rejects": folder / "rejects.parquet", "summary": folder / "filter.json"}
     paths["members"] = folder / "members.parquet"
-    return Filtered(**paths, account=filter_records(fasta, Limits(**limits), **paths, workers=workers))
+    return Filtered(**paths, account=filter_records(fasta, Criteria(**limits), **paths, workers=workers))
 
 
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.annotation_score import score_annotation
-from embedome.catalog import read_sequences
+from embedome.catalog.table import read_sequences
 from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import canonical_json, write_json

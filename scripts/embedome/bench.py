@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from embedome.cost import CostModel, longest_costed
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import Sequences
 from embedome.lengths import Lengths
 from embedome.models.tokenizer import STANDARD
-from embedome.pieces import Sequences
 
 # Side of the matrices, as large as the products of a batch; and how long to multiply them.
 GEMM_SIDE = {"cpu": 1024, "cuda": 8192}

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import RowNames, canonical_rows, is_canonical, read_catalog, row_type
+from embedome.catalog.rows import RowNames, canonical_rows, is_canonical, row_type
+from embedome.catalog.table import read_catalog
 from embedome.common.atomic_files import atomic_path, scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json

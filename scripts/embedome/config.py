@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from embedome.catalog.criteria import pattern_fault
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256
-from embedome.limits import pattern_fault
 from embedome.models.registry import REGISTRY
 
 # Databases of which UniProt keeps old releases in one archive.

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedome.engine.windows import NO_LIMIT, LongPolicy
 from embedome.models.encoders.flops import operations
-from embedome.pieces import NO_LIMIT, LongPolicy
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,13 +19,13 @@ from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
-from embedome.engine import INT8
+from embedome.engine.engine import INT8
+from embedome.engine.windows import Sequences
 from embedome.format import DEVIATION, FORMAT, part_info, worst_deviation
 from embedome.metrics import DEVICE, Clock, write_metrics
 from embedome.models.directory import model_dimension, model_identity
 from embedome.models.tokenizer import STANDARD
 from embedome.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
-from embedome.pieces import Sequences
 from embedome.reuse import check_same_vectors
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
 from embedome.sequences.fasta import read_chunks

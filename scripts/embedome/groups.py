@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, canonical_rows, is_canonical, read_catalog
+from embedome.catalog.rows import canonical_rows, is_canonical
+from embedome.catalog.table import CATALOG_GROUP_ROWS, read_catalog
 from embedome.common.errors import UserError
 from embedome.parquet.reader import ParquetFile, RowReader
 

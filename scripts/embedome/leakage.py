@@ -15,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import RowNames, canonical_rows, is_canonical, read_catalog, row_type
+from embedome.catalog.rejects import write_rejects
+from embedome.catalog.rows import RowNames, canonical_rows, is_canonical, row_type
+from embedome.catalog.table import read_catalog
 from embedome.common.atomic_files import atomic_path, scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.terms import REJECTED, SPLITS, TEST, TRAIN, VAL
 from embedome.mmseqs import Mmseqs, index_bytes, read_table, word_length
 from embedome.parquet.writer import ParquetSink
-from embedome.rejects import write_rejects
 from embedome.split import DROPPED, GROUP_ROWS, read_split_catalog, write_splits
 
 log = logging.getLogger(__name__)

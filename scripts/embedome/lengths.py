@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedome.catalog import read_catalog
+from embedome.catalog.table import read_catalog
 from embedome.common.errors import UserError
 from embedome.sequences.fasta import read_entries
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import read_sequences
+from embedome.catalog.table import read_sequences
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, write_json

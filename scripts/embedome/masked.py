@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.common.errors import UserError
-from embedome.devices import TOKEN_BUDGET, open_device
-from embedome.engine import DTYPES
+from embedome.engine.device import TOKEN_BUDGET, use_device
+from embedome.engine.engine import DTYPES
 from embedome.models.checkpoint import open_weights, weight_files
 from embedome.models.directory import Model, fill, load_model, read_config
 from embedome.models.registry import ESM, MEGATRON_BERT
@@ -99,7 +99,7 @@ class MaskedLM:
         if MASK not in self.tokenizer.ids:
             raise UserError(f"the model's vocabulary has no {MASK}")
         self.mask = self.tokenizer.ids[MASK]
-        self.device = open_device(device)
+        self.device = use_device(device)
         self.batches = Batches(TOKEN_BUDGET[device])
         self.encoder = model.encoder.to(self.device, DTYPES[dtype])
         self.head = head.to(self.device, DTYPES[dtype])

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedome.catalog import CATALOG
+from embedome.catalog.table import CATALOG
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError

@@ -14,7 +14,7 @@ from embedome.common.atomic_files import atomic_path
 from embedome.common.process import peak_memory
 
 if TYPE_CHECKING:
-    from embedome.engine import Engine
+    from embedome.engine.engine import Engine
 
 READING, DEVICE, WRITING = "reading", "device", "writing"
 Item = TypeVar("Item")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from embedome.catalog import read_catalog
+from embedome.catalog.table import read_catalog
 from embedome.common.errors import UserError
 from embedome.sequences.fasta import join_text
 

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import read_catalog
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records, source_identity
+from embedome.catalog.table import read_catalog
 from embedome.common.atomic_files import atomic_path, temporaries_beside, temporary_beside
 from embedome.common.counts import check_equal
 from embedome.common.disk_space import check_room
@@ -23,7 +25,6 @@ from embedome.common.locks import try_lock
 from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
 from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.embed import announce_size, embed_records
-from embedome.filter import filter_records, source_identity
 from embedome.format import (
     SKIPPED,
     embedding_metadata,
@@ -34,7 +35,6 @@ from embedome.format import (
     residue_sink,
     residues_path,
 )
-from embedome.limits import Limits
 from embedome.models.directory import check_model_directory, empty_model
 from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.plan import HALF, ROW_BYTES
@@ -99,7 +99,7 @@ def embed_fasta(
     with work_folder(out) as work:
         account = filter_records(
             fasta,
-            Limits(),
+            Criteria(),
             catalog=work / "catalog",
             rejects=work / "rejects.parquet",
             summary=work / "filter.json",

@@ -20,7 +20,7 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.terms import OUT_OF_MEMORY
 from embedome.cost import PICOSECONDS
-from embedome.engine import Embedded
+from embedome.engine.engine import Embedded
 from embedome.format import (
     KEYS,
     SKIPPED,

@@ -71,7 +71,7 @@ def run_bench(options: argparse.Namespace) -> None:
     from embedome.bench import bench
     from embedome.common.errors import UserError
     from embedome.common.json_files import write_json
-    from embedome.engine import Engine
+    from embedome.engine.engine import Engine
     from embedome.lengths import fasta_lengths, uniref50_lengths
     from embedome.models.directory import load_model, model_identity
 
@@ -116,7 +116,7 @@ def run_plan(options: argparse.Namespace) -> None:
     from embedome.common.errors import UserError
     from embedome.common.json_files import read_json
     from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
-    from embedome.pieces import LongPolicy
+    from embedome.engine.windows import LongPolicy
     from embedome.plan import Job, make_plan
 
     for name in ("poolings", "devices", "minutes"):

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedome.catalog import read_catalog, row_type
+from embedome.catalog.rows import row_type
+from embedome.catalog.table import read_catalog
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json, write_json

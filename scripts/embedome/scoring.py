@@ -18,7 +18,7 @@ from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.terms import NON_FINITE, OUT_OF_MEMORY
-from embedome.devices import TOKEN_BUDGET
+from embedome.engine.device import TOKEN_BUDGET
 from embedome.masked import MaskedLM
 from embedome.seq2seq import Seq2Seq
 from embedome.sequences.records import Record, read_records

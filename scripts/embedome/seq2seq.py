@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from embedome.common.errors import UserError
-from embedome.devices import open_device
-from embedome.engine import DTYPES, check_dtype
+from embedome.engine.device import use_device
+from embedome.engine.engine import DTYPES, check_dtype
 from embedome.models.architectures import ARCHITECTURES
 from embedome.models.checkpoint import open_weights, weight_files
 from embedome.models.directory import CONFIG, CONFIG_KEY, read_config
@@ -78,7 +78,7 @@ class Seq2Seq:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        self.device = open_device(device)
+        self.device = use_device(device)
         self.model = model.to(self.device, DTYPES[dtype])
         self.tokenizer, self.positions = tokenizer, positions
         self.letters = tokenizer.letters

@@ -6,7 +6,7 @@ from typing import Any
 
 from embedome.common.terms import MEAN
 from embedome.cost import CostModel
-from embedome.pieces import LongPolicy
+from embedome.engine.windows import LongPolicy
 
 
 @dataclass(frozen=True, slots=True)

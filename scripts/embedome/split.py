@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG_GROUP_ROWS, RowNames, count_rows, is_canonical, read_catalog
+from embedome.catalog.rejects import write_rejects
+from embedome.catalog.rows import RowNames, is_canonical
+from embedome.catalog.table import CATALOG_GROUP_ROWS, count_rows, read_catalog
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
@@ -21,7 +23,6 @@ from embedome.common.terms import REJECTED, SPLITS, TEST, TRAIN, VAL
 from embedome.groups import Clusters, read_clusters
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.writer import ParquetSink
-from embedome.rejects import write_rejects
 from embedome.sequences.digests import hash_ids
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedome.common.terms import TOO_LONG
-from embedome.devices import free_memory, is_out_of_memory
+from embedome.engine.device import free_memory, is_out_of_memory
 from embedome.sequences.dropped_records import write_dropped
 from embedome.sequences.records import Record
 

@@ -8,7 +8,7 @@ from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.terms import OUT_OF_MEMORY
-from embedome.devices import TOKEN_BUDGET
+from embedome.engine.device import TOKEN_BUDGET
 from embedome.seq2seq import Decoding, Seq2Seq
 from embedome.sequences.fasta import write_entry
 from embedome.sequences.records import read_records

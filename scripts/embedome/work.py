@@ -19,13 +19,13 @@ import torch
 from embedome.common.json_files import json_sha256
 from embedome.common.parallel import ahead, map_in_order, process_pool, thread
 from embedome.common.terms import NON_FINITE
-from embedome.devices import room_for
-from embedome.engine import Embedded, Engine, Running
-from embedome.layout import Layout, lay_out
+from embedome.engine.batch_layout import BatchLayout, lay_out
+from embedome.engine.device import room_for
+from embedome.engine.engine import Embedded, Engine, Running
+from embedome.engine.windows import Sequences
 from embedome.metrics import DEVICE, READING, WRITING, Clock
 from embedome.models.directory import Model, empty_model, load_model
 from embedome.parts import Part, Written, is_written, part_entry, write
-from embedome.pieces import Sequences
 from embedome.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Work:
             for outcome in map_in_order(writer, self.finish, running, 2):
                 yield self.complete(*outcome)
 
-    def lay_out(self, part: Part) -> tuple[Part, Layout | None]:
+    def lay_out(self, part: Part) -> tuple[Part, BatchLayout | None]:
         """Lay a part's sequences out, unless it is written already."""
         if is_written(part):
             log.info("%s is there already", part.path.name)
@@ -118,7 +118,7 @@ class Work:
             sequences = Sequences.join([record.sequence for record in part.records])
             return part, lay_out(sequences, model.tokenizer, policy, policy.longest(model.max_residues))
 
-    def run_part(self, part: Part, layout: Layout | None) -> tuple[Part, Running | None]:
+    def run_part(self, part: Part, layout: BatchLayout | None) -> tuple[Part, Running | None]:
         """Run a part. Batches that do not fit are made smaller; what all have in common must fit."""
         if layout is None:
             return part, None

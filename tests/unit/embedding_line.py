@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records
 from embedome.common.dask_workers import DaskWorkers
 from embedome.cost import CostModel
 from embedome.embed import embed_shard
-from embedome.filter import filter_records
 from embedome.groups import CLUSTERS
-from embedome.limits import Limits
 from embedome.merge import merge_shards
 from embedome.models.create import make_untrained
 from embedome.reuse import Reuse, find_reusable
@@ -204,7 +204,7 @@ def prepare(
     catalog, splits = folder / "catalog", folder / "splits.parquet"
     filter_records(
         [folder / "in.fasta"],
-        Limits(),
+        Criteria(),
         catalog=catalog,
         rejects=folder / "rejects.parquet",
         summary=folder / "filter.json",

@@ -16,13 +16,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from embedome import download, http
 from embedome.common.errors import UserError
+from embedome.sources import http, release
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mirror_server import STALL_S, corrupt, drop, flipped, ignore_range, metalink, stall, status
 
-SCRIPTS = Path(download.__file__).parents[1]
+SCRIPTS = Path(release.__file__).parents[1]
 RELEASE = "2024_05"
 ARCHIVE = f"uniref{RELEASE}.tar.gz"
 NAME = "uniref50.xml.gz"
@@ -90,7 +90,7 @@ def target(tmp_path: Path) -> Path:
 
 def load(target: Path, *mirrors: str, database: str = "uniref50", file_format: str = "xml") -> None:
     record = target.parent / "release.json"
-    download.download_release(mirrors, database, target, record, file_format=file_format, release=RELEASE)
+    release.download_release(mirrors, database, target, record, file_format=file_format, release=RELEASE)
 
 
 def fetch(target: Path, *mirrors: str) -> dict:
@@ -238,7 +238,7 @@ def test_all_mirrors_and_places_are_named_with_their_faults(archives, target, tm
 
 def test_killed_download_starts_again_and_gives_the_same(mirror, target):
     mirror.faults = [lambda handler, data: (drop(LATE)(handler, data), mirror.over.wait(STALL_S))]
-    code = "import sys; from embedome import download as d; from pathlib import Path\n"
+    code = "import sys; from embedome.sources import release as d; from pathlib import Path\n"
     code += "d.download_release([sys.argv[1]], 'uniref50', Path(sys.argv[2]), Path(sys.argv[3]),"
     code += f" file_format='xml', release='{RELEASE}')"
     command = [sys.executable, "-c", code, mirror.root, str(target), str(target.parent / "release.json")]

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pytest
 from conftest import Filtered, kill_at_random, run_filter, run_python, small_groups, start_python, tree, write_fasta
-from embedome.catalog import canonical_rows, ids_of_rows
+from embedome.catalog.rows import canonical_rows, ids_of_rows
 from embedome.cluster import ClusterPlan, cluster_catalog, cluster_numbers, forecast, size_histogram
 from embedome.common.errors import UserError
 from embedome.groups import read_clusters

@@ -34,11 +34,11 @@ from embedding_line import (
 from embedome.__main__ import main
 from embedome.common.locks import try_lock
 from embedome.cost import CostModel
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import Sequences
 from embedome.models.directory import load_model
 from embedome.onefile import bytes_needed, canonical_records, part_seconds, smallest_limit
 from embedome.parts import cut_parts
-from embedome.pieces import Sequences
 from embedome.settings import PartLimits, Settings
 from hypothesis import given
 from hypothesis import strategies as st

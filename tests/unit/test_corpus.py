@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 from backports import zstd
-from embedome.filter import filter_records
-from embedome.limits import Limits
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -210,13 +210,13 @@ def test_a_corpus_is_what_a_slow_reading_finds(
     for path, text, pack in zip(paths, texts, [first, *others], strict=False):
         path.write_bytes(PACKERS[pack](text))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
-        patch.setattr("embedome.filter.CHUNK_BYTES", chunk_bytes)
+        patch.setattr("embedome.catalog.filter.RUN_BYTES", run_bytes)
+        patch.setattr("embedome.catalog.filter.CHUNK_BYTES", chunk_bytes)
         patch.setattr("embedome.sequences.compressed.BLOCK_BYTES", block_bytes)
         patch.setattr("embedome.parquet.external_sort.RUN_BATCHES", run_batches)
         account = filter_records(
             paths,
-            Limits(SHORTEST, LONGEST),
+            Criteria(SHORTEST, LONGEST),
             catalog=scratch / "out" / "catalog",
             rejects=scratch / "out" / "rejects.parquet",
             summary=scratch / "out" / "filter.json",

@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from Bio import SeqIO
-from embedome import demo, demo_families, demo_names
 from embedome.common.errors import UserError
+from embedome.sources.demo import families, headers
+from embedome.sources.demo.release import BLOCK, MAX_SEQUENCES, write_release
 
 # Published in UniProt's help page on accession numbers.
 UNIPROTKB = r"[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2}"
@@ -61,7 +62,7 @@ def kmers(sequence: str) -> set[str]:
 def release(tmp_path_factory) -> Path:
     """The size of the default run."""
     directory = tmp_path_factory.mktemp("release")
-    demo.write_release(directory, sequences=2000, families=60, seed=7)
+    write_release(directory, sequences=2000, families=60, seed=7)
     return directory
 
 
@@ -69,19 +70,19 @@ def release(tmp_path_factory) -> Path:
 def blocks(tmp_path_factory) -> Path:
     """A release of several blocks, whose last family comes in the last block."""
     directory = tmp_path_factory.mktemp("blocks")
-    demo.write_release(directory, sequences=3 * demo.BLOCK + 1, families=3000, seed=1)
+    write_release(directory, sequences=3 * BLOCK + 1, families=3000, seed=1)
     return directory
 
 
 def test_same_arguments_same_bytes(release, tmp_path):
-    demo.write_release(tmp_path / "made", sequences=2000, families=60, seed=7)
+    write_release(tmp_path / "made", sequences=2000, families=60, seed=7)
     assert {path.name for path in (tmp_path / "made").iterdir()} == FILES
     for name in FILES:
         assert (tmp_path / "made" / name).read_bytes() == (release / name).read_bytes()
 
 
 def test_another_seed_other_sequences_and_ids(release, tmp_path):
-    demo.write_release(tmp_path, sequences=2000, families=60, seed=8)
+    write_release(tmp_path, sequences=2000, families=60, seed=8)
     ours, theirs = records(release), records(tmp_path)
     assert not {sequence for _, sequence in ours} & {sequence for _, sequence in theirs}
     assert len({head.split()[0] for head, _ in ours} & {head.split()[0] for head, _ in theirs}) < 20
@@ -113,25 +114,25 @@ def test_an_isoform_has_its_canonical_record_beside_it(blocks):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 36, 1000, 2**16, 99_991])
 def test_scatter_is_one_to_one(size):
-    assert sorted(demo_names.scatter(np.arange(size), size, 12345)) == list(range(size))
+    assert sorted(headers.scatter(np.arange(size), size, 12345)) == list(range(size))
 
 
 def test_accessions_stay_unique_far_into_a_large_release():
-    rng, shifts = np.random.default_rng(0), [2**32 - 1] * len(demo_names.FORMS)
-    near = demo_names.make_accessions(rng, 50_000, [0] * len(demo_names.FORMS), shifts)
-    far = demo_names.make_accessions(rng, 50_000, [int(share * 20_000_000) for share, _, _ in demo_names.FORMS], shifts)
+    rng, shifts = np.random.default_rng(0), [2**32 - 1] * len(headers.FORMS)
+    near = headers.make_accessions(rng, 50_000, [0] * len(headers.FORMS), shifts)
+    far = headers.make_accessions(rng, 50_000, [int(share * 20_000_000) for share, _, _ in headers.FORMS], shifts)
     assert len({*near, *far}) == 100_000
     assert all(map(ACCESSION.fullmatch, far))
 
 
 def test_the_rarest_form_has_numbers_enough():
-    for share, alphabets, _ in demo_names.FORMS:
-        assert 1.5 * share * demo.MAX_SEQUENCES < np.prod([float(len(alphabet)) for alphabet in alphabets])
+    for share, alphabets, _ in headers.FORMS:
+        assert 1.5 * share * MAX_SEQUENCES < np.prod([float(len(alphabet)) for alphabet in alphabets])
 
 
 @pytest.mark.parametrize("made", ["release", "blocks"])
 def test_headers_parse_from_the_right(made, request):
-    known = {(name, str(taxid)) for name, taxid, _ in demo_names.TAXA}
+    known = {(name, str(taxid)) for name, taxid, _ in headers.TAXA}
     names = set()
     for head, _ in records(request.getfixturevalue(made)):
         fields = parse_from_right(head)
@@ -185,7 +186,7 @@ def test_release_note_counts(blocks):
 def test_biopython_reads_it(blocks):
     with gzip.open(blocks / "uniref50.fasta.gz", "rt") as handle:
         parsed = [(record.description, str(record.seq)) for record in SeqIO.parse(handle, "fasta")]
-    assert len(parsed) == 3 * demo.BLOCK + 1
+    assert len(parsed) == 3 * BLOCK + 1
     assert parsed == records(blocks)
 
 
@@ -205,7 +206,7 @@ def test_family_sizes_are_uneven_and_families_are_mixed(release):
 
 
 def test_members_of_a_family_are_alike(tmp_path):
-    demo.write_release(tmp_path, sequences=250, families=6, seed=3)
+    write_release(tmp_path, sequences=250, families=6, seed=3)
     content = {head.split()[0]: kmers(sequence) for head, sequence in records(tmp_path) if len(sequence) > 60}
     family = dict(truth(tmp_path))
     within, between, nearest = [], [], defaultdict(lambda: (-1.0, ""))
@@ -219,7 +220,7 @@ def test_members_of_a_family_are_alike(tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_shares_of_short_long_and_repeated_records(tmp_path, seed):
-    demo.write_release(tmp_path, sequences=2000, families=60, seed=seed)
+    write_release(tmp_path, sequences=2000, families=60, seed=seed)
     sequences = [sequence for _, sequence in records(tmp_path)]
     lengths = np.array([len(sequence) for sequence in sequences])
     # Two short members of a family can be equal by chance, too.
@@ -234,7 +235,7 @@ def test_shares_of_short_long_and_repeated_records(tmp_path, seed):
 
 
 def test_a_long_record_from_500_sequences_on(tmp_path):
-    demo.write_release(tmp_path, sequences=500, families=500, seed=0)
+    write_release(tmp_path, sequences=500, families=500, seed=0)
     assert max(len(sequence) for _, sequence in records(tmp_path)) > 5000
 
 
@@ -243,26 +244,26 @@ def test_repeated_sequences_share_a_family(blocks):
     found = defaultdict(set)
     for head, sequence in records(blocks):
         found[sequence].add(family[head.split()[0]])
-    assert 31 <= 3 * demo.BLOCK + 1 - len(found) <= 35
+    assert 31 <= 3 * BLOCK + 1 - len(found) <= 35
     assert all(len(names) == 1 for names in found.values())
 
 
 def test_lengths_and_composition_are_those_of_proteins(tmp_path):
-    demo.write_release(tmp_path, sequences=4000, families=4000, seed=0)
+    write_release(tmp_path, sequences=4000, families=4000, seed=0)
     sequences = [sequence for _, sequence in records(tmp_path)]
     logs = np.log([len(sequence) for sequence in sequences if 30 < len(sequence) < 2000])
     assert np.median(logs) == pytest.approx(5.43, abs=0.08)
     assert np.std(logs) == pytest.approx(0.675, abs=0.05)
     counts = Counter("".join(sequences))
-    total = sum(demo_families.BACKGROUND.values())
-    for residue, percent in demo_families.BACKGROUND.items():
+    total = sum(families.BACKGROUND.values())
+    for residue, percent in families.BACKGROUND.items():
         assert 100 * counts[residue] / counts.total() == pytest.approx(100 * percent / total, abs=0.5)
     assert len(set(truth(tmp_path))) == len({family for _, family in truth(tmp_path)}) == 4000
 
 
-@pytest.mark.parametrize(("sequences", "families"), [(1, 1), (2, 2), (7, 3), (250, 250), (demo.BLOCK + 1, 1)])
+@pytest.mark.parametrize(("sequences", "families"), [(1, 1), (2, 2), (7, 3), (250, 250), (BLOCK + 1, 1)])
 def test_small_and_lopsided_releases(tmp_path, sequences, families):
-    demo.write_release(tmp_path, sequences=sequences, families=families, seed=0)
+    write_release(tmp_path, sequences=sequences, families=families, seed=0)
     rows = truth(tmp_path)
     assert len(records(tmp_path)) == len(rows) == sequences
     assert len({family for _, family in rows}) == families
@@ -281,7 +282,7 @@ def test_small_and_lopsided_releases(tmp_path, sequences, families):
 )
 def test_arguments_out_of_range(tmp_path, arguments, key):
     with pytest.raises(UserError, match=rf"^{re.escape(key)} is "):
-        demo.write_release(tmp_path, **arguments)
+        write_release(tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -289,7 +290,7 @@ def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(demo, "make_headers", fail)
+    monkeypatch.setattr(release, "make_headers", fail)
     with pytest.raises(OSError, match="No space"):
-        demo.write_release(tmp_path, sequences=10, families=2, seed=0)
+        write_release(tmp_path, sequences=10, families=2, seed=0)
     assert not list(tmp_path.iterdir())

@@ -16,8 +16,8 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from embedome import download, http, mirrors
 from embedome.common.errors import UserError
+from embedome.sources import http, mirrors, release
 from mirror_server import (
     DATA,
     HALF,
@@ -36,7 +36,7 @@ from mirror_server import (
     unannounced,
 )
 
-SCRIPTS = Path(download.__file__).parents[1]
+SCRIPTS = Path(release.__file__).parents[1]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def target(tmp_path: Path) -> Path:
 def fetch(target: Path, *mirrors: str) -> dict:
     """Download to `target`, check that it is whole and alone with its record, give the record."""
     record = target.parent / "release.json"
-    download.download_release(mirrors, "uniref50", target, record)
+    release.download_release(mirrors, "uniref50", target, record)
     assert target.read_bytes() == DATA
     assert sorted(path.name for path in target.parent.iterdir()) == ["release.json", NAME]
     return json.loads(record.read_text())
@@ -56,7 +56,7 @@ def fetch(target: Path, *mirrors: str) -> dict:
 def refuse(target: Path, *mirrors: str) -> str:
     """Fail to download, leaving neither file nor record; give the one line."""
     with pytest.raises(UserError) as caught:
-        download.download_release(mirrors, "uniref50", target, target.parent / "release.json")
+        release.download_release(mirrors, "uniref50", target, target.parent / "release.json")
     assert not target.exists()
     assert not (target.parent / "release.json").exists()
     assert "\n" not in str(caught.value)
@@ -358,9 +358,8 @@ def test_all_mirrors_are_named_with_their_faults(server, target, tmp_path):
 
 def test_killed_download_is_resumed_by_the_next_run(mirror, target):
     mirror.faults = [stall]
-    code = (
-        "import sys; from embedome import download as d, http; from pathlib import Path; http.BLOCK_BYTES = 1 << 16\n"
-    )
+    code = "import sys; from pathlib import Path; from embedome.sources import http, release as d\n"
+    code += "http.BLOCK_BYTES = 1 << 16\n"
     code += "d.download_release([sys.argv[1]], 'uniref50', Path(sys.argv[2]), Path(sys.argv[3]))"
     command = [sys.executable, "-c", code, mirror.url, str(target), str(target.parent / "release.json")]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
@@ -421,7 +420,7 @@ def test_partial_file_of_something_else_is_not_resumed(mirror, target, other):
 
 
 def test_two_downloads_to_one_file_do_not_meet(mirror, target):
-    with download.Part(target):
+    with release.Part(target):
         message = refuse(target, mirror.url)
     assert "another process is downloading it" in message
     fetch(target, mirror.url)
@@ -432,7 +431,7 @@ def test_old_file_is_replaced_whole_and_stands_until_then(mirror, target):
     target.write_bytes(b"old")
     mirror.faults = [status(404)]
     with pytest.raises(UserError):
-        download.download_release([mirror.url], "uniref50", target, target.parent / "release.json")
+        release.download_release([mirror.url], "uniref50", target, target.parent / "release.json")
     assert target.read_bytes() == b"old"
     fetch(target, mirror.url)
 
@@ -441,9 +440,9 @@ def test_old_record_never_stands_beside_a_new_file(mirror, target, monkeypatch):
     record = target.parent / "release.json"
     target.parent.mkdir()
     record.write_text("old")
-    monkeypatch.setattr(download.Part, "publish", lambda part: 1 / 0)
+    monkeypatch.setattr(release.Part, "publish", lambda part: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        download.download_release([mirror.url], "uniref50", target, record)
+        release.download_release([mirror.url], "uniref50", target, record)
     assert not record.exists()
 
 
@@ -452,7 +451,7 @@ def test_full_disk_is_told_and_the_part_is_kept(mirror, target):
     resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))
     try:
         with pytest.raises(OSError) as caught:
-            download.download_release([mirror.url], "uniref50", target, target.parent / "release.json")
+            release.download_release([mirror.url], "uniref50", target, target.parent / "release.json")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.errno == errno.EFBIG

@@ -16,12 +16,12 @@ import torch
 from embedding_line import assert_within_one_ulp, random_sequence
 from embedome.common.errors import UserError
 from embedome.cost import cost_of
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model, load_model, model_identity
 from embedome.models.encoders.esm2 import rotary_frequencies
 from embedome.models.encoders.t5 import RelativeBias
 from embedome.models.tokenizer import load_tokenizer
-from embedome.pieces import LongPolicy, Sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file

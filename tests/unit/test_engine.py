@@ -15,13 +15,13 @@ import torch
 from conftest import python_command
 from embedding_line import MAX_RESIDUES, HuggingFace, assert_within_one_ulp
 from embedome.common.errors import UserError
-from embedome.devices import is_out_of_memory
-from embedome.engine import Engine, token_budget
+from embedome.engine.device import is_out_of_memory
+from embedome.engine.engine import Engine, token_budget
+from embedome.engine.pooling import ResidueStates
+from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import load_model
 from embedome.models.encoders.esm2 import Rotary
 from embedome.models.encoders.t5 import RelativeBias
-from embedome.pieces import LongPolicy, Sequences
-from embedome.pooling import ResidueStates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -232,7 +232,7 @@ def test_batches_are_dense_and_within_the_budget(model: Path) -> None:
 
 
 def test_batches_on_a_gpu_are_of_one_length(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedome.engine.MIXED_LENGTHS", set())
+    monkeypatch.setattr("embedome.engine.engine.MIXED_LENGTHS", set())
     engine = make_engine(model)
     engine.token_budget = 100
     shapes: list[tuple[int, int]] = []
@@ -510,7 +510,7 @@ def limit_memory(engine: Engine, tokens: int, error: type[RuntimeError] = torch.
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_batches_shrink_until_they_fit(model: Path, error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch) -> None:
     freed = []
-    monkeypatch.setattr("embedome.engine.free_memory", lambda: freed.append(len(tried)))
+    monkeypatch.setattr("embedome.engine.engine.free_memory", lambda: freed.append(len(tried)))
     sequences = randoms(47, [20] * 50 + [7] * 31 + [62])
     expected = make_engine(model).embed(join(sequences))
     engine = make_engine(model)
@@ -585,7 +585,7 @@ def test_how_torch_says_that_memory_is_out(error: Exception, is_memory: bool) ->
 
 TF32 = """
 import torch
-from embedome.devices import open_device
+from embedome.engine.device import use_device
 assert torch.get_float32_matmul_precision() != "highest"
 open_device("cpu")
 assert torch.get_float32_matmul_precision() == "highest"
@@ -615,7 +615,7 @@ def test_an_attempt_leaves_the_batches_of_a_cpu_alone(model: Path) -> None:
 
 
 def test_the_engine_tells_the_attempt(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedome.engine.token_budget", lambda encoder, device, attempt: 1000 + attempt)
+    monkeypatch.setattr("embedome.engine.engine.token_budget", lambda encoder, device, attempt: 1000 + attempt)
     assert Engine(load_model(model), attempt=3).token_budget == 1003
 
 

@@ -136,9 +136,9 @@ def test_what_may_stand_before_the_first_header(tmp_path: Path, before: bytes) -
     assert fast_parse(path) == [(b"a", b"MK")]
 
 
+def test_an_entry_of_any_length_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (compressed, fasta):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr(compressed, "BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr(fasta, "MAX_ENTRY_BYTES", 1 << 20)
     path = tmp_path / "x.fasta"
     path.write_bytes(b">a\nMK\n>b\n" + b"M" * 1_000_000)

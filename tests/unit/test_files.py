@@ -324,8 +324,8 @@ LIMITED = """
 import logging, resource
 from pathlib import Path
 from embedome.common.errors import user_errors
-from embedome.filter import filter_records
-from embedome.limits import Limits
+from embedome.catalog.filter import filter_records
+from embedome.catalog.criteria import Criteria
 logging.basicConfig(format="%(message)s")
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)

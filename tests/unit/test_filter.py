@@ -25,11 +25,11 @@ from conftest import (
     tree,
     write_fasta,
 )
-from embedome import filter as stage
-from embedome.catalog import CATALOG, read_catalog
+from embedome.catalog import filter as stage
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records, source_identity
+from embedome.catalog.table import CATALOG, read_catalog
 from embedome.common.errors import UserError
-from embedome.filter import filter_records, source_identity
-from embedome.limits import Limits
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
@@ -237,7 +237,7 @@ def test_where_a_release_comes_from_is_not_part_of_what_it_is(tmp_path: Path) ->
         (tmp_path / "release.json").write_text(json.dumps(record))
         out = tmp_path / name
         outputs = {"catalog": out / "catalog", "rejects": out / "rejects.parquet", "summary": out / "filter.json"}
-        filter_records([path], Limits(), **outputs, release=tmp_path / "release.json")
+        filter_records([path], Criteria(), **outputs, release=tmp_path / "release.json")
         assert json.loads((tmp_path / name / "filter.json").read_text())["release"] == record
         found.append(source_identity(tmp_path / name / "filter.json"))
     assert found[0] == found[1]
@@ -430,8 +430,8 @@ def small_sort(patch: pytest.MonkeyPatch, run_bytes: int, run_batches: int, bloc
     for name in ("make_run", "sort_range"):
         patch.setattr(stage, name, counted(name))
     # A run is of whole chunks, and a chunk ends with a block.
-    patch.setattr("embedome.filter.RUN_BYTES", run_bytes)
-    patch.setattr("embedome.filter.CHUNK_BYTES", min(run_bytes, 1000))
+    patch.setattr("embedome.catalog.filter.RUN_BYTES", run_bytes)
+    patch.setattr("embedome.catalog.filter.CHUNK_BYTES", min(run_bytes, 1000))
     patch.setattr("embedome.sequences.compressed.BLOCK_BYTES", block_bytes)
     patch.setattr("embedome.parquet.external_sort.RUN_BATCHES", run_batches)
     return made
@@ -489,8 +489,8 @@ def test_many_runs_over_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_fasta(tmp_path / "x.fasta", [*random_proteins(1000), ("bad", "1"), ("", "MK")])
     run_filter(tmp_path / "one", path)
-    monkeypatch.setattr("embedome.filter.RUN_BYTES", 4000)
-    monkeypatch.setattr("embedome.filter.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("embedome.catalog.filter.RUN_BYTES", 4000)
+    monkeypatch.setattr("embedome.catalog.filter.CHUNK_BYTES", 1000)
     monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
     run_filter(tmp_path / "three", path, workers=3)
     assert tree(tmp_path / "three") == tree(tmp_path / "one")
@@ -500,8 +500,8 @@ def test_bad_input_is_told_of_from_a_worker_process(tmp_path: Path, monkeypatch:
     path = tmp_path / "x.fasta"
     path.write_bytes(b"".join(b">a%d\nMKV\n" % number for number in range(100)) + b">odd\rMKV\n")
     monkeypatch.setattr("embedome.sequences.compressed.BLOCK_BYTES", 100)
-    monkeypatch.setattr("embedome.filter.RUN_BYTES", 200)
-    monkeypatch.setattr("embedome.filter.CHUNK_BYTES", 100)
+    monkeypatch.setattr("embedome.catalog.filter.RUN_BYTES", 200)
+    monkeypatch.setattr("embedome.catalog.filter.CHUNK_BYTES", 100)
     monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))
     with pytest.raises(UserError, match=r"x\.fasta: record 101 has bare carriage returns"):
         run_filter(tmp_path / "out", path, workers=2)
@@ -610,8 +610,8 @@ def test_real_file_with_a_duplicate_id(tmp_path: Path) -> None:
 
 FILTER = """
 from pathlib import Path
-from embedome.sequences import compressed
-import embedome.filter as stage
+from embedome.MODULE import sequences.compressed
+import embedome.catalog.filter as stage
 import embedome.parquet.external_sort as sorting
 stage.RUN_BYTES, stage.CHUNK_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
 made, real = [], stage.make_run
@@ -635,8 +635,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 MEMORY = """
 from pathlib import Path
-import embedome.filter as stage
-from embedome.sequences import compressed
+import embedome.catalog.filter as stage
+from embedome.MODULE import sequences.compressed
 import embedome.parquet.external_sort as sorting
 stage.RUN_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 500_000, 100_000, 20
 stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_GROUPS = 1000, 4

@@ -34,7 +34,9 @@ def test_the_package_does_not_use_the_snakemake_object(path):
 
 def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
     block = f"sys.modules.update(dict.fromkeys({ABSENT!r}))"
-    result = python(f"{block}\nimport embedome.embed, embedome.engine, embedome.models.directory, embedome.onefile")
+    result = python(
+        f"{block}\nimport embedome.embed, embedome.engine.engine, embedome.models.directory, embedome.onefile"
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -17,12 +17,12 @@ import torch
 from conftest import python_command
 from embedome.common.errors import UserError
 from embedome.embed import make_provenance
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import Sequences
 from embedome.format import part_info
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import Int8Linear, quantise
 from embedome.parts import fingerprint
-from embedome.pieces import Sequences
 from embedome.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,13 +90,13 @@ def test_files_say_how_far_off_they_are(tmp_path: Path, model: Path) -> None:
 
 
 def test_only_on_a_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedome.engine.open_device", torch.device)
+    monkeypatch.setattr("embedome.engine.engine.use_device", torch.device)
     with pytest.raises(UserError, match="int8, which is for CPUs"):
         Engine(load_model(model), device="cuda", dtype="int8")
 
 
 REFUSED = """
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
 from embedome.common.errors import UserError
 from embedome.models.directory import load_model
 try:

@@ -80,7 +80,7 @@ def related(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_and_split(folder: Path, records: list[tuple[str, str]]) -> Filtered:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedome.filter.CATALOG_GROUP_ROWS", GROUP_ROWS)
+        patch.setattr("embedome.catalog.filter.CATALOG_GROUP_ROWS", GROUP_ROWS)
         patch.setattr("embedome.split.CATALOG_GROUP_ROWS", GROUP_ROWS)
         patch.setattr("embedome.split.GROUP_ROWS", 2 * GROUP_ROWS)
         run = run_filter(folder, write_fasta(folder / "x.fasta", records))

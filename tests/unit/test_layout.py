@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from embedome.layout import Layout, Row, lay_out
+from embedome.engine.batch_layout import BatchLayout, DeviceLayout, lay_out
+from embedome.engine.windows import LongPolicy, Sequences
 from embedome.metrics import Clock
 from embedome.models.tokenizer import STANDARD, ResidueTokenizer
-from embedome.pieces import LongPolicy, Sequences
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +46,7 @@ def slices(sequences: list[bytes], name: str, overlap: int, longest: int) -> lis
 
 def lay_out_lists(
     sequences: list[bytes], tokenizer: ResidueTokenizer, policy: tuple[str, int], longest: int
-) -> tuple[Layout, list[tuple[int, int, int]]]:
+) -> tuple[BatchLayout, list[tuple[int, int, int]]]:
     layout = lay_out(Sequences.join(sequences), tokenizer, LongPolicy(*policy), longest)
     return layout, slices(sequences, *policy, longest)
 
@@ -75,7 +75,7 @@ def test_every_piece_is_there_once_longest_first_with_its_tokens(
     for owner, begin, end in expected:
         covered[owner][begin:end] += 1
     cuts = sorted({0, len(pieces), *data.draw(st.lists(st.integers(0, len(pieces)), max_size=4))})
-    row, seen = Row(layout, torch.device("cpu")), 0
+    row, seen = DeviceLayout(layout, torch.device("cpu")), 0
     for batch in pairwise(cuts):
         groups = list(row.groups(*batch))
         # Not cut more often than the length changes.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
 from embedome import leakage
-from embedome.catalog import ids_of_rows
+from embedome.catalog.rows import ids_of_rows
 from embedome.common.errors import UserError
 from embedome.groups import CLUSTERS
 from embedome.leakage import THRESHOLDS, Held, Leaks, Nearest, SearchPlan, drop_leaks, measure_leakage

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Filtered, run_filter
+from embedome.catalog.criteria import Criteria
 from embedome.common.errors import UserError
-from embedome.limits import Limits
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,7 +81,7 @@ def test_taxa_are_known_by_what_they_are_and_not_by_the_file(tmp_path: Path) -> 
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "nodes.dmp").write_text(NODES + more)
     one, two, three = (
-        Limits(include_taxa=[2], taxonomy=str(tmp_path / folder / "nodes.dmp")).taxa_identity()
+        Criteria(include_taxa=[2], taxonomy=str(tmp_path / folder / "nodes.dmp")).taxa_identity()
         for folder in ("one", "two", "three")
     )
     assert one == two != three
@@ -127,10 +127,10 @@ def test_a_taxon_takes_its_descendants_along(tmp_path: Path, packed: bool) -> No
     taxonomy = archive(tmp_path, nodes=NODES, merged=merged) if packed else tmp_path / "nodes.dmp"
     assert sorted(kept(run(tmp_path, include_taxa=[2], taxonomy=taxonomy))) == ["C", "D"]
     assert sorted(kept(run(tmp_path, exclude_taxa=[40674], taxonomy=taxonomy))) == ["C", "D", "E"]
-    flags = Limits(include_taxa=[40674], taxonomy=taxonomy).taxa["include"]
+    flags = Criteria(include_taxa=[40674], taxonomy=taxonomy).taxa["include"]
     assert [taxon for taxon, flag in enumerate(flags) if flag] == [9606, 10090, 10091, 40674]
     # What was merged into another one is that one.
-    flags = Limits(include_taxa=[10091], taxonomy=taxonomy).taxa["include"]
+    flags = Criteria(include_taxa=[10091], taxonomy=taxonomy).taxa["include"]
     assert [taxon for taxon, flag in enumerate(flags) if flag] == [10090, 10091]
 
 
@@ -153,7 +153,7 @@ def test_descendants_are_those_of_a_walk_to_the_root(
             taxon = parents[taxon]
         return taxon == chosen
 
-    flags = Limits(include_taxa=[chosen], taxonomy=path).taxa["include"]
+    flags = Criteria(include_taxa=[chosen], taxonomy=path).taxa["include"]
     assert {taxon for taxon, flag in enumerate(flags) if flag} == {taxon for taxon in parents if below(taxon)}
 
 
@@ -176,4 +176,4 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, limits: dict[str, object],
     if "taxonomy" in limits:
         limits = {**limits, "taxonomy": tmp_path / str(limits["taxonomy"])}
     with pytest.raises(UserError, match=message):
-        Limits(**limits)
+        Criteria(**limits)

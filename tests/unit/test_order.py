@@ -41,8 +41,8 @@ def test_the_order_of_the_input_changes_neither_splits_nor_shards_nor_rows(
         made[-1].embed(model, Settings("float32", "skip"))
         made[-1].merge()
         chance.shuffle(records)
-        monkeypatch.setattr("embedome.filter.RUN_BYTES", 500)
-        monkeypatch.setattr("embedome.filter.CHUNK_BYTES", 100)
+        monkeypatch.setattr("embedome.catalog.filter.RUN_BYTES", 500)
+        monkeypatch.setattr("embedome.catalog.filter.CHUNK_BYTES", 100)
         monkeypatch.setattr("embedome.sequences.compressed.BLOCK_BYTES", 100)
     numbers = [line.rows(each.folder / "catalog" / "*.parquet", "id, record") for each in made]
     assert numbers[0] != numbers[1]

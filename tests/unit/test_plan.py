@@ -13,13 +13,13 @@ from embedding_line import MAX_RESIDUES, fasta_text, prepare, random_records, ro
 from embedome.__main__ import main
 from embedome.bench import bench, fit_cost, gemm_peak
 from embedome.cost import CostModel, cost_of, longest_costed
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import NO_LIMIT, LongPolicy, Sequences
 from embedome.lengths import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
 from embedome.models.create import make_config
 from embedome.models.directory import empty_model, load_model, model_identity
 from embedome.models.encoders.flops import operations
 from embedome.models.encoders.t5_decoder import T5Decoder
-from embedome.pieces import NO_LIMIT, LongPolicy, Sequences
 from embedome.plan import Job, make_plan
 from hypothesis import given
 from hypothesis import strategies as st

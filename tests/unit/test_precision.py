@@ -15,12 +15,12 @@ import torch
 from embedding_line import assert_within_one_ulp, random_sequence
 from embedome.common.errors import UserError
 from embedome.common.terms import FIRST, MAX, MEAN
-from embedome.engine import Embedded, Engine
+from embedome.engine.engine import Embedded, Engine
+from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.architectures import DECODER, ENCODER
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import products_are_exact
-from embedome.pieces import LongPolicy, Sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from embedome.repeats import RepeatedDigests
+from embedome.catalog.identical_sequences import RepeatedDigests
 from hypothesis import given
 from hypothesis import strategies as st
 

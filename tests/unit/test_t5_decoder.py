@@ -9,9 +9,9 @@ import pytest
 import torch
 from embedding_line import assert_within_one_ulp, random_sequence, rough_model
 from embedome.common.errors import UserError
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import Sequences
 from embedome.models.directory import load_model
-from embedome.pieces import Sequences
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Model
 

@@ -144,9 +144,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch):
 
     def shrink(block: int = 97, chunk: int = 300, piece: int = 700, run: int = 1000) -> None:
         monkeypatch.setattr("embedome.sequences.compressed.BLOCK_BYTES", block)
-        monkeypatch.setattr("embedome.filter.CHUNK_BYTES", chunk)
+        monkeypatch.setattr("embedome.catalog.filter.CHUNK_BYTES", chunk)
         monkeypatch.setattr("embedome.sequences.uniref_xml.PIECE_BYTES", piece)
-        monkeypatch.setattr("embedome.filter.RUN_BYTES", run)
+        monkeypatch.setattr("embedome.catalog.filter.RUN_BYTES", run)
 
     return shrink
 
@@ -359,7 +359,7 @@ def test_xml_and_fasta_in_one_run_and_one_id_in_both(tmp_path, three_proteins):
 
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path, small_pieces, monkeypatch):
     small_groups(monkeypatch)
-    monkeypatch.setattr("embedome.members.MEMBERS_GROUP_ROWS", 50)
+    monkeypatch.setattr("embedome.catalog.members.MEMBERS_GROUP_ROWS", 50)
     path = tmp_path / "input"
     found = [one(f"UniRef50_{(k * 7919) % 1000:03}", AMINO_ACIDS[: 1 + k % 20], 1 + k % 9) for k in range(300)]
     path.write_bytes(document(*(each.xml() for each in found)))

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from embedome import http
 from embedome.common.errors import UserError
-from embedome.part import Part
-from embedome.url import download_url
+from embedome.sources import http
+from embedome.sources.partial_download import PartialDownload
+from embedome.sources.url import download_url
 from mirror_server import drop, flipped, redirect, stall, status, unannounced
 
 SCRIPTS = Path(http.__file__).parents[1]
@@ -201,7 +201,8 @@ def test_killed_download_is_resumed_where_there_is_a_strong_etag(mirror, target,
     mirror.etag = etag
     mirror.faults = [stall]
     mirror.data = DATA * 3  # several gzip members are a gzip file; the fault stops after the first 400 kB
-    code = "import sys; from embedome import http; from embedome.url import download_url; from pathlib import Path\n"
+    code = "import sys; from pathlib import Path\n"
+    code += "from embedome.sources import http; from embedome.sources.url import download_url\n"
     code += "http.BLOCK_BYTES = 1 << 14\n"
     code += "download_url(sys.argv[1], 'x', Path(sys.argv[2]), Path(sys.argv[3]))"
     command = [sys.executable, "-c", code, mirror.url, str(target), str(target.parent / "release.json")]
@@ -239,7 +240,7 @@ def test_complete_partial_file_is_checked_without_a_download(mirror, target):
 
 
 def test_two_downloads_to_one_file_do_not_meet(mirror, target):
-    with Part(target):
+    with PartialDownload(target):
         assert "another process is downloading it" in refuse(mirror.url, target)
 
 

@@ -10,10 +10,10 @@ import embedding_line as line
 import pytest
 import torch
 from embedome.common.errors import UserError
-from embedome.engine import Engine
+from embedome.engine.engine import Engine
+from embedome.engine.windows import Sequences
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
 from embedome.models.directory import load_model, model_identity
-from embedome.pieces import Sequences
 from safetensors.torch import load_file, save_file
 
 INDEXED = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}

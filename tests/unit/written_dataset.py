@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from embedome.catalog import CATALOG
+from embedome.catalog.table import CATALOG
 from embedome.common.terms import SPLITS
 from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
 from embedome.parquet.vectors import vector_array

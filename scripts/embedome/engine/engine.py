@@ -17,14 +17,14 @@ from torch import nn
 from embedome.common.errors import UserError
 from embedome.common.process import keep_freed_memory
 from embedome.common.terms import EMBEDDED, FIRST, MEAN, NON_FINITE, OUT_OF_MEMORY, TOO_LONG, TRUNCATED, WINDOWED
-from embedome.devices import TOKEN_BUDGET, Arriving, free_memory, is_out_of_memory, open_device
-from embedome.layout import Group, Layout, Row, lay_out
+from embedome.engine.batch_layout import BatchLayout, DeviceLayout, Group, lay_out
+from embedome.engine.device import TOKEN_BUDGET, HostCopy, free_memory, is_out_of_memory, use_device
+from embedome.engine.pooling import PooledVectors, ResidueStates
+from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model
 from embedome.models.encoders.flops import operations
 from embedome.models.encoders.int8 import products_are_exact, quantise_linears
 from embedome.parquet.vectors import finite_rows
-from embedome.pieces import LongPolicy, Sequences
-from embedome.pooling import PooledVectors, ResidueStates
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ class Embedded:
 class Running:
     """Sequences that a device is through with, or will be soon."""
 
-    layout: Layout
-    vectors: Mapping[str, Arriving]
+    layout: BatchLayout
+    vectors: Mapping[str, HostCopy]
     """float16 [n, D] by pooling."""
     states: ResidueStates | None
     lost: Collection[int]
@@ -111,7 +111,7 @@ class Engine:
     ) -> None:
         self.policy = policy or LongPolicy()
         self.max_residues = self.policy.longest(model.max_residues)
-        self.device = open_device(device)
+        self.device = use_device(device)
         if self.device.type == "cpu":
             torch.set_num_threads(1)
             keep_freed_memory()
@@ -133,9 +133,9 @@ class Engine:
         return self.finish(self.run(lay_out(sequences, self.tokenizer, self.policy, self.max_residues)))
 
     @torch.inference_mode()
-    def run(self, layout: Layout) -> Running:
+    def run(self, layout: BatchLayout) -> Running:
         """Run all pieces, longest first. A GPU may still be at work on the last of them afterwards."""
-        row = Row(layout, self.device)
+        row = DeviceLayout(layout, self.device)
         pooled = PooledVectors(self.poolings, layout, self.dimension, self.device)
         states = ResidueStates(layout, self.dimension) if self.per_residue else None
         lost: set[int] = set()
@@ -170,7 +170,7 @@ class Engine:
         work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
         return Embedded(vectors, layout.used.astype(np.int32), state, skipped, work, residues)
 
-    def batch_end(self, layout: Layout, begin: int) -> int:
+    def batch_end(self, layout: BatchLayout, begin: int) -> int:
         """Where the batch ends that begins with a piece: within the token budget, but not before the next piece."""
         room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + self.token_budget
         end = max(begin + 1, int(np.searchsorted(layout.token_ends, room, side="right")))

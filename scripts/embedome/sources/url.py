@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from embedome.common.errors import UserError
-from embedome.http import BrokenError, MirrorError, body, continues, http_get, range_headers, with_retries
-from embedome.mirrors import file_blocks, host_of, is_file, recorded_url
-from embedome.part import Part
 from embedome.sequences.any_format import read_any_chunks
+from embedome.sources.http import (
+    MirrorError,
+    RetryableError,
+    http_get,
+    is_continuation,
+    range_headers,
+    read_body,
+    with_retries,
+)
+from embedome.sources.mirrors import file_blocks, host_of, is_file, recorded_url
+from embedome.sources.partial_download import PartialDownload
 
 if TYPE_CHECKING:
     import requests
@@ -59,7 +67,7 @@ def download_url(
     check_url(url)
     name = urlsplit(url).path.rpartition("/")[2] or database
     wanted = {"md5": md5, "sha256": sha256}
-    with Part(Path(target)) as part:
+    with PartialDownload(Path(target)) as part:
         try:
             facts = fetch_checked(url, name, part, {key: value.lower() for key, value in wanted.items() if value})
         except MirrorError as error:
@@ -76,7 +84,7 @@ def check_url(url: str) -> None:
         raise UserError("source.url holds a user's name or password, which would be recorded; expected one without")
 
 
-def fetch_checked(url: str, name: str, part: Part, wanted: dict[str, str]) -> dict[str, Any]:
+def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, str]) -> dict[str, Any]:
     """Fill `part` and check it; gives what release.json says."""
     for _ in range(2):
         if is_file(url):
@@ -100,7 +108,7 @@ def fetch_checked(url: str, name: str, part: Part, wanted: dict[str, str]) -> di
     raise MirrorError(f"{name}: {fault}")
 
 
-def fetch_rest(url: str, name: str, part: Part) -> dict[str, Any]:
+def fetch_rest(url: str, name: str, part: PartialDownload) -> dict[str, Any]:
     """Fetch what `part` lacks of a file on a server, or all of it; gives release and date, as the server says."""
     known = part.known(url)
     size = known.get("bytes")
@@ -113,17 +121,17 @@ def fetch_rest(url: str, name: str, part: Part) -> dict[str, Any]:
             length = response.headers.get("Content-Length", "")
             size = int(length) if length.isdecimal() else None
             part.restart(resumable_note(url, response, size, facts))
-        elif continues(response, start, size, known):
+        elif is_continuation(response, start, size, known):
             log.info("%s: resumed at %d of %d bytes", name, start, size)
             part.keep(known)
         else:
             part.restart({})
-            raise BrokenError("the file on the server is not the one that was begun, starting from zero")
-        part.append(body(response), name, size)
+            raise RetryableError("the file on the server is not the one that was begun, starting from zero")
+        part.append(read_body(response), name, size)
     if size is None:
         log.warning("%s: the server did not say how long the file is; %d bytes came", name, part.size)
     elif part.size < size:
-        raise BrokenError(f"the connection ended after {part.size} of {size} bytes")
+        raise RetryableError(f"the connection ended after {part.size} of {size} bytes")
     elif part.size > size:
         raise MirrorError(f"{name}: longer than the {size} bytes that the server announced")
     return facts
@@ -142,7 +150,7 @@ def resumable_note(url: str, response: "requests.Response", size: int | None, fa
     return {"url": url, "bytes": size, "ETag": etag, "facts": facts} if etag.startswith('"') and size else {}
 
 
-def unreadable(part: Part) -> str:
+def unreadable(part: PartialDownload) -> str:
     """What keeps a file from being read as sequences, front to back; empty for nothing."""
     part.handle.flush()
     try:

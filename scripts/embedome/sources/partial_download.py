@@ -11,11 +11,11 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import lock_file
 from embedome.common.log import Progress
-from embedome.http import BLOCK_BYTES
-from embedome.mirrors import Expected
+from embedome.sources.http import BLOCK_BYTES
+from embedome.sources.mirrors import Expected
 
 
-class Part:
+class PartialDownload:
     """The partial download beside its target, held by one process at a time, and the note of what it is part of.
 
     The note (url, bytes, md5, ETag, Last-Modified) is removed before the part is emptied and written before its
@@ -100,7 +100,7 @@ class Part:
         self.published = True  # from here on, what has the part's name is another process's
         sync(self.target.parent)
 
-    def __enter__(self) -> "Part":
+    def __enter__(self) -> "PartialDownload":
         return self
 
     def __exit__(self, *exception: object) -> None:

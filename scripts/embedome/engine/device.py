@@ -19,7 +19,7 @@ TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
 
-def open_device(device: str) -> torch.device:
+def use_device(device: str) -> torch.device:
     """Give a device that is there, rather than another one, and have torch compute on it as embedome needs.
 
     Raises
@@ -48,7 +48,7 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
 
 
-def send(values: np.ndarray, device: torch.device) -> Tensor:
+def copy_to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copy an array to a device; the host does not wait for what the device is doing."""
     host = torch.from_numpy(values)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
@@ -60,7 +60,7 @@ def copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class Arriving:
+class HostCopy:
     """A tensor on its way to the host, which need not wait for it, and nor need the device. On a CPU it is there.
 
     Parameters

@@ -1,93 +1,19 @@
-"""The catalog: the kept records, sorted by id, as Parquet files that any reader opens."""
+"""Rows of the catalog by number: canonical rows, ids of rows, rows of ids."""
 
 import bisect
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.common.errors import UserError
-from embedome.parquet.id_lookup import find_rows
-from embedome.parquet.reader import ParquetFile
+from embedome.catalog.table import count_rows, read_catalog
 from embedome.sequences.record_columns import bytes_of, offsets_of
-
-CATALOG_GROUP_ROWS = 1 << 14
-CATALOG_FILE_GROUPS = 64
-
-CATALOG = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("digest", pa.string(), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),
-        pa.field("n_members", pa.int32()),
-        pa.field("taxid", pa.int32()),
-        pa.field("taxon", pa.string()),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("representative", pa.string()),
-        pa.field("description", pa.string(), nullable=False),
-        pa.field("record", pa.int64(), nullable=False),
-        pa.field("duplicate_of", pa.string()),
-        pa.field("sequence", pa.large_string(), nullable=False),
-    ]
-)
-
-
-def catalog_files(folder: str | os.PathLike) -> list[Path]:
-    """The catalog's files in id order.
-
-    Raises
-    ------
-    UserError
-        Where there are none.
-    """
-    files = sorted(Path(folder).glob("part-*.parquet"))
-    if not files:
-        raise UserError(f"{folder}: no catalog there; run the filter stage")
-    return files
-
-
-def count_rows(folder: str | os.PathLike) -> int:
-    """Records of the catalog."""
-    return sum(ParquetFile(path).metadata.num_rows for path in catalog_files(folder))
 
 
 def row_type(count: int) -> type[np.signedinteger]:
     """The type for rows of `count` records, and -1: half as wide as NumPy's own, as long as that is enough."""
     return np.int32 if count < 2**31 else np.int64
-
-
-def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the named columns of the catalog, a row group at a time, in id order."""
-    for path in catalog_files(folder):
-        file = ParquetFile(path)
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=list(columns), use_threads=False)
-
-
-def read_sequences(folder: str | os.PathLike, ids: Sequence[str]) -> pa.LargeStringArray:
-    """The sequences of some ids, in the order asked for; only row groups that may hold one are read.
-
-    Parameters
-    ----------
-    folder : path
-    ids : sequence of str
-        Sorted.
-
-    Raises
-    ------
-    UserError
-        Where the catalog lacks one.
-    """
-    files = catalog_files(folder)
-    found = pa.concat_tables([find_rows(path, ids, ["id", "sequence"]) for path in files])
-    position = pc.index_in(pa.array(ids, pa.string()), value_set=found["id"])
-    if position.null_count:
-        name = ids[pc.indices_nonzero(pc.is_null(position))[0].as_py()]
-        raise UserError(f"{folder}: no record has the id {name!r}; expected the catalog of the data set")
-    return found["sequence"].combine_chunks().take(position)
 
 
 def canonical_rows(catalog: str | os.PathLike) -> np.ndarray:

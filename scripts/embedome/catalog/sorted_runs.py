@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from embedome.catalog import CATALOG
-from embedome.limits import Limits
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.table import CATALOG
 from embedome.parquet.external_sort import RunIndex, in_order, sort_order, write_run
 from embedome.sequences.chunk_spool import Spool, Spooled
 from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts
@@ -21,7 +21,7 @@ from embedome.sequences.uniref_entries import check_clusters
 from embedome.sequences.uniref_members import MEMBER_RUN
 from embedome.sequences.uniref_xml import XmlChunk
 
-RUN = pa.schema(
+RUN_SCHEMA = pa.schema(
     [
         *(field.with_nullable(True) for field in CATALOG if field.name != "duplicate_of"),
         pa.field("digest_prefix", pa.uint64()),
@@ -34,7 +34,7 @@ RUN = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class RunTask:
     """Chunks of one file to be made a run of.
 
     Parameters
@@ -56,16 +56,16 @@ class Task:
     file: int
     before: int
     chunks: list[Chunk | XmlChunk] | list[Spooled]
-    limits: Limits
+    limits: Criteria
     folder: Path
 
-    def through(self, spool: Spool) -> "Task":
+    def through(self, spool: Spool) -> "RunTask":
         """The task for another process, its chunks in a file."""
         return replace(self, chunks=spool.put(self.chunks))
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class SortedRun:
     """What has been made of a task."""
 
     records: RunIndex
@@ -74,7 +74,7 @@ class Made:
     n_members: int
 
 
-def make_run(task: Task) -> tuple[Made, np.ndarray]:
+def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     """Check chunks' records, and write them as a run, and members where there are any as another.
 
     Gives their places, and the digest prefixes of the records that are kept.
@@ -84,7 +84,7 @@ def make_run(task: Task) -> tuple[Made, np.ndarray]:
     UserError
         As `fasta.split_entry` and `clusters.check_clusters`.
     """
-    found = [check(task, each.fetch() if isinstance(each, Spooled) else each) for each in task.chunks]
+    found = [check_records(task, each.fetch() if isinstance(each, Spooled) else each) for each in task.chunks]
     table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()
     order = sort_order(table)
     is_row = np.concatenate([mine for _, mine, _ in found])
@@ -93,10 +93,10 @@ def make_run(task: Task) -> tuple[Made, np.ndarray]:
     tables = [members for *_, members in found if members is not None]
     members = pa.concat_tables(tables) if tables else MEMBER_RUN.empty_table()
     index = write_run(task.folder, in_order(members)) if len(members) else None
-    return Made(records, index, len(members)), table["digest_prefix"].drop_null().to_numpy()
+    return SortedRun(records, index, len(members)), table["digest_prefix"].drop_null().to_numpy()
 
 
-def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
+def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
     """Rows of the `RUN` schema, which of them count [n], and members, of UniRef XML.
 
     A record to be dropped has two rows, of which the first does not count: so all others need not be moved.
@@ -116,7 +116,7 @@ def check(task: Task, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa
     return rows, np.concatenate([keep, np.ones(len(dropped), bool)]), members
 
 
-def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: Task) -> pa.Table:
+def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTask) -> pa.Table:
     """Rows of the `RUN` schema of sound records; only those to be kept have their digests."""
     sequences = task.limits.mask(records.sequences)
     text, offsets = bytes_of(sequences).tobytes(), offsets_of(sequences)
@@ -138,7 +138,7 @@ def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: Task)
     return as_run(columns, len(sequences))
 
 
-def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: Task) -> pa.Table:
+def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: RunTask) -> pa.Table:
     """Rows of the `RUN` schema of the records to be dropped, without their sequences."""
     dropped = dict(records.faulty)
     for row, fault in faults.items():
@@ -164,12 +164,12 @@ def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: 
 def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
     """A table of the `RUN` schema; columns that are not given are null."""
     arrays = []
-    for field in RUN:
+    for field in RUN_SCHEMA:
         values = columns.get(field.name)
         if values is None:
             values = pa.nulls(count, field.type)
         arrays.append(values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type))
-    return pa.Table.from_arrays(arrays, schema=RUN)
+    return pa.Table.from_arrays(arrays, schema=RUN_SCHEMA)
 
 
 def digest_array(digests: np.ndarray) -> pa.StringArray:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedome.devices import send
+from embedome.engine.device import copy_to_device
+from embedome.engine.windows import LongPolicy, Sequences, Windows, cut_windows, residue_weights
 from embedome.models.tokenizer import ResidueTokenizer
-from embedome.pieces import LongPolicy, Pieces, Sequences, cut, residue_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BatchLayout:
     """Sequences laid out, in the host's memory; every batch is a view of it."""
 
     begins: np.ndarray
@@ -29,7 +29,7 @@ class Layout:
     """int64 [n], residues of each sequence that go into its vector, if it is not skipped."""
     longer: np.ndarray
     """bool [n], whether a sequence is too long to run as one piece."""
-    pieces: Pieces
+    pieces: Windows
     order: np.ndarray
     """int64 [p], the pieces as they run, longest first."""
     lengths: np.ndarray
@@ -60,7 +60,7 @@ class Group(NamedTuple):
     """float32 [B, L], of residues in a mean."""
 
 
-class Row:
+class DeviceLayout:
     """A layout on a device.
 
     Parameters
@@ -69,11 +69,11 @@ class Row:
     device : torch.device
     """
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: BatchLayout, device: torch.device) -> None:
         self.layout = layout
         # All at once: for each batch by itself the host would wait until the device is through with it.
-        self.places, self.tokens = send(layout.order, device), send(layout.tokens, device)
-        self.weights = None if layout.weights is None else send(layout.weights, device)
+        self.places, self.tokens = copy_to_device(layout.order, device), copy_to_device(layout.tokens, device)
+        self.weights = None if layout.weights is None else copy_to_device(layout.weights, device)
 
     def groups(self, begin: int, end: int) -> Iterator[Group]:
         """Some pieces, cut where the length changes."""
@@ -91,15 +91,15 @@ class Row:
             yield Group(layout.order[first:last], self.places[first:last], tokens, weights)
 
 
-def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolicy, longest: int) -> Layout:
+def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolicy, longest: int) -> BatchLayout:
     """Lay out sequences of one residue or more for a model that takes at most `longest` residues at once."""
-    pieces, lengths = cut(sequences, policy, longest), sequences.lengths
+    pieces, lengths = cut_windows(sequences, policy, longest), sequences.lengths
     order = np.argsort(-pieces.length, kind="stable")
     sizes, starts = pieces.length[order], pieces.start[order]
     cuts = np.flatnonzero(np.diff(sizes, append=0)) + 1
     tokens = tokens_of(sequences.residues, tokenizer)
     weights = residue_weights(sequences, pieces)
-    return Layout(
+    return BatchLayout(
         begins=pieces.start - sequences.offsets[pieces.owner],
         used=lengths if policy.name == "window" else np.minimum(lengths, longest),
         longer=lengths > longest,

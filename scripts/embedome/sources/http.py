@@ -37,7 +37,7 @@ class MirrorError(Exception):
     """A mirror cannot serve the release; the message says why, in one line."""
 
 
-class BrokenError(Exception):
+class RetryableError(Exception):
     """A request failed in a way that another try may better."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
@@ -59,7 +59,7 @@ def http_get(url: str, headers: Mapping[str, str]) -> Iterator["requests.Respons
             check_status(response, {200, 206, 416} if "Range" in headers else {200})
             yield response
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-        raise BrokenError(root_cause(error)) from error
+        raise RetryableError(root_cause(error)) from error
     except requests.RequestException as error:
         raise MirrorError(root_cause(error)) from error
 
@@ -70,7 +70,7 @@ def check_status(response: "requests.Response", accepted: set[int]) -> None:
         return
     message = f"{urlsplit(response.url).path.rpartition('/')[2]}: HTTP status {response.status_code} {response.reason}"
     if response.status_code in PASSING_STATUSES:
-        raise BrokenError(message, retry_after_s(response.headers.get("Retry-After", "")))
+        raise RetryableError(message, retry_after_s(response.headers.get("Retry-After", "")))
     raise MirrorError(message)
 
 
@@ -90,7 +90,7 @@ def root_cause(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def body(response: "requests.Response") -> Iterator[bytes]:
+def read_body(response: "requests.Response") -> Iterator[bytes]:
     """The blocks of an answer's body, as they lie on the server."""
     return response.raw.stream(BLOCK_BYTES, decode_content=False)
 
@@ -110,7 +110,7 @@ def range_headers(start: int, known: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def continues(response: "requests.Response", start: int, size: int, known: Mapping[str, Any]) -> bool:
+def is_continuation(response: "requests.Response", start: int, size: int, known: Mapping[str, Any]) -> bool:
     """Whether an answer is the rest, from byte `start` on, of the very file of `size` bytes that is `known`."""
     span = f"bytes {start}-[0-9]+/{size}"
     if response.status_code != 206 or not re.fullmatch(span, response.headers.get("Content-Range", "")):
@@ -133,7 +133,7 @@ class Retries:
         self.what, self.reached = what, reached
         self.failures, self.furthest = 0, reached()
 
-    def after(self, error: BrokenError) -> None:
+    def after(self, error: RetryableError) -> None:
         """Wait after a failure.
 
         Raises
@@ -157,6 +157,6 @@ def with_retries(attempt: Callable[[], T], what: str, reached: Callable[[], int]
     while True:
         try:
             return attempt()
-        except BrokenError as error:
+        except RetryableError as error:
             failure = error
         retries.after(failure)

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.catalog.taxonomy import taxon_flags
 from embedome.common.errors import UserError
 from embedome.sequences.record_columns import bytes_of, count_letters, offsets_of
-from embedome.taxonomy import taxon_flags
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
 NONSTANDARD = "BJOUXZ"
@@ -22,7 +22,7 @@ Rule = tuple[str, np.ndarray, Callable[[int], str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Criteria:
     """What a record must meet to be kept; None and empty lists are no limit.
 
     Parameters
@@ -182,6 +182,6 @@ def look_up(flags: np.ndarray, taxids: np.ndarray) -> np.ndarray:
     return flags[np.where(taxids < len(flags), taxids, 0)]
 
 
-def limits_of(section: dict[str, Any]) -> Limits:
+def limits_of(section: dict[str, Any]) -> Criteria:
     """The limits of the configuration's section ``filter``."""
-    return Limits(**{**section, "fragments": section["fragments"] == "keep"})
+    return Criteria(**{**section, "fragments": section["fragments"] == "keep"})

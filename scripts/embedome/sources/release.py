@@ -10,30 +10,30 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedome.archive import archive_folders, fetch_archived
-from embedome.http import (
-    BrokenError,
+from embedome.sources.archive import archive_folders, fetch_archived
+from embedome.sources.http import (
     MirrorError,
-    body,
-    continues,
+    RetryableError,
     http_get,
+    is_continuation,
     range_headers,
+    read_body,
     validators_of,
     with_retries,
 )
-from embedome.mirrors import (
+from embedome.sources.mirrors import (
     METALINK,
     Expected,
     check_mirror,
     file_blocks,
     from_mirrors,
     is_file,
-    join,
+    join_url,
     parse_metalink,
     read_metalink,
     recorded_url,
 )
-from embedome.part import Part
+from embedome.sources.partial_download import PartialDownload
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def download_release(
     for mirror in mirrors:
         check_mirror(mirror)
     name = f"{database}.{file_format}.gz"
-    with Part(Path(target)) as part:
+    with PartialDownload(Path(target)) as part:
         if release:
             folders = archive_folders(mirrors, database, release)
             facts = from_mirrors(folders, name, lambda folder: fetch_archived(folder, release, database, name, part))
@@ -93,10 +93,10 @@ def download_release(
         part.publish_with_record(Path(record), facts)
 
 
-def fetch_verified(mirror: str, database: str, name: str, part: Part) -> dict:
+def fetch_verified(mirror: str, database: str, name: str, part: PartialDownload) -> dict:
     """Fill `part` from one mirror and check it; gives what release.json says."""
-    expected = parse_metalink(read_metalink(join(mirror, METALINK)), name)
-    url = join(mirror, name)
+    expected = parse_metalink(read_metalink(join_url(mirror, METALINK)), name)
+    url = join_url(mirror, name)
     for _ in range(2):
         if is_file(mirror):
             part.restart({})
@@ -117,7 +117,7 @@ def fetch_verified(mirror: str, database: str, name: str, part: Part) -> dict:
     raise MirrorError(expected.differs_from(size, md5))
 
 
-def fetch_rest(url: str, expected: Expected, part: Part) -> None:
+def fetch_rest(url: str, expected: Expected, part: PartialDownload) -> None:
     """Fetch what `part` lacks of a file on a server, or all of it where the server cannot go on."""
     start = part.usable_bytes(expected)
     if start == expected.bytes:
@@ -128,12 +128,12 @@ def fetch_rest(url: str, expected: Expected, part: Part) -> None:
         if response.status_code == 200:
             expected.check_length(response.headers.get("Content-Length", ""))
             part.restart(note)
-        elif continues(response, start, expected.bytes, known):
+        elif is_continuation(response, start, expected.bytes, known):
             log.info("%s: resumed at %d of %d bytes", expected.name, start, expected.bytes)
             part.keep(note)
         else:
             part.restart({})
-            raise BrokenError("the file on the server is not the one that was begun, starting from zero")
-        part.append(body(response), expected.name, expected.bytes)
+            raise RetryableError("the file on the server is not the one that was begun, starting from zero")
+        part.append(read_body(response), expected.name, expected.bytes)
     if part.size < expected.bytes:
-        raise BrokenError(f"the connection ended after {part.size} of {expected.bytes} bytes")
+        raise RetryableError(f"the connection ended after {part.size} of {expected.bytes} bytes")

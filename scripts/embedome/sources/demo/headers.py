@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from embedome.demo_families import FAMILY_NAMES, Families, Plan
+from embedome.sources.demo.families import FAMILY_NAMES, Families, Plan
 
 DIGITS, LETTERS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HEX, BOTH = DIGITS + "ABCDEF", LETTERS + DIGITS

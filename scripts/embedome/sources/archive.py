@@ -22,20 +22,29 @@ from typing import IO, Any
 
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
-from embedome.http import (
+from embedome.sequences.compressed import GZIP_MAGIC
+from embedome.sources.http import (
     BLOCK_BYTES,
-    BrokenError,
     MirrorError,
     Retries,
-    body,
-    continues,
+    RetryableError,
     http_get,
+    is_continuation,
     range_headers,
+    read_body,
     validators_of,
 )
-from embedome.mirrors import METALINK, Expected, file_blocks, is_file, join, parse_metalink, read_metalink, recorded_url
-from embedome.part import Part
-from embedome.sequences.compressed import GZIP_MAGIC
+from embedome.sources.mirrors import (
+    METALINK,
+    Expected,
+    file_blocks,
+    is_file,
+    join_url,
+    parse_metalink,
+    read_metalink,
+    recorded_url,
+)
+from embedome.sources.partial_download import PartialDownload
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +77,7 @@ def archive_folders(mirrors: Sequence[str], database: str, release: str) -> list
     return [f"{root}/{branch}/release-{release}/uniref" for root in roots for branch in BRANCHES]
 
 
-def fetch_archived(folder: str, release: str, database: str, name: str, part: Part) -> dict[str, Any]:
+def fetch_archived(folder: str, release: str, database: str, name: str, part: PartialDownload) -> dict[str, Any]:
     """Fill `part` with a file out of a release's archive; gives what release.json says.
 
     The whole archive is read and must have the size and md5 of the metalink. A broken connection is continued at the
@@ -98,8 +107,8 @@ def fetch_archived(folder: str, release: str, database: str, name: str, part: Pa
     UserError
         Where it is whole and holds no such file.
     """
-    expected = parse_metalink(read_metalink(join(folder, METALINK)), f"uniref{release}.tar.gz")
-    url = join(folder, expected.name)
+    expected = parse_metalink(read_metalink(join_url(folder, METALINK)), f"uniref{release}.tar.gz")
+    url = join_url(folder, expected.name)
     for _ in range(2):
         part.restart({})
         stream = ArchiveStream(url, expected)
@@ -135,7 +144,7 @@ def missing(expected: Expected, name: str, others: Sequence[str]) -> str:
     return f"{expected.name}: holds no {name}, but {found}; see source.database and source.format"
 
 
-def copy_member(archive: IO[bytes], database: str, name: str, part: Part) -> tuple[str | None, list[str]]:
+def copy_member(archive: IO[bytes], database: str, name: str, part: PartialDownload) -> tuple[str | None, list[str]]:
     """Copy the first file of a name into `part`, out of an archive or of the database's tar file in it.
 
     Returns
@@ -200,7 +209,7 @@ def regular_files(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
             yield member.name.rpartition("/")[2], tar.extractfile(member)
 
 
-def copy(file: IO[bytes], part: Part) -> None:
+def copy(file: IO[bytes], part: PartialDownload) -> None:
     """Copy a file into a part."""
     while block := file.read(BLOCK_BYTES):
         part.handle.write(block)
@@ -265,15 +274,15 @@ class ArchiveStream(io.RawIOBase):
                     if not start:
                         self.expected.check_length(response.headers.get("Content-Length", ""))
                         known = validators_of(response)
-                    elif continues(response, start, end, known):
+                    elif is_continuation(response, start, end, known):
                         log.info("%s: resumed at %d of %d bytes", name, start, end)
                         self.joined = True
                     else:
                         self.joined = True
                         raise ChangedError(f"{name}: the server could not go on at byte {start}")
-                    yield from body(response)
-                failure = BrokenError(f"the connection ended after {self.size} of {end} bytes")
-            except BrokenError as error:
+                    yield from read_body(response)
+                failure = RetryableError(f"the connection ended after {self.size} of {end} bytes")
+            except RetryableError as error:
                 failure = error
             if self.size < end:
                 retries.after(failure)

@@ -85,7 +85,7 @@ class LongPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class Windows:
     """Stretches of residues that run through the model as they are, in the order of their sequences.
 
     Parameters
@@ -104,7 +104,7 @@ class Pieces:
     counts: np.ndarray
 
 
-def cut(sequences: Sequences, policy: LongPolicy, longest: int) -> Pieces:
+def cut_windows(sequences: Sequences, policy: LongPolicy, longest: int) -> Windows:
     """Cut sequences into pieces of at most `longest` residues, as the policy says.
 
     Windows begin at a fixed stride, the last one flush with the sequence's end.
@@ -120,10 +120,10 @@ def cut(sequences: Sequences, policy: LongPolicy, longest: int) -> Pieces:
     owner = np.repeat(np.arange(len(lengths)), counts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the sequence
     begin = np.minimum(number * stride, lengths[owner] - longest) * (longer[owner] & (policy.name == "window"))
-    return Pieces(sequences.offsets[owner] + begin, np.minimum(lengths[owner], longest), owner, counts)
+    return Windows(sequences.offsets[owner] + begin, np.minimum(lengths[owner], longest), owner, counts)
 
 
-def residue_weights(sequences: Sequences, pieces: Pieces) -> np.ndarray | None:
+def residue_weights(sequences: Sequences, pieces: Windows) -> np.ndarray | None:
     """One over the number of pieces that cover each residue, float32 [R]; None where no two pieces overlap."""
     if len(pieces.counts) == 0 or pieces.counts.max() < 2:
         return None

@@ -10,7 +10,7 @@ from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 from embedome.common.errors import UserError
-from embedome.http import BLOCK_BYTES, MirrorError, http_get, with_retries
+from embedome.sources.http import BLOCK_BYTES, MirrorError, http_get, with_retries
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def is_file(url: str) -> bool:
     return urlsplit(url).scheme == "file"
 
 
-def join(mirror: str, name: str) -> str:
+def join_url(mirror: str, name: str) -> str:
     """The URL of a file in a mirror's folder."""
     return f"{mirror.rstrip('/')}/{name}"
 
@@ -108,16 +108,16 @@ def recorded_url(url: str) -> str:
 def read_metalink(url: str) -> bytes:
     """The bytes of the metalink, from a file or a server."""
     if is_file(url):
-        return limited(file_blocks(url))
+        return read_at_most(file_blocks(url))
 
     def attempt() -> bytes:
         with http_get(url, {}) as response:
-            return limited(response.raw.stream(BLOCK_BYTES, decode_content=True))
+            return read_at_most(response.raw.stream(BLOCK_BYTES, decode_content=True))
 
     return with_retries(attempt, METALINK, lambda: 0)
 
 
-def limited(blocks: Iterable[bytes]) -> bytes:
+def read_at_most(blocks: Iterable[bytes]) -> bytes:
     """Join blocks, refusing what is far too large for a metalink."""
     data = bytearray()
     for block in blocks:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedome.catalog import CATALOG_GROUP_ROWS, read_catalog
+from embedome.catalog.table import CATALOG_GROUP_ROWS, read_catalog
 from embedome.common.atomic_files import atomic_path
 from embedome.parquet.writer import ParquetSink
 

@@ -12,8 +12,8 @@ import numpy as np
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
-from embedome.demo_families import grow_ancestors, mutate, plan_block
-from embedome.demo_names import FORMS, make_accessions, make_headers
+from embedome.sources.demo.families import grow_ancestors, mutate, plan_block
+from embedome.sources.demo.headers import FORMS, make_accessions, make_headers
 
 FASTA = "uniref50.fasta.gz"
 NOTE = "uniref50.release_note"

@@ -20,21 +20,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.identical_sequences import RepeatedDigests
+from embedome.catalog.members import write_members
+from embedome.catalog.rejects import REJECTS
+from embedome.catalog.sorted_runs import RUN_SCHEMA, RunTask, SortedRun, make_run
+from embedome.catalog.table import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
 from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.parallel import ahead, map_in_order, process_pool
 from embedome.common.process import keep_freed_memory
-from embedome.files import distinct_names
-from embedome.limits import Limits
-from embedome.members import write_members
 from embedome.parquet.external_sort import merge_runs, sort_order
 from embedome.parquet.writer import ParquetSink, write_folder
-from embedome.rejects import REJECTS
-from embedome.repeats import RepeatedDigests
-from embedome.runs import RUN, Made, Task, make_run
 from embedome.sequences.any_format import read_any_chunks
 from embedome.sequences.chunk_spool import Spool
 from embedome.sequences.fasta import Chunk
@@ -51,7 +50,7 @@ STATISTICS = ["id", "length", "n_members", "taxid", "record"]
 
 def filter_records(
     fasta: Sequence[str | os.PathLike],
-    limits: Limits,
+    limits: Criteria,
     *,
     catalog: str | os.PathLike,
     rejects: str | os.PathLike,
@@ -93,7 +92,7 @@ def filter_records(
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
-            ranges = ahead(reader, merge_runs([run.records for run in runs], RUN))
+            ranges = ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
             # One row group more: one is being written.
             files = write_sorted(rows, folder, rejects, counts, pool, workers + 2)
@@ -198,14 +197,14 @@ class Counts:
         }
 
 
-def read_tasks(fasta: Sequence[str | os.PathLike], limits: Limits, folder: Path, counts: Counts) -> Iterator[Task]:
+def read_tasks(fasta: Sequence[str | os.PathLike], limits: Criteria, folder: Path, counts: Counts) -> Iterator[RunTask]:
     """Read the files chunk by chunk, and count their records."""
     before = 0
     with Progress("filter", "records") as progress:
         for file, path in enumerate(fasta):
             sha256 = hashlib.sha256()
             for chunks in batched(read_any_chunks(path, CHUNK_BYTES, sha256), RUN_BYTES):
-                yield Task(path, file, before, chunks, limits, folder)
+                yield RunTask(path, file, before, chunks, limits, folder)
                 count = sum(chunk.count for chunk in chunks)
                 counts.records[file] += count
                 progress.update(count)
@@ -225,7 +224,7 @@ def batched(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chun
         yield group
 
 
-def make_runs(tasks: Iterator[Task], folder: Path, counts: Counts, workers: int) -> list[Made]:
+def make_runs(tasks: Iterator[RunTask], folder: Path, counts: Counts, workers: int) -> list[SortedRun]:
     """Make sorted runs of each task; where there are several, in processes."""
     first = list(islice(tasks, 2))
     tasks = chain(first, tasks)
@@ -237,11 +236,11 @@ def make_runs(tasks: Iterator[Task], folder: Path, counts: Counts, workers: int)
     return runs
 
 
-def make_in_pool(tasks: Iterator[Task], folder: Path, workers: int) -> Iterator[tuple[Made, np.ndarray]]:
+def make_in_pool(tasks: Iterator[RunTask], folder: Path, workers: int) -> Iterator[tuple[SortedRun, np.ndarray]]:
     """`make_run` of each task in processes."""
     # One more than there are workers: one is waiting.
     under_way = workers + 1
-    with process_pool(workers, "embedome.filter") as pool, Spool(folder, under_way) as spool:
+    with process_pool(workers, "embedome.catalog.filter") as pool, Spool(folder, under_way) as spool:
         yield from map_in_order(pool, make_run, (task.through(spool) for task in tasks), under_way)
 
 
@@ -316,3 +315,19 @@ def kept_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, c
             rejects.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
             progress.update(len(kept) + len(dropped))
             yield kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """What to call files: the ends of their paths, as short as tells them apart.
+
+    Examples
+    --------
+    >>> distinct_names([Path("/data/GCF_1/protein.faa"), Path("/data/GCF_2/protein.faa")])
+    ['GCF_1/protein.faa', 'GCF_2/protein.faa']
+    """
+    names = [path.name for path in paths]
+    for depth in range(2, 1 + max(len(path.parts) for path in paths)):
+        if len(set(names)) == len(set(paths)):
+            break
+        names = [Path(*path.parts[-depth:]).as_posix() for path in paths]
+    return names

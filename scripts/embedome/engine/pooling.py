@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from embedome.common.terms import FIRST, MAX, MEAN
-from embedome.devices import Arriving, send
-from embedome.layout import Layout
+from embedome.engine.batch_layout import BatchLayout
+from embedome.engine.device import HostCopy, copy_to_device
 
 
 class PooledVectors:
@@ -29,7 +29,7 @@ class PooledVectors:
     device : torch.device
     """
 
-    def __init__(self, poolings: Sequence[str], layout: Layout, dimension: int, device: torch.device) -> None:
+    def __init__(self, poolings: Sequence[str], layout: BatchLayout, dimension: int, device: torch.device) -> None:
         self.counts, self.used = layout.pieces.counts, layout.used
         self.rows = {name: torch.zeros(len(layout.order), dimension, device=device) for name in poolings}
 
@@ -55,14 +55,14 @@ class PooledVectors:
             else:
                 rows[batch] = torch.einsum("bld,bl->bd", residues.float(), weights)
 
-    def fetch(self) -> dict[str, Arriving]:
+    def fetch(self) -> dict[str, HostCopy]:
         """Begin to copy sequences' vectors to the host, float16 [n, D], by pooling; what overflows is infinite."""
-        return {name: Arriving(self.join(name, rows).half()) for name, rows in self.rows.items()}
+        return {name: HostCopy(self.join(name, rows).half()) for name, rows in self.rows.items()}
 
     def join(self, name: str, rows: Tensor) -> Tensor:
         """Make one row of each sequence's pieces, float32 [n, D]."""
         if len(self.counts) != len(rows) or (self.counts != 1).any():
-            counts = send(self.counts, rows.device)
+            counts = copy_to_device(self.counts, rows.device)
             if name == FIRST:
                 rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # for sequences without any piece
                 rows = rows[(counts.cumsum(0) - counts).clamp(max=len(rows) - 1)]
@@ -70,7 +70,7 @@ class PooledVectors:
                 # In the pieces' order; adding up by index would be in any order on a GPU.
                 rows = torch.segment_reduce(rows, "max" if name == MAX else "sum", lengths=counts, unsafe=True)
         if name == MEAN:
-            rows /= send(np.maximum(self.used, 1), rows.device).float()[:, None]
+            rows /= copy_to_device(np.maximum(self.used, 1), rows.device).float()[:, None]
         return rows
 
 
@@ -83,25 +83,25 @@ class ResidueStates:
     dimension : int
     """
 
-    def __init__(self, layout: Layout, dimension: int) -> None:
+    def __init__(self, layout: BatchLayout, dimension: int) -> None:
         pieces = layout.pieces
         self.offsets = np.concatenate([[0], np.cumsum(np.where(pieces.counts > 0, layout.used, 0))])
         self.windowed = bool((pieces.counts > 1).any())
         dtype = torch.float32 if self.windowed else torch.float16
         self.states = torch.zeros(int(self.offsets[-1]), dimension, dtype=dtype)
         self.start = self.offsets[pieces.owner] + layout.begins
-        self.waiting: Sequence[tuple[Tensor, Arriving]] = ()
+        self.waiting: Sequence[tuple[Tensor, HostCopy]] = ()
 
-    def fetch(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> tuple[Tensor, Arriving]:
+    def fetch(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> tuple[Tensor, HostCopy]:
         """Begin to copy the hidden states [B, L, D] of some pieces to the host; also the rows [B * L] they go to."""
         rows = torch.from_numpy(self.start[batch][:, None] + np.arange(residues.shape[1])).flatten()
         if self.windowed:
             residues = residues.float() if weights is None else residues.float() * weights[:, :, None]
         else:
             residues = residues.half()
-        return rows, Arriving(residues.flatten(0, 1))
+        return rows, HostCopy(residues.flatten(0, 1))
 
-    def keep(self, fetched: Sequence[tuple[Tensor, Arriving]]) -> None:
+    def keep(self, fetched: Sequence[tuple[Tensor, HostCopy]]) -> None:
         """Take a batch's states; from a GPU they arrive while the next batch is running."""
         self.settle()
         self.waiting = fetched

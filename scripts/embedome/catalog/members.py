@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog import CATALOG, read_catalog
+from embedome.catalog.table import CATALOG, read_catalog
 from embedome.common.atomic_files import atomic_path
 from embedome.common.log import Progress
 from embedome.parquet.external_sort import RunIndex, merge_runs, sort_order

@@ -1,0 +1,1 @@
+"""The kept records, sorted by id, and how they were chosen."""

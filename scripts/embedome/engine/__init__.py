@@ -1,0 +1,1 @@
+"""Sequences in, vectors out, on one device, without padding."""
