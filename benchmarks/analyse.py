@@ -23,7 +23,8 @@ from embedome.common.dask_workers import DaskWorkers
 from embedome.common.process import peak_memory
 from embedome.components import Components
 from embedome.dataset import open_dataset
-from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema, embedding_sink
+from embedome.dataset.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.dataset.part_file import embedding_sink
 from embedome.parquet.vectors import vector_array
 from embedome.sums import ALL, scan_dataset
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 from embedome.common.terms import EMBEDDED, MEAN
-from embedome.format import embedding_schema
+from embedome.dataset.format import embedding_schema
 from embedome.lengths import uniref50_lengths
 from embedome.parquet.vectors import vector_array
 

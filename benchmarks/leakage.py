@@ -12,12 +12,15 @@ from pathlib import Path
 
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
-from embedome.cluster import ClusterPlan, cluster_catalog
-from embedome.leakage import SearchPlan, drop_leaks, measure_leakage
-from embedome.mmseqs import Mmseqs
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.cluster import ClusterSettings, cluster_catalog
+from embedome.splits.drop_leaks import drop_leaks
+from embedome.splits.held_out import SearchSettings
+from embedome.splits.leakage import measure_leakage
+from embedome.splits.mmseqs import Mmseqs
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 
-SEARCH = SearchPlan(sensitivity=5.7, coverage=0.8, coverage_mode=0, e_value=0.001)
+SEARCH = SearchSettings(sensitivity=5.7, coverage=0.8, coverage_mode=0, e_value=0.001)
 
 
 def main() -> None:
@@ -40,13 +43,13 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     catalog, account, clusters = folder / "catalog", folder / "filter.json", folder / "clusters.parquet"
     read = filter_records(options.fasta, Criteria(), catalog=catalog, rejects=folder / "rejects", summary=account)
     start = time.monotonic()
-    plan = ClusterPlan("linclust", options.identity, 0.8, 0)
+    plan = ClusterSettings("linclust", options.identity, 0.8, 0)
     found = cluster_catalog(catalog, account, plan, clusters=clusters, summary=folder / "cluster.json", mmseqs=mmseqs)
     print(f"{read['kept']:,} records, {read['duplicates']:,} of them duplicates, {found['clusters']:,} clusters")
     print(f"linclust: {time.monotonic() - start:.1f} s; MMseqs2 {found['version']}, {options.threads} threads")
     for method in ("hash", "cluster"):
         files = {"splits": folder / method, "summary": folder / f"{method}.json"}
-        split_catalog(catalog, account, SplitPlan(method, 0, options.val, options.test), **files, clusters=clusters)
+        split_catalog(catalog, account, SplitSettings(method, 0, options.val, options.test), **files, clusters=clusters)
         measure(folder, method, mmseqs)
     kept = {"splits": folder / "kept", "summary": folder / "kept.json", "rejects": folder / "leaks"}
     drawn = (folder / "cluster", folder / "cluster.json")

@@ -30,13 +30,14 @@ from embedome.common.parallel import available_cores
 from embedome.common.process import peak_memory
 from embedome.common.terms import SPLITS
 from embedome.dataset import open_dataset
-from embedome.format import FORMAT, SKIPPED, describe_file, embedding_metadata, embedding_sink, write_part
+from embedome.dataset.format import FORMAT, SKIPPED, embedding_metadata
+from embedome.dataset.part_file import describe_file, embedding_sink, write_part
+from embedome.dataset.verify import verify_dataset
 from embedome.merge import merge_shards
 from embedome.parquet.concatenation import Concatenation
 from embedome.parquet.row_file import read_file
 from embedome.parquet.writer import ParquetSink
-from embedome.split import SCHEMA
-from embedome.verify import verify_dataset
+from embedome.splits.split_table import SCHEMA
 from inputs import PROVENANCE, random_axes, random_rows
 from reading import lookups, timed
 

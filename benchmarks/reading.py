@@ -22,8 +22,9 @@ from embedome.common.json_files import write_json
 from embedome.common.parallel import available_cores
 from embedome.common.terms import EMBEDDED
 from embedome.dataset import Dataset, open_dataset
-from embedome.export import export_npy
-from embedome.format import MANIFEST, SKIPPED, SKIPPED_FILE, describe_file, embedding_metadata, write_part
+from embedome.dataset.export_arrays import export_npy
+from embedome.dataset.format import MANIFEST, SKIPPED, SKIPPED_FILE, embedding_metadata
+from embedome.dataset.part_file import describe_file, write_part
 from inputs import PROVENANCE, random_axes, random_rows
 
 LOOKUPS = 100

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog.table import read_catalog
 from embedome.cost import CostModel
-from embedome.groups import CLUSTERS
 from embedome.shard import write_shards
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.cluster_table import CLUSTERS
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from filter import UNIREF50_RECORDS, embedome, make_release, measure
 
 SHARDS = {"val": 10, "test": 10, "train": 980}
@@ -112,7 +113,7 @@ def split(fasta: Path, name: str = "split", method: str = "hash", **tables: str)
     out = fasta.parent
     outputs = {"splits": out / f"{name}.parquet", "summary": out / f"{name}.json"}
     outputs |= {kind: out / table for kind, table in tables.items()}
-    split_catalog(out / "catalog", out / "filter.json", SplitPlan(method, 0, 0.01, 0.01), **outputs)
+    split_catalog(out / "catalog", out / "filter.json", SplitSettings(method, 0, 0.01, 0.01), **outputs)
 
 
 def shard(fasta: Path) -> None:

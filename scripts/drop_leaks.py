@@ -1,8 +1,9 @@
 """Rule drop_leaks."""
 
 from embedome.common.log import rule_log
-from embedome.leakage import SearchPlan, drop_leaks
-from embedome.mmseqs import Mmseqs
+from embedome.splits.drop_leaks import drop_leaks
+from embedome.splits.held_out import SearchSettings
+from embedome.splits.mmseqs import Mmseqs
 
 with rule_log(snakemake.log):
     drop_leaks(
@@ -10,7 +11,7 @@ with rule_log(snakemake.log):
         snakemake.input.splits,
         snakemake.input.summary,
         snakemake.input["filter"],
-        SearchPlan(**snakemake.params.plan),
+        SearchSettings(**snakemake.params.plan),
         snakemake.params.drop_above,
         splits=snakemake.output.splits,
         summary=snakemake.output.summary,

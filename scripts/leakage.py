@@ -1,14 +1,15 @@
 """Rule leakage."""
 
 from embedome.common.log import rule_log
-from embedome.leakage import SearchPlan, measure_leakage
-from embedome.mmseqs import Mmseqs
+from embedome.splits.held_out import SearchSettings
+from embedome.splits.leakage import measure_leakage
+from embedome.splits.mmseqs import Mmseqs
 
 with rule_log(snakemake.log):
     measure_leakage(
         snakemake.input.catalog,
         snakemake.input.splits,
-        SearchPlan(**snakemake.params.plan),
+        SearchSettings(**snakemake.params.plan),
         leakage=snakemake.output.leakage,
         summary=snakemake.output.summary,
         mmseqs=Mmseqs(snakemake.threads, snakemake.resources.mem_mb, f"{snakemake.log}.mmseqs"),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.log import rule_log
+from embedome.dataset.reuse import Reuse
 from embedome.merge import merge_shards
-from embedome.reuse import Reuse
 
 with rule_log(snakemake.log):
     merge_shards(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embedome.common.log import rule_log
-from embedome.reuse import find_reusable
+from embedome.dataset.reuse import find_reusable
 
 with rule_log(snakemake.log):
     find_reusable(

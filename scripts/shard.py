@@ -4,7 +4,7 @@ from pathlib import Path
 
 from embedome.common.log import rule_log
 from embedome.cost import CostModel
-from embedome.reuse import Reuse
+from embedome.dataset.reuse import Reuse
 from embedome.shard import write_shards
 
 with rule_log(snakemake.log):

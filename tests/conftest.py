@@ -93,10 +93,10 @@ def run_filter(folder: Path, *fasta: Path, workers: int = 1, **limits: int) -> F
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make catalogs of 64 rows a file and 16 a row group, so that few records make many of both."""
     for target, value in (
-        ("filter.CATALOG_GROUP_ROWS", 16),
-        ("filter.CATALOG_FILE_GROUPS", 4),
-        ("split.CATALOG_GROUP_ROWS", 16),
-        ("split.GROUP_ROWS", 128),
+        ("catalog.filter.CATALOG_GROUP_ROWS", 16),
+        ("catalog.filter.CATALOG_FILE_GROUPS", 4),
+        ("splits.split_table.CATALOG_GROUP_ROWS", 16),
+        ("splits.split_table.GROUP_ROWS", 128),
     ):
         monkeypatch.setattr(f"embedome.{target}", value)
 

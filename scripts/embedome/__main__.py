@@ -149,14 +149,14 @@ def run_embed(options: argparse.Namespace) -> None:
 
 def run_describe(options: argparse.Namespace) -> None:
     """Print what a data set says of itself."""
-    from embedome.dataset import open_dataset
+    from embedome.dataset.open import open_dataset
 
     print(json.dumps(open_dataset(options.dataset).describe(), indent=2, ensure_ascii=False))
 
 
 def run_get(options: argparse.Namespace) -> None:
     """Print vectors by id."""
-    from embedome.dataset import open_dataset
+    from embedome.dataset.open import open_dataset
 
     for name, vector in zip(options.ids, open_dataset(options.dataset).get(options.ids), strict=True):
         print(name, *vector.tolist(), sep="\t")
@@ -164,7 +164,7 @@ def run_get(options: argparse.Namespace) -> None:
 
 def run_verify(options: argparse.Namespace) -> None:
     """Check a data set, and print what there is."""
-    from embedome.verify import verify_dataset
+    from embedome.dataset.verify import verify_dataset
 
     print(f"{options.dataset}: {json.dumps(verify_dataset(options.dataset, available_cores()))}")
 

@@ -20,7 +20,7 @@ from embedome.common.json_files import rounded, write_json
 from embedome.common.terms import SPLITS
 from embedome.components import Components
 from embedome.composition import check_sequences, count_residues
-from embedome.dataset import open_dataset
+from embedome.dataset.open import open_dataset
 from embedome.drift import REFERENCE, frechet_distance, length_distances, standardised_differences
 from embedome.moments import Moments
 from embedome.parquet.vectors import vector_matrix

@@ -24,8 +24,9 @@ from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import canonical_json, write_json
 from embedome.common.log import Progress
-from embedome.dataset import Dataset, open_dataset
-from embedome.format import METADATA_KEY
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import METADATA_KEY
+from embedome.dataset.open import open_dataset
 from embedome.hits import HitFinder, Hits, Queries
 from embedome.labels import LabelSource
 from embedome.lookup_build import build_lookup, dataset_identity

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS
-from embedome.dataset import Dataset
-from embedome.split import read_split_catalog
+from embedome.dataset.dataset import Dataset
+from embedome.splits.split_table import read_split_catalog
 
 LETTERS = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
 

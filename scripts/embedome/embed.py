@@ -19,14 +19,15 @@ from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
+from embedome.dataset.format import FORMAT
+from embedome.dataset.part_file import part_info
+from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
 from embedome.engine.engine import INT8
 from embedome.engine.windows import Sequences
-from embedome.format import DEVIATION, FORMAT, part_info, worst_deviation
 from embedome.metrics import DEVICE, Clock, write_metrics
 from embedome.models.directory import model_dimension, model_identity
 from embedome.models.tokenizer import STANDARD
 from embedome.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
-from embedome.reuse import check_same_vectors
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
 from embedome.sequences.fasta import read_chunks
 from embedome.sequences.record_columns import check_chunk

@@ -34,9 +34,9 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_export(options: argparse.Namespace) -> None:
     """Export a data set."""
-    from embedome.dataset import open_dataset
-    from embedome.export import export_hdf5, export_npy
-    from embedome.partitioned import export_partitions
+    from embedome.dataset.export_arrays import export_hdf5, export_npy
+    from embedome.dataset.export_partitions import export_partitions
+    from embedome.dataset.open import open_dataset
 
     if options.per_residue and (options.format != "hdf5" or options.pooling):
         raise UserError("--per-residue goes with --format hdf5, and without --pooling")

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.dataset.to_faiss import faiss_threads, unit
 from embedome.identity import make_aligner, sequence_identity
 from embedome.lookup_set import COSINE, EUCLIDEAN, AnnotateSettings, LookupSet
-from embedome.neighbours import faiss_threads, unit
 
 # Candidates beyond k that are asked for at first; and how many times as many in each further round.
 SPARE, GROWTH = 16, 4

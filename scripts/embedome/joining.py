@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedome.format import describe_file, embedding_metadata, embedding_sink
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.part_file import describe_file, embedding_sink
 from embedome.parquet.concatenation import Concatenation, OtherSchemaError
 from embedome.parquet.vectors import GROUP_ROWS
 from embedome.shard_parts import CheckedPart, ShardPart, check_part

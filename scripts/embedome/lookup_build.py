@@ -16,8 +16,10 @@ from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, write_json
 from embedome.common.log import Progress
-from embedome.dataset import Dataset, open_dataset
-from embedome.format import MANIFEST
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import MANIFEST
+from embedome.dataset.open import open_dataset
+from embedome.dataset.to_faiss import build_index
 from embedome.labels import LabelSource, LabelTable, read_labels
 from embedome.lookup_set import (
     ANNOTATION_FORMAT,
@@ -32,7 +34,6 @@ from embedome.lookup_set import (
     LookupSet,
     ranges,
 )
-from embedome.neighbours import build_index
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.vectors import vector_matrix
 from embedome.parquet.writer import ParquetSink

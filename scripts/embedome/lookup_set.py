@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.common.json_files import read_json
+from embedome.dataset.to_faiss import EXACT_UP_TO
 from embedome.labels import LabelSource
-from embedome.neighbours import EXACT_UP_TO
 from embedome.parquet.reader import ParquetFile
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.parallel import map_in_order
 from embedome.common.terms import SPLITS
-from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
-from embedome.format import (
+from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
+from embedome.dataset.format import (
     COMMON_METADATA,
     FORMAT,
     KEYS,
@@ -36,19 +36,18 @@ from embedome.format import (
     RESIDUES_FOLDER,
     SKIPPED,
     SKIPPED_FILE,
-    describe_file,
     embedding_metadata,
     embedding_schema,
-    embedding_sink,
-    worst_deviation,
 )
+from embedome.dataset.part_file import describe_file, embedding_sink
+from embedome.dataset.provenance import check_same_vectors, worst_deviation
+from embedome.dataset.reuse import Reuse
 from embedome.joining import FileTask, build_file, link_or_copy, plan_files
 from embedome.parquet.id_lookup import find_in_files
 from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.parquet.row_file import read_file
-from embedome.reuse import Reuse, check_same_vectors
 from embedome.shard_parts import CheckedPart, ShardPart, check_keys, list_parts
-from embedome.split import read_split_catalog
+from embedome.splits.split_table import read_split_catalog
 from embedome.weaving import Earlier, weave, write_files
 
 log = logging.getLogger(__name__)

@@ -138,8 +138,8 @@ def run_export(options: argparse.Namespace) -> None:
 def run_score(options: argparse.Namespace) -> None:
     """Write the pseudo-log-likelihoods of sequences."""
     from embedome.common.atomic_files import check_output
-    from embedome.masked import load_masked_lm
-    from embedome.scoring import score_masked
+    from embedome.decoding.likelihood import score_masked
+    from embedome.decoding.masked_lm import load_masked_lm
 
     check_output(options.out, options.fasta)
     model = load_masked_lm(options.model, chosen_device(options), options.dtype)
@@ -149,7 +149,7 @@ def run_score(options: argparse.Namespace) -> None:
 def run_fill(options: argparse.Namespace) -> None:
     """Print guesses at masked residues, a line each: position, residue, probability."""
     from embedome.common.errors import UserError
-    from embedome.masked import load_masked_lm
+    from embedome.decoding.masked_lm import load_masked_lm
 
     if options.top < 1:
         raise UserError(f"--top is {options.top}; expected 1 or more")

@@ -23,18 +23,10 @@ from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.locks import try_lock
 from embedome.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
-from embedome.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
+from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
+from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
+from embedome.dataset.part_file import embedding_sink, part_info, read_rows, residue_sink, residues_path
 from embedome.embed import announce_size, embed_records
-from embedome.format import (
-    SKIPPED,
-    embedding_metadata,
-    embedding_sink,
-    part_info,
-    read_rows,
-    residue_schema,
-    residue_sink,
-    residues_path,
-)
 from embedome.models.directory import check_model_directory, empty_model
 from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.plan import HALF, ROW_BYTES

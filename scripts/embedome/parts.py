@@ -20,22 +20,10 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.terms import OUT_OF_MEMORY
 from embedome.cost import PICOSECONDS
+from embedome.dataset.format import KEYS, SKIPPED, embedding_metadata, embedding_schema, residue_schema, vector_columns
+from embedome.dataset.part_file import describe_file, part_info, read_rows, residues_path, write_part, write_residues
+from embedome.dataset.provenance import lasting
 from embedome.engine.engine import Embedded
-from embedome.format import (
-    KEYS,
-    SKIPPED,
-    describe_file,
-    embedding_metadata,
-    embedding_schema,
-    lasting,
-    part_info,
-    read_rows,
-    residue_schema,
-    residues_path,
-    vector_columns,
-    write_part,
-    write_residues,
-)
 from embedome.parquet.vectors import residues_array, vector_array
 from embedome.sequences.digests import refget_digests
 from embedome.sequences.headers import parse_descriptions

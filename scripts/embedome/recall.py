@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedome.dataset import Dataset
+from embedome.dataset.dataset import Dataset
 from embedome.hits import HitFinder, Queries, row_numbers
 from embedome.lookup_set import EUCLIDEAN, LookupSet
 from embedome.parquet.reader import ParquetFile

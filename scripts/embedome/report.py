@@ -8,8 +8,8 @@ from typing import Any
 from embedome import analyse, plots
 from embedome.common.json_files import read_json
 from embedome.common.terms import SPLITS
+from embedome.dataset.part_file import read_rows
 from embedome.drift import REFERENCE
-from embedome.format import read_rows
 from embedome.table_files import is_number, write_page, write_tsv
 
 

@@ -27,9 +27,9 @@ from embedome.common.log import Progress
 from embedome.common.parallel import ahead
 from embedome.common.terms import SPLITS
 from embedome.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
-from embedome.reuse import Reuse
+from embedome.dataset.reuse import Reuse
 from embedome.sequences.fasta import join_text
-from embedome.split import read_split_catalog
+from embedome.splits.split_table import read_split_catalog
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json
 from embedome.common.terms import SPLITS
-from embedome.format import FORMAT, KEYS, SKIPPED, lasting, part_info, vectors_finite, worst_deviation
+from embedome.dataset.format import FORMAT, KEYS, SKIPPED
+from embedome.dataset.part_file import part_info, vectors_finite
+from embedome.dataset.provenance import lasting, worst_deviation
 from embedome.parquet.row_file import read_file
 
 

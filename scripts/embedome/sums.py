@@ -21,8 +21,8 @@ from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.parallel import map_in_order
 from embedome.common.terms import DUPLICATE
-from embedome.dataset import Dataset
-from embedome.format import iter_rows
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.part_file import iter_rows
 from embedome.moments import Moments
 from embedome.parquet.vectors import vector_array, vector_matrix
 from embedome.sequences.digests import hash_ids

@@ -33,9 +33,9 @@ def run_translate(options: argparse.Namespace) -> None:
     """Translate or score a FASTA file."""
     from embedome.common.atomic_files import check_output
     from embedome.common.errors import UserError
-    from embedome.scoring import score_targets
-    from embedome.seq2seq import Decoding, load_seq2seq
-    from embedome.translate import translate_fasta
+    from embedome.decoding.likelihood import score_targets
+    from embedome.decoding.seq2seq import Decoding, load_seq2seq
+    from embedome.decoding.translate import translate_fasta
 
     if options.target and (options.beams != 1 or options.max_length is not None):
         raise UserError("--beams and --max-length say how to generate; with --target nothing is generated")

@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS
-from embedome.dataset import Dataset
-from embedome.format import describe_file, embedding_metadata, embedding_sink, vectors_finite
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.part_file import describe_file, embedding_sink, vectors_finite
+from embedome.dataset.reuse import Reuse
 from embedome.joining import FILE_BYTES
 from embedome.parquet.external_sort import RunIndex, in_order, merge_runs, write_run
 from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.parquet.vectors import GROUP_ROWS
-from embedome.reuse import Reuse
-from embedome.split import read_split_catalog
+from embedome.splits.split_table import read_split_catalog
 
 RUN_ROWS = 50_000
 

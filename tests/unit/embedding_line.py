@@ -21,14 +21,15 @@ from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
 from embedome.common.dask_workers import DaskWorkers
 from embedome.cost import CostModel
+from embedome.dataset.reuse import Reuse, find_reusable
 from embedome.embed import embed_shard
-from embedome.groups import CLUSTERS
 from embedome.merge import merge_shards
 from embedome.models.create import make_untrained
-from embedome.reuse import Reuse, find_reusable
 from embedome.settings import PartLimits, Settings
 from embedome.shard import write_shards
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.cluster_table import CLUSTERS
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertModel
 
@@ -37,7 +38,7 @@ POSITIONS = 64
 MAX_RESIDUES = POSITIONS - 2
 SIZE = {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 64, "positions": POSITIONS}
 COST = CostModel(1e-6, 1e-9)
-PLAN = SplitPlan("hash", 1, 0.2, 0.2)
+PLAN = SplitSettings("hash", 1, 0.2, 0.2)
 SHARDS = {"val": 1, "test": 1, "train": 2}
 SOURCE = {"release": "test"}
 
@@ -191,7 +192,7 @@ def prepare(
     folder: Path,
     records: Iterable[tuple[str, str]],
     shards: Mapping[str, int] = SHARDS,
-    plan: SplitPlan = PLAN,
+    plan: SplitSettings = PLAN,
     earlier: Path | None = None,
     alike: Callable[[str], object] | None = None,
 ) -> Line:

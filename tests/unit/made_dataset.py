@@ -7,15 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.common.json_files import write_json
-from embedome.format import (
-    MANIFEST,
-    SKIPPED,
-    SKIPPED_FILE,
-    describe_file,
-    embedding_metadata,
-    embedding_schema,
-    write_part,
-)
+from embedome.dataset.format import MANIFEST, SKIPPED, SKIPPED_FILE, embedding_metadata, embedding_schema
+from embedome.dataset.part_file import describe_file, write_part
 from embedome.parquet.vectors import vector_array
 
 PROVENANCE = {"pooling": ["mean"], "per_residue": False}

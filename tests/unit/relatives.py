@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from Bio import Align
 from Bio.Align import substitution_matrices
-from embedome import mmseqs as program
-from embedome.mmseqs import Mmseqs
+from embedome.splits import mmseqs as program
+from embedome.splits.mmseqs import Mmseqs
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 needs_mmseqs = pytest.mark.skipif(not shutil.which("mmseqs"), reason="MMseqs2 is not installed")

@@ -246,8 +246,8 @@ def test_every_file_of_a_data_set_is_in_one_partition_whatever_their_number(line
 @pytest.mark.filterwarnings("ignore")
 def test_a_large_look_up_set_is_searched_in_lists(line, truth, table, annotated, tmp_path, monkeypatch):
     """Lists of some 8 rows, one of which is searched, against neighbours counted by brute force."""
-    monkeypatch.setattr("embedome.neighbours.TRAIN_ROWS", 8)
-    monkeypatch.setattr("embedome.neighbours.PROBES", 1)
+    monkeypatch.setattr("embedome.dataset.to_faiss.TRAIN_ROWS", 8)
+    monkeypatch.setattr("embedome.dataset.to_faiss.PROBES", 1)
     settings = AnnotateSettings(neighbours=4, exact_up_to=0)
     summaries = [
         annotate_dataset(line.dataset, table, tmp_path / name, settings, threads=threads)

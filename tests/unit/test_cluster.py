@@ -17,19 +17,22 @@ import numpy as np
 import pytest
 from conftest import Filtered, kill_at_random, run_filter, run_python, small_groups, start_python, tree, write_fasta
 from embedome.catalog.rows import canonical_rows, ids_of_rows
-from embedome.cluster import ClusterPlan, cluster_catalog, cluster_numbers, forecast, size_histogram
 from embedome.common.errors import UserError
-from embedome.groups import read_clusters
-from embedome.mmseqs import Mmseqs, fasta_of_rows, last_lines, run_guarded
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.cluster import ClusterSettings, cluster_catalog, cluster_numbers, forecast, size_histogram
+from embedome.splits.cluster_table import read_clusters
+from embedome.splits.mmseqs import Mmseqs, fasta_of_rows, last_lines, run_guarded
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from relatives import families, family, identities, mmseqs, needs_mmseqs, record_commands, value_of
 
-PLAN = ClusterPlan("linclust", 0.5, 0.8, 0)
+PLAN = ClusterSettings("linclust", 0.5, 0.8, 0)
 
 
-def run_cluster(run: Filtered, plan: ClusterPlan = PLAN, program: Mmseqs | None = None) -> list[tuple[str, str, int]]:
+def run_cluster(
+    run: Filtered, plan: ClusterSettings = PLAN, program: Mmseqs | None = None
+) -> list[tuple[str, str, int]]:
     """Cluster a catalog; the rows of the table, and the summary is checked against it."""
     clusters, summary = run.catalog.parent / "clusters.parquet", run.catalog.parent / "cluster.json"
     result = cluster_catalog(
@@ -84,7 +87,7 @@ def test_no_similar_pair_spans_splits(related: Filtered) -> None:
     split_catalog(
         related.catalog,
         related.summary,
-        SplitPlan("cluster", 0, 0.2, 0.2),
+        SplitSettings("cluster", 0, 0.2, 0.2),
         splits=folder / "splits.parquet",
         summary=folder / "split.json",
         clusters=folder / "clusters.parquet",
@@ -142,8 +145,8 @@ def test_short_odd_and_repetitive_sequences_and_ids_are_all_there(tmp_path: Path
 @pytest.mark.slow
 def test_cluster_finds_what_linclust_does_not(tmp_path: Path) -> None:
     run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", families(12, 3, (0.3, 0.4), length=200)))
-    fast = run_cluster(run, ClusterPlan("linclust", 0.3, 0.8, 0))
-    slow = run_cluster(run, ClusterPlan("cluster", 0.3, 0.8, 0), mmseqs(threads=2))
+    fast = run_cluster(run, ClusterSettings("linclust", 0.3, 0.8, 0))
+    slow = run_cluster(run, ClusterSettings("cluster", 0.3, 0.8, 0), mmseqs(threads=2))
     assert len({number for _, _, number in slow}) < len({number for _, _, number in fast})
     assert all(family(name) == family(representative) for name, representative, _ in slow)
 
@@ -151,7 +154,7 @@ def test_cluster_finds_what_linclust_does_not(tmp_path: Path) -> None:
 @needs_mmseqs
 def test_what_is_expected_is_said_before(related: Filtered, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        run_cluster(related, ClusterPlan("linclust", 0.3, 0.8, 0))
+        run_cluster(related, ClusterSettings("linclust", 0.3, 0.8, 0))
     assert "linclust finds next to no pairs below 0.5" in caplog.text
     assert "clustering 120 sequences: 0.00 to 0.00 hours on 1 threads" in caplog.text
     caplog.clear()
@@ -306,7 +309,7 @@ def test_exit_codes_come_through_and_input_is_empty(command: str, code: int, tmp
 
 
 GUARDED = """
-from embedome.mmseqs import run_guarded
+from embedome.splits.mmseqs import run_guarded
 from embedome.common.process import exit_on_sigterm
 exit_on_sigterm()
 print("ready", flush=True)
@@ -345,8 +348,8 @@ def test_last_lines() -> None:
 CLUSTER = """
 from dataclasses import replace
 from pathlib import Path
-from embedome.cluster import ClusterPlan, cluster_catalog
-from embedome.mmseqs import Mmseqs
+from embedome.splits.cluster import ClusterSettings, cluster_catalog
+from embedome.splits.mmseqs import Mmseqs
 source, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 cluster_catalog(

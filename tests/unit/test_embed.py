@@ -34,8 +34,9 @@ from embedome.common.errors import UserError
 from embedome.common.parallel import map_in_order, process_pool
 from embedome.common.process import exit_on_sigterm, peak_memory
 from embedome.cost import CostModel
+from embedome.dataset.format import embedding_metadata, embedding_schema
+from embedome.dataset.part_file import read_rows, write_part
 from embedome.embed import embed_records, embed_shard, shard_records
-from embedome.format import embedding_metadata, embedding_schema, read_rows, write_part
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import products_are_exact
 from embedome.parquet.id_lookup import find_rows

@@ -14,12 +14,13 @@ from embedome.__main__ import main
 from embedome.common.errors import UserError
 from embedome.common.json_files import canonical_json
 from embedome.dataset import Dataset, open_dataset
-from embedome.export import export_hdf5, export_npy, key_of
-from embedome.format import embedding_metadata, write_part
+from embedome.dataset.export_arrays import export_hdf5, export_npy, key_of
+from embedome.dataset.export_partitions import export_partitions
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.part_file import write_part
 from embedome.parquet.vectors import GROUP_ROWS
-from embedome.partitioned import export_partitions
 from embedome.settings import Settings
-from embedome.split import SplitPlan
+from embedome.splits.split_methods import SplitSettings
 from made_dataset import PROVENANCE, make_dataset, random_rows
 
 SIZES = {"val": [30, 0, 3], "test": [0], "train": [GROUP_ROWS + 5, 20]}
@@ -36,7 +37,7 @@ def per_residue(tmp_path_factory):
     folder = tmp_path_factory.mktemp("residues")
     records = random_records(5, range(20, 70))
     records += [(f"copy{i}", records[i][1]) for i in range(0, 50, 3)]
-    line = prepare(folder / "run", records, plan=SplitPlan("bionemo", 1, 0.3, 0.3))
+    line = prepare(folder / "run", records, plan=SplitSettings("bionemo", 1, 0.3, 0.3))
     line.embed(rough_model(folder / "model"), Settings(per_residue=True))
     line.merge()
     return line.dataset

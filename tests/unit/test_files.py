@@ -20,7 +20,8 @@ from embedome.common.json_files import file_sha256, json_sha256, read_json, writ
 from embedome.common.locks import wait_for_lock
 from embedome.cost import CostModel
 from embedome.shard import write_shards
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -300,7 +301,7 @@ def test_filter_onto_a_full_disk(
 def test_shard_onto_a_full_disk(tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", proteins(6000)))
     inputs = (tmp_path / "splits.parquet", tmp_path / "split.json")
-    split_catalog(run.catalog, run.summary, SplitPlan("hash", 0, 2000, 2000), splits=inputs[0], summary=inputs[1])
+    split_catalog(run.catalog, run.summary, SplitSettings("hash", 0, 2000, 2000), splits=inputs[0], summary=inputs[1])
     shards = {"val": 1, "test": 1, "train": 1}
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_shards(run.catalog, *inputs, shards, CostModel(1e-5, 0.0), folder=small_disk, summary=small_disk / "s")
@@ -314,7 +315,7 @@ def test_split_onto_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(1 << 20))
     paths = {"splits": small_disk / "splits.parquet", "summary": small_disk / "split.json"}
     with pytest.raises(OSError, match="No space left on device") as caught:
-        split_catalog(run.catalog, run.summary, SplitPlan("hash", 0, 1, 1), **paths)
+        split_catalog(run.catalog, run.summary, SplitSettings("hash", 0, 1, 1), **paths)
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename.startswith(f"{small_disk}/")
     assert set(tree(small_disk)) == {"ballast"}

@@ -610,7 +610,7 @@ def test_real_file_with_a_duplicate_id(tmp_path: Path) -> None:
 
 FILTER = """
 from pathlib import Path
-from embedome.MODULE import sequences.compressed
+from embedome.sequences import compressed
 import embedome.catalog.filter as stage
 import embedome.parquet.external_sort as sorting
 stage.RUN_BYTES, stage.CHUNK_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 50_000, 10_000, 5000, 5
@@ -636,7 +636,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
 MEMORY = """
 from pathlib import Path
 import embedome.catalog.filter as stage
-from embedome.MODULE import sequences.compressed
+from embedome.sequences import compressed
 import embedome.parquet.external_sort as sorting
 stage.RUN_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 500_000, 100_000, 20
 stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_GROUPS = 1000, 4

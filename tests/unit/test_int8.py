@@ -16,10 +16,10 @@ import pytest
 import torch
 from conftest import python_command
 from embedome.common.errors import UserError
+from embedome.dataset.part_file import part_info
 from embedome.embed import make_provenance
 from embedome.engine.engine import Engine
 from embedome.engine.windows import Sequences
-from embedome.format import part_info
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import Int8Linear, quantise
 from embedome.parts import fingerprint

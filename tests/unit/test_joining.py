@@ -13,12 +13,13 @@ from embedome import joining
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.format import embedding_metadata, part_info, write_part
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.part_file import part_info, write_part
+from embedome.dataset.verify import verify_dataset
 from embedome.joining import FileTask, JoinedFile, plan_files
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.row_file import read_file
 from embedome.shard_parts import ShardPart
-from embedome.verify import verify_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from made_dataset import PROVENANCE, random_rows
@@ -117,7 +118,7 @@ def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> 
 def test_readers_cut_where_row_groups_are(made: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Row groups of three rows, and parts of five: those of a file are 3 and 2, one after the other.
     monkeypatch.setattr(joining, "GROUP_ROWS", 3)
-    monkeypatch.setattr("embedome.format.GROUP_ROWS", 3)
+    monkeypatch.setattr("embedome.dataset.part_file.GROUP_ROWS", 3)
     own = line.prepare(tmp_path / "line", line.random_records(4, range(1, 60)), SHARDS)
     own.embed(line.rough_model(tmp_path / "model"))
     manifest = own.merge(file_bytes=LARGE)

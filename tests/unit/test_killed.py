@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Filtered, kill_at_random, run_filter, run_python, tree, write_fasta
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from relatives import families, needs_mmseqs
 from test_filter import random_proteins
 from written_dataset import Protein, write_dataset
@@ -17,34 +18,36 @@ GROUP_ROWS = 32
 # In small row groups a stage writes for most of its time.
 BEGIN = f"""
 from pathlib import Path
-import embedome.split
-embedome.split.CATALOG_GROUP_ROWS, embedome.split.GROUP_ROWS = {GROUP_ROWS}, {2 * GROUP_ROWS}
+from embedome.splits import split_table
+split_table.CATALOG_GROUP_ROWS, split_table.GROUP_ROWS = {GROUP_ROWS}, {2 * GROUP_ROWS}
 source, out = map(Path, sys.argv[1:])
 catalog, filtered, splits = source / "catalog", source / "filter.json", source / "splits.parquet"
 """
 SPLIT = """
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.split_methods import SplitSettings
+from embedome.splits.split import split_catalog
 print("ready", flush=True)
-split_catalog(catalog, filtered, SplitPlan("hash", 1, 0.2, 0.2), splits=out / "splits.parquet", summary=out / "a.json")
+split_catalog(catalog, filtered, SplitSettings("hash", 1, 0.2, 0.2), splits=out / "splits.parquet", summary=out / "a.json")
 """
 REUSE = """
-from embedome.reuse import find_reusable
+from embedome.dataset.reuse import find_reusable
 print("ready", flush=True)
 find_reusable(catalog, source / "dataset", reused=out / "reused.parquet", summary=out / "reuse.json")
 """
 # Words of 5 letters in place of 6: an index of so many words is made in less time.
 LEAKAGE = """
-import embedome.leakage as stage
-from embedome.mmseqs import Mmseqs
-stage.word_length = lambda residues: 5
+import embedome.splits.held_out as search
+import embedome.splits.leakage as stage
+from embedome.splits.mmseqs import Mmseqs
+search.word_length = lambda residues: 5
 print("ready", flush=True)
-stage.measure_leakage(catalog, splits, stage.SearchPlan(5.7, 0.8, 0, 1e-3), leakage=out / "leakage.parquet",
+stage.measure_leakage(catalog, splits, search.SearchSettings(5.7, 0.8, 0, 1e-3), leakage=out / "leakage.parquet",
                       summary=out / "leakage.json", mmseqs=Mmseqs(2))
 """
 # What a search finds, in place of the search that is killed above: every third sequence of train.
 DROP_LEAKS = """
 import numpy as np
-import embedome.leakage as stage
+import embedome.splits.drop_leaks as stage
 def search(held, targets, *_):
     found = np.flatnonzero(targets)
     found = found[found % 3 == 0]
@@ -81,10 +84,10 @@ def related(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_and_split(folder: Path, records: list[tuple[str, str]]) -> Filtered:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("embedome.catalog.filter.CATALOG_GROUP_ROWS", GROUP_ROWS)
-        patch.setattr("embedome.split.CATALOG_GROUP_ROWS", GROUP_ROWS)
-        patch.setattr("embedome.split.GROUP_ROWS", 2 * GROUP_ROWS)
+        patch.setattr("embedome.splits.split_table.CATALOG_GROUP_ROWS", GROUP_ROWS)
+        patch.setattr("embedome.splits.split_table.GROUP_ROWS", 2 * GROUP_ROWS)
         run = run_filter(folder, write_fasta(folder / "x.fasta", records))
-        plan = SplitPlan("hash", 0, 12, 8)
+        plan = SplitSettings("hash", 0, 12, 8)
         split_catalog(run.catalog, run.summary, plan, splits=folder / "splits.parquet", summary=folder / "splits.json")
     return run
 

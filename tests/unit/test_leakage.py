@@ -13,22 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
-from embedome import leakage
 from embedome.catalog.rows import ids_of_rows
 from embedome.common.errors import UserError
-from embedome.groups import CLUSTERS
-from embedome.leakage import THRESHOLDS, Held, Leaks, Nearest, SearchPlan, drop_leaks, measure_leakage
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.cluster_table import CLUSTERS
+from embedome.splits.drop_leaks import LeakedRows, drop_leaks
+from embedome.splits.held_out import HeldOut, SearchSettings
+from embedome.splits.leakage import THRESHOLDS, NearestHits, measure_leakage
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from relatives import families, family, identities, mmseqs, needs_mmseqs, record_commands, value_of
 
-SEARCH = SearchPlan(5.7, 0.8, 0, 1e-3)
+SEARCH = SearchSettings(5.7, 0.8, 0, 1e-3)
 
 
 def run_split(run: Filtered, method: str = "hash", val: float = 12, test: float = 8, name: str = "splits") -> Path:
     splits = run.catalog.parent / f"{name}.parquet"
-    plan = SplitPlan(method, 0, val, test)
+    plan = SplitSettings(method, 0, val, test)
     split_catalog(run.catalog, run.summary, plan, splits=splits, summary=splits.with_suffix(".json"))
     return splits
 
@@ -189,8 +191,8 @@ def test_after_dropping_no_leak_is_left(related: Filtered, monkeypatch: pytest.M
     held, train = sequences_of(related, drawn, "val", "test"), sequences_of(related, drawn, "train")
     close = {target for _, target, identity in identities(held, train) if identity >= 0.55}
     assert len(close) > 20
-    monkeypatch.setattr(leakage, "MAX_CANDIDATES", 1)
-    monkeypatch.setattr(leakage, "MORE_CANDIDATES", 1000)
+    monkeypatch.setattr("embedome.splits.drop_leaks.MAX_CANDIDATES", 1)
+    monkeypatch.setattr("embedome.splits.drop_leaks.MORE_CANDIDATES", 1000)
     splits, result = drop(related, drawn, 0.5)
     monkeypatch.undo()
     after, _ = measure(related, splits)
@@ -228,7 +230,7 @@ def test_leaks_beside_what_clusters_rejected(
     related: Filtered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each record that is in no split is listed once, and counted for the stage that lists it."""
-    monkeypatch.setattr(leakage, "search", search_by_name)
+    monkeypatch.setattr("embedome.splits.drop_leaks.search", search_by_name)
     rows = related.rows("id, duplicate_of, length")
     names = [name for name, duplicate, _ in rows if duplicate is None]
     # Members 0 to 2 of each family are a cluster, and 3 and 4 another one: so families are in several splits.
@@ -239,7 +241,7 @@ def test_leaks_beside_what_clusters_rejected(
     pq.write_table(pa.table([pa.chunked_array(each) for each in columns], schema=CLUSTERS), tmp_path / "clusters")
     drawn, redundant = tmp_path / "splits.parquet", tmp_path / "rejects_redundant.parquet"
     before = split_catalog(
-        related.catalog, related.summary, SplitPlan("cluster", 0, 8, 6),
+        related.catalog, related.summary, SplitSettings("cluster", 0, 8, 6),
         splits=drawn, summary=drawn.with_suffix(".json"), clusters=tmp_path / "clusters", rejects=redundant,
     )  # fmt: skip
     splits, result = drop(related, drawn, 0.5)
@@ -264,7 +266,7 @@ def test_leaks_beside_what_clusters_rejected(
     assert result["kept"] == sum(split["sequences"] for split in result["splits"].values())
 
 
-def search_by_name(held: Held, targets: np.ndarray, *_: object) -> Iterator[dict[str, np.ndarray]]:
+def search_by_name(held: HeldOut, targets: np.ndarray, *_: object) -> Iterator[dict[str, np.ndarray]]:
     """All pairs of one family, in place of a search, which takes seconds."""
     names = ids_of_rows(held.catalog, np.arange(len(held.codes))).to_pylist()
     rows = [np.flatnonzero(each).tolist() for each in (held.queries, targets)]
@@ -311,7 +313,7 @@ def pieces(hits: list[tuple], cuts: list[int]) -> list[dict[str, np.ndarray]]:
 
 @given(st.lists(hit, max_size=25, unique_by=lambda each: each[:2]), st.lists(st.integers(0, 25), max_size=3))
 def test_the_nearest_of_all_hits(hits: list[tuple], cuts: list[int]) -> None:
-    nearest = Nearest(Rows())
+    nearest = NearestHits(Rows())
     for piece in pieces(hits, [min(cut, len(hits)) for cut in cuts]):
         nearest.add(piece)
     for query in range(5):
@@ -327,7 +329,7 @@ def test_the_nearest_of_all_hits(hits: list[tuple], cuts: list[int]) -> None:
 
 @given(st.lists(hit, max_size=25, unique_by=lambda each: each[:2]), st.lists(st.integers(0, 25), max_size=3))
 def test_all_leaks_with_their_best_hit(hits: list[tuple], cuts: list[int]) -> None:
-    leaks = Leaks(10, 0.5)
+    leaks = LeakedRows(10, 0.5)
     for piece in pieces(hits, [min(cut, len(hits)) for cut in cuts]):
         leaks.add(piece)
     for target in range(10):

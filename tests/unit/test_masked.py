@@ -13,8 +13,8 @@ import pytest
 import torch
 from embedding_line import random_sequence, rough_model
 from embedome.common.errors import UserError
-from embedome.masked import OUTPUTS, MaskedLM, load_masked_lm
-from embedome.scoring import score_masked
+from embedome.decoding.likelihood import score_masked
+from embedome.decoding.masked_lm import OUTPUTS, MaskedLM, load_masked_lm
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, EsmForMaskedLM, MegatronBertForMaskedLM, PreTrainedModel
 

@@ -28,16 +28,17 @@ from embedome.common import atomic_files
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.format import embedding_metadata, write_part
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.part_file import write_part
 from embedome.parquet.vectors import finite_rows, vector_array, vector_matrix
 from embedome.settings import Settings
-from embedome.split import SplitPlan
+from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 SHARDS = {"val": 1, "test": 1, "train": 3}
-PLAN = SplitPlan("hash", 1, 12, 12)
+PLAN = SplitSettings("hash", 1, 12, 12)
 SKIP = Settings("float32", "skip")
 
 
@@ -169,7 +170,7 @@ def test_manifest_tells_what_is_there(merged: Line, model: Path) -> None:
 
 
 def test_duplicates_across_splits_get_their_vectors(model: Path, reference: HuggingFace, tmp_path: Path) -> None:
-    made = line.prepare(tmp_path, RECORDS, SHARDS, SplitPlan("bionemo", 0, 25, 25))
+    made = line.prepare(tmp_path, RECORDS, SHARDS, SplitSettings("bionemo", 0, 25, 25))
     made.embed(model)
     manifest = made.merge()
     assert manifest["rows"] == len(RECORDS)

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from embedome.common.errors import UserError
-from embedome.neighbours import METRICS, TRAIN_ROWS, Neighbours, build_index, sample_rows, unit
+from embedome.dataset.to_faiss import METRICS, TRAIN_ROWS, Neighbours, build_index, sample_rows, unit
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from embedome.common.errors import UserError
-from embedome.masked import load_masked_lm
+from embedome.decoding.masked_lm import load_masked_lm
 from embedome.models.directory import load_model
 from embedome.models.nemo.convert import export_nemo, import_nemo
 from nemo_files import PIECES, Weights, archive, attend, by_head, saved

@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 from embedome.common.errors import UserError
+from embedome.decoding.seq2seq import load_seq2seq
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
 from embedome.models.nemo.convert import export_nemo, import_nemo
-from embedome.seq2seq import load_seq2seq
 from nemo_files import PIECES, Weights, archive, attend, by_head, saved
 from safetensors.torch import load_file, save_file
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedome.common.errors import UserError
-from embedome.format import embedding_metadata, write_part
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.part_file import write_part
 from embedome.parquet.row_file import RowFile
 from embedome.parquet.vectors import GROUP_ROWS, vector_matrix
 from hypothesis import given, settings

@@ -13,7 +13,8 @@ from conftest import output_of, python_command
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.dataset import open_dataset
-from embedome.format import MANIFEST, embedding_metadata, write_part
+from embedome.dataset.format import MANIFEST, embedding_metadata
+from embedome.dataset.part_file import write_part
 from embedome.parquet.vectors import GROUP_ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -12,14 +12,14 @@ from embedding_line import Line
 from embedome import weaving
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
+from embedome.dataset.reuse import Reuse
+from embedome.dataset.verify import verify_dataset
 from embedome.ledger import write_ledger
-from embedome.reuse import Reuse
 from embedome.settings import Settings
-from embedome.split import SplitPlan
-from embedome.verify import verify_dataset
+from embedome.splits.split_methods import SplitSettings
 
 SHARDS = {"val": 1, "test": 1, "train": 2}
-PLAN = SplitPlan("hash", 3, 0.3, 0.2)
+PLAN = SplitSettings("hash", 3, 0.3, 0.2)
 OLD = line.random_records(7, [*range(1, 60), 70, 80, 90])
 
 
@@ -57,7 +57,7 @@ def whole(
     model: Path,
     settings: Settings | None = None,
     old: Line | None = None,
-    plan: SplitPlan = PLAN,
+    plan: SplitSettings = PLAN,
     alike: Callable[[str], object] | None = None,
 ) -> Line:
     """A run to its end, with what the earlier one has taken from there."""
@@ -116,7 +116,7 @@ def test_the_data_set_is_that_of_embedding_all(
 def test_sequences_that_clusters_reject_are_not_reused(method: str, old: Line, model: Path, tmp_path: Path) -> None:
     """The earlier data set has their vectors, under the same ids and under others."""
     records = next_release(5, OLD)
-    plan = SplitPlan(method, 3, 0.3, 0.2)
+    plan = SplitSettings(method, 3, 0.3, 0.2)
     made, every = (
         whole(tmp_path / name, records, model, old=earlier, plan=plan, alike=lambda sequence: len(sequence) // 2)
         for name, earlier in (("reused", old), ("whole", None))

@@ -19,7 +19,8 @@ from embedome.common.errors import UserError
 from embedome.cost import CostModel
 from embedome.sequences.headers import parse_description
 from embedome.shard import equal_cost_shards, write_shards
-from embedome.split import SplitPlan, split_catalog
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def proteins(count: int) -> list[tuple[str, str]]:
 def run_split(run: Filtered, val: int = 20, test: int = 60) -> tuple[Path, Path]:
     """Split a catalog; gives the two files."""
     files = run.catalog.parent / "splits.parquet", run.catalog.parent / "split.json"
-    split_catalog(run.catalog, run.summary, SplitPlan("hash", 0, val, test), splits=files[0], summary=files[1])
+    split_catalog(run.catalog, run.summary, SplitSettings("hash", 0, val, test), splits=files[0], summary=files[1])
     return files
 
 

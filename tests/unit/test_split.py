@@ -15,8 +15,9 @@ import pytest
 import yaml
 from conftest import Filtered, run_filter, small_groups, tree, write_fasta
 from embedome.common.errors import UserError
-from embedome.groups import CLUSTERS
-from embedome.split import SplitPlan, draw_clusters, split_catalog
+from embedome.splits.cluster_table import CLUSTERS
+from embedome.splits.split import split_catalog
+from embedome.splits.split_methods import SplitSettings, draw_clusters
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def run_split(
     """Split of each id in file order, and the summary."""
     folder = run.catalog.parent
     splits, summary = folder / "splits.parquet", folder / "split.json"
-    plan = SplitPlan(method, seed, val, test, **more)
+    plan = SplitSettings(method, seed, val, test, **more)
     result = split_catalog(
         run.catalog, run.summary, plan, splits=splits, summary=summary, clusters=clusters, rejects=rejects
     )
@@ -205,7 +206,7 @@ def test_more_than_there_is(catalog: Filtered, method: str, val: float, test: fl
 @example(total=7, percent=(50, 50))
 def test_fractions_are_always_met(total: int, percent: tuple[int, int]) -> None:
     val, test = percent[0] / 100, min(percent[1], 100 - percent[0]) / 100
-    n_val, n_test = SplitPlan("hash", 0, val, test).sizes(total)
+    n_val, n_test = SplitSettings("hash", 0, val, test).sizes(total)
     assert abs(n_val - val * total) <= 0.5
     assert abs(n_test - test * total) <= 1
     assert 0 <= n_val + n_test <= total
@@ -423,6 +424,6 @@ def test_representatives_alone_are_kept(catalog: Filtered, method: str, length_f
 def test_presets_split_as_the_model_cards_say(preset: str) -> None:
     """5,000 and 1,000,000 of all clusters, of which those of more than 512 residues are then dropped."""
     config = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())
-    assert SplitPlan(**config["split"]) == SplitPlan("bionemo", 0, 5000, 1_000_000, "after")
+    assert SplitSettings(**config["split"]) == SplitSettings("bionemo", 0, 5000, 1_000_000, "after")
     assert config["filter"]["max_length"] == 512
-    assert SplitPlan(**config["split"]).sizes(52_500_000) == (5000, 1_000_000)
+    assert SplitSettings(**config["split"]).sizes(52_500_000) == (5000, 1_000_000)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from embedding_line import random_sequence, rough_model
 from embedome.common.errors import UserError
+from embedome.decoding.length_batches import Batches
+from embedome.decoding.likelihood import score_targets
+from embedome.decoding.seq2seq import Decoding, Seq2Seq, load_seq2seq
+from embedome.decoding.translate import translate_fasta
 from embedome.models.directory import load_model
 from embedome.models.encoders.prenorm import BlenderbotEncoder
-from embedome.scoring import score_targets
-from embedome.seq2seq import Decoding, Seq2Seq, load_seq2seq
-from embedome.streams import Batches
-from embedome.translate import translate_fasta
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
@@ -204,8 +204,8 @@ def test_a_file_is_translated_in_input_order_whatever_the_batches(pair: Pair, tm
     expected = {name: pair.greedy(sequence, 8) for name, sequence in records.items()}
     sound = "".join(f">{name} of {name}\n{text}\n" for name, text in expected.items() if text)
     for block, budget in ((2000, 4096), (2, 1)):
-        monkeypatch.setattr("embedome.streams.BLOCK_RECORDS", block)
-        monkeypatch.setattr("embedome.translate.TOKEN_BUDGET", {"cpu": budget})
+        monkeypatch.setattr("embedome.decoding.length_batches.BLOCK_RECORDS", block)
+        monkeypatch.setattr("embedome.decoding.translate.TOKEN_BUDGET", {"cpu": budget})
         account = translate_fasta([fasta], pair.ours, tmp_path / "out.fasta", Decoding(max_length=8))
         assert (tmp_path / "out.fasta").read_text() == sound
         assert account["read"] == 6 == account["translated"] + account.get("empty-translation", 0)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from embedome.__main__ import main
 from embedome.common.errors import UserError
+from embedome.dataset.verify import verify_dataset
 from embedome.settings import Settings
-from embedome.verify import verify_dataset
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog.table import CATALOG
 from embedome.common.terms import SPLITS
-from embedome.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.dataset.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
 from embedome.parquet.vectors import vector_array
-from embedome.split import SCHEMA
+from embedome.splits.split_table import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
 from embedome.common.log import Progress
 from embedome.common.parallel import map_in_order
-from embedome.dataset import Dataset, open_dataset
-from embedome.format import COMMON_METADATA, MANIFEST, METADATA, SKIPPED_FILE
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import COMMON_METADATA, MANIFEST, METADATA, SKIPPED_FILE
+from embedome.dataset.open import open_dataset
 from embedome.parquet.reader import ParquetFile
 
 

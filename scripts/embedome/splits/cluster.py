@@ -17,10 +17,10 @@ from embedome.catalog.table import read_catalog
 from embedome.common.atomic_files import atomic_path, scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
-from embedome.groups import CLUSTERS
-from embedome.mmseqs import Mmseqs, index_bytes, read_table
 from embedome.parquet.writer import ParquetSink
-from embedome.split import GROUP_ROWS
+from embedome.splits.cluster_table import CLUSTERS
+from embedome.splits.mmseqs import Mmseqs, index_bytes, read_table
+from embedome.splits.split_table import GROUP_ROWS
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ CLUSTER_S = 4.7e-3
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterPlan:
+class ClusterSettings:
     """How to cluster.
 
     Parameters
@@ -70,7 +70,7 @@ class ClusterPlan:
 def cluster_catalog(
     catalog: str | os.PathLike,
     filter_summary: str | os.PathLike,
-    plan: ClusterPlan,
+    plan: ClusterSettings,
     *,
     clusters: str | os.PathLike,
     summary: str | os.PathLike,
@@ -130,7 +130,7 @@ def cluster_catalog(
     return result
 
 
-def warn_of_identity(plan: ClusterPlan) -> None:
+def warn_of_identity(plan: ClusterSettings) -> None:
     """Say so where linclust is asked for what it does not do."""
     if plan.method == "linclust" and plan.identity < LINCLUST_IDENTITY:
         log.warning(
@@ -158,7 +158,7 @@ def forecast(method: str, sequences: int, residues: int, threads: int) -> str:
 
 
 def run_clustering(
-    catalog: str | os.PathLike, distinct: np.ndarray, plan: ClusterPlan, folder: Path, mmseqs: Mmseqs
+    catalog: str | os.PathLike, distinct: np.ndarray, plan: ClusterSettings, folder: Path, mmseqs: Mmseqs
 ) -> Path:
     """Run MMseqs2; give its table of representatives and members, by row."""
     database, result, table = folder / "sequences", folder / "clusters", folder / "clusters.tsv"

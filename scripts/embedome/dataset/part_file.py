@@ -1,12 +1,8 @@
-"""The embedding files: schema, how they are written, what their metadata say. docs/format.md describes them.
-
-A part file holds a contiguous range of ids, sorted, and, in its metadata, the provenance of its vectors, the
-fingerprint of all that went into it, and the sequences that were skipped.
-"""
+"""One embedding file: written, and what its footer says."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,74 +12,26 @@ import pyarrow as pa
 
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
-from embedome.common.json_files import canonical_json, file_sha256
-from embedome.common.terms import MEAN
-from embedome.parquet.reader import ParquetFile
-from embedome.parquet.vectors import GROUP_ROWS, finite_rows, residues_type, vector_matrix, vector_type
-from embedome.parquet.writer import ParquetSink
-
-FORMAT = 2
-# Of a file of residues' vectors, whose rows are hundreds of times larger.
-RESIDUE_GROUP_ROWS = 64
-METADATA_KEY = b"embedome"
-# Keys of the provenance that are no reason to embed anew.
-DEVIATION = "int8_deviation"
-MEASURED = (DEVIATION,)
-# Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
-MANIFEST = "_manifest.json"
-SKIPPED_FILE = "_skipped.parquet"
-METADATA, COMMON_METADATA = "_metadata", "_common_metadata"
-RESIDUES_FOLDER = "_residues"
-SKIPPED = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("digest", pa.string(), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
+from embedome.common.json_files import file_sha256
+from embedome.dataset.format import (
+    COLUMN_OPTIONS,
+    FORMAT,
+    METADATA_KEY,
+    RESIDUE_GROUP_ROWS,
+    embedding_metadata,
+    embedding_schema,
+    residue_schema,
+    vector_columns,
 )
-KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
-
-
-def vector_columns(poolings: Sequence[str]) -> dict[str, str]:
-    """The column of each pooling: `embedding` for the first, `embedding_<pooling>` for the others."""
-    return {name: f"embedding_{name}" if number else "embedding" for number, name in enumerate(poolings)}
-
-
-def embedding_schema(dimension: int, poolings: Sequence[str] = (MEAN,)) -> pa.Schema:
-    """Schema of an embedding row; each vector is a fixed-size list of half floats."""
-    vectors = [pa.field(name, vector_type(dimension), nullable=False) for name in vector_columns(poolings).values()]
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("digest", pa.string(), nullable=False),
-            pa.field("length", pa.int32(), nullable=False),
-            pa.field("n_residues_used", pa.int32(), nullable=False),
-            pa.field("state", pa.string(), nullable=False),
-            pa.field("taxid", pa.int32()),
-            pa.field("n_members", pa.int32()),
-            *vectors,
-        ]
-    )
-
-
-def residue_schema(dimension: int) -> pa.Schema:
-    """Schema of a row of residues' vectors: a list of them, in the order of the residues used."""
-    return pa.schema([*KEYS, pa.field("residue_embeddings", residues_type(dimension), nullable=False)])
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import GROUP_ROWS, finite_rows, vector_matrix
+from embedome.parquet.writer import ParquetSink
 
 
 def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
     """Whether all `finite_rows` are, of all poolings."""
     columns = vector_columns(poolings).values()
     return all(finite_rows(vector_matrix(chunk)).all() for column in columns for chunk in table[column].chunks)
-
-
-# Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read it for
-# half floats, and a dictionary makes writing several times slower.
-COLUMN_OPTIONS = {
-    "use_dictionary": ["state"],
-    "write_statistics": ["id", "length", "n_residues_used", "taxid", "n_members"],
-}
 
 
 def embedding_sink(path: str | os.PathLike | BinaryIO, schema: pa.Schema) -> ParquetSink:
@@ -96,28 +44,6 @@ def residue_sink(path: str | os.PathLike, dimension: int) -> ParquetSink:
     return ParquetSink(
         path, residue_schema(dimension), RESIDUE_GROUP_ROWS, use_dictionary=False, write_statistics=["id"]
     )
-
-
-def embedding_metadata(
-    provenance: Mapping[str, Any],
-    skipped: pa.Table | None = None,
-    fingerprint: str | None = None,
-    recomputed: Sequence[str] = (),
-    residues_sha256: str | None = None,
-) -> dict[bytes, bytes]:
-    """Metadata of an embedding file: where its vectors come from, and the sequences that got none.
-
-    `recomputed` are ids whose vectors were not finite and were made anew in float32.
-    """
-    about = {
-        "format": FORMAT,
-        "provenance": provenance,
-        "fingerprint": fingerprint,
-        "skipped": [] if skipped is None else skipped.to_pylist(),
-        "recomputed": list(recomputed),
-        "residues_sha256": residues_sha256,
-    }
-    return {METADATA_KEY: canonical_json(about)}
 
 
 def residues_path(part: Path) -> Path:
@@ -205,20 +131,6 @@ def describe_file(path: Path, rows: int, ids: Sequence[str], sha256: str | None 
         "bytes": path.stat().st_size,
         "sha256": sha256 or file_sha256(path),
     }
-
-
-def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance without what was measured on the way, which differs a little from machine to machine."""
-    return {key: value for key, value in provenance.items() if key not in MEASURED}
-
-
-def worst_deviation(provenances: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The worst `DEVIATION` of several, as a key of provenance; no key where none has it."""
-    found = [each[DEVIATION] for each in provenances if DEVIATION in each]
-    if not found:
-        return {}
-    cosine, difference = min(each["min_cosine"] for each in found), max(each["max_abs"] for each in found)
-    return {DEVIATION: {"min_cosine": cosine, "max_abs": difference}}
 
 
 def read_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> pa.Table:

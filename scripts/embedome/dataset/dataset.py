@@ -3,7 +3,6 @@
 The files are plain Parquet: pyarrow, pandas, Polars, DuckDB and Dask read them without embedome (docs/reading.md).
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,21 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.common.errors import UserError
-from embedome.common.json_files import read_json
 from embedome.common.parallel import available_cores
 from embedome.common.terms import DUPLICATE
-from embedome.format import (
-    KEYS,
-    MANIFEST,
-    SKIPPED_FILE,
-    embedding_schema,
-    part_info,
-    read_rows,
-    residue_schema,
-    residues_path,
-    vector_columns,
-)
-from embedome.neighbours import EXACT_UP_TO, Neighbours, build_index
+from embedome.dataset.format import KEYS, embedding_schema, residue_schema, vector_columns
+from embedome.dataset.part_file import read_rows
+from embedome.dataset.to_faiss import EXACT_UP_TO, Neighbours, index_dataset
 from embedome.parquet.id_lookup import find_in_files
 from embedome.parquet.reader import RowReader
 from embedome.parquet.scan import SPLIT, RowRange, list_row_ranges, matrices, scan
@@ -38,48 +27,7 @@ from embedome.parquet.vectors import vector_matrix
 if TYPE_CHECKING:
     import dask.dataframe
 
-    from embedome.torch_data import TensorStream
-
-
-def open_dataset(path: str | os.PathLike) -> "Dataset":
-    """Open a data set: the folder that the workflow wrote, or the one file of `embedome embed`.
-
-    Raises
-    ------
-    UserError
-        Where there is none, or the folder has no manifest and so is not whole.
-    """
-    path = Path(path)
-    if path.is_file():
-        return open_file(path)
-    if not (path / MANIFEST).is_file():
-        raise UserError(f"{path}: no data set there (no {MANIFEST}); run the merge stage, or check the path")
-    skipped = read_rows(path / SKIPPED_FILE)
-    return Dataset(path, read_json(path / MANIFEST), skipped=skipped if len(skipped) else None)
-
-
-def open_file(path: Path) -> "Dataset":
-    """Open the one file of `embedome embed` as a data set of one split, ``all``; vectors are not read."""
-    info = part_info(path)
-    table = read_rows(path, ["id", "state"])
-    ids = table["id"]
-    entry = {
-        "file": path.name,
-        "rows": info.rows,
-        "first_id": ids[0].as_py() if info.rows else None,
-        "last_id": ids[-1].as_py() if info.rows else None,
-        "bytes": path.stat().st_size,
-    }
-    residues = [{**entry, "file": residues_path(path).name}] if info.provenance["per_residue"] else []
-    splits = {"all": {"rows": info.rows, "states": count_states(table), "files": [entry], "residues": residues}}
-    manifest = {"rows": info.rows, "dimension": info.dimension, "splits": splits, "provenance": info.provenance}
-    return Dataset(path.parent, manifest, skipped=pa.Table.from_pylist(info.skipped) if info.skipped else None)
-
-
-def count_states(table: pa.Table) -> dict[str, int]:
-    """Rows by state."""
-    counts = pc.value_counts(table["state"].combine_chunks()).to_pylist()
-    return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: count["values"])}
+    from embedome.dataset.to_torch import TensorStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +280,7 @@ class Dataset:
         -------
         dask.array.Array, dtype=float16, shape=(n, D)
         """
-        from embedome.dask_data import dask_array
+        from embedome.dataset.to_dask import dask_array
 
         files = [(self.folder / file["file"], file["rows"]) for file in self.files(split) if file["rows"]]
         return dask_array(files, self.column(pooling), self.dimension)
@@ -360,7 +308,7 @@ class Dataset:
         UserError
             Where a column is unknown, or one of vectors.
         """
-        from embedome.dask_data import dask_frame
+        from embedome.dataset.to_dask import dask_frame
 
         vectors = vector_columns(self.poolings).values()
         schema = pa.schema([*(field for field in self.schema if field.name not in vectors), (SPLIT, pa.string())])
@@ -379,7 +327,7 @@ class Dataset:
         shuffle: int = 0,
         seed: int = 0,
     ) -> "TensorStream":
-        """The rows as a PyTorch data set that streams tensors; see `embedome.torch_data.TensorStream`.
+        """The rows as a PyTorch data set that streams tensors; see `embedome.dataset.to_torch.TensorStream`.
 
         Parameters
         ----------
@@ -392,7 +340,7 @@ class Dataset:
         seed : int
             Of the shuffle.
         """
-        from embedome.torch_data import TensorStream
+        from embedome.dataset.to_torch import TensorStream
 
         return TensorStream(
             self.pieces(split),
@@ -419,25 +367,9 @@ class Dataset:
         split, pooling, threads
             As for `matrix`.
         metric, exact_up_to, seed
-            As for `embedome.neighbours.build_index`.
+            As for `embedome.dataset.to_faiss.build_index`.
         """
-        threads = threads or available_cores()
-
-        def vectors() -> Iterator[np.ndarray]:
-            return (batch for _, batch in self.iter_batches(split, pooling=pooling, threads=threads))
-
-        index = build_index(
-            vectors,
-            self.dimension,
-            sum(file["rows"] for file in self.files(split)),
-            metric=metric,
-            exact_up_to=exact_up_to,
-            seed=seed,
-            threads=threads,
-        )
-        ids = [chunk for table in self.tables(["id"], split, threads) for chunk in table["id"].chunks]
-        # One array: of many chunks the right one would be looked for at each look-up.
-        return Neighbours(index, pa.chunked_array(ids, pa.string()).cast(pa.large_string()).combine_chunks(), metric)
+        return index_dataset(self, split, pooling, metric, exact_up_to, seed, threads or available_cores())
 
     def describe(self) -> dict[str, Any]:
         """Counts, provenance, schema and size, as JSON."""

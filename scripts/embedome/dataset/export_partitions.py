@@ -12,9 +12,9 @@ from embedome.common.counts import check_equal
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
-from embedome.dataset import Dataset
-from embedome.export import ITEM_BYTES
-from embedome.format import COLUMN_OPTIONS, vector_columns
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.export_arrays import ITEM_BYTES
+from embedome.dataset.format import COLUMN_OPTIONS, vector_columns
 from embedome.parquet.scan import SPLIT
 from embedome.parquet.vectors import GROUP_ROWS
 from embedome.parquet.writer import PAGE_OPTIONS

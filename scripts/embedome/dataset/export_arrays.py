@@ -16,8 +16,8 @@ from embedome.common.errors import UserError, load_optional
 from embedome.common.json_files import canonical_json
 from embedome.common.log import Progress
 from embedome.common.terms import DUPLICATE
-from embedome.dataset import Dataset
-from embedome.format import KEYS
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import KEYS
 from embedome.parquet.row_file import RowFile
 from embedome.parquet.vectors import vector_matrix
 

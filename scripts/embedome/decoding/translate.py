@@ -8,11 +8,11 @@ from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.terms import OUT_OF_MEMORY
+from embedome.decoding.length_batches import Batches, RecordAccount, blocks
+from embedome.decoding.seq2seq import Decoding, Seq2Seq
 from embedome.engine.device import TOKEN_BUDGET
-from embedome.seq2seq import Decoding, Seq2Seq
 from embedome.sequences.fasta import write_entry
 from embedome.sequences.records import read_records
-from embedome.streams import Account, Batches, blocks
 
 EMPTY = "empty-translation"
 
@@ -34,7 +34,7 @@ def translate_fasta(
     """
     check_decoding(model, decoding)
     batches = Batches(max(1, TOKEN_BUDGET[model.device.type] // decoding.beams))
-    out, account = Path(out), Account()
+    out, account = Path(out), RecordAccount()
     with atomic_path(out) as temporary, open(temporary, "wb") as stream, Progress("translate", "sequences") as progress:
         for block in blocks(read_records(fasta)):
             usable = [record for record in block if account.admits(record, model.max_residues)]

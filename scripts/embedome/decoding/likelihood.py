@@ -18,11 +18,11 @@ from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.terms import NON_FINITE, OUT_OF_MEMORY
+from embedome.decoding.length_batches import Batches, RecordAccount, blocks
+from embedome.decoding.masked_lm import MaskedLM
+from embedome.decoding.seq2seq import Seq2Seq
 from embedome.engine.device import TOKEN_BUDGET
-from embedome.masked import MaskedLM
-from embedome.seq2seq import Seq2Seq
 from embedome.sequences.records import Record, read_records
-from embedome.streams import Account, Batches, blocks
 
 COLUMNS = ("id", "tokens", "log_likelihood", "mean_log_likelihood", "perplexity")
 
@@ -98,7 +98,7 @@ class Table:
     """A table of scores under way."""
 
     def __init__(self, writer: Any, progress: Progress) -> None:
-        self.writer, self.progress, self.account = writer, progress, Account()
+        self.writer, self.progress, self.account = writer, progress, RecordAccount()
         writer.writerow(COLUMNS)
 
     def add(self, record: Record, scores: np.ndarray | None) -> None:

@@ -15,6 +15,8 @@ from embedome.common.errors import UserError, load_optional
 if TYPE_CHECKING:
     import faiss
 
+    from embedome.dataset.dataset import Dataset
+
 METRICS = ("cosine", "inner-product", "l2")
 # Rows up to which every vector is compared: 3 GB of vectors at D = 768.
 EXACT_UP_TO = 1_000_000
@@ -173,3 +175,25 @@ class Neighbours:
         """The ids of rows of the index; None for -1, which FAISS gives where it found too few."""
         rows = np.asarray(rows)
         return self.ids.take(pa.array(rows, pa.int64(), mask=rows < 0)).to_pylist()
+
+
+def index_dataset(
+    data: "Dataset", split: str | None, pooling: str | None, metric: str, exact_up_to: int, seed: int, threads: int
+) -> Neighbours:
+    """Index the vectors of a data set, or of one split, with their ids; parameters as for `build_index`."""
+
+    def vectors() -> Iterator[np.ndarray]:
+        return (batch for _, batch in data.iter_batches(split, pooling=pooling, threads=threads))
+
+    index = build_index(
+        vectors,
+        data.dimension,
+        sum(file["rows"] for file in data.files(split)),
+        metric=metric,
+        exact_up_to=exact_up_to,
+        seed=seed,
+        threads=threads,
+    )
+    ids = [chunk for table in data.tables(["id"], split, threads) for chunk in table["id"].chunks]
+    # One array: of many chunks the right one would be looked for at each look-up.
+    return Neighbours(index, pa.chunked_array(ids, pa.string()).cast(pa.large_string()).combine_chunks(), metric)

@@ -7,7 +7,7 @@ read, 28 from then on, and 17 per reused sequence.
 import base64
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.terms import DUPLICATE
-from embedome.dataset import Dataset, open_dataset
-from embedome.format import FORMAT, MANIFEST, lasting
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import FORMAT, MANIFEST
+from embedome.dataset.open import open_dataset
 from embedome.parquet.reader import ParquetFile
 from embedome.sequences.digests import DIGEST_CHARACTERS, hash_ids
 
@@ -41,8 +42,6 @@ REUSED = pa.schema(
         pa.field("renamed", pa.bool_(), nullable=False),
     ]
 )
-# Of a provenance, what may differ between vectors in one data set.
-OF_THE_RUN = ("embedome", "source")
 
 
 def find_reusable(
@@ -106,24 +105,6 @@ def open_earlier(path: str | os.PathLike) -> Dataset:
     if data.manifest["provenance"]["per_residue"]:
         raise UserError(f"{path}: has vectors of residues, which cannot be reused; set reuse.dataset to null")
     return data
-
-
-def check_same_vectors(earlier: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Check that the vectors of an earlier data set are made as those of this run are.
-
-    Raises
-    ------
-    UserError
-        Names what differs.
-    """
-    names = sorted({*lasting(earlier), *lasting(provenance)} - set(OF_THE_RUN))
-    if differing := [name for name in names if earlier.get(name) != provenance.get(name)]:
-        raise UserError(
-            f"the data set of reuse.dataset was made with another {', '.join(differing)}; its vectors cannot be mixed "
-            "with new ones. Set reuse.dataset to null to embed all sequences"
-        )
-    if provenance["per_residue"]:
-        raise UserError("embed.per_residue is true; vectors of residues cannot be reused. Set reuse.dataset to null")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:
         yield block
 
 
-class Account:
+class RecordAccount:
     """What became of the records that were read."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from embedome.common.errors import UserError
 from embedome.common.terms import DUPLICATE
-from embedome.format import SKIPPED
+from embedome.dataset.format import SKIPPED
 
 # Columns of the catalog that a duplicate's row is made from.
 CATALOG_COLUMNS = ["id", "digest", "length", "taxid", "n_members", "duplicate_of"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.common.errors import UserError
+from embedome.decoding.length_batches import Batches
 from embedome.engine.device import TOKEN_BUDGET, use_device
 from embedome.engine.engine import DTYPES
 from embedome.models.checkpoint import open_weights, weight_files
@@ -20,7 +21,6 @@ from embedome.models.directory import Model, fill, load_model, read_config
 from embedome.models.registry import ESM, MEGATRON_BERT
 from embedome.models.tokenizer import ResidueTokenizer
 from embedome.sequences.records import UPPER_CASE, WHITE_SPACE, sequence_fault
-from embedome.streams import Batches
 
 MASK = "<mask>"
 # Names of the head's matrix, norm and bias in a checkpoint.

@@ -1,0 +1,90 @@
+"""The embedding files: schema, how they are written, what their metadata say. docs/format.md describes them.
+
+A part file holds a contiguous range of ids, sorted, and, in its metadata, the provenance of its vectors, the
+fingerprint of all that went into it, and the sequences that were skipped.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from embedome.common.json_files import canonical_json
+from embedome.common.terms import MEAN
+from embedome.parquet.vectors import residues_type, vector_type
+
+FORMAT = 2
+# Of a file of residues' vectors, whose rows are hundreds of times larger.
+RESIDUE_GROUP_ROWS = 64
+METADATA_KEY = b"embedome"
+# Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
+MANIFEST = "_manifest.json"
+SKIPPED_FILE = "_skipped.parquet"
+METADATA, COMMON_METADATA = "_metadata", "_common_metadata"
+RESIDUES_FOLDER = "_residues"
+SKIPPED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
+
+
+def vector_columns(poolings: Sequence[str]) -> dict[str, str]:
+    """The column of each pooling: `embedding` for the first, `embedding_<pooling>` for the others."""
+    return {name: f"embedding_{name}" if number else "embedding" for number, name in enumerate(poolings)}
+
+
+def embedding_schema(dimension: int, poolings: Sequence[str] = (MEAN,)) -> pa.Schema:
+    """Schema of an embedding row; each vector is a fixed-size list of half floats."""
+    vectors = [pa.field(name, vector_type(dimension), nullable=False) for name in vector_columns(poolings).values()]
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("digest", pa.string(), nullable=False),
+            pa.field("length", pa.int32(), nullable=False),
+            pa.field("n_residues_used", pa.int32(), nullable=False),
+            pa.field("state", pa.string(), nullable=False),
+            pa.field("taxid", pa.int32()),
+            pa.field("n_members", pa.int32()),
+            *vectors,
+        ]
+    )
+
+
+def residue_schema(dimension: int) -> pa.Schema:
+    """Schema of a row of residues' vectors: a list of them, in the order of the residues used."""
+    return pa.schema([*KEYS, pa.field("residue_embeddings", residues_type(dimension), nullable=False)])
+
+
+# Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read it for
+# half floats, and a dictionary makes writing several times slower.
+COLUMN_OPTIONS = {
+    "use_dictionary": ["state"],
+    "write_statistics": ["id", "length", "n_residues_used", "taxid", "n_members"],
+}
+
+
+def embedding_metadata(
+    provenance: Mapping[str, Any],
+    skipped: pa.Table | None = None,
+    fingerprint: str | None = None,
+    recomputed: Sequence[str] = (),
+    residues_sha256: str | None = None,
+) -> dict[bytes, bytes]:
+    """Metadata of an embedding file: where its vectors come from, and the sequences that got none.
+
+    `recomputed` are ids whose vectors were not finite and were made anew in float32.
+    """
+    about = {
+        "format": FORMAT,
+        "provenance": provenance,
+        "fingerprint": fingerprint,
+        "skipped": [] if skipped is None else skipped.to_pylist(),
+        "recomputed": list(recomputed),
+        "residues_sha256": residues_sha256,
+    }
+    return {METADATA_KEY: canonical_json(about)}

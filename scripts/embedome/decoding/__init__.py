@@ -1,0 +1,1 @@
+"""Whole language models, head included: likelihood of sequences, masks filled, translation."""

@@ -1,0 +1,1 @@
+"""Which record is in which split, and how honest that is."""
