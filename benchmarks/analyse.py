@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from embedome.analysis.dataset_pass import ALL, scan_dataset
+from embedome.analysis.principal_components import Components
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.process import peak_memory
-from embedome.components import Components
 from embedome.dataset import open_dataset
 from embedome.dataset.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
 from embedome.dataset.part_file import embedding_sink
 from embedome.parquet.vectors import vector_array
-from embedome.sums import ALL, scan_dataset
 
 SPLIT = "train"
 SAMPLE = 20_000

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embedome.bench import gemm_peak
+from embedome.embedding.benchmark import gemm_peak
 from embedome.models.create import make_untrained
 from embedome.models.directory import empty_model
 from embedome.models.encoders.flops import operations

@@ -31,16 +31,16 @@ from unittest import mock
 
 import torch
 import transformers
-from embedome.bench import gemm_peak
-from embedome.cost import CostModel
-from embedome.embed import embed_records, shard_records
+from embedome.embedding.benchmark import gemm_peak
+from embedome.embedding.cost import CostModel
+from embedome.embedding.embed import embed_records, shard_records
+from embedome.embedding.metrics import Clock
+from embedome.embedding.part_pipeline import Machine
+from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.engine.engine import DTYPES, Engine
 from embedome.engine.windows import Sequences
-from embedome.metrics import Clock
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
-from embedome.settings import PartLimits, Settings
-from embedome.work import Machine
 from engine_cpu import batches
 from inputs import random_sequences
 from kernels import attention, eight_bits
@@ -95,7 +95,7 @@ def throughput(
     directory: Path, sequences: list[bytes], device: torch.device, dtype: str, peak: float, rounds: int
 ) -> None:
     """Print residues per second of embedome and of Hugging Face."""
-    settings = Settings(dtype=dtype)
+    settings = EmbedSettings(dtype=dtype)
     with tempfile.TemporaryDirectory() as name:
         fasta = write_fasta(Path(name) / "all.fasta", sequences)
         few = write_fasta(Path(name) / "few.fasta", sequences[: max(16, int(RICH_SHARE * len(sequences)))])
@@ -145,7 +145,7 @@ def write_fasta(path: Path, sequences: list[bytes]) -> Path:
     return path
 
 
-def embedome(directory: Path, fasta: Path, device: torch.device, settings: Settings) -> tuple[Clock, float]:
+def embedome(directory: Path, fasta: Path, device: torch.device, settings: EmbedSettings) -> tuple[Clock, float]:
     """Embed a shard file to part files; what took how long, and seconds in all."""
     with tempfile.TemporaryDirectory(dir=fasta.parent) as out:
         clock = Clock()

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from embedome.common.terms import EMBEDDED, MEAN
 from embedome.dataset.format import embedding_schema
-from embedome.lengths import uniref50_lengths
+from embedome.embedding.length_histogram import uniref50_lengths
 from embedome.parquet.vectors import vector_array
 
 RESIDUES = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)

@@ -33,7 +33,7 @@ from embedome.dataset import open_dataset
 from embedome.dataset.format import FORMAT, SKIPPED, embedding_metadata
 from embedome.dataset.part_file import describe_file, embedding_sink, write_part
 from embedome.dataset.verify import verify_dataset
-from embedome.merge import merge_shards
+from embedome.merging.merge import merge_shards
 from embedome.parquet.concatenation import Concatenation
 from embedome.parquet.row_file import read_file
 from embedome.parquet.writer import ParquetSink

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from embedome.annotation.build_reference import blocks_of
 from embedome.dataset.to_faiss import build_index, faiss_threads, prepared
-from embedome.lookup_build import blocks_of
 from sklearn.neighbors import NearestNeighbors
 
 MEMBERS = 50

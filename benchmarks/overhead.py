@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from embedome import embed, work
-from embedome.cost import CostModel
-from embedome.metrics import Clock
+from embedome.embedding import embed, part_pipeline
+from embedome.embedding.cost import CostModel
+from embedome.embedding.metrics import Clock
+from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
-from embedome.settings import PartLimits, Settings
 from inputs import random_sequences
 from isal import igzip
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def main() -> None:
         make_untrained(folder / "model", "esm1nv", "esm1nv", {"layers": 1}, 0)
         model = load_model(folder / "model")
         stub = type(model)(Stub(model.encoder), model.tokenizer)
-        work.load_model = lambda *_: stub
+        part_pipeline.load_model = lambda *_: stub
         run(folder, folder / "warm", 1000)
         profiler = cProfile.Profile()
         before, begin = cpu_seconds(), time.perf_counter()
@@ -83,7 +83,7 @@ def run(folder: Path, out: Path, sequences: int) -> Mapping[str, float]:
         record for _, record in zip(range(sequences), embed.shard_records(folder / "00000.fasta.gz"), strict=False)
     )
     embed.embed_records(
-        records, folder / "model", out / "00000.json", settings=Settings(), limits=limits, source={}, clock=clock
+        records, folder / "model", out / "00000.json", settings=EmbedSettings(), limits=limits, source={}, clock=clock
     )
     return clock.read()
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog.table import read_catalog
-from embedome.cost import CostModel
-from embedome.shard import write_shards
+from embedome.embedding.cost import CostModel
+from embedome.embedding.shard import write_shards
 from embedome.splits.cluster_table import CLUSTERS
 from embedome.splits.split import split_catalog
 from embedome.splits.split_methods import SplitSettings

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedome.analyse import Samples, analyse_dataset
+from embedome.analysis.analyse import Samples, analyse_dataset
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.log import rule_log
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from embedome.annotate import Partition, annotate_partition
+from embedome.annotation.annotate import annotate_partition
+from embedome.annotation.partitions import Partition
 from embedome.common.log import rule_log
 
 with rule_log(snakemake.log):

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from embedome.annotation.build_reference import build_reference
+from embedome.annotation.reference_set import settings_of, source_of
 from embedome.common.log import rule_log
-from embedome.lookup_build import build_lookup
-from embedome.lookup_set import settings_of, source_of
 
 with rule_log(snakemake.log):
-    build_lookup(
+    build_reference(
         Path(snakemake.input.dataset).parent,
         source_of(snakemake.params.annotate),
         Path(snakemake.output.lookup).parent,

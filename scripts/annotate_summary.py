@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedome.annotate import summarise
+from embedome.annotation.summary import summarise
 from embedome.common.log import rule_log
 
 with rule_log(snakemake.log):

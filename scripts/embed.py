@@ -4,9 +4,9 @@ from pathlib import Path
 
 from embedome.catalog.filter import source_identity
 from embedome.common.log import rule_log
-from embedome.embed import embed_shard
-from embedome.settings import settings_of
-from embedome.work import Machine
+from embedome.embedding.embed import embed_shard
+from embedome.embedding.part_pipeline import Machine
+from embedome.embedding.settings import settings_of
 
 with rule_log(snakemake.log):
     embed_shard(

@@ -1,7 +1,7 @@
 """Rule ledger."""
 
 from embedome.common.log import rule_log
-from embedome.ledger import write_ledger
+from embedome.merging.ledger import write_ledger
 
 with rule_log(snakemake.log):
     write_ledger(

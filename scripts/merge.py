@@ -5,7 +5,7 @@ from pathlib import Path
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.log import rule_log
 from embedome.dataset.reuse import Reuse
-from embedome.merge import merge_shards
+from embedome.merging.merge import merge_shards
 
 with rule_log(snakemake.log):
     merge_shards(

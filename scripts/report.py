@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from embedome.analysis.report import write_report
 from embedome.common.log import rule_log
-from embedome.report import write_report
 
 with rule_log(snakemake.log):
     write_report(

@@ -1,7 +1,7 @@
 """Rule runtimes."""
 
+from embedome.analysis.runtimes import write_runtimes
 from embedome.common.log import rule_log
-from embedome.runtimes import write_runtimes
 
 with rule_log(snakemake.log):
     write_runtimes(snakemake.params.benchmarks, *snakemake.output)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from embedome.common.log import rule_log
-from embedome.cost import CostModel
 from embedome.dataset.reuse import Reuse
-from embedome.shard import write_shards
+from embedome.embedding.cost import CostModel
+from embedome.embedding.shard import write_shards
 
 with rule_log(snakemake.log):
     write_shards(

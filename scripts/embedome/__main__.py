@@ -115,12 +115,12 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
     if options.device != "cuda" and options.workers != 1:
-        start_server("embedome.work")
+        start_server("embedome.embedding.part_pipeline")
     from embedome.common.atomic_files import check_output
     from embedome.common.errors import UserError
-    from embedome.onefile import embed_fasta
-    from embedome.settings import Settings
-    from embedome.work import Machine
+    from embedome.embedding.part_pipeline import Machine
+    from embedome.embedding.settings import EmbedSettings
+    from embedome.embedding.single_file import embed_fasta
 
     if options.overlap < 0 or (options.overlap and options.long != "window"):
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
@@ -132,7 +132,7 @@ def run_embed(options: argparse.Namespace) -> None:
         options.fasta,
         options.model,
         options.out,
-        settings=Settings(
+        settings=EmbedSettings(
             dtype=options.dtype,
             long_sequences=options.long,
             overlap=options.overlap,

@@ -57,9 +57,9 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_annotate(options: argparse.Namespace) -> None:
     """Annotate a data set and print the summary."""
-    from embedome.annotate import annotate_dataset
-    from embedome.labels import LabelSource
-    from embedome.lookup_set import AnnotateSettings
+    from embedome.annotation.annotate import annotate_dataset
+    from embedome.annotation.labels import LabelSource
+    from embedome.annotation.reference_set import AnnotateSettings
 
     check_options(options)
     summary = annotate_dataset(

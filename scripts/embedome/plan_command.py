@@ -10,7 +10,7 @@ from embedome.machine_options import add_machine_options, chosen_device
 if TYPE_CHECKING:
     from torch import nn
 
-    from embedome.lengths import Lengths
+    from embedome.embedding.length_histogram import Lengths
 
 PLAN_EPILOG = """\
 The cost of a sequence comes from --bench, a file of `embedome bench`, or else from the model's size and --flops, the
@@ -68,11 +68,11 @@ def run_bench(options: argparse.Namespace) -> None:
     """Measure and print."""
     import torch
 
-    from embedome.bench import bench
     from embedome.common.errors import UserError
     from embedome.common.json_files import write_json
+    from embedome.embedding.benchmark import bench
+    from embedome.embedding.length_histogram import fasta_lengths, uniref50_lengths
     from embedome.engine.engine import Engine
-    from embedome.lengths import fasta_lengths, uniref50_lengths
     from embedome.models.directory import load_model, model_identity
 
     if not options.seconds > 0:
@@ -115,9 +115,9 @@ def run_plan(options: argparse.Namespace) -> None:
 
     from embedome.common.errors import UserError
     from embedome.common.json_files import read_json
-    from embedome.cost import SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
+    from embedome.embedding.cost import SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
+    from embedome.embedding.forecast import Job, make_plan
     from embedome.engine.windows import LongPolicy
-    from embedome.plan import Job, make_plan
 
     for name in ("poolings", "devices", "minutes"):
         if not getattr(options, name) > 0:
@@ -176,7 +176,7 @@ def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":
 def read_lengths(options: argparse.Namespace) -> "Lengths":
     """The sequences' lengths, from wherever the user said."""
     from embedome.common.errors import UserError
-    from embedome.lengths import UNIREF50_SEQUENCES, catalog_lengths, fasta_lengths, uniref50_lengths
+    from embedome.embedding.length_histogram import UNIREF50_SEQUENCES, catalog_lengths, fasta_lengths, uniref50_lengths
 
     if options.fasta:
         return fasta_lengths(options.fasta)

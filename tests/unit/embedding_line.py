@@ -20,13 +20,13 @@ import torch
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
 from embedome.common.dask_workers import DaskWorkers
-from embedome.cost import CostModel
 from embedome.dataset.reuse import Reuse, find_reusable
-from embedome.embed import embed_shard
-from embedome.merge import merge_shards
+from embedome.embedding.cost import CostModel
+from embedome.embedding.embed import embed_shard
+from embedome.embedding.settings import EmbedSettings, PartLimits
+from embedome.embedding.shard import write_shards
+from embedome.merging.merge import merge_shards
 from embedome.models.create import make_untrained
-from embedome.settings import PartLimits, Settings
-from embedome.shard import write_shards
 from embedome.splits.cluster_table import CLUSTERS
 from embedome.splits.split import split_catalog
 from embedome.splits.split_methods import SplitSettings
@@ -145,7 +145,7 @@ class Line:
     def fasta(self, split: str, shard: int = 0) -> Path:
         return self.folder / "shards" / split / f"{shard:05d}.fasta.gz"
 
-    def embed(self, model: Path, settings: Settings | None = None, parts: PartLimits | None = None) -> None:
+    def embed(self, model: Path, settings: EmbedSettings | None = None, parts: PartLimits | None = None) -> None:
         """Embed the shards that have no manifest, as the workflow does."""
         for split, n in self.shards.items():
             for shard in range(n):
@@ -154,7 +154,7 @@ class Line:
                         self.fasta(split, shard),
                         model,
                         self.manifest(split, shard),
-                        settings=settings or Settings(),
+                        settings=settings or EmbedSettings(),
                         limits=parts or limits(),
                         source=SOURCE,
                         shards=self.folder / "shards.json",

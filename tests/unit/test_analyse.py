@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tree
 from distributed import LocalCluster
-from embedome.analyse import Samples, analyse_dataset
+from embedome.analysis.analyse import Samples, analyse_dataset
+from embedome.analysis.dataset_pass import SAMPLE_KEY, rank_limit
+from embedome.analysis.drift import frechet_distance
+from embedome.analysis.principal_components import Moments
+from embedome.analysis.umap import SMALLEST, umap_points
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
-from embedome.drift import frechet_distance
-from embedome.moments import Moments
 from embedome.sequences.digests import hash_ids
-from embedome.sums import SAMPLE_KEY, rank_limit
-from embedome.umap_map import SMALLEST, umap_points
 from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 from sklearn.neighbors import NearestNeighbors

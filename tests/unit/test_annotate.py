@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from Bio.Align import PairwiseAligner, substitution_matrices
 from embedding_line import RESIDUES, prepare, random_records, rough_model, rows, snapshot
-from embedome.annotate import Partition, annotate_dataset, annotate_partition, in_id_order, list_partitions, summarise
+from embedome.annotation.annotate import annotate_dataset, annotate_partition, in_id_order
+from embedome.annotation.build_reference import build_reference
+from embedome.annotation.hits import HitFinder, Queries
+from embedome.annotation.labels import LabelSource
+from embedome.annotation.partitions import Partition, list_partitions
+from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet
+from embedome.annotation.summary import summarise
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.hits import HitFinder, Queries
-from embedome.labels import LabelSource
-from embedome.lookup_build import build_lookup
-from embedome.lookup_set import AnnotateSettings, LookupSet
-from embedome.settings import Settings
+from embedome.embedding.settings import EmbedSettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -215,11 +217,11 @@ def test_partitions_threads_and_how_rows_arrive_change_no_byte(line, table, tmp_
     settings = AnnotateSettings(neighbours=3, max_identity=0.6, hold_out=("val",))
     catalog = line.folder / "catalog"
     annotate_dataset(line.dataset, table, tmp_path / "whole", settings, catalog=catalog, threads=2)
-    monkeypatch.setattr("embedome.annotate.QUERY_ROWS", 7)
-    monkeypatch.setattr("embedome.hits.SPARE", 1)
-    monkeypatch.setattr("embedome.hits.BLOCK_NUMBERS", 100)
+    monkeypatch.setattr("embedome.annotation.annotate.QUERY_ROWS", 7)
+    monkeypatch.setattr("embedome.annotation.hits.SPARE", 1)
+    monkeypatch.setattr("embedome.annotation.hits.BLOCK_NUMBERS", 100)
     folder = tmp_path / "parts"
-    build_lookup(line.dataset, table, folder / "_lookup", settings, catalog=catalog)
+    build_reference(line.dataset, table, folder / "_lookup", settings, catalog=catalog)
     files = []
     for partition in reversed(list_partitions(open_dataset(line.dataset))):
         files.append(folder / partition.name)
@@ -263,7 +265,7 @@ def test_a_large_look_up_set_is_searched_in_lists(line, truth, table, annotated,
     names = sorted(truth)
     vectors = np.stack([truth[name][2] for name in names]).astype(np.float16)
     queries = Queries(pa.array(names), pa.array([truth[name][1] for name in names]), vectors)
-    hits = HitFinder(LookupSet(tmp_path / "one" / "_lookup"), settings).find(queries)
+    hits = HitFinder(ReferenceSet(tmp_path / "one" / "_lookup"), settings).find(queries)
     shares = []
     for number, name in enumerate(names):
         far = sorted(distance(truth[name][2], truth[other][2], "euclidean") for other in annotated if other != name)
@@ -327,7 +329,7 @@ def test_a_data_set_without_a_row_is_refused(table, tmp_path):
     made = prepare(
         tmp_path / "line", [("a", "MKVLAAMKVLAA"), ("b", "MKVLAAMKVLAAG")], {"val": 1, "test": 1, "train": 1}
     )
-    made.embed(model, Settings(long_sequences="skip", max_residues=5))
+    made.embed(model, EmbedSettings(long_sequences="skip", max_residues=5))
     made.merge()
     with pytest.raises(UserError, match="the data set has no row"):
         annotate_dataset(made.dataset, table, tmp_path / "out", AnnotateSettings())

@@ -7,10 +7,10 @@ import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from conftest import SHARED_DATA
 from embedding_line import COST, prepare, rough_model
-from embedome.annotate import annotate_dataset
-from embedome.labels import LabelSource
-from embedome.lookup_set import AnnotateSettings
-from embedome.settings import PartLimits
+from embedome.annotation.annotate import annotate_dataset
+from embedome.annotation.labels import LabelSource
+from embedome.annotation.reference_set import AnnotateSettings
+from embedome.embedding.settings import PartLimits
 
 
 def shared(name):

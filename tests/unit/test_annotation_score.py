@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedome.annotation_score import Curve, Predicted, score_annotation
+from embedome.annotation.score import Curve, Predicted, score_annotation
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score

@@ -33,13 +33,13 @@ from embedding_line import (
 )
 from embedome.__main__ import main
 from embedome.common.locks import try_lock
-from embedome.cost import CostModel
+from embedome.embedding.cost import CostModel
+from embedome.embedding.parts import cut_parts
+from embedome.embedding.settings import EmbedSettings, PartLimits
+from embedome.embedding.single_file import bytes_needed, canonical_records, part_seconds, smallest_limit
 from embedome.engine.engine import Engine
 from embedome.engine.windows import Sequences
 from embedome.models.directory import load_model
-from embedome.onefile import bytes_needed, canonical_records, part_seconds, smallest_limit
-from embedome.parts import cut_parts
-from embedome.settings import PartLimits, Settings
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -276,10 +276,10 @@ def test_the_room_that_a_run_needs(tmp_path):
     fasta = write_fasta(tmp_path / "in.fasta", [(f"p{number}", text) for number, text in enumerate(sequences)])
     catalog = run_filter(tmp_path / "out", fasta, min_length=1).catalog
     # Two distinct sequences in parts, three rows in the file.
-    assert bytes_needed(catalog, Settings(), 62, 50) == 5 * (60 + 90)
-    assert bytes_needed(catalog, Settings(pooling=("mean", "max")), None, 50) == 5 * (60 + 180)
-    assert bytes_needed(catalog, Settings(long_sequences="skip"), 62, 50) == 2 * (60 + 90)
-    residues = Settings(per_residue=True)
+    assert bytes_needed(catalog, EmbedSettings(), 62, 50) == 5 * (60 + 90)
+    assert bytes_needed(catalog, EmbedSettings(pooling=("mean", "max")), None, 50) == 5 * (60 + 180)
+    assert bytes_needed(catalog, EmbedSettings(long_sequences="skip"), 62, 50) == 2 * (60 + 90)
+    residues = EmbedSettings(per_residue=True)
     assert bytes_needed(catalog, residues, 62, 50) == 5 * (60 + 90) + 2 * 90 * (40 + 62)
     assert bytes_needed(catalog, residues, None, 50) == 5 * (60 + 90) + 2 * 90 * (40 + 100)
 

@@ -14,8 +14,8 @@ import pytest
 from embedding_line import prepare, random_records, rough_model, vectors
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
+from embedome.embedding.settings import EmbedSettings
 from embedome.sequences.headers import parse_description
-from embedome.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def line(tmp_path_factory):
     records = random_records(5, [*range(30, 60), *range(60, 75), *range(20, 35)])
     records += [(f"copy{i}", records[i][1]) for i in range(0, 60, 9)]
     line = prepare(folder / "run", records)
-    line.embed(rough_model(folder / "model"), Settings(long_sequences="skip"))
+    line.embed(rough_model(folder / "model"), EmbedSettings(long_sequences="skip"))
     line.merge()
     return line
 

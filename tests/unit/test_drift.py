@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from embedome.drift import frechet_distance, length_distances, standardised_differences
-from embedome.moments import Moments
+from embedome.analysis.drift import frechet_distance, length_distances, standardised_differences
+from embedome.analysis.principal_components import Moments
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm

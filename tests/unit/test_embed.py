@@ -28,25 +28,25 @@ import pytest
 import torch
 from conftest import output_of
 from embedding_line import MAX_RESIDUES, HuggingFace, Line, Processes, assert_within_one_ulp
-from embedome import parts as embedome_parts
-from embedome import work as embedome_work
 from embedome.common.errors import UserError
 from embedome.common.parallel import map_in_order, process_pool
 from embedome.common.process import exit_on_sigterm, peak_memory
-from embedome.cost import CostModel
 from embedome.dataset.format import embedding_metadata, embedding_schema
 from embedome.dataset.part_file import read_rows, write_part
-from embedome.embed import embed_records, embed_shard, shard_records
+from embedome.embedding import part_pipeline as embedome_work
+from embedome.embedding import parts as embedome_parts
+from embedome.embedding.cost import CostModel
+from embedome.embedding.embed import embed_records, embed_shard, shard_records
+from embedome.embedding.part_pipeline import Machine, PartPipeline
+from embedome.embedding.parts import cut_parts
+from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import products_are_exact
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.reader import RowReader
 from embedome.parquet.vectors import vector_array, vector_matrix
 from embedome.parquet.writer import ParquetSink
-from embedome.parts import cut_parts
 from embedome.sequences.records import Record
-from embedome.settings import PartLimits, Settings
-from embedome.work import Machine, Work
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -97,7 +97,7 @@ def run(shard: Path, model: Path, folder: Path, **changes: object) -> dict:
 
 
 def arguments() -> dict:
-    return {"settings": Settings(), "limits": line.limits(5), "source": line.SOURCE}
+    return {"settings": EmbedSettings(), "limits": line.limits(5), "source": line.SOURCE}
 
 
 def parts(folder: Path) -> list[Path]:
@@ -169,7 +169,7 @@ def test_parts_are_cut_by_the_limits_alone(model: Path, shard: Path, tmp_path: P
     by_number = ranges("a")
     assert [count for _, count in by_number] == [5] * 16
     other = line.rough_model(tmp_path / "model", seed=9)
-    for name, changes in {"b": {"model": other}, "c": {"settings": Settings("bfloat16", "window", 7)}}.items():
+    for name, changes in {"b": {"model": other}, "c": {"settings": EmbedSettings("bfloat16", "window", 7)}}.items():
         assert ranges(name, **changes) == by_number
     seconds = ranges("d", limits=line.limits(80, 1e-4))
     # 1e-4 s at 1e-6 s per residue and 1e-9 per residue squared: some 90 residues.
@@ -183,7 +183,7 @@ def test_parts_are_cut_by_the_limits_alone(model: Path, shard: Path, tmp_path: P
         expected[-1] += 1
         cost += own
     assert [count for _, count in seconds] == expected
-    assert ranges("e", limits=line.limits(80, 1e-4), settings=Settings("float32", "skip")) == seconds
+    assert ranges("e", limits=line.limits(80, 1e-4), settings=EmbedSettings("float32", "skip")) == seconds
 
 
 # What a shard's files hold
@@ -259,7 +259,7 @@ def test_long_sequences_in_a_shard(
     sequences = line.read_fasta(shard)
     long = {name for name, sequence in sequences.items() if len(sequence) > 62}
     # So few to a part that with "skip" some part keeps no row at all.
-    manifest = run(shard, model, tmp_path, settings=Settings("float32", policy, overlap), limits=line.limits(1))
+    manifest = run(shard, model, tmp_path, settings=EmbedSettings("float32", policy, overlap), limits=line.limits(1))
     found = line.vectors(tmp_path / "*.parquet")
     if policy == "skip":
         assert set(found) == set(sequences) - long
@@ -348,7 +348,7 @@ def test_not_finite_in_a_narrow_type_is_made_in_float32(
                 if len(met) == 1:
                     hidden[rows, 3] = float("inf")
 
-    narrow = Settings(dtype, per_residue=True, pooling=("mean", "max"))
+    narrow = EmbedSettings(dtype, per_residue=True, pooling=("mean", "max"))
     with encoder_that(spoil):
         manifest = run(shard, model, tmp_path / "out", limits=line.limits(40), settings=narrow)
     assert len(met) == 2
@@ -378,7 +378,7 @@ def test_not_finite_in_float32_either_is_never_written(
                     hidden[(tokens == sick).all(1)] = float("nan")
 
     with encoder_that(spoil):
-        manifest = run(shard, model, tmp_path, limits=line.limits(80), settings=Settings("bfloat16"))
+        manifest = run(shard, model, tmp_path, limits=line.limits(80), settings=EmbedSettings("bfloat16"))
     assert manifest["skipped"] == {"non-finite": 1}
     assert set(line.vectors(tmp_path / "*.parquet")) == set(sequences) - {lost}
     about = json.loads(pq.read_metadata(parts(tmp_path)[0]).metadata[b"embedome"])
@@ -492,16 +492,16 @@ def test_a_model_that_does_not_fit_is_told(
         found[0][:] = float("nan")
 
     with encoder_that(spoil):
-        engine = embedome_work.engine_of
+        engine = embedome_work.build_engine
 
-        def small(model: str, settings: Settings, machine: Machine) -> object:
+        def small(model: str, settings: EmbedSettings, machine: Machine) -> object:
             if settings.dtype == "float32":
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return engine(model, settings, machine)
 
-        monkeypatch.setattr(embedome_work, "engine_of", small)
+        monkeypatch.setattr(embedome_work, "build_engine", small)
         with pytest.raises(UserError, match=f"^{what} not fit .* more memory"):
-            run(shard, model, tmp_path, settings=Settings(dtype))
+            run(shard, model, tmp_path, settings=EmbedSettings(dtype))
 
 
 # More than one vector
@@ -512,7 +512,9 @@ def test_vectors_of_residues_and_several_poolings(
     shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, policy: str, overlap: int
 ) -> None:
     sequences = line.read_fasta(shard)
-    rich = Settings(long_sequences=policy, overlap=overlap, layer=1, pooling=("max", "first", "mean"), per_residue=True)
+    rich = EmbedSettings(
+        long_sequences=policy, overlap=overlap, layer=1, pooling=("max", "first", "mean"), per_residue=True
+    )
     run(shard, model, tmp_path / "out", settings=rich, limits=line.limits(30))
     first_layer = FirstLayer(reference)
     columns = "id, embedding, embedding_first, embedding_mean, n_residues_used"
@@ -546,14 +548,14 @@ class FirstLayer(HuggingFace):
 def test_residues_bound_the_size_of_a_part(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(3, [40] * 10))
     monkeypatch.setattr(embedome_parts, "PART_RESIDUE_BYTES", 4 * 32 * 130)  # 130 residues of 32 dimensions
-    manifest = run(shard, model, tmp_path / "out", settings=Settings(per_residue=True), limits=line.limits(100))
+    manifest = run(shard, model, tmp_path / "out", settings=EmbedSettings(per_residue=True), limits=line.limits(100))
     assert [part["sequences"] for part in manifest["parts"]] == [3, 3, 3, 1]
     assert len(run(shard, model, tmp_path / "plain", limits=line.limits(100))["parts"]) == 1
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "other"])
 def test_a_damaged_file_of_residues_is_made_again(model: Path, shard: Path, tmp_path: Path, damage: str) -> None:
-    rich = {"settings": Settings(per_residue=True)}
+    rich = {"settings": EmbedSettings(per_residue=True)}
     run(shard, model, tmp_path / "expected", **rich)
     shutil.copytree(tmp_path / "expected", tmp_path / "out")
     path = sorted((tmp_path / "out").glob("*.residues.parquet"))[2]
@@ -573,7 +575,7 @@ def test_a_damaged_file_of_residues_is_made_again(model: Path, shard: Path, tmp_
 
 
 def test_residues_no_longer_asked_for_are_removed(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
-    run(shard, model, tmp_path / "out", settings=Settings(per_residue=True))
+    run(shard, model, tmp_path / "out", settings=EmbedSettings(per_residue=True))
     run(shard, model, tmp_path / "out")
     assert_same(tmp_path / "out", undisturbed)
 
@@ -808,8 +810,8 @@ def new_settings(**changes: object) -> Callable[[Path, Path, Path], tuple]:
         (rewrite(other_description), 1),
         (rewrite(other_sequence), 1),
         (new_weights, 16),
-        (new_settings(settings=Settings("bfloat16")), 16),
-        (new_settings(settings=Settings("float32", "window", 3)), 16),
+        (new_settings(settings=EmbedSettings("bfloat16")), 16),
+        (new_settings(settings=EmbedSettings("float32", "window", 3)), 16),
         (new_settings(source={"release": "next"}), 16),
     ],
 )
@@ -961,30 +963,30 @@ def test_laying_out_embedding_and_writing_go_on_at_once(
 ) -> None:
     """Each part is run once the next is read and laid out, and fetched and written once the next is being run."""
     laid_out, running = ([Event() for _ in range(17)] for _ in range(2))
-    lay_out, run_part, finish = Work.lay_out, Work.run_part, Work.finish
+    lay_out, run_part, finish = PartPipeline.lay_out, PartPipeline.run_part, PartPipeline.finish
     for events in (laid_out, running):
         events[16].set()  # there are 16 parts
 
     def number_of(part: embedome_parts.Part) -> int:
         return int(part.path.stem.split("-")[1])
 
-    def lay_out_and_tell(self: Work, part: embedome_parts.Part) -> object:
+    def lay_out_and_tell(self: PartPipeline, part: embedome_parts.Part) -> object:
         found = lay_out(self, part)
         laid_out[number_of(part)].set()
         return found
 
-    def run_late(self: Work, part: embedome_parts.Part, layout: object) -> object:
+    def run_late(self: PartPipeline, part: embedome_parts.Part, layout: object) -> object:
         running[number_of(part)].set()
         assert laid_out[number_of(part) + 1].wait(20)
         return run_part(self, part, layout)
 
-    def finish_late(self: Work, task: tuple[embedome_parts.Part, object]) -> object:
+    def finish_late(self: PartPipeline, task: tuple[embedome_parts.Part, object]) -> object:
         assert running[number_of(task[0]) + 1].wait(20)
         return finish(self, task)
 
-    monkeypatch.setattr(Work, "lay_out", lay_out_and_tell)
-    monkeypatch.setattr(Work, "run_part", run_late)
-    monkeypatch.setattr(Work, "finish", finish_late)
+    monkeypatch.setattr(PartPipeline, "lay_out", lay_out_and_tell)
+    monkeypatch.setattr(PartPipeline, "run_part", run_late)
+    monkeypatch.setattr(PartPipeline, "finish", finish_late)
     manifest = embed_records(shard_records(shard), model, tmp_path / "00000.json", **arguments())
     assert manifest == json.loads((undisturbed / "00000.json").read_text())
 
@@ -1033,7 +1035,12 @@ def test_an_attempt_changes_no_byte_on_a_cpu(tmp_path: Path) -> None:
     for attempt in (1, 2):
         machine = Machine(attempt=attempt)
         run(
-            shard, wide, tmp_path / str(attempt), settings=Settings("bfloat16"), limits=line.limits(45), machine=machine
+            shard,
+            wide,
+            tmp_path / str(attempt),
+            settings=EmbedSettings("bfloat16"),
+            limits=line.limits(45),
+            machine=machine,
         )
     assert_same(tmp_path / "1", tmp_path / "2")
 
@@ -1043,7 +1050,7 @@ def test_a_machine_knows_its_attempt(model: Path, monkeypatch: pytest.MonkeyPatc
     assert (machine.attempt, Machine.of_job({}).attempt) == (3, 1)
     found = []
     monkeypatch.setattr(embedome_work, "Engine", lambda *_, **options: found.append(options["attempt"]))
-    embedome_work.engine_of(str(model), Settings(), machine)
+    embedome_work.build_engine(str(model), EmbedSettings(), machine)
     assert found == [3]
 
 
@@ -1053,12 +1060,12 @@ def test_a_part_that_another_job_has_written_meanwhile_stays(
     model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, per_residue: bool
 ) -> None:
     """A job that was taken for dead may have told its digests already."""
-    rich = {"settings": Settings(per_residue=per_residue)}
+    rich = {"settings": EmbedSettings(per_residue=per_residue)}
     run(shard, model, tmp_path / "first", **rich)
     (tmp_path / "late").mkdir()
     write, step = embedome_work.write, getattr(embedome_parts, moment)
 
-    def late(part: embedome_parts.Part, result: embedome_parts.Written) -> None:
+    def late(part: embedome_parts.Part, result: embedome_parts.EmbeddedPart) -> None:
         """Write other bytes, as other batches give."""
         result.embedded.vectors["mean"] += 1
         for states in result.embedded.residues or []:
@@ -1105,10 +1112,10 @@ def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processe
 
 
 PEAK = """
-from embedome.cost import CostModel
-from embedome.embed import embed_shard
+from embedome.embedding.cost import CostModel
+from embedome.embedding.embed import embed_shard
 from embedome.common.process import peak_memory
-from embedome.settings import PartLimits, Settings
+from embedome.embedding.settings import PartLimits, EmbedSettings
 settings, limits = Settings(per_residue=True), PartLimits(1000, 1e9, CostModel(1e-6, 1e-9))
 embed_shard(*sys.argv[1:], settings=settings, limits=limits, source={})
 print(peak_memory())
@@ -1192,7 +1199,7 @@ def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> Non
     """Work, with a disk that takes long for each part."""
     write = embedome_work.write
 
-    def slow(part: embedome_parts.Part, result: embedome_parts.Written) -> None:
+    def slow(part: embedome_parts.Part, result: embedome_parts.EmbeddedPart) -> None:
         with begun.open("a") as handle:
             handle.write(f"{part.path.name}\n")
         time.sleep(seconds)

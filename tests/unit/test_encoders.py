@@ -15,7 +15,7 @@ import pytest
 import torch
 from embedding_line import assert_within_one_ulp, random_sequence
 from embedome.common.errors import UserError
-from embedome.cost import cost_of
+from embedome.embedding.cost import cost_of
 from embedome.engine.engine import Engine
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model, load_model, model_identity

@@ -18,8 +18,8 @@ from embedome.dataset.export_arrays import export_hdf5, export_npy, key_of
 from embedome.dataset.export_partitions import export_partitions
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import write_part
+from embedome.embedding.settings import EmbedSettings
 from embedome.parquet.vectors import GROUP_ROWS
-from embedome.settings import Settings
 from embedome.splits.split_methods import SplitSettings
 from made_dataset import PROVENANCE, make_dataset, random_rows
 
@@ -38,7 +38,7 @@ def per_residue(tmp_path_factory):
     records = random_records(5, range(20, 70))
     records += [(f"copy{i}", records[i][1]) for i in range(0, 50, 3)]
     line = prepare(folder / "run", records, plan=SplitSettings("bionemo", 1, 0.3, 0.3))
-    line.embed(rough_model(folder / "model"), Settings(per_residue=True))
+    line.embed(rough_model(folder / "model"), EmbedSettings(per_residue=True))
     line.merge()
     return line.dataset
 

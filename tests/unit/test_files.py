@@ -18,8 +18,8 @@ from embedome.common.atomic_files import atomic_directory, atomic_path, remove_d
 from embedome.common.errors import UserError, user_errors
 from embedome.common.json_files import file_sha256, json_sha256, read_json, write_json
 from embedome.common.locks import wait_for_lock
-from embedome.cost import CostModel
-from embedome.shard import write_shards
+from embedome.embedding.cost import CostModel
+from embedome.embedding.shard import write_shards
 from embedome.splits.split import split_catalog
 from embedome.splits.split_methods import SplitSettings
 from hypothesis import given

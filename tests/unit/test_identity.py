@@ -4,7 +4,7 @@ import random
 
 import pytest
 from embedding_line import RESIDUES
-from embedome.identity import make_aligner, sequence_identity
+from embedome.annotation.sequence_identity import make_aligner, sequence_identity
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,5 +41,5 @@ def test_an_insertion_does_not_count_against_it():
 
 
 def test_of_giants_the_first_residues_count(monkeypatch):
-    monkeypatch.setattr("embedome.identity.COMPARED_RESIDUES", 50)
+    monkeypatch.setattr("embedome.annotation.sequence_identity.COMPARED_RESIDUES", 50)
     assert sequence_identity(ALIGNER, INSULIN, INSULIN[:50] + "W" * 60) == 1

@@ -34,9 +34,7 @@ def test_the_package_does_not_use_the_snakemake_object(path):
 
 def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
     block = f"sys.modules.update(dict.fromkeys({ABSENT!r}))"
-    result = python(
-        f"{block}\nimport embedome.embed, embedome.engine.engine, embedome.models.directory, embedome.onefile"
-    )
+    result = python(f"{block}\nfrom embedome.embedding import embed, single_file")
     assert result.returncode == 0, result.stderr
 
 
@@ -44,7 +42,7 @@ def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
     "module",
     [
         *("catalog.filter", "splits.split", "dataset", "dataset.export_arrays"),
-        *("shard", "merge", "ledger", "config", "annotate", "__main__"),
+        *("embedding.shard", "merging.merge", "merging.ledger", "config", "annotation.annotate", "__main__"),
     ],
 )
 def test_data_stages_import_no_heavy_package(module):

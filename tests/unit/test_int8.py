@@ -17,13 +17,13 @@ import torch
 from conftest import python_command
 from embedome.common.errors import UserError
 from embedome.dataset.part_file import part_info
-from embedome.embed import make_provenance
+from embedome.embedding.embed import make_provenance
+from embedome.embedding.parts import fingerprint
+from embedome.embedding.settings import EmbedSettings
 from embedome.engine.engine import Engine
 from embedome.engine.windows import Sequences
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import Int8Linear, quantise
-from embedome.parts import fingerprint
-from embedome.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,7 +81,7 @@ def test_a_vector_does_not_depend_on_the_batch(model: Path) -> None:
 def test_files_say_how_far_off_they_are(tmp_path: Path, model: Path) -> None:
     records = [(f"p{number}", sequence.decode()) for number, sequence in enumerate(SEQUENCES)]
     made = line.prepare(tmp_path, records)
-    made.embed(model, Settings(dtype="int8"))
+    made.embed(model, EmbedSettings(dtype="int8"))
     provenance = part_info(next(made.folder.rglob("00000-*.parquet"))).provenance
     assert provenance["dtype"] == "int8"
     deviation = provenance["int8_deviation"]
@@ -117,7 +117,7 @@ def test_shards_of_several_machines_go_together(tmp_path: Path, model: Path) -> 
     """How far off they are differs in the last digit: no part is made again for it, and the worst is told."""
     records = [(f"p{number}", sequence.decode()) for number, sequence in enumerate(SEQUENCES * 9)]
     made = line.prepare(tmp_path, records, {"val": 1, "test": 1, "train": 2})
-    made.embed(model, Settings(dtype="int8"))
+    made.embed(model, EmbedSettings(dtype="int8"))
     manifests = sorted(made.folder.rglob("train/*.json"))
     for path, deviation in zip(manifests, [(0.9, 0.1), (0.99, 0.2)], strict=True):
         manifest = json.loads(path.read_text())
@@ -132,5 +132,5 @@ def test_shards_of_several_machines_go_together(tmp_path: Path, model: Path) -> 
 
 
 def test_the_deviation_is_of_sequences_that_are_embedded(model: Path) -> None:
-    settings = Settings(dtype="int8", long_sequences="skip", max_residues=5)
+    settings = EmbedSettings(dtype="int8", long_sequences="skip", max_residues=5)
     assert 0.9 < make_provenance(model, settings, {})["int8_deviation"]["min_cosine"] < 1

@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 from embedding_line import Line
-from embedome import joining
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import part_info, write_part
 from embedome.dataset.verify import verify_dataset
-from embedome.joining import FileTask, JoinedFile, plan_files
+from embedome.merging import joined_files
+from embedome.merging.joined_files import FileTask, JoinedFile, plan_files
+from embedome.merging.verified_parts import ListedPart
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.row_file import read_file
-from embedome.shard_parts import ShardPart
 from hypothesis import given
 from hypothesis import strategies as st
 from made_dataset import PROVENANCE, random_rows
@@ -28,8 +28,8 @@ LARGE = 10**9
 SHARDS = {"val": 1, "test": 1, "train": 3}
 
 
-def parts_of(sizes: list[int]) -> list[ShardPart]:
-    return [ShardPart("train", Path(str(i)), Path("m"), {"bytes": size}) for i, size in enumerate(sizes)]
+def parts_of(sizes: list[int]) -> list[ListedPart]:
+    return [ListedPart("train", Path(str(i)), Path("m"), {"bytes": size}) for i, size in enumerate(sizes)]
 
 
 @given(st.lists(st.integers(1, 2000), max_size=50), st.integers(0, 1000))
@@ -86,13 +86,13 @@ def test_large_parts_are_copied_and_small_ones_fill_whole_row_groups(
 
 def test_a_part_that_was_written_in_another_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {dimension: random_rows(0, 8192, dimension) for dimension in (4, 5)}
-    parts = [ShardPart("train", tmp_path / f"{dimension}.parquet", Path("m"), {}) for dimension in tables]
+    parts = [ListedPart("train", tmp_path / f"{dimension}.parquet", Path("m"), {}) for dimension in tables]
     for part, table in zip(parts, tables.values(), strict=True):
         write_part(part.path, table, embedding_metadata(PROVENANCE))
-    monkeypatch.setattr(joining, "check_part", lambda part: (None, tables[int(part.path.stem)]))
+    monkeypatch.setattr(joined_files, "check_part", lambda part: (None, tables[int(part.path.stem)]))
     (tmp_path / "split=train").mkdir()
     with pytest.raises(UserError, match=r"5\.parquet: its columns are not written as .*; rebuild it: rm -f"):
-        joining.build_file(FileTask(tmp_path, parts, PROVENANCE))
+        joined_files.build_file(FileTask(tmp_path, parts, PROVENANCE))
 
 
 def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_joined_files_have_the_rows_of_the_parts(made: Line, tmp_path: Path) -> 
 
 def test_readers_cut_where_row_groups_are(made: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Row groups of three rows, and parts of five: those of a file are 3 and 2, one after the other.
-    monkeypatch.setattr(joining, "GROUP_ROWS", 3)
+    monkeypatch.setattr(joined_files, "GROUP_ROWS", 3)
     monkeypatch.setattr("embedome.dataset.part_file.GROUP_ROWS", 3)
     own = line.prepare(tmp_path / "line", line.random_records(4, range(1, 60)), SHARDS)
     own.embed(line.rough_model(tmp_path / "model"))
@@ -148,7 +148,7 @@ def test_threads_and_processes_give_the_same_bytes(made: Line, tmp_path: Path, m
         made.merge(tmp_path / str(threads), threads=threads, file_bytes=LARGE)
         expected = expected or line.snapshot(tmp_path / str(threads))
         assert line.snapshot(tmp_path / str(threads)) == expected
-    monkeypatch.setenv("PYTHONPATH", str(Path(joining.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(joined_files.__file__).parents[1]))
     monkeypatch.setattr(DaskWorkers, "start", lambda self: LocalCluster(n_workers=2, dashboard_address=None))
     made.merge(tmp_path / "processes", file_bytes=LARGE)
     assert line.snapshot(tmp_path / "processes") == expected

@@ -27,7 +27,8 @@ SPLIT = """
 from embedome.splits.split_methods import SplitSettings
 from embedome.splits.split import split_catalog
 print("ready", flush=True)
-split_catalog(catalog, filtered, SplitSettings("hash", 1, 0.2, 0.2), splits=out / "splits.parquet", summary=out / "a.json")
+split_catalog(catalog, filtered, SplitSettings("hash", 1, 0.2, 0.2), splits=out / "splits.parquet",
+              summary=out / "a.json")
 """
 REUSE = """
 from embedome.dataset.reuse import find_reusable

@@ -5,8 +5,8 @@ import gzip
 
 import duckdb
 import pytest
+from embedome.annotation.labels import LabelSource, read_labels
 from embedome.common.errors import UserError
-from embedome.labels import LabelSource, read_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

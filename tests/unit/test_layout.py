@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from embedome.embedding.metrics import Clock
 from embedome.engine.batch_layout import BatchLayout, DeviceLayout, lay_out
 from embedome.engine.windows import LongPolicy, Sequences
-from embedome.metrics import Clock
 from embedome.models.tokenizer import STANDARD, ResidueTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ def test_every_piece_is_there_once_longest_first_with_its_tokens(
 
 def test_threads_that_are_in_one_stage_together_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("embedome.metrics.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("embedome.embedding.metrics.time.perf_counter", lambda: now[0])
     clock = Clock()
 
     def spend(seconds: float) -> None:

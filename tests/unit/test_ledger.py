@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from embedome.common.errors import UserError
-from embedome.ledger import make_ledger
+from embedome.merging.ledger import make_ledger
 
 FILTERED = {
     "read": 17,

@@ -23,15 +23,15 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 from embedding_line import HuggingFace, Line, Processes, assert_within_one_ulp
-from embedome import merge
 from embedome.common import atomic_files
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import write_part
+from embedome.embedding.settings import EmbedSettings
+from embedome.merging import merge
 from embedome.parquet.vectors import finite_rows, vector_array, vector_matrix
-from embedome.settings import Settings
 from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ from hypothesis.extra import numpy as hnp
 
 SHARDS = {"val": 1, "test": 1, "train": 3}
 PLAN = SplitSettings("hash", 1, 12, 12)
-SKIP = Settings("float32", "skip")
+SKIP = EmbedSettings("float32", "skip")
 
 
 def records() -> list[tuple[str, str]]:
@@ -349,7 +349,7 @@ def fault_of(own: Line, **arguments: object) -> str:
     return str(excinfo.value)
 
 
-def follow_advice(own: Line, model: Path, message: str, settings: Settings | None = None) -> None:
+def follow_advice(own: Line, model: Path, message: str, settings: EmbedSettings | None = None) -> None:
     """Do what messages say, until the merge is through."""
     for _ in range(4):
         command = re.search(r"(rm -f '.*) and run again$", message)
@@ -515,16 +515,16 @@ def test_a_record_that_is_in_no_shard_is_found(own: Line) -> None:
     assert "split train: 'Z9' and what follows is in no shard" in fault_of(own)
 
 
-def embed_anew(own: Line, split: str, model: Path, settings: Settings | None = None) -> None:
+def embed_anew(own: Line, split: str, model: Path, settings: EmbedSettings | None = None) -> None:
     """Embed one shard of a split in another way."""
     own.manifest(split).unlink()
     own.embed(model, settings)
 
 
 @pytest.mark.parametrize("split", ["val", "test", "train"])
-@pytest.mark.parametrize("settings", [None, Settings("bfloat16")])
+@pytest.mark.parametrize("settings", [None, EmbedSettings("bfloat16")])
 def test_shards_embedded_in_different_ways_are_not_mixed(
-    own: Line, merged: Line, model: Path, other_model: Path, split: str, settings: Settings | None
+    own: Line, merged: Line, model: Path, other_model: Path, split: str, settings: EmbedSettings | None
 ) -> None:
     embed_anew(own, split, model if settings else other_model, settings)
     message = fault_of(own)
@@ -689,7 +689,7 @@ def test_a_crash_between_the_two_renames_is_mended(own: Line, merged: Line, monk
 def rich(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A line with two vectors a row and the residues' vectors; read only."""
     made = line.prepare(tmp_path_factory.mktemp("rich") / "line", RECORDS, SHARDS, PLAN)
-    made.embed(model, Settings(pooling=("mean", "max"), per_residue=True))
+    made.embed(model, EmbedSettings(pooling=("mean", "max"), per_residue=True))
     made.merge()
     return made
 
@@ -752,7 +752,7 @@ def test_a_damaged_file_of_residues_is_named_and_can_be_mended(
         line.flip(path, path.stat().st_size // 2)
     message = fault_of(own)
     assert path.name in message
-    follow_advice(own, model, message, Settings(pooling=("mean", "max"), per_residue=True))
+    follow_advice(own, model, message, EmbedSettings(pooling=("mean", "max"), per_residue=True))
     assert line.snapshot(own.dataset) == line.snapshot(rich.dataset)
 
 

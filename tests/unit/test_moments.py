@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from embedome.components import Components
-from embedome.moments import Moments
+from embedome.analysis.principal_components import Components, Moments
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA

@@ -7,7 +7,7 @@ from pathlib import Path
 import embedding_line as line
 import pytest
 from embedding_line import Line
-from embedome.settings import Settings
+from embedome.embedding.settings import EmbedSettings
 
 SHARDS = {"val": 2, "test": 2, "train": 4}
 
@@ -38,7 +38,7 @@ def test_the_order_of_the_input_changes_neither_splits_nor_shards_nor_rows(
     made = []
     for name in ("one", "other"):
         made.append(line.prepare(tmp_path / name, records, SHARDS, line.PLAN))
-        made[-1].embed(model, Settings("float32", "skip"))
+        made[-1].embed(model, EmbedSettings("float32", "skip"))
         made[-1].merge()
         chance.shuffle(records)
         monkeypatch.setattr("embedome.catalog.filter.RUN_BYTES", 500)

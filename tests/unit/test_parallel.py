@@ -23,7 +23,7 @@ def work(number):
     return number
 
 if __name__ == "__main__":
-    with process_pool(2, "embedome.work") as pool:
+    with process_pool(2, "embedome.embedding.part_pipeline") as pool:
         list(map_in_order(pool, work, [0.5, 0.5, 600], 2))
 """
 

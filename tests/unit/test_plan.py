@@ -11,16 +11,16 @@ import torch
 import yaml
 from embedding_line import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
 from embedome.__main__ import main
-from embedome.bench import bench, fit_cost, gemm_peak
-from embedome.cost import CostModel, cost_of, longest_costed
+from embedome.embedding.benchmark import bench, fit_cost, gemm_peak
+from embedome.embedding.cost import CostModel, cost_of, longest_costed
+from embedome.embedding.forecast import Job, make_plan
+from embedome.embedding.length_histogram import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
 from embedome.engine.engine import Engine
 from embedome.engine.windows import NO_LIMIT, LongPolicy, Sequences
-from embedome.lengths import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
 from embedome.models.create import make_config
 from embedome.models.directory import empty_model, load_model, model_identity
 from embedome.models.encoders.flops import operations
 from embedome.models.encoders.t5_decoder import T5Decoder
-from embedome.plan import Job, make_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,7 +157,7 @@ def test_the_distribution_is_of_all_the_lengths(tmp_path: Path) -> None:
 def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of 4, 1 and 2 seconds, by a clock that is looked at before and after each."""
     times = iter([0, 0, 0, 4, 4, 4, 5, 5, 5, 7, 7])
-    monkeypatch.setattr("embedome.bench.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr("embedome.embedding.benchmark.time", SimpleNamespace(perf_counter=lambda: next(times)))
     assert gemm_peak(torch.device("cpu"), torch.float32, 6.0) == 2 * 1024**3
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import tree
-from embedome.analyse import Samples, analyse_dataset
+from embedome.analysis.analyse import Samples, analyse_dataset
+from embedome.analysis.plots import norm_edges, plot_points, save
+from embedome.analysis.report import flat, write_report
+from embedome.analysis.report_tables import write_page
+from embedome.analysis.runtimes import write_runtimes
 from embedome.common.json_files import write_json
-from embedome.plots import norm_edges, plot_points, save
-from embedome.report import flat, write_report
-from embedome.runtimes import write_runtimes
-from embedome.table_files import write_page
 from written_dataset import Protein, write_dataset
 
 PLOTS = ("lengths", "composition", "norms", "spectrum", "pca", "umap", "neighbours", "drift")

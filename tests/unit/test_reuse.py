@@ -9,13 +9,13 @@ from pathlib import Path
 import embedding_line as line
 import pytest
 from embedding_line import Line
-from embedome import weaving
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
 from embedome.dataset.reuse import Reuse
 from embedome.dataset.verify import verify_dataset
-from embedome.ledger import write_ledger
-from embedome.settings import Settings
+from embedome.embedding.settings import EmbedSettings
+from embedome.merging import reused_rows
+from embedome.merging.ledger import write_ledger
 from embedome.splits.split_methods import SplitSettings
 
 SHARDS = {"val": 1, "test": 1, "train": 2}
@@ -55,7 +55,7 @@ def whole(
     folder: Path,
     records: Iterable[tuple[str, str]],
     model: Path,
-    settings: Settings | None = None,
+    settings: EmbedSettings | None = None,
     old: Line | None = None,
     plan: SplitSettings = PLAN,
     alike: Callable[[str], object] | None = None,
@@ -91,7 +91,7 @@ def ledger(made: Line) -> Mapping:
 def test_the_data_set_is_that_of_embedding_all(
     seed: int, old: Line, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weaving, "RUN_ROWS", 3)
+    monkeypatch.setattr(reused_rows, "RUN_ROWS", 3)
     records = next_release(seed, OLD)
     made = whole(tmp_path / "reused", records, model, old=old)
     every = whole(tmp_path / "whole", records, model)
@@ -159,7 +159,7 @@ def test_headers_are_the_new_ones(old: Line, model: Path, tmp_path: Path, monkey
 
 
 def test_sequences_that_were_skipped_are_tried_again(model: Path, tmp_path: Path) -> None:
-    skip = Settings("float32", "skip")
+    skip = EmbedSettings("float32", "skip")
     first = whole(tmp_path / "first", OLD, model, skip)
     made = whole(tmp_path / "line", OLD, model, skip, first)
     assert shard_ids(made) == {name for name, sequence in OLD if len(sequence) > line.MAX_RESIDUES}
@@ -182,7 +182,7 @@ def test_files_are_cut_at_whole_row_groups(
 ) -> None:
     made = whole(tmp_path / "line", OLD, model, old=old)
     expected = rows(made)
-    monkeypatch.setattr(weaving, "GROUP_ROWS", 4)
+    monkeypatch.setattr(reused_rows, "GROUP_ROWS", 4)
     made.merge(file_bytes=8 * 64, reuse=reuse_of(made, old))
     for split in SHARDS:
         paths = sorted((made.dataset / f"split={split}").glob("part-*.parquet"))
@@ -212,19 +212,19 @@ def test_another_model_is_refused_before_anything_is_embedded(old: Line, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        (Settings(pooling=("max",)), "pooling"),
-        (Settings(layer=1), "layer"),
-        (Settings(max_residues=30), "max_residues"),
+        (EmbedSettings(pooling=("max",)), "pooling"),
+        (EmbedSettings(layer=1), "layer"),
+        (EmbedSettings(max_residues=30), "max_residues"),
     ],
 )
-def test_other_settings_are_refused(settings: Settings, name: str, old: Line, model: Path, tmp_path: Path) -> None:
+def test_other_settings_are_refused(settings: EmbedSettings, name: str, old: Line, model: Path, tmp_path: Path) -> None:
     made = line.prepare(tmp_path / "line", OLD, SHARDS, PLAN, old.dataset)
     with pytest.raises(UserError, match=f"made with another {name};"):
         made.embed(model, settings)
 
 
 def test_residues_cannot_be_reused(old: Line, model: Path, tmp_path: Path) -> None:
-    rich = whole(tmp_path / "rich", OLD[:10], model, Settings(per_residue=True))
+    rich = whole(tmp_path / "rich", OLD[:10], model, EmbedSettings(per_residue=True))
     with pytest.raises(UserError, match="has vectors of residues, which cannot be reused"):
         line.prepare(tmp_path / "line", OLD, SHARDS, PLAN, rich.dataset)
 

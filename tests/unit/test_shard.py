@@ -16,9 +16,9 @@ import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from conftest import Filtered, kill_at_random, run_filter, run_python, small_groups, tree, write_fasta
 from embedome.common.errors import UserError
-from embedome.cost import CostModel
+from embedome.embedding.cost import CostModel
+from embedome.embedding.shard import equal_cost_shards, write_shards
 from embedome.sequences.headers import parse_description
-from embedome.shard import equal_cost_shards, write_shards
 from embedome.splits.split import split_catalog
 from embedome.splits.split_methods import SplitSettings
 from hypothesis import given
@@ -285,8 +285,8 @@ def test_predicted_cost(longest: int | None) -> None:
 SHARD = """
 from pathlib import Path
 import gzip
-import embedome.shard as stage
-from embedome.cost import CostModel
+import embedome.embedding.shard as stage
+from embedome.embedding.cost import CostModel
 catalog, splits, summary, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 stage.write_shards(catalog, splits, summary, {"val": 2, "test": 3, "train": 10}, CostModel(1e-5, 1e-8),

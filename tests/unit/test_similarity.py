@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from embedome import similarity
-from embedome.similarity import agreement, mean_cosine, nearest, unit_vectors
+from embedome.analysis import nearest_neighbours
+from embedome.analysis.nearest_neighbours import agreement, mean_cosine, nearest, unit_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 @pytest.mark.parametrize("k", [1, 7])
 def test_nearest_are_those_of_scikit_learn_across_blocks(k, monkeypatch):
-    monkeypatch.setattr(similarity, "BLOCK", 64)
+    monkeypatch.setattr(nearest_neighbours, "BLOCK", 64)
     vectors = np.random.default_rng(0).normal(0.3, 1, size=(300, 16)).astype(np.float16)
     indices, cosines = nearest(unit_vectors(vectors), k)
     search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(vectors.astype(np.float64))

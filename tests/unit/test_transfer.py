@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from embedome.hits import Hits
-from embedome.transfer import similarity, transfer_labels
+from embedome.annotation.hits import Hits
+from embedome.annotation.transfer import similarity, transfer_labels
 from hypothesis import given
 from hypothesis import strategies as st
 

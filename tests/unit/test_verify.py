@@ -12,7 +12,7 @@ import pytest
 from embedome.__main__ import main
 from embedome.common.errors import UserError
 from embedome.dataset.verify import verify_dataset
-from embedome.settings import Settings
+from embedome.embedding.settings import EmbedSettings
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     records = line.random_records(5, [*range(30, 70)])
     made = line.prepare(folder / "run", [*records, ("copy", records[3][1])])
-    made.embed(line.rough_model(folder / "model"), Settings(long_sequences="skip", per_residue=True))
+    made.embed(line.rough_model(folder / "model"), EmbedSettings(long_sequences="skip", per_residue=True))
     made.merge()
     return made.dataset
 

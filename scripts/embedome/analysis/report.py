@@ -1,0 +1,112 @@
+"""Report stage: plots and tables for Snakemake's report, from what the analyse stage and the ledger counted."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedome.analysis import analyse, plots
+from embedome.analysis.drift import REFERENCE
+from embedome.analysis.report_tables import is_number, write_page, write_tsv
+from embedome.common.json_files import read_json
+from embedome.common.terms import SPLITS
+from embedome.dataset.part_file import read_rows
+
+
+def write_report(
+    analysis: str | os.PathLike,
+    ledger: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    leakage: str | os.PathLike | None = None,
+    pca_sequences: int = 2000,
+) -> None:
+    """Write ``ledger.tsv``, pages of ledger, provenance, numbers and leakage, and the plots, each an SVG.
+
+    Parameters
+    ----------
+    analysis : path
+        Folder that `analyse.analyse_dataset` wrote to.
+    ledger : path
+        ledger.json
+    folder : path
+        Where the files go.
+    leakage : path, optional
+        leakage.json, where it was measured.
+    pca_sequences : int
+        Sequences drawn on principal axes.
+    """
+    analysis, folder = Path(analysis), Path(folder)
+    statistics = read_json(analysis / analyse.STATISTICS)
+    header, rows = ("state", "records", *SPLITS), ledger_rows(read_json(ledger))
+    write_tsv(folder / "ledger.tsv", header, rows)
+    write_page(folder / "ledger.html", "What became of every record", header, rows)
+    numbers = flat({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
+    write_page(folder / "numbers.html", "Numbers about the data set", ("number", "value"), numbers)
+    write_page(folder / "provenance.html", "Provenance", ("what", "value"), flat(statistics["provenance"]))
+    if leakage:
+        header, rows = leakage_table(read_json(leakage))
+        write_page(folder / "leakage.html", "Held-out sequences with a hit in train", header, rows)
+    sample = read_rows(analysis / analyse.SAMPLE)
+    components = statistics["components"]
+    figures = {
+        "lengths": lambda: plots.plot_lengths(read_rows(analysis / analyse.LENGTHS)),
+        "composition": lambda: plots.plot_composition(read_rows(analysis / analyse.COMPOSITION), statistics["kept"]),
+        "norms": lambda: plots.plot_norms(read_rows(analysis / analyse.NORMS)),
+        "spectrum": lambda: plots.plot_spectrum(
+            read_rows(analysis / analyse.COMPONENTS), statistics["rows"], components["effective_rank"]
+        ),
+        "pca": lambda: plots.plot_pca(sample, pca_sequences, components["explained"]),
+        "umap": lambda: plots.plot_umap(sample, statistics["umap"]["reason"]),
+        "neighbours": lambda: plots.plot_neighbours(sample, statistics["neighbours"]),
+        "drift": lambda: plots.plot_drift(
+            read_rows(analysis / analyse.DIMENSIONS), statistics["drift"], statistics["splits"][REFERENCE]
+        ),
+    }
+    for name, draw in figures.items():
+        plots.save(draw(), folder / f"{name}.svg")
+
+
+def ledger_rows(ledger: Mapping[str, Any]) -> list[tuple]:
+    """One line per state a record can end in, with each split's share."""
+    rows = [("rejected: " + reason, count, *[""] * len(SPLITS)) for reason, count in ledger["rejected"].items()]
+    for kind in ("states", "skipped"):
+        for name, count in ledger[kind].items():
+            shares = [ledger["splits"][split][kind].get(name, 0) for split in SPLITS]
+            rows.append((name if kind == "states" else f"skipped: {name}", count, *shares))
+    return [*rows, ("read", ledger["read"], *[ledger["splits"][split]["sequences"] for split in SPLITS])]
+
+
+def leakage_table(leakage: Mapping[str, Any]) -> tuple[list[str], list[tuple]]:
+    """Distinct sequences of val and of test by the identity, at least, of their nearest hit in train; last all."""
+    splits = leakage["splits"]
+    header = ["identity, at least", *(column for split in splits for column in (split, f"{split} (%)"))]
+    rows = [
+        (each[0]["identity"], *(cell for one in each for cell in (one["sequences"], percent(one["fraction"]))))
+        for each in zip(*(split["thresholds"] for split in splits.values()), strict=True)
+    ]
+    return header, [*rows, ("all", *(cell for split in splits.values() for cell in (split["sequences"], "")))]
+
+
+def percent(fraction: float | None) -> float | str:
+    """A fraction in per cent; nothing where there is none."""
+    return "" if fraction is None else round(100 * fraction, 2)
+
+
+def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Every value of nested JSON with the keys that lead to it; lists of plain values in one line."""
+    if isinstance(value, Mapping):
+        parts = [(str(key), below) for key, below in value.items()]
+    elif isinstance(value, list) and any(isinstance(each, Mapping | list) for each in value):
+        parts = [(str(number), below) for number, below in enumerate(value, 1)]
+    else:
+        return [(path, plain(value))]
+    return [line for key, below in parts for line in flat(below, f"{path}: {key}" if path else key)]
+
+
+def plain(value: Any) -> Any:
+    """A value of JSON as it is shown: a number as it is, else text."""
+    if isinstance(value, list):
+        return ", ".join(str(plain(each)) for each in value)
+    names = {None: "none", True: "yes", False: "no"}
+    return value if is_number(value) else names.get(value, value)

@@ -1,0 +1,1 @@
+"""Labels carried over from annotated proteins to their nearest neighbours."""

@@ -1,0 +1,210 @@
+"""Annotate stage: labels of annotated proteins carried over to all others, partition by partition.
+
+A partition is a shard's part files with a share of its split's duplicates. Memory: the look-up set's vectors, and a
+row group of the data set.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.annotation.build_reference import build_reference
+from embedome.annotation.hits import HitFinder, Hits, Queries
+from embedome.annotation.labels import LabelSource
+from embedome.annotation.partitions import LOOKUP_FOLDER, SUMMARY, Partition, list_partitions
+from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet, check_reference
+from embedome.annotation.summary import AnnotationCounts, summarise
+from embedome.annotation.transfer import Transferred, transfer_labels
+from embedome.catalog.table import read_sequences
+from embedome.common.atomic_files import atomic_directory, atomic_path
+from embedome.common.errors import UserError
+from embedome.common.json_files import canonical_json
+from embedome.common.log import Progress
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import METADATA_KEY
+from embedome.dataset.open import open_dataset
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import vector_matrix
+from embedome.parquet.writer import ParquetSink
+
+log = logging.getLogger(__name__)
+
+
+GROUP_ROWS = 1 << 16
+QUERY_ROWS = 1024
+COLUMNS = ["id", "digest", "embedding"]
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("reliability", pa.float32(), nullable=False),
+        pa.field("n_hits", pa.int32(), nullable=False),
+        pa.field("nearest", pa.string(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+    ]
+)
+
+
+def annotate_partition(
+    dataset: str | os.PathLike,
+    lookup: str | os.PathLike,
+    partition: Partition,
+    out: str | os.PathLike,
+    *,
+    catalog: str | os.PathLike | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Carry labels over to the proteins of a partition.
+
+    Parameters
+    ----------
+    dataset, lookup : path
+        Folder of the data set, and what `lookup_build.build_lookup` made of it.
+    partition : Partition
+    out : path
+        The Parquet file to write: rows sorted by id, then rank.
+    catalog : path, optional
+        results/catalog; needed where the look-up set was built for a largest identity.
+    threads : int
+
+    Returns
+    -------
+    dict
+        Counts: queries, and what became of them.
+
+    Raises
+    ------
+    UserError
+        Where the look-up set is of another data set, or sequences are missing.
+    """
+    data, reference = open_dataset(dataset), ReferenceSet(lookup)
+    check_reference(dataset, data, reference)
+    return annotate_files(data, HitFinder(reference, reference.settings, threads), partition, out, catalog)
+
+
+def annotate_files(
+    data: Dataset, finder: HitFinder, partition: Partition, out: str | os.PathLike, catalog: str | os.PathLike | None
+) -> dict[str, Any]:
+    """Annotate a partition's files, see `annotate_partition`."""
+    reference, settings, account = finder.lookup, finder.settings, AnnotationCounts()
+    parts, duplicates = partition.files(data)
+    total = sum(ParquetFile(path).metadata.num_rows for path in (*parts, *duplicates))
+    dictionary = ["id", "label", "nearest"]
+    with (
+        atomic_path(out) as path,
+        ParquetSink(path, SCHEMA, GROUP_ROWS, use_dictionary=dictionary, write_statistics=["id", "label"]) as sink,
+        Progress("annotate", "proteins", total) as progress,
+    ):
+        for rows in batches(in_id_order(read_groups(parts), read_groups(duplicates))):
+            queries = make_queries(rows, catalog if settings.max_identity is not None else None)
+            hits = finder.find(queries)
+            labels = transfer_labels(
+                hits, reference.offsets, reference.codes, settings.metric, settings.min_reliability
+            )
+            account.add(queries, hits, labels)
+            sink.write(label_rows(queries, hits, labels, reference))
+            progress.update(len(rows))
+        about = {"annotation": reference.about, "partition": asdict(partition), "counts": account.as_json()}
+        sink.describe({METADATA_KEY: canonical_json(about)})
+    log.info("%s: %s; %s alignments so far", out, json.dumps(account.as_json()), f"{finder.n_alignments:,}")
+    return account.as_json()
+
+
+def read_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
+    """The rows of files, a row group at a time, none empty."""
+    for path in paths:
+        file = ParquetFile(path)
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=COLUMNS, use_threads=False)
+            if len(rows):
+                yield rows
+
+
+def in_id_order(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Merge two streams of tables into one; all in the order of their ids, none empty."""
+    streams = one, other
+    waiting = [next(stream, None) for stream in streams]
+    while all(table is not None for table in waiting):
+        pivot = min(table["id"][-1].as_py() for table in waiting)
+        ready = []
+        for number, table in enumerate(waiting):
+            cut = pc.sum(pc.less_equal(table["id"], pivot)).as_py()
+            ready.append(table.slice(0, cut))
+            waiting[number] = table.slice(cut) if cut < len(table) else next(streams[number], None)
+        yield pa.concat_tables(ready).combine_chunks().sort_by("id")
+    for table, stream in zip(waiting, streams, strict=True):
+        if table is not None:
+            yield table
+        yield from stream
+
+
+def batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of at most `QUERY_ROWS` rows."""
+    for table in tables:
+        for start in range(0, len(table), QUERY_ROWS):
+            yield table.slice(start, QUERY_ROWS).combine_chunks()
+
+
+def make_queries(rows: pa.Table, catalog: str | os.PathLike | None) -> Queries:
+    """Rows of the data set as queries, with their sequences where a catalog is given."""
+    ids, digests = (rows[name].combine_chunks() for name in ("id", "digest"))
+    sequences = None if catalog is None else read_sequences(catalog, ids.to_pylist()).to_pylist()
+    return Queries(ids, digests, vector_matrix(rows["embedding"]), sequences)
+
+
+def label_rows(queries: Queries, hits: Hits, labels: Transferred, lookup: ReferenceSet) -> pa.Table:
+    """The rows to write."""
+    columns = [
+        queries.ids.take(pa.array(labels.query)),
+        lookup.names.take(pa.array(labels.label)),
+        pa.array(labels.reliability.astype(np.float32)),
+        pa.array(labels.n_hits.astype(np.int32)),
+        lookup.ids.take(pa.array(hits.row[labels.nearest])),
+        pa.array(hits.distance[labels.nearest].astype(np.float32)),
+        pa.array(labels.rank.astype(np.int32)),
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def annotate_dataset(
+    dataset: str | os.PathLike,
+    labels: LabelSource,
+    folder: str | os.PathLike,
+    settings: AnnotateSettings,
+    *,
+    catalog: str | os.PathLike | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Annotate a whole data set on this machine; parameters as those of `build_lookup`.
+
+    Parameters
+    ----------
+    folder : path
+        Put in place whole: ``split=<split>/part-*.parquet``, ``_summary.json`` and ``_lookup``.
+
+    Raises
+    ------
+    UserError
+        As the steps do, and where the folder is there and is no annotation.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / SUMMARY).is_file():
+        raise UserError(f"{folder}: is there, and is no annotation; name a folder that is not there")
+    with atomic_directory(folder) as temporary:
+        lookup = temporary / LOOKUP_FOLDER
+        build_reference(dataset, labels, lookup, settings, catalog=catalog, threads=threads)
+        data, reference, files = open_dataset(dataset), ReferenceSet(lookup), []
+        finder = HitFinder(reference, settings, threads)
+        for partition in list_partitions(data):
+            files.append(temporary / partition.name)
+            annotate_files(data, finder, partition, files[-1], catalog)
+        return summarise(dataset, lookup, files, temporary / SUMMARY)

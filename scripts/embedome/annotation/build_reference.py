@@ -1,0 +1,259 @@
+"""Making a look-up set: the rows of a data set that a table of labels names, their vectors, and an index of these."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.annotation.labels import LabelSource, LabelTable, read_labels
+from embedome.annotation.reference_set import (
+    ANNOTATION_FORMAT,
+    HELD_OUT,
+    INDEX,
+    INDEX_METRICS,
+    LOOKUP,
+    NAMES,
+    ROWS,
+    VECTORS,
+    AnnotateSettings,
+    ReferenceSet,
+    dataset_identity,
+    ranges,
+)
+from embedome.annotation.search_recall import measure_recall
+from embedome.catalog.table import read_sequences
+from embedome.common.atomic_files import atomic_directory
+from embedome.common.errors import UserError
+from embedome.common.json_files import write_json
+from embedome.common.log import Progress
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.open import open_dataset
+from embedome.dataset.to_faiss import build_index
+from embedome.parquet.reader import ParquetFile
+from embedome.parquet.vectors import vector_matrix
+from embedome.parquet.writer import ParquetSink
+
+log = logging.getLogger(__name__)
+
+
+GROUP_ROWS = 1 << 14
+BLOCK_ROWS = 1 << 14
+SEED = 0
+
+NAMES_SCHEMA = pa.schema(
+    [pa.field("label", pa.string(), nullable=False), pa.field("n_lookup", pa.int64(), nullable=False)]
+)
+LABELS = pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False)
+HELD_OUT_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), LABELS])
+ROWS_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        LABELS,
+        pa.field("sequence", pa.large_string()),
+    ]
+)
+
+
+def build_reference(
+    dataset: str | os.PathLike,
+    labels: LabelSource,
+    folder: str | os.PathLike,
+    settings: AnnotateSettings,
+    *,
+    catalog: str | os.PathLike | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Gather the annotated proteins of a data set and index their vectors.
+
+    Parameters
+    ----------
+    dataset : path
+    labels : LabelSource
+    folder : path
+        Put in place whole: the rows, their vectors and index, names of labels, held-out labels, and ``lookup.json``.
+    settings : AnnotateSettings
+    catalog : path, optional
+        results/catalog, for the sequences; needed with `settings.max_identity`.
+    threads : int
+
+    Returns
+    -------
+    dict
+        ``lookup.json``: counts, settings, where data came from.
+
+    Raises
+    ------
+    UserError
+        Where the table is faulty, no id of it is in the data set, all are held out, or sequences cannot be had.
+
+    Notes
+    -----
+    Memory: the table, and what the index takes, which are the vectors of the annotated proteins in float32, or in
+    float16 beyond `settings.exact_up_to`.
+    """
+    data, table = open_dataset(dataset), read_labels(labels)
+    if settings.max_identity is not None and catalog is None:
+        raise UserError("a largest identity needs the sequences; name the catalog of the run, results/catalog")
+    for split in settings.hold_out:
+        data.files(split)
+    found = find_annotated(data, table, settings.hold_out)
+    lookup, held_out = found.filter(pc.invert(found["held_out"])), found.filter(found["held_out"])
+    account = count_ids(data, table, len(lookup), len(held_out), labels)
+    with atomic_directory(folder) as temporary:
+        write_rows(temporary, table, lookup, held_out, catalog if settings.max_identity is not None else None)
+        gather_vectors(data, lookup["id"].combine_chunks(), temporary / VECTORS)
+        index = index_vectors(temporary, settings, threads)
+        about = {
+            "format": ANNOTATION_FORMAT,
+            "dataset": dataset_identity(dataset, data),
+            "labels": {"sha256": table.sha256, "id_column": labels.id_column, "label_column": labels.label_column},
+            "settings": settings.as_json(),
+            "counts": account | {"labels": len(table.names)},
+            "index": index,
+        }
+        write_json(temporary / LOOKUP, about)
+        about["index"]["recall"] = measure_recall(data, ReferenceSet(temporary), threads)
+        write_json(temporary / LOOKUP, about)
+    log.info("%s: %s annotated proteins, %s held out", folder, f"{len(lookup):,}", f"{len(held_out):,}")
+    return about
+
+
+def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> pa.Table:
+    """The data set's rows that the table has, sorted by id: id, digest, number in the table, and whether held out.
+
+    Raises
+    ------
+    UserError
+        Where the data set has no row.
+    """
+    pieces = []
+    with Progress("find annotated", "rows", len(data)) as progress:
+        for split in data.splits:
+            for rows in data.tables(["id", "digest"], split):
+                number = pc.index_in(rows["id"], value_set=table.ids).combine_chunks()
+                rows = rows.append_column("number", number).filter(number.is_valid())
+                pieces.append(rows.append_column("held_out", pa.array([split in hold_out] * len(rows), pa.bool_())))
+                progress.update(len(number))
+    if not pieces:
+        raise UserError("the data set has no row: all its sequences were skipped; there is nothing to annotate")
+    return pa.concat_tables(pieces).combine_chunks().sort_by("id")
+
+
+def count_ids(data: Dataset, table: LabelTable, lookup: int, held_out: int, source: LabelSource) -> dict[str, int]:
+    """The account of the table's ids; those that the data set lacks are told in the log.
+
+    Raises
+    ------
+    UserError
+        Where none is left to carry labels over from.
+    """
+    skipped = 0 if data.skipped is None else pc.sum(pc.is_in(table.ids, value_set=data.skipped["id"])).as_py() or 0
+    account = {
+        "table_rows": table.rows,
+        "table_rows_without_label": table.empty,
+        "ids": len(table.ids),
+        "lookup": lookup,
+        "held_out": held_out,
+        "skipped": skipped,
+        "not_in_data_set": len(table.ids) - lookup - held_out - skipped,
+    }
+    if not lookup + held_out:
+        raise UserError(
+            f"{source.path}: none of its {len(table.ids):,} ids ({table.ids[0].as_py()!r}, …) is in {data.folder}; "
+            f"expected ids as in the FASTA headers in column {source.id_column!r}"
+        )
+    if not lookup:
+        raise UserError(f"{source.path}: all {held_out:,} ids of the data set are held out; hold out fewer splits")
+    if account["not_in_data_set"]:
+        absent, there = f"{account['not_in_data_set']:,}", f"{account['ids']:,}"
+        log.warning("%s: %s of %s ids are not in the data set", source.path, absent, there)
+    return account
+
+
+def write_rows(
+    folder: Path, table: LabelTable, lookup: pa.Table, held_out: pa.Table, catalog: str | os.PathLike | None
+) -> None:
+    """Write the look-up set's rows, the held-out labels, and the names of labels with how many proteins carry each."""
+    codes = labels_of(table, lookup["number"].to_numpy())
+    counts = np.bincount(codes.flatten().to_numpy(), minlength=len(table.names))
+    with ParquetSink(folder / NAMES, NAMES_SCHEMA, GROUP_ROWS) as sink:
+        sink.write(pa.table([table.names, pa.array(counts, pa.int64())], schema=NAMES_SCHEMA))
+    with ParquetSink(folder / HELD_OUT, HELD_OUT_SCHEMA, GROUP_ROWS) as sink:
+        truth = labels_of(table, held_out["number"].to_numpy())
+        sink.write(pa.table([held_out["id"], truth], schema=HELD_OUT_SCHEMA))
+    with ParquetSink(folder / ROWS, ROWS_SCHEMA, GROUP_ROWS, use_dictionary=False) as sink:
+        for start in range(0, len(lookup), GROUP_ROWS):
+            rows = lookup.slice(start, GROUP_ROWS)
+            if catalog is None:
+                sequences = pa.nulls(len(rows), pa.large_string())
+            else:
+                sequences = read_sequences(catalog, rows["id"].to_pylist())
+            block = [rows["id"], rows["digest"], codes.slice(start, len(rows)), sequences]
+            sink.write(pa.table(block, schema=ROWS_SCHEMA))
+
+
+def labels_of(table: LabelTable, numbers: np.ndarray) -> pa.ListArray:
+    """The labels, as positions in the names, of some ids of the table."""
+    starts, ends = table.offsets[numbers], table.offsets[numbers + 1]
+    offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+    flat = table.codes[ranges(starts, ends)]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()), type=LABELS.type)
+
+
+def gather_vectors(data: Dataset, ids: pa.Array, path: Path) -> None:
+    """Write the vectors of some sorted ids, in their order, as a NumPy file of float16 [n, D]."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(ids), data.dimension))
+    missing = len(ids)
+    with Progress("gather vectors", "rows", len(data)) as progress:
+        for file in data.files():
+            for rows in row_groups(data.folder / file["file"], ids):
+                place = pc.index_in(rows["id"], value_set=ids).to_numpy()
+                out[place] = vector_matrix(rows["embedding"])
+                missing -= len(place)
+            progress.update(file["rows"])
+    out.flush()
+    if missing:
+        raise RuntimeError(f"{missing} annotated rows were not found again")
+
+
+def row_groups(path: Path, ids: pa.Array) -> Iterator[pa.Table]:
+    """The rows of a file that have one of the ids, id and vector, a row group at a time; other groups are not read."""
+    file = ParquetFile(path)
+    for group in range(file.num_row_groups):
+        there = pc.is_in(file.read_row_group(group, ["id"], use_threads=False)["id"], value_set=ids)
+        if pc.any(there).as_py():
+            yield file.read_row_group(group, ["id", "embedding"], use_threads=False).filter(there)
+
+
+def index_vectors(folder: Path, settings: AnnotateSettings, threads: int) -> dict[str, Any]:
+    """Index the look-up set's vectors, and say what the index is."""
+    import faiss
+
+    vectors = np.load(folder / VECTORS, mmap_mode="r")
+    metric = INDEX_METRICS[settings.metric]
+    index = build_index(
+        partial(blocks_of, vectors),
+        vectors.shape[1],
+        len(vectors),
+        metric=metric,
+        exact_up_to=settings.exact_up_to,
+        seed=SEED,
+        threads=threads,
+    )
+    faiss.write_index(index, str(folder / INDEX))
+    if not isinstance(index, faiss.IndexIVF):
+        return {"kind": "exact"}
+    return {"kind": "inverted file", "lists": index.nlist, "lists_searched": index.nprobe, "seed": SEED}
+
+
+def blocks_of(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    """A matrix, some rows at a time."""
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        yield vectors[start : start + BLOCK_ROWS]

@@ -1,0 +1,148 @@
+"""The look-up set: the annotated proteins of a data set, whose labels are carried over to their neighbours."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedome.annotation.labels import LabelSource
+from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, read_json
+from embedome.dataset.dataset import Dataset
+from embedome.dataset.format import MANIFEST
+from embedome.dataset.to_faiss import EXACT_UP_TO
+from embedome.parquet.reader import ParquetFile
+
+if TYPE_CHECKING:
+    import faiss
+
+# Whoever changes the numbers or the files of an annotation raises this.
+ANNOTATION_FORMAT = 1
+EUCLIDEAN, COSINE = "euclidean", "cosine"
+# What `neighbours.build_index` calls them.
+INDEX_METRICS = {EUCLIDEAN: "l2", COSINE: "cosine"}
+LOOKUP, ROWS, NAMES, HELD_OUT = "lookup.json", "rows.parquet", "labels.parquet", "held_out.parquet"
+VECTORS, INDEX = "vectors.npy", "index.faiss"
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateSettings:
+    """How labels are carried over.
+
+    Parameters
+    ----------
+    neighbours : int
+        k, the nearest annotated proteins taken; all at the distance of the k-th, where several are.
+    metric : str
+        ``euclidean`` or ``cosine``.
+    hold_out : sequence of str
+        Splits whose labels are not used, so that they can be compared with what is carried over.
+    skip_identical : bool
+        Leave out annotated proteins with the query's own sequence; the query itself always is.
+    max_identity : float, optional
+        Leave out those with a larger sequence identity to the query, see `identity.sequence_identity`.
+    min_reliability : float
+        Labels of a smaller reliability are not written.
+    exact_up_to : int
+        Look-up sets of more proteins are searched in an inverted file, which misses some neighbours.
+    """
+
+    neighbours: int = 5
+    metric: str = EUCLIDEAN
+    hold_out: Sequence[str] = ()
+    skip_identical: bool = False
+    max_identity: float | None = None
+    min_reliability: float = 0.0
+    exact_up_to: int = EXACT_UP_TO
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON, in one form however numbers were typed."""
+        limit = None if self.max_identity is None else float(self.max_identity)
+        least = float(self.min_reliability)
+        return asdict(self) | {"hold_out": list(self.hold_out), "max_identity": limit, "min_reliability": least}
+
+
+def settings_of(keys: Mapping[str, Any]) -> AnnotateSettings:
+    """The settings among the keys of the configuration's section."""
+    return AnnotateSettings(**{field.name: keys[field.name] for field in fields(AnnotateSettings)})
+
+
+def source_of(keys: Mapping[str, Any]) -> LabelSource:
+    """The table of labels that the configuration's section names."""
+    return LabelSource(keys["labels"], keys["id_column"], keys["label_column"])
+
+
+class ReferenceSet:
+    """An opened look-up set.
+
+    Attributes
+    ----------
+    about : dict
+        ``lookup.json``.
+    ids, digests : pyarrow.StringArray, length n
+        Sorted by id.
+    offsets, codes : numpy.ndarray
+        The labels of row i are ``codes[offsets[i]:offsets[i + 1]]``, positions in `names`.
+    names : pyarrow.StringArray
+    n_lookup : numpy.ndarray, dtype=int64
+        How many rows carry each label.
+    sequences : pyarrow.LargeStringArray
+        Null where no identity is asked for.
+    vectors : numpy.ndarray, dtype=float16, shape=(n, D)
+        On disk.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        self.about = read_json(self.folder / LOOKUP)
+        rows = read_whole(self.folder / ROWS)
+        self.ids, self.digests, self.sequences = rows["id"], rows["digest"], rows["sequence"]
+        self.offsets, self.codes = rows["labels"].offsets.to_numpy(), rows["labels"].flatten().to_numpy()
+        names = read_whole(self.folder / NAMES)
+        self.names, self.n_lookup = names["label"], names["n_lookup"].to_numpy()
+        self.vectors = np.load(self.folder / VECTORS, mmap_mode="r")
+
+    @property
+    def settings(self) -> AnnotateSettings:
+        """The settings it was built with."""
+        return AnnotateSettings(**self.about["settings"])
+
+    def held_out(self) -> dict[str, pa.Array]:
+        """Ids and labels of the held-out splits, sorted by id."""
+        return read_whole(self.folder / HELD_OUT)
+
+    def index(self) -> "faiss.Index":
+        """Load the index."""
+        import faiss
+
+        return faiss.read_index(str(self.folder / INDEX))
+
+
+def read_whole(path: Path) -> dict[str, pa.Array]:
+    """The columns of a file, each in one piece."""
+    table = ParquetFile(path).read(use_threads=False)
+    return {name: table[name].combine_chunks() for name in table.column_names}
+
+
+def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """All integers of the ranges [start, end), one range after the other."""
+    lengths = ends - starts
+    skips = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    return np.arange(lengths.sum()) + skips
+
+
+def check_reference(dataset: str | os.PathLike, data: Dataset, lookup: ReferenceSet) -> None:
+    """Refuse the look-up set of another data set."""
+    if lookup.about["dataset"] != dataset_identity(dataset, data):
+        raise UserError(f"{lookup.folder}: made from another data set than {dataset}; delete it and run again")
+
+
+def dataset_identity(path: str | os.PathLike, data: Dataset) -> dict[str, Any]:
+    """What says which data set it was: the digest of its manifest, or of its one file."""
+    file = Path(path) if Path(path).is_file() else data.folder / MANIFEST
+    model = data.manifest["provenance"]["model"]
+    return {"sha256": file_sha256(file), "rows": len(data), "model": model}

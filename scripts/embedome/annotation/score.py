@@ -1,0 +1,239 @@
+"""How well carried-over labels agree with held-out ones, beside two baselines that know no vectors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.annotation.reference_set import ReferenceSet, ranges
+from embedome.parquet.reader import ParquetFile
+
+THRESHOLDS = np.arange(101) / 100
+BINS = 10
+SEED = 0
+BLOCK_PROTEINS = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The held-out labels: those of protein i are ``codes[offsets[i]:offsets[i + 1]]``, ascending."""
+
+    ids: pa.Array
+    offsets: np.ndarray
+    codes: np.ndarray
+    width: int
+    """Number of labels."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many labels each protein has."""
+        return np.diff(self.offsets)
+
+    @property
+    def proteins(self) -> np.ndarray:
+        """The protein of each label."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def has(self, protein: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Whether proteins carry labels."""
+        keys = self.proteins * self.width + self.codes
+        wanted = protein * self.width + label
+        return keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Predicted labels, those of one protein together, with a score from 0 to 1, and whether they are right."""
+
+    protein: np.ndarray
+    score: np.ndarray
+    right: np.ndarray
+
+
+class Curve:
+    """Protein-centric precision and recall over thresholds of the score, added up from blocks of proteins.
+
+    At a threshold t, precision is the mean over the proteins with at least one label scored t or more, recall the mean
+    over all; ``Fmax`` is the largest harmonic mean of the two.
+
+    References
+    ----------
+    Radivojac et al. 2013, A large-scale evaluation of computational protein function prediction, Nature Methods 10:221,
+    doi:10.1038/nmeth.2340
+    """
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        self.sizes = sizes
+        self.precision, self.recall, self.covered = (np.zeros(len(THRESHOLDS)) for _ in range(3))
+
+    def add(self, predicted: Predicted) -> None:
+        """Add proteins, none of which was added before."""
+        proteins, local = np.unique(predicted.protein, return_inverse=True)
+        level = np.searchsorted(THRESHOLDS.astype(np.float32), predicted.score.astype(np.float32), side="right") - 1
+        counts = []
+        for counted in (level >= 0, (level >= 0) & predicted.right):
+            table = np.zeros((len(proteins), len(THRESHOLDS)), np.int32)
+            np.add.at(table, (local[counted], level[counted]), 1)
+            counts.append(table[:, ::-1].cumsum(1)[:, ::-1])
+        made, right = counts
+        self.precision += np.divide(right, made, out=np.zeros(made.shape), where=made > 0).sum(0)
+        self.covered += (made > 0).sum(0)
+        self.recall += (right / self.sizes[proteins][:, None]).sum(0)
+
+    def fmax(self) -> dict[str, float]:
+        """The largest F, and where; the largest threshold of equals."""
+        precision = np.divide(self.precision, self.covered, out=np.zeros(len(THRESHOLDS)), where=self.covered > 0)
+        recall = self.recall / len(self.sizes)
+        both = precision + recall
+        f = np.divide(2 * precision * recall, both, out=np.zeros(len(THRESHOLDS)), where=both > 0)
+        best = len(f) - 1 - int(np.argmax(f[::-1]))
+        found = {"fmax": f[best], "threshold": THRESHOLDS[best], "precision": precision[best], "recall": recall[best]}
+        return {name: round(float(value), 6) for name, value in found.items()}
+
+
+def score_annotation(lookup: ReferenceSet, files: Sequence[Path]) -> dict[str, Any] | None:
+    """Compare carried-over labels with held-out ones.
+
+    Parameters
+    ----------
+    lookup : LookupSet
+    files : sequence of paths
+        The annotation of the held-out splits.
+
+    Returns
+    -------
+    dict or None
+        None where no held-out protein has a label. ``accuracy``: the fraction of the proteins whose label of rank 1 is
+        one of their own; one without any label counts as wrong. ``fmax``: see `Curve`. Each of the labels carried over,
+        of the commonest label (for Fmax: every label, scored by its frequency in the look-up set), and of the labels of
+        a random annotated protein.
+    """
+    held_out = lookup.held_out()
+    codes = held_out["labels"].flatten().to_numpy().astype(np.int64)
+    truth = Truth(held_out["id"], held_out["labels"].offsets.to_numpy(), codes, len(lookup.names))
+    if not len(truth):
+        return None
+    curve, top, every = Curve(truth.sizes), Bins(), Bins()
+    covered = 0
+    for path in files:
+        for predicted, rank in read_predicted(path, truth, lookup.names):
+            curve.add(predicted)
+            top.add(predicted.score[rank == 1], predicted.right[rank == 1])
+            every.add(predicted.score, predicted.right)
+            covered += len(np.unique(predicted.protein))
+    single = bool((truth.sizes == 1).all() and (np.diff(lookup.offsets) == 1).all())
+    return {
+        "proteins": len(truth),
+        "with_a_label": covered,
+        "one_label_each": single,
+        "labels_not_in_lookup": int((lookup.n_lookup[np.unique(truth.codes)] == 0).sum()),
+        "accuracy": {"carried_over": round(top.right.sum() / len(truth), 6), **baseline_accuracy(lookup, truth)},
+        "fmax": {"carried_over": curve.fmax(), **baseline_fmax(lookup, truth)},
+        "first_label_by_reliability": top.as_json("proteins"),
+        "labels_by_reliability": every.as_json("labels"),
+    }
+
+
+def read_predicted(path: Path, truth: Truth, names: pa.Array) -> Iterator[tuple[Predicted, np.ndarray]]:
+    """The labels of the held-out proteins of a file, some proteins at a time, with their ranks."""
+    file, pieces = ParquetFile(path), []
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group, columns=["id", "label", "reliability", "rank"], use_threads=False)
+        pieces.append(rows.filter(pc.is_in(rows["id"], value_set=truth.ids)))
+    if not sum(map(len, pieces)):
+        return
+    rows = pa.concat_tables(pieces)
+    protein = pc.index_in(rows["id"], value_set=truth.ids).to_numpy().astype(np.int64)
+    label = pc.index_in(rows["label"], value_set=names).to_numpy().astype(np.int64)
+    score, rank = rows["reliability"].to_numpy(), rows["rank"].to_numpy()
+    firsts = np.flatnonzero(np.diff(protein, prepend=-1))
+    cuts = [*firsts[::BLOCK_PROTEINS], len(protein)]
+    for start, end in pairwise(cuts):
+        block = slice(start, end)
+        right = truth.has(protein[block], label[block])
+        yield Predicted(protein[block], score[block], right), rank[block]
+
+
+class Bins:
+    """Labels, and right ones among them, by tenths of the reliability."""
+
+    def __init__(self) -> None:
+        self.made, self.right = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+
+    def add(self, score: np.ndarray, right: np.ndarray) -> None:
+        """Count labels."""
+        place = np.clip((score * BINS).astype(np.int64), 0, BINS - 1)
+        self.made += np.bincount(place, minlength=BINS)
+        self.right += np.bincount(place[right], minlength=BINS)
+
+    def as_json(self, unit: str) -> list[dict[str, Any]]:
+        """A row for each tenth that has any."""
+        return [
+            {
+                "from": place / BINS,
+                "to": (place + 1) / BINS,
+                unit: int(made),
+                "right": int(right),
+                "fraction": round(right / made, 6),
+            }
+            for place, (made, right) in enumerate(zip(self.made, self.right, strict=True))
+            if made
+        ]
+
+
+def baseline_accuracy(lookup: ReferenceSet, truth: Truth) -> dict[str, float]:
+    """How often the commonest label is right, and, on average, a random label of a random annotated protein."""
+    commonest = int(np.argmax(lookup.n_lookup))
+    sizes = np.diff(lookup.offsets)
+    share = np.bincount(lookup.codes, weights=np.repeat(1 / sizes, sizes), minlength=truth.width) / len(sizes)
+    return {
+        "commonest_label": round(int((truth.codes == commonest).sum()) / len(truth), 6),
+        "random_neighbour": round(float(share[truth.codes].sum()) / len(truth), 6),
+    }
+
+
+def baseline_fmax(lookup: ReferenceSet, truth: Truth) -> dict[str, dict[str, float]]:
+    """Fmax of every label scored by its frequency, and of all labels of a random annotated protein."""
+    return {
+        "commonest_label": frequencies_curve(lookup, truth).fmax(),
+        "random_neighbour": random_curve(lookup, truth).fmax(),
+    }
+
+
+def frequencies_curve(lookup: ReferenceSet, truth: Truth) -> Curve:
+    """The curve of every label predicted for every protein, scored by the fraction of the look-up set that has it."""
+    curve = Curve(truth.sizes)
+    score = (lookup.n_lookup / len(lookup.ids)).astype(np.float32)
+    levels = np.where(score > 0, np.searchsorted(THRESHOLDS.astype(np.float32), score, side="right"), 0)
+    made = np.bincount(levels, minlength=len(THRESHOLDS) + 1)[1:][::-1].cumsum()[::-1]
+    for start in range(0, len(truth), BLOCK_PROTEINS):
+        sizes = truth.sizes[start : start + BLOCK_PROTEINS]
+        codes = truth.codes[truth.offsets[start] : truth.offsets[start + len(sizes)]]
+        table = np.zeros((len(sizes), len(THRESHOLDS) + 1), np.int32)
+        np.add.at(table, (np.repeat(np.arange(len(sizes)), sizes), levels[codes]), 1)
+        right = table[:, 1:][:, ::-1].cumsum(1)[:, ::-1]
+        curve.precision += np.divide(right, made, out=np.zeros(right.shape), where=made > 0).sum(0)
+        curve.covered += (made > 0) * len(sizes)
+        curve.recall += (right / sizes[:, None]).sum(0)
+    return curve
+
+
+def random_curve(lookup: ReferenceSet, truth: Truth) -> Curve:
+    """The curve of the labels of an annotated protein drawn for each protein, all scored 1."""
+    curve, random = Curve(truth.sizes), np.random.default_rng(SEED)
+    for start in range(0, len(truth), BLOCK_PROTEINS):
+        proteins = np.arange(start, min(start + BLOCK_PROTEINS, len(truth)))
+        drawn = random.integers(len(lookup.ids), size=len(proteins))
+        begins, ends = lookup.offsets[drawn], lookup.offsets[drawn + 1]
+        protein = np.repeat(proteins, ends - begins)
+        label = lookup.codes[ranges(begins, ends)].astype(np.int64)
+        curve.add(Predicted(protein, np.ones(len(label), np.float32), truth.has(protein, label)))
+    return curve

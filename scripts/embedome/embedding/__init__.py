@@ -1,0 +1,1 @@
+"""Shards of equal predicted cost, embedded part by part."""

@@ -1,0 +1,237 @@
+"""Embed stage: one shard, part by part, on one device.
+
+A run that finds a part with the fingerprint it would write leaves it alone, so a killed run loses the parts under way
+and nothing else: the one on the device and the one being written, or with several processes one each.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedome import __version__
+from embedome.common.counts import add_counts
+from embedome.common.errors import UserError
+from embedome.common.json_files import json_sha256, read_json, write_json
+from embedome.common.log import Progress
+from embedome.dataset.format import FORMAT
+from embedome.dataset.part_file import part_info
+from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
+from embedome.embedding.metrics import DEVICE, Clock, write_metrics
+from embedome.embedding.part_pipeline import Machine, PartPipeline, build_engine, load_engine
+from embedome.embedding.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
+from embedome.embedding.settings import EmbedSettings, PartLimits
+from embedome.engine.engine import INT8
+from embedome.engine.windows import Sequences
+from embedome.models.directory import model_dimension, model_identity
+from embedome.models.tokenizer import STANDARD
+from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
+from embedome.sequences.fasta import read_chunks
+from embedome.sequences.record_columns import check_chunk
+from embedome.sequences.records import Record
+
+log = logging.getLogger(__name__)
+
+
+# Raised when the engine's numbers change: parts written before are then not used again.
+NUMERICS_VERSION = 4
+
+
+def embed_shard(
+    fasta: str | os.PathLike,
+    model: str | os.PathLike,
+    manifest: str | os.PathLike,
+    *,
+    settings: EmbedSettings,
+    limits: PartLimits,
+    source: Mapping[str, Any],
+    machine: Machine = Machine(),
+    shards: str | os.PathLike | None = None,
+    metrics: str | os.PathLike | None = None,
+) -> dict:
+    """Embed the sequences of a shard; write its part files and, last, their manifest.
+
+    Parameters
+    ----------
+    fasta : path
+        A shard as the shard stage writes it.
+    model : path
+        Model directory.
+    manifest : path
+        JSON file ``<shard>.json``; the parts ``<shard>-<PPPPP>.parquet`` lie beside it.
+    settings : Settings
+    limits : PartLimits
+    source : mapping
+        Where the sequences come from, for the provenance: plain JSON, free of local paths and times.
+    machine : Machine
+    shards : path, optional
+        The shard stage's summary, which says how much there is to do.
+    metrics : path, optional
+        JSON Lines file for what the shard cost, see docs/performance.md.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    UserError
+        Where the shard is not one, the model directory is not whole, or the device is not there.
+    """
+    manifest = Path(manifest)
+    clock = Clock()
+    total = shard_total(shards, manifest) if shards else None
+    if settings.per_residue and total:
+        announce_size(total["residues"], model_dimension(model))
+    result = embed_records(
+        shard_records(fasta),
+        model,
+        manifest,
+        settings=settings,
+        limits=limits,
+        source=source,
+        machine=machine,
+        total=total and total["sequences"],
+        earlier=read_json(shards)["earlier"] if shards else None,
+        clock=clock,
+    )
+    if metrics:
+        used = (str(model), json_sha256(result["provenance"]["model"]), settings, machine)
+        write_metrics(metrics, result, clock, load_engine(*used) if clock.seconds[DEVICE] else None)
+    write_json(manifest, result)
+    log.info("%s sequences: %s", f"{result['sequences']:,}", result["states"] | result["skipped"])
+    return result
+
+
+def shard_total(shards: str | os.PathLike, manifest: Path) -> dict[str, Any]:
+    """What the shard stage says of a shard: sequences and residues."""
+    listed = read_json(shards)["splits"][manifest.parent.name]
+    return next(shard for shard in listed if shard["shard"] == manifest.stem)
+
+
+def announce_size(residues: int, dimension: int) -> None:
+    """Say how large the vectors of so many residues are, before they are made."""
+    log.info("vectors of %s residues will take up to %.1f GB", f"{residues:,}", 2e-9 * dimension * residues)
+
+
+def shard_records(fasta: str | os.PathLike) -> Iterator[Record]:
+    """Read a shard file; none of its records may be faulty.
+
+    Raises
+    ------
+    UserError
+        At a faulty record.
+    """
+    if is_empty_shard(fasta):
+        return
+    for chunk in read_chunks(fasta, BLOCK_BYTES):
+        records = check_chunk(fasta, chunk)
+        if records.faulty:
+            number, record = min(records.faulty.items())
+            raise UserError(f"{fasta}: record {number}: {record.reason} ({record.detail}); rerun the shard stage")
+        yield from records.sound()
+
+
+def is_empty_shard(fasta: str | os.PathLike) -> bool:
+    """Whether a shard got no sequence, as there were fewer than shards."""
+    return next(read_blocks(fasta), None) is None
+
+
+def embed_records(
+    records: Iterable[Record],
+    model: str | os.PathLike,
+    manifest: Path,
+    *,
+    settings: EmbedSettings,
+    limits: PartLimits,
+    source: Mapping[str, Any],
+    machine: Machine = Machine(),
+    total: int | None = None,
+    earlier: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+) -> dict:
+    """Embed records that come in id order into parts beside `manifest`; give the manifest.
+
+    As `embed_shard`; `total` is the number of records, where known, and `earlier` the data set that others are
+    taken from: it must have been embedded in the same way.
+    """
+    provenance = make_provenance(model, settings, source)
+    if earlier:
+        check_same_vectors(earlier["provenance"], provenance)
+    if provenance["model"]["trained"] is False:
+        log.warning("%s is an untrained model: its vectors have no biological meaning", provenance["model"]["name"])
+    content = hashlib.sha256()
+    entries: list[dict[str, Any]] = []
+
+    def parts() -> Iterator[Part]:
+        most = most_residues(provenance, model_dimension(model))
+        for index, rows in enumerate(cut_parts(records, limits, most)):
+            content.update(b"".join([b"%s\n%s\n" % (record.id.encode(), record.sequence) for record in rows]))
+            path = manifest.with_name(f"{manifest.stem}-{index:05d}.parquet")
+            yield Part(path, rows, provenance, fingerprint(provenance, rows))
+
+    work = PartPipeline(str(model), settings, machine, clock or Clock())
+    with Progress(f"embed {manifest.stem}", "sequences", total) as progress:
+        for entry in work.run(parts()):
+            entries.append(entry)
+            progress.update(entry["sequences"])
+    files = [entry["file"] for entry in entries]
+    files += [entry["per_residue"]["file"] for entry in entries if entry["per_residue"]]
+    remove_other_parts(manifest, set(files))
+    if DEVIATION in provenance:
+        # Parts that were there already may have been embedded on another machine.
+        infos = [part_info(manifest.with_name(entry["file"])) for entry in entries]
+        provenance |= worst_deviation([provenance, *(info.provenance for info in infos)])
+    return {
+        "format": FORMAT,
+        "shard": manifest.stem,
+        "provenance": provenance,
+        "sequences": sum(entry["sequences"] for entry in entries),
+        "residues": sum(entry["residues"] for entry in entries),
+        "content_sha256": content.hexdigest(),
+        "states": add_counts(entry["states"] for entry in entries),
+        "skipped": add_counts(entry["skipped"] for entry in entries),
+        "parts": entries,
+    }
+
+
+def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What the vectors come from: part of every file, and equal wherever it is made, but for `format.MEASURED`."""
+    identity = model_identity(model)
+    return {
+        "embedome": __version__,
+        "numerics": NUMERICS_VERSION,
+        "model": identity,
+        **asdict(settings),
+        "pooling": list(settings.pooling),
+        **({DEVIATION: int8_deviation(str(model), json_sha256(identity), settings)} if settings.dtype == INT8 else {}),
+        "source": dict(source),
+    }
+
+
+def int8_deviation(model: str, identity: str, settings: EmbedSettings) -> dict[str, float]:
+    """How far vectors in int8 are from those in float32, on some random sequences: the worst of all."""
+    chance, residues = np.random.default_rng(0), np.frombuffer(STANDARD.encode(), np.uint8)
+    pooled = replace(settings, per_residue=False)
+    reference = build_engine(model, replace(pooled, dtype="float32"), Machine())
+    lengths = np.minimum(np.arange(8, 72, 4), reference.max_residues).tolist()
+    sequences = Sequences.join([chance.choice(residues, length).tobytes() for length in lengths])
+    exact = reference.embed(sequences).vectors
+    # This one is kept: where vectors of residues are not asked for, it is the one that goes on to embed.
+    found = load_engine(model, identity, pooled, Machine()).embed(sequences).vectors
+    cosines, differences = [], []
+    for name, vectors in exact.items():
+        one, other = vectors.astype(np.float64), found[name].astype(np.float64)
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        cosines.append((one * other).sum(1) / norms)
+        differences.append(np.abs(one - other))
+    return {
+        "min_cosine": round(float(np.min(cosines)), 5),
+        "max_abs": round(float(np.max(differences)), 4),
+    }

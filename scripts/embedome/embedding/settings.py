@@ -1,0 +1,74 @@
+"""What an embedding is: the settings that change its numbers, and how a shard is cut into parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embedome.common.terms import MEAN
+from embedome.embedding.cost import CostModel
+from embedome.engine.windows import LongPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    """What changes the numbers of an embedding, beside the model.
+
+    Parameters
+    ----------
+    dtype : str
+        ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+    long_sequences : str
+        ``truncate``, ``window`` or ``skip``.
+    overlap : int
+        Residues that neighbouring windows share.
+    max_residues : int, optional
+        Residues beyond which a sequence is long; None for as many as the model's positions hold.
+    features : str
+        ``encoder`` or ``decoder``: which half of an encoder-decoder.
+    layer : int
+        As in `engine.Engine`.
+    pooling : tuple of str
+        Of `format.POOLINGS`; one vector each.
+    per_residue : bool
+        Write the vectors of the residues too.
+    """
+
+    dtype: str = "float32"
+    long_sequences: str = "truncate"
+    overlap: int = 0
+    max_residues: int | None = None
+    features: str = "encoder"
+    layer: int = -1
+    pooling: tuple[str, ...] = (MEAN,)
+    per_residue: bool = False
+
+    @property
+    def policy(self) -> LongPolicy:
+        """What to do with long sequences."""
+        return LongPolicy(self.long_sequences, self.overlap, self.max_residues)
+
+
+@dataclass(frozen=True, slots=True)
+class PartLimits:
+    """How much a part holds at most; from configuration alone, so that every run cuts the same parts.
+
+    Parameters
+    ----------
+    sequences : int
+    seconds : float
+        Predicted by `cost`.
+    cost : CostModel
+    """
+
+    sequences: int
+    seconds: float
+    cost: CostModel
+
+
+def settings_of(embed: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The `settings` and `limits` of `embed.embed_shard` from the configuration's sections `embed` and `cost`."""
+    own = {name: embed[name] for name in EmbedSettings.__slots__ if name != "pooling"}
+    return {
+        "settings": EmbedSettings(**own, pooling=tuple(embed["pooling"])),
+        "limits": PartLimits(embed["part_sequences"], embed["part_seconds"], CostModel(**cost)),
+    }

@@ -1,0 +1,279 @@
+"""One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
+
+import bisect
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedome.catalog.criteria import Criteria
+from embedome.catalog.filter import filter_records, source_identity
+from embedome.catalog.table import read_catalog
+from embedome.common.atomic_files import atomic_path, temporaries_beside, temporary_beside
+from embedome.common.counts import check_equal
+from embedome.common.disk_space import check_room
+from embedome.common.errors import UserError
+from embedome.common.locks import try_lock
+from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
+from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
+from embedome.dataset.part_file import embedding_sink, part_info, read_rows, residue_sink, residues_path
+from embedome.embedding.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
+from embedome.embedding.embed import announce_size, embed_records
+from embedome.embedding.forecast import HALF, ROW_BYTES
+from embedome.embedding.part_pipeline import Machine
+from embedome.embedding.settings import EmbedSettings, PartLimits
+from embedome.models.directory import check_model_directory, empty_model
+from embedome.parquet.reader import ParquetFile, RowReader
+from embedome.sequences.dropped_records import write_dropped
+from embedome.sequences.records import Record
+
+PART_SEQUENCES = 100_000
+# Predicted seconds of a part: on a CPU the time of all in so many parts, so that cores end at nearly one time, within
+# these limits. The least is about a full batch of ESM-1nv.
+PARTS = 32
+PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
+# In the folder of work under way, held by the process that writes there.
+LOCK = "lock"
+# Of the vectors' bytes, what compression leaves at the least: 0.92 of random numbers, whatever they have in common.
+COMPRESSED = 0.9
+
+
+def embed_fasta(
+    fasta: Sequence[str | os.PathLike],
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    settings: EmbedSettings,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Embed FASTA files into one Parquet file, sorted by id, in the format of the workflow's data sets.
+
+    Work under way lies in ``<out>.work`` beside the file; a run that was killed goes on from there. Records that
+    got no row are listed in ``<out>.dropped.tsv``, with the reason. Vectors of residues, where asked for, are in
+    ``<out stem>.residues.parquet``.
+
+    Parameters
+    ----------
+    fasta : sequence of paths
+    model : path
+        Model directory.
+    out : path
+        The Parquet file.
+    settings : Settings
+    machine : Machine
+
+    Returns
+    -------
+    dict
+        The account: records read, and what became of them.
+
+    Raises
+    ------
+    UserError
+        As the filter and embed stages; where another process is writing the file, or the disk has too little room.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; expected the name of a file to write")
+    check_model_directory(model)
+    described = empty_model(model, settings.features)
+    longest = longest_costed(settings.policy, described.max_residues)
+    cost = cost_of(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
+    dimension = described.encoder.dimension
+    with work_folder(out) as work:
+        account = filter_records(
+            fasta,
+            Criteria(),
+            catalog=work / "catalog",
+            rejects=work / "rejects.parquet",
+            summary=work / "filter.json",
+        )
+        if settings.per_residue:
+            announce_size(account["residues"], dimension)
+        there = sum(path.stat().st_size for path in work.glob("all-*.parquet"))
+        check_room(out, max(0, bytes_needed(work / "catalog", settings, cost.longest, dimension) - there))
+        manifest = embed_records(
+            canonical_records(work / "catalog"),
+            model,
+            work / "all.json",
+            settings=settings,
+            limits=PartLimits(PART_SEQUENCES, part_seconds(work / "catalog", cost, machine.device), cost),
+            source=source_identity(work / "filter.json"),
+            machine=machine,
+            total=account["kept"] - account["duplicates"],
+        )
+        parts = [work / part["file"] for part in manifest["parts"]]
+        states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
+        check_equal("kept", account["kept"], "rows and skipped", sum(states.values()) + len(skipped))
+        if settings.per_residue:
+            join_residues(parts, out, manifest["provenance"], dimension)
+        else:
+            remove_residues(out)
+        write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
+    return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """Give the folder for work under way, held against other processes; it is gone when the block has ended well.
+
+    One in which there is no work yet is gone in any case.
+
+    Raises
+    ------
+    UserError
+        Where another process holds it.
+    """
+    work = out.with_name(out.name + ".work")
+    try:
+        with try_lock(work / LOCK) as is_held:
+            if not is_held:
+                raise UserError(f"{out}: another process is writing it; wait for it, then run again")
+            done = False
+            try:
+                yield work
+                done = True
+            finally:
+                # Moved away while it is held: whoever comes next makes a new one, and none is removed under way.
+                if done or os.listdir(work) == [LOCK]:
+                    os.replace(work, temporary_beside(work))
+    finally:
+        for stale in temporaries_beside(work):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, dimension: int) -> int:
+    """Bytes of the parts and of the files that they are joined to, as both are there at the end; about, and not less.
+
+    `longest` is that of the cost.
+    """
+    vector = COMPRESSED * HALF * dimension
+    row, needed = ROW_BYTES + vector * len(settings.pooling), 0.0
+    for table in read_catalog(catalog, ["length", "duplicate_of"]):
+        if settings.long_sequences == "skip" and longest:
+            table = table.filter(pc.less_equal(table["length"], longest))
+        distinct = table.filter(table["duplicate_of"].is_null())["length"].to_numpy()
+        # A duplicate is in no part, and has no vectors of residues.
+        needed += row * (len(distinct) + len(table))
+        if settings.per_residue:
+            needed += 2 * vector * np.minimum(distinct, longest or np.inf).sum()
+    return int(needed)
+
+
+def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
+    """Predicted seconds of a part: from the work there is, so that a run that goes on cuts the same parts."""
+    least, most = PART_SECONDS[device]
+    total, costs = 0, []
+    for table in read_catalog(catalog, ["length", "duplicate_of"]):
+        distinct = table.filter(table["duplicate_of"].is_null())["length"]
+        costs.append(cost.picoseconds(distinct.to_numpy()))
+        total += int(costs[-1].sum())
+        if total >= PARTS * most * PICOSECONDS:
+            return most
+    parts = min(PARTS, math.ceil(total / PICOSECONDS / least))
+    # Two and four cores then end together.
+    parts -= parts % 4 if parts > 4 else 0
+    # One more, lest it is rounded down.
+    return min(most, max(least, (smallest_limit(np.concatenate(costs), parts) + 1) / PICOSECONDS))
+
+
+def smallest_limit(costs: np.ndarray, parts: int) -> int:
+    """The smallest cost of a part with which costs in a row, int64 [n], make at most so many parts.
+
+    With a mean part's there would be one more, and while that is worked on other processes have nothing to do.
+    """
+    ends = np.cumsum(costs)
+
+    def is_enough(limit: int) -> bool:
+        done = at = 0
+        for _ in range(parts):
+            if at < len(ends):
+                at = max(at + 1, int(np.searchsorted(ends, done + limit, side="right")))
+                done = int(ends[at - 1])
+        return at == len(ends)
+
+    mean = int(costs.sum()) // parts
+    return mean + bisect.bisect_left(
+        range(int(costs.max(initial=0)) + 1), True, key=lambda more: is_enough(mean + more)
+    )
+
+
+def canonical_records(catalog: Path) -> Iterator[Record]:
+    """The catalog's distinct sequences in id order."""
+    for table in read_catalog(catalog, ["id", "description", "sequence", "duplicate_of"]):
+        distinct = table.filter(table["duplicate_of"].is_null())
+        columns = (distinct[name].to_pylist() for name in ("id", "description", "sequence"))
+        for name, description, sequence in zip(*columns, strict=True):
+            yield Record(name, description, sequence.encode())
+
+
+def join_parts(
+    parts: Sequence[Path], catalog: Path, out: Path, provenance: dict[str, Any]
+) -> tuple[dict[str, int], pa.Table]:
+    """Write parts and duplicates as one file in id order; give the rows by state and the skipped sequences.
+
+    Memory: a part, and a vector for every sequence that has duplicates.
+    """
+    infos = [part_info(path) for path in parts]
+    schema = infos[0].schema
+    skipped = pa.Table.from_pylist([row for info in infos for row in info.skipped], SKIPPED)
+    repeated = repeated_ids(catalog)
+    reader = RowReader((read_rows(path).cast(schema) for path in parts), schema)
+    originals = schema.empty_table()
+    states: Counter[str] = Counter()
+    with atomic_path(out) as temporary, embedding_sink(temporary, schema) as sink:
+        for rows in read_catalog(catalog, CATALOG_COLUMNS):
+            canonical = rows.filter(rows["duplicate_of"].is_null())
+            is_skipped = pc.is_in(canonical["id"], value_set=skipped["id"])
+            taken = reader.take(len(canonical) - (pc.sum(is_skipped).as_py() or 0))
+            originals = pa.concat_tables([originals, taken.filter(pc.is_in(taken["id"], value_set=repeated))])
+            # A canonical id sorts before its duplicates, so its row has been seen.
+            copies, lost = duplicate_rows(rows.filter(rows["duplicate_of"].is_valid()), originals)
+            skipped = pa.concat_tables([skipped, skipped_duplicates(lost, skipped)])
+            states.update(taken["state"].to_pylist() + copies["state"].to_pylist())
+            sink.write(pa.concat_tables([taken, copies]).sort_by("id"))
+        sink.describe(embedding_metadata(provenance, skipped))
+    return dict(states), skipped
+
+
+def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], dimension: int) -> None:
+    """Write the parts' vectors of residues as one file in id order; a row group in memory at a time."""
+    with atomic_path(residues_path(out)) as temporary, residue_sink(temporary, dimension) as sink:
+        for part in parts:
+            file = ParquetFile(residues_path(part))
+            for group in range(file.num_row_groups):
+                sink.write(file.read_row_group(group, use_threads=False).replace_schema_metadata(None))
+        sink.describe(embedding_metadata(provenance))
+
+
+def remove_residues(out: Path) -> None:
+    """Remove the vectors of residues of an earlier run; a file of their name in which there is something else stays."""
+    path = residues_path(out)
+    try:
+        names = ParquetFile(path).schema_arrow.names
+    except UserError:
+        return
+    if names == residue_schema(1).names:
+        path.unlink()
+
+
+def repeated_ids(catalog: Path) -> pa.Array:
+    """Canonical ids that have duplicates."""
+    tables = read_catalog(catalog, ["duplicate_of"])
+    found = [pa.array([], pa.string()), *(table["duplicate_of"].drop_null().combine_chunks() for table in tables)]
+    return pa.concat_arrays(found).unique()
+
+
+def dropped_rows(rejects: Path, skipped: pa.Table) -> list[tuple]:
+    """The records that got no row, as `write_dropped` takes them."""
+    rejected = read_rows(rejects, ["id", "reason", "detail", "length"]).to_pylist()
+    rows = [("rejected", row["id"], row["reason"], row["detail"], row["length"]) for row in rejected]
+    return rows + [("skipped", row["id"], row["reason"], "", row["length"]) for row in skipped.to_pylist()]
