@@ -7,7 +7,15 @@ from snakemake.io import strip_wildcard_constraints
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from embedome.config import check_config, check_files, config_sha256, drops_leaks, load_schema, release_name, uses_clusters
+from embedome.workflow.config import (
+    check_config,
+    check_files,
+    config_sha256,
+    drops_leaks,
+    load_schema,
+    release_name,
+    uses_clusters,
+)
 from embedome.common.errors import UserError
 from embedome.models.directory import check_model_directory, check_own_directory
 from embedome.models.tokenizer import vocabulary_files

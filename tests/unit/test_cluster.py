@@ -353,7 +353,7 @@ from embedome.splits.mmseqs import Mmseqs
 source, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 cluster_catalog(
-    source / "catalog", source / "filter.json", ClusterPlan("linclust", 0.5, 0.8, 0),
+    source / "catalog", source / "filter.json", ClusterSettings("linclust", 0.5, 0.8, 0),
     clusters=out / "clusters.parquet", summary=out / "cluster.json", mmseqs=Mmseqs(2),
 )
 """

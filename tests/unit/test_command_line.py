@@ -31,7 +31,7 @@ from embedding_line import (
     random_records,
     rough_model,
 )
-from embedome.__main__ import main
+from embedome.cli.main import main
 from embedome.common.locks import try_lock
 from embedome.embedding.cost import CostModel
 from embedome.embedding.parts import cut_parts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from embedome.common.errors import UserError
-from embedome.config import SCIENCE, check_config, config_sha256, load_schema, release_name
+from embedome.workflow.config import SCIENCE, check_config, config_sha256, load_schema, release_name
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = load_schema(ROOT / "schemas" / "config.schema.yaml")

@@ -66,7 +66,7 @@ def reference(model: Path) -> HuggingFace:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """One shard of 80 sequences, 10 of them longer than the model."""
-    plan = line.SplitPlan("hash", 1, 0, 0)
+    plan = line.SplitSettings("hash", 1, 0, 0)
     folder = tmp_path_factory.mktemp("prepared")
     return line.prepare(folder, line.random_records(1, LENGTHS), {"val": 1, "test": 1, "train": 1}, plan)
 
@@ -1116,7 +1116,7 @@ from embedome.embedding.cost import CostModel
 from embedome.embedding.embed import embed_shard
 from embedome.common.process import peak_memory
 from embedome.embedding.settings import PartLimits, EmbedSettings
-settings, limits = Settings(per_residue=True), PartLimits(1000, 1e9, CostModel(1e-6, 1e-9))
+settings, limits = EmbedSettings(per_residue=True), PartLimits(1000, 1e9, CostModel(1e-6, 1e-9))
 embed_shard(*sys.argv[1:], settings=settings, limits=limits, source={})
 print(peak_memory())
 """

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedding_line import prepare, random_records, rough_model, rows, vectors
-from embedome.__main__ import main
+from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.common.json_files import canonical_json
 from embedome.dataset import Dataset, open_dataset

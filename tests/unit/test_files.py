@@ -332,7 +332,7 @@ fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 with user_errors():
-    filter_records([fasta], Limits(), catalog=out / "catalog", rejects=out / "rejects", summary=out / "summary")
+    filter_records([fasta], Criteria(), catalog=out / "catalog", rejects=out / "rejects", summary=out / "summary")
 """
 
 

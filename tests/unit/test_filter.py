@@ -618,7 +618,7 @@ made, real = [], stage.make_run
 stage.make_run = lambda task: made.append(task) or real(task)
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
-stage.filter_records([fasta], stage.Limits(20), catalog=out / "catalog", rejects=out / "rejects.parquet",
+stage.filter_records([fasta], stage.Criteria(20), catalog=out / "catalog", rejects=out / "rejects.parquet",
                      summary=out / "filter.json")
 assert len(made) > 5
 """
@@ -642,7 +642,7 @@ stage.RUN_BYTES, compressed.BLOCK_BYTES, sorting.RUN_BATCHES = 500_000, 100_000,
 stage.CATALOG_GROUP_ROWS, stage.CATALOG_FILE_GROUPS = 1000, 4
 fasta, out = map(Path, sys.argv[1:])
 print("ready", flush=True)
-stage.filter_records([fasta], stage.Limits(), catalog=out / "catalog", rejects=out / "rejects.parquet",
+stage.filter_records([fasta], stage.Criteria(), catalog=out / "catalog", rejects=out / "rejects.parquet",
                      summary=out / "filter.json")
 (out / "status").write_text(Path("/proc/self/status").read_text())
 """

@@ -42,7 +42,7 @@ def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
     "module",
     [
         *("catalog.filter", "splits.split", "dataset", "dataset.export_arrays"),
-        *("embedding.shard", "merging.merge", "merging.ledger", "config", "annotation.annotate", "__main__"),
+        *("embedding.shard", "merging.merge", "merging.ledger", "workflow.config", "annotation.annotate", "cli.main"),
     ],
 )
 def test_data_stages_import_no_heavy_package(module):

@@ -166,7 +166,7 @@ def test_a_damaged_part_is_named_and_nothing_is_published(made: Line, tmp_path: 
 
 def test_files_of_residues_stay_as_they_are(made: Line, tmp_path: Path) -> None:
     rich = line.prepare(tmp_path / "line", line.random_records(5, range(1, 30)), SHARDS)
-    rich.embed(line.rough_model(tmp_path / "model"), line.Settings(per_residue=True))
+    rich.embed(line.rough_model(tmp_path / "model"), line.EmbedSettings(per_residue=True))
     rich.merge(file_bytes=LARGE)
     for path in rich.dataset.glob("_residues/*/*.parquet"):
         assert path.samefile(rich.folder / "embeddings" / path.parent.name[6:] / path.name.removeprefix("part-"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from embedding_line import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
-from embedome.__main__ import main
+from embedome.cli.main import main
 from embedome.embedding.benchmark import bench, fit_cost, gemm_peak
 from embedome.embedding.cost import CostModel, cost_of, longest_costed
 from embedome.embedding.forecast import Job, make_plan

@@ -9,7 +9,7 @@ from pathlib import Path
 import embedding_line as line
 import pyarrow.parquet as pq
 import pytest
-from embedome.__main__ import main
+from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.dataset.verify import verify_dataset
 from embedome.embedding.settings import EmbedSettings

@@ -85,7 +85,7 @@ def analyse_dataset(
     families : path, optional
         ``families.tsv.gz`` of a demo release: whether neighbours share the family is counted then, and otherwise
         whether they share the taxon.
-    workers : Workers, optional
+    workers : DaskWorkers, optional
         What reads the vectors; one thread of this process if not given.
 
     Returns

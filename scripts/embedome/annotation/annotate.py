@@ -68,7 +68,7 @@ def annotate_partition(
     Parameters
     ----------
     dataset, lookup : path
-        Folder of the data set, and what `lookup_build.build_lookup` made of it.
+        Folder of the data set, and what `build_reference.build_reference` made of it.
     partition : Partition
     out : path
         The Parquet file to write: rows sorted by id, then rank.

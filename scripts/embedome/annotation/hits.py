@@ -73,7 +73,7 @@ class HitFinder:
 
     Parameters
     ----------
-    lookup : LookupSet
+    lookup : ReferenceSet
     settings : AnnotateSettings
     threads : int
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Whoever changes the numbers or the files of an annotation raises this.
 ANNOTATION_FORMAT = 1
 EUCLIDEAN, COSINE = "euclidean", "cosine"
-# What `neighbours.build_index` calls them.
+# What `to_faiss.build_index` calls them.
 INDEX_METRICS = {EUCLIDEAN: "l2", COSINE: "cosine"}
 LOOKUP, ROWS, NAMES, HELD_OUT = "lookup.json", "rows.parquet", "labels.parquet", "held_out.parquet"
 VECTORS, INDEX = "vectors.npy", "index.faiss"
@@ -44,7 +44,7 @@ class AnnotateSettings:
     skip_identical : bool
         Leave out annotated proteins with the query's own sequence; the query itself always is.
     max_identity : float, optional
-        Leave out those with a larger sequence identity to the query, see `identity.sequence_identity`.
+        Leave out those with a larger sequence identity to the query, see `sequence_identity.sequence_identity`.
     min_reliability : float
         Labels of a smaller reliability are not written.
     exact_up_to : int

@@ -104,7 +104,7 @@ def score_annotation(lookup: ReferenceSet, files: Sequence[Path]) -> dict[str, A
 
     Parameters
     ----------
-    lookup : LookupSet
+    lookup : ReferenceSet
     files : sequence of paths
         The annotation of the held-out splits.
 

@@ -65,7 +65,7 @@ def filter_records(
     ----------
     fasta : sequence of paths
         Files in order; plain, gzip or zstandard. What they are is told by their first bytes.
-    limits : Limits
+    limits : Criteria
         What a record must meet.
     catalog : path
         Folder for the kept records, ``part-NNNNN.parquet``.
@@ -74,7 +74,7 @@ def filter_records(
     summary : path
         JSON file for the counts; its content is also returned.
     members : path, optional
-        Parquet file for the members of kept clusters, as far as they come from UniRef XML; see `members.MEMBERS`.
+        Parquet file for the members of kept clusters, as far as they come from UniRef XML; see `MEMBERS`.
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
     workers : int

@@ -47,7 +47,7 @@ class RunTask:
         Records of the files before it.
     chunks : list of Chunk or XmlChunk
         Or where they are.
-    limits : Limits
+    limits : Criteria
     folder : Path
         Where runs go.
     """
@@ -82,7 +82,7 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     Raises
     ------
     UserError
-        As `fasta.split_entry` and `clusters.check_clusters`.
+        As `fasta.split_entry` and `uniref_entries.check_clusters`.
     """
     found = [check_records(task, each.fetch() if isinstance(each, Spooled) else each) for each in task.chunks]
     table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()

@@ -53,7 +53,7 @@ def residues_path(part: Path) -> Path:
 
 @contextmanager
 def new_file(path: Path, there: Callable[[], bool]) -> Iterator[Path]:
-    """As `files.atomic_path`; but where the file is `there` by the end of the block, that one stays."""
+    """As `atomic_files.atomic_path`; but where the file is `there` by the end of the block, that one stays."""
     with atomic_path(path) as temporary:
         yield temporary
         if there():

@@ -117,7 +117,7 @@ class DigestIndex:
     ids: np.ndarray
     """Hashes of the ids, uint64 [n]."""
     rows: np.ndarray
-    """Of `catalog.row_type`, [n]."""
+    """Of `rows.row_type`, [n]."""
 
     @classmethod
     def of_dataset(cls, data: Dataset) -> "DigestIndex":

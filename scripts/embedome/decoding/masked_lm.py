@@ -198,7 +198,7 @@ def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str
     Raises
     ------
     UserError
-        As `models.load_model`, and where the architecture or the checkpoint has no such head.
+        As `directory.load_model`, and where the architecture or the checkpoint has no such head.
     """
     config = read_config(directory)
     if config["model_type"] not in HEADS:

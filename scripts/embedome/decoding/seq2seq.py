@@ -151,7 +151,7 @@ def load_seq2seq(directory: str | os.PathLike, device: str = "cpu", dtype: str =
     Raises
     ------
     UserError
-        As `models.load_model`, and where the architecture or the checkpoint has no decoder.
+        As `directory.load_model`, and where the architecture or the checkpoint has no decoder.
     """
     config = read_config(directory)
     if config["model_type"] not in CLASSES:

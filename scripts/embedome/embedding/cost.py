@@ -76,7 +76,7 @@ def cost_of(encoder: "nn.Module", longest: int | None, flops: float) -> CostMode
     Parameters
     ----------
     encoder : torch.nn.Module
-        One of `embedome.encoders`.
+        One of `embedome.models.encoders`.
     longest : int, optional
         As in `CostModel`.
     flops : float

@@ -64,7 +64,7 @@ def embed_shard(
         Model directory.
     manifest : path
         JSON file ``<shard>.json``; the parts ``<shard>-<PPPPP>.parquet`` lie beside it.
-    settings : Settings
+    settings : EmbedSettings
     limits : PartLimits
     source : mapping
         Where the sequences come from, for the provenance: plain JSON, free of local paths and times.
@@ -202,7 +202,7 @@ def embed_records(
 
 
 def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: Mapping[str, Any]) -> dict[str, Any]:
-    """What the vectors come from: part of every file, and equal wherever it is made, but for `format.MEASURED`."""
+    """What the vectors come from: part of every file, and equal wherever it is made, but for `provenance.MEASURED`."""
     identity = model_identity(model)
     return {
         "embedome": __version__,

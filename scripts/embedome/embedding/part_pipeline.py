@@ -77,7 +77,7 @@ class PartPipeline:
     ----------
     model : str
         Model directory.
-    settings : Settings
+    settings : EmbedSettings
     machine : Machine
     clock : Clock
     """

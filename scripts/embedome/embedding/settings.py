@@ -28,7 +28,7 @@ class EmbedSettings:
     layer : int
         As in `engine.Engine`.
     pooling : tuple of str
-        Of `format.POOLINGS`; one vector each.
+        Of `terms.POOLINGS`; one vector each.
     per_residue : bool
         Write the vectors of the residues too.
     """

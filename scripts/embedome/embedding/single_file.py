@@ -67,7 +67,7 @@ def embed_fasta(
         Model directory.
     out : path
         The Parquet file.
-    settings : Settings
+    settings : EmbedSettings
     machine : Machine
 
     Returns

@@ -48,7 +48,7 @@ class BatchLayout:
 
 
 class Group(NamedTuple):
-    """Pieces of one length in a batch."""
+    """Windows of one length in a batch."""
 
     pieces: np.ndarray
     """int64 [B]"""
@@ -65,7 +65,7 @@ class DeviceLayout:
 
     Parameters
     ----------
-    layout : Layout
+    layout : BatchLayout
     device : torch.device
     """
 
@@ -137,7 +137,7 @@ def gather(
     starts, lengths : numpy.ndarray, dtype=int64, shape=(p,)
         Of pieces, in the order that is wanted.
     cuts : numpy.ndarray, dtype=int64, shape=(g,)
-        As in `Layout`.
+        As in `BatchLayout`.
     """
     around = len(first) + len(last)
     found = np.empty(int(lengths.sum()) + around * len(lengths), values.dtype)

@@ -84,7 +84,7 @@ class Engine:
         Whose hidden states: 0 the embedding's, k the k-th layer's, -1 the last one's, behind the final norm; as
         `hidden_states` of a Hugging Face model.
     poolings : sequence of str
-        Of `format.POOLINGS`.
+        Of `terms.POOLINGS`.
     per_residue : bool
         Give the hidden states of the residues too.
     attempt : int

@@ -23,8 +23,8 @@ class PooledVectors:
     Parameters
     ----------
     poolings : sequence of str
-        Of `format.POOLINGS`. ``mean`` and ``max`` are over residues, ``first`` is the token before them.
-    layout : Layout
+        Of `terms.POOLINGS`. ``mean`` and ``max`` are over residues, ``first`` is the token before them.
+    layout : BatchLayout
     dimension : int
     device : torch.device
     """
@@ -79,7 +79,7 @@ class ResidueStates:
 
     Parameters
     ----------
-    layout : Layout
+    layout : BatchLayout
     dimension : int
     """
 

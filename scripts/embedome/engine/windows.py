@@ -95,7 +95,7 @@ class Windows:
     owner : numpy.ndarray, dtype=int64, shape=(p,)
         Index of the sequence, ascending.
     counts : numpy.ndarray, dtype=int64, shape=(n,)
-        Pieces of each sequence; none of one that is skipped.
+        Windows of each sequence; none of one that is skipped.
     """
 
     start: np.ndarray

@@ -67,7 +67,7 @@ def build_file(task: FileTask) -> BuiltFile:
     Raises
     ------
     UserError
-        As `shard_parts.check_part`; and for a part whose columns are not written as those before it.
+        As `verified_parts.check_part`; and for a part whose columns are not written as those before it.
     """
     first = task.parts[0]
     path = task.folder / first.name

@@ -88,7 +88,7 @@ def merge_shards(
     reuse : Reuse, optional
         Sequences whose rows are taken from an earlier data set. New and reused rows are then written into files of
         `file_bytes`, one after the other.
-    workers : Workers, optional
+    workers : DaskWorkers, optional
         What verifies parts, one task for each file; one thread of this process if not given.
 
     Returns

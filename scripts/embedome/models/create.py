@@ -65,7 +65,7 @@ def make_config(name: str, sizes: Mapping[str, int], about: Mapping[str, Any]) -
     name : str
         Of the registry.
     sizes : mapping of str to int
-        As in `registry.Entry`, those that differ; fewer layers hold for the decoder too, unless it is named.
+        As in `registry.RegisteredModel`, those that differ; fewer layers hold for the decoder too, unless it is named.
     about : mapping
         What embedome says of the model: name, trained, …
 

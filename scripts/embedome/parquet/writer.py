@@ -32,7 +32,7 @@ class ParquetSink:
     Parameters
     ----------
     path : path or file-like
-        The file, written in place: wrap it in `files.atomic_path` or `files.atomic_directory`.
+        The file, written in place: wrap it in `atomic_files.atomic_path` or `atomic_files.atomic_directory`.
     schema : pyarrow.Schema
     rows : int
         Rows of a row group; memory is that of one.

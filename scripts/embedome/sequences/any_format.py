@@ -15,7 +15,7 @@ def read_any_chunks(
 ) -> Iterator[Chunk | XmlChunk]:
     """Yield a FASTA or UniRef XML file, plain or compressed, in chunks of `size` bytes or a little more.
 
-    `digest` is as of `fasta.open_decompressed`.
+    `digest` is as of `compressed.open_decompressed`.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class ParsedEntries(NamedTuple):
     faults: dict[int, tuple[str, str]]
     """Reason and detail of records that are to be dropped, by row."""
     members: pa.Table
-    """Rows of the `members.MEMBER_RUN` schema."""
+    """Rows of the `uniref_members.MEMBER_RUN` schema."""
 
 
 def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> ParsedEntries:

@@ -85,7 +85,7 @@ def cluster_catalog(
     ----------
     catalog, filter_summary : path
         What the filter stage wrote.
-    plan : ClusterPlan
+    plan : ClusterSettings
     clusters : path
         Parquet file, a row for each canonical id in the catalog's order: id, representative, and number of the
         cluster, counted from 0 in the order of their smallest ids.

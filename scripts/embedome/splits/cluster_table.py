@@ -23,7 +23,7 @@ CLUSTERS = pa.schema(
 
 
 class Clusters(NamedTuple):
-    """The clusters of a catalog, by row; arrays of `catalog.row_type`."""
+    """The clusters of a catalog, by row; arrays of `rows.row_type`."""
 
     number: np.ndarray
     """Cluster of each row, that of its canonical id; shape (n,)."""
@@ -43,7 +43,7 @@ class Clusters(NamedTuple):
 def read_clusters(catalog: str | os.PathLike, clusters: str | os.PathLike) -> Clusters:
     """Read a table of clusters back.
 
-    Memory: 16 bytes per record, and as `catalog.canonical_rows`.
+    Memory: 16 bytes per record, and as `rows.canonical_rows`.
 
     Raises
     ------

@@ -45,7 +45,7 @@ def drop_leaks(
     ----------
     catalog, filter_summary, drawn, drawn_summary : path
         What the filter and split stages wrote.
-    plan : SearchPlan
+    plan : SearchSettings
     drop_above : float
     splits, summary : path
         As the split stage writes them, with the dropped records marked ``rejected``; the summary is also returned.

@@ -56,7 +56,7 @@ def measure_leakage(
     ----------
     catalog, splits : path
         What the filter and split stages wrote.
-    plan : SearchPlan
+    plan : SearchSettings
     leakage : path
         Parquet file, a row for each distinct sequence of val and of test in id order: the hit of the highest identity
         (of equal ones that of most bits, then of the smallest id), null where there is none.

@@ -44,7 +44,7 @@ def split_catalog(
     ----------
     catalog, filter_summary : path
         What the filter stage wrote.
-    plan : SplitPlan
+    plan : SplitSettings
     splits : path
         Parquet file for (id, split), in the catalog's order.
     summary : path

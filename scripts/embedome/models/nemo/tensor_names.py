@@ -55,7 +55,7 @@ class ArchiveLayout:
     prefix : str
         Of all tensors' names.
     rows : callable
-        Gives the rows for sizes in the words of `registry.Entry`.
+        Gives the rows for sizes in the words of `registry.RegisteredModel`.
     """
 
     like: str

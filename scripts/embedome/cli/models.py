@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from embedome.machine_options import add_machine_options, chosen_device
+from embedome.cli.options import add_machine_options, chosen_device
 from embedome.models.registry import REGISTRY, RegisteredModel
 
 SIZES = {

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.machine_options import add_machine_options, chosen_device
+from embedome.cli.options import add_machine_options, chosen_device
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from embedome.machine_options import add_machine_options, chosen_device
+from embedome.cli.options import add_machine_options, chosen_device
 
 
 def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,0 +1,1 @@
+"""The command `embedome`, one module per command: options are parsed, results printed, nothing else is done."""

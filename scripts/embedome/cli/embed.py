@@ -1,0 +1,96 @@
+"""The command `embedome embed`."""
+
+import argparse
+import json
+
+from embedome.cli.options import add_machine_options, chosen_device
+from embedome.common.parallel import available_cores, start_server
+
+
+def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parser of `embed`."""
+    parser = commands.add_parser(
+        "embed",
+        help="embed FASTA files into one Parquet file",
+        description="Embed FASTA files into one Parquet file, sorted by id. Run again after a crash: it goes on.",
+    )
+    parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
+    add_machine_options(parser, int8=True)
+    parser.add_argument(
+        "--features",
+        choices=["encoder", "decoder"],
+        default="encoder",
+        help="which half of a T5 (default: encoder)",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        metavar="K",
+        help="hidden states of this layer; 0 the embedding (default: last)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=["mean", "max", "first"],
+        nargs="+",
+        default=["mean"],
+        help="mean and max over residues, first: the token before them; a column each (default: mean)",
+    )
+    parser.add_argument(
+        "--per-residue",
+        action="store_true",
+        help="write the vectors of the residues too, to <FILE stem>.residues.parquet",
+    )
+    parser.add_argument(
+        "--long",
+        choices=["truncate", "window", "skip"],
+        default="truncate",
+        help="long sequences: use the first residues (default), average overlapping windows, or leave out",
+    )
+    parser.add_argument(
+        "--max-residues",
+        type=int,
+        metavar="N",
+        help="residues beyond which a sequence is long (default: as many as the model's positions hold)",
+    )
+    parser.add_argument("--overlap", type=int, default=0, metavar="N", help="residues that windows share (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes on the CPU, each with the model in memory (default: cores)"
+    )
+    parser.set_defaults(run=run_embed)
+
+
+def run_embed(options: argparse.Namespace) -> None:
+    """Embed FASTA files into one file."""
+    if options.device != "cuda" and options.workers != 1:
+        start_server("embedome.embedding.part_pipeline")
+    from embedome.common.atomic_files import check_output
+    from embedome.common.errors import UserError
+    from embedome.embedding.part_pipeline import Machine
+    from embedome.embedding.settings import EmbedSettings
+    from embedome.embedding.single_file import embed_fasta
+
+    if options.overlap < 0 or (options.overlap and options.long != "window"):
+        raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers is {options.workers}; expected 1 or more")
+    check_output(options.out, options.fasta)
+    device = chosen_device(options)
+    account = embed_fasta(
+        options.fasta,
+        options.model,
+        options.out,
+        settings=EmbedSettings(
+            dtype=options.dtype,
+            long_sequences=options.long,
+            overlap=options.overlap,
+            max_residues=options.max_residues,
+            features=options.features,
+            layer=options.layer,
+            pooling=tuple(dict.fromkeys(options.pooling)),
+            per_residue=options.per_residue,
+        ),
+        machine=Machine(device, workers=options.workers or (available_cores() if device == "cpu" else 1)),
+    )
+    print(f"{options.out}: {json.dumps(account)}")

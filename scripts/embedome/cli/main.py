@@ -1,0 +1,48 @@
+"""The command line: `embedome embed`, `describe`, `get`, `verify`, `export`, `annotate`, `translate` and so on."""
+
+import argparse
+from collections.abc import Sequence
+
+from embedome import __version__
+from embedome.cli.annotate import add_annotate
+from embedome.cli.dataset import add_dataset
+from embedome.cli.embed import add_embed
+from embedome.cli.export import add_export
+from embedome.cli.models import add_models
+from embedome.cli.plan import add_bench, add_plan
+from embedome.cli.translate import add_translate
+from embedome.common.errors import user_errors
+from embedome.common.log import setup_logging
+from embedome.common.process import exit_on_sigterm
+
+EPILOG = """\
+The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
+FASTA files on this machine, and reads what either wrote.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 2 on an error of the user's."""
+    options = make_parser().parse_args(arguments)
+    setup_logging()
+    exit_on_sigterm()
+    with user_errors():
+        options.run(options)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="embedome", description="Protein language model embeddings as verified Parquet tables.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"embedome {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_embed(commands)
+    add_dataset(commands)
+    add_export(commands)
+    add_translate(commands)
+    add_annotate(commands)
+    add_models(commands)
+    add_bench(commands)
+    add_plan(commands)
+    return parser

@@ -1,0 +1,1 @@
+"""What only the Snakefile asks: is the configuration right, and where is which file."""
