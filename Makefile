@@ -51,7 +51,7 @@ test: setup
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --hypothesis-profile thorough \
-		tests/unit/test_corpus.py tests/unit/test_columns.py $(ARGS)
+		tests/unit/catalog/test_made_up_files.py tests/unit/sequences/test_record_columns.py $(ARGS)
 
 test-slurm: setup
 	@$(INSTALL_SLURM)

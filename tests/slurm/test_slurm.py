@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster import NODES, Cluster, run, wait_for, why_not
-from runs import ROOT, SMALL, changed, command, digests
-from runs import run as run_here
+from helpers.slurm_cluster import NODES, Cluster, run, wait_for, why_not
+from helpers.workflow_runs import ROOT, SMALL, changed, command, digests
+from helpers.workflow_runs import run as run_here
 
 log = logging.getLogger(__name__)
 REASON = why_not()

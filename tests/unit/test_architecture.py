@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.paths import SCRIPTS
 
-PACKAGE = Path(__file__).parents[2] / "scripts" / "embedome"
+PACKAGE = SCRIPTS / "embedome"
 FLOORS = (
     {"common"},
     {"parquet", "sequences", "models"},

@@ -3,11 +3,10 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "scripts" / "embedome"
 SHIMS = sorted((ROOT / "scripts").glob("*.py"))
 # Packages that a machine with only torch, transformers, numpy and pyarrow lacks.

@@ -10,7 +10,7 @@ import sys
 
 import duckdb
 import pytest
-from runs import ROOT, SMALL, changed, run, run_and_kill
+from helpers.workflow_runs import ROOT, SMALL, changed, run, run_and_kill
 
 LABELS = "resources/demo/mirror/families.tsv.gz"
 ANNOTATE = {

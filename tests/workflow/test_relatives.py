@@ -5,7 +5,7 @@ import shutil
 
 import duckdb
 import pytest
-from runs import SMALL, changed, digests, run, run_and_kill, take_model
+from helpers.workflow_runs import SMALL, changed, digests, run, run_and_kill, take_model
 
 pytestmark = pytest.mark.skipif(not shutil.which("mmseqs"), reason="MMseqs2 is not installed")
 

@@ -5,7 +5,7 @@ import shutil
 
 import duckdb
 import pytest
-from runs import SMALL, changed, run, take_model
+from helpers.workflow_runs import SMALL, changed, run, take_model
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import json
 
 import duckdb
 import pytest
-from runs import SMALL, changed, run
-from test_archive import ARCHIVE, RELEASE, metalink, release, uniref
-from test_uniref_xml import document, one
+from helpers.archives import ARCHIVE, RELEASE, release_archive, uniref
+from helpers.mirror_server import metalink
+from helpers.uniref_documents import document, one
+from helpers.workflow_runs import SMALL, changed, run
 
 CLUSTERS = [one(f"UniRef50_{name}", "MKTAYIAKQRQISFVKSHFSRQ" + name, members=3) for name in "CAB"]
 XML = gzip.compress(document(*(cluster.xml() for cluster in CLUSTERS)), mtime=0)
@@ -19,7 +20,7 @@ def archive(tmp_path):
     """A mirror that has an old release; gives its URL."""
     folder = tmp_path / "mirror" / "previous_major_releases" / f"release-{RELEASE}" / "uniref"
     folder.mkdir(parents=True)
-    data = release(uniref("uniref100", b"x"), uniref("uniref50", XML))
+    data = release_archive(uniref("uniref100", b"x"), uniref("uniref50", XML))
     (folder / ARCHIVE).write_bytes(data)
     (folder / "RELEASE.metalink").write_text(metalink(data, name=ARCHIVE))
     return (tmp_path / "mirror" / "uniref" / "uniref50").as_uri()

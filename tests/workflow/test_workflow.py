@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from backports import zstd
-from runs import ROOT, SMALL, changed, digests, run, run_and_kill, take_model
+from helpers.workflow_runs import ROOT, SMALL, changed, digests, run, run_and_kill, take_model
 
 
 def test_a_second_run_has_nothing_to_do(demo):

@@ -1,0 +1,210 @@
+"""The report: plots with every count, the same bytes each time, of any data set; tables that are the numbers."""
+
+import csv
+import random
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from embedome.analysis.analyse import Samples, analyse_dataset
+from embedome.analysis.plots import norm_edges, plot_points, save
+from embedome.analysis.report import flat, write_report
+from embedome.analysis.report_tables import write_page
+from embedome.analysis.runtimes import write_runtimes
+from embedome.common.json_files import write_json
+from helpers.filtered import tree
+from helpers.written_dataset import Protein, write_dataset
+
+PLOTS = ("lengths", "composition", "norms", "spectrum", "pca", "umap", "neighbours", "drift")
+LEDGER = {
+    "read": 130,
+    "rejected": {"too-short": 10},
+    "states": {"embedded": 115},
+    "skipped": {"too-long": 5},
+    "splits": {
+        "val": {"states": {"embedded": 10}, "skipped": {}, "sequences": 10},
+        "test": {"states": {"embedded": 20}, "skipped": {}, "sequences": 20},
+        "train": {"states": {"embedded": 85}, "skipped": {"too-long": 5}, "sequences": 90},
+    },
+}
+
+
+def report(folder: Path, sizes: tuple[int, int, int], dimension: int = 8) -> Path:
+    """Analyse and report a data set of random vectors, so many in each split."""
+    rng, chance = np.random.default_rng(0), random.Random(0)
+    proteins = []
+    for split, size in zip(("val", "test", "train"), sizes, strict=True):
+        for number in range(size):
+            sequence = "".join(chance.choices("ACDEFGHIKLMNPQRSTVWYX", k=chance.randint(20, 300)))
+            proteins.append(
+                Protein(f"{split}{number}", split, sequence, rng.normal(size=dimension), number % 4 or None)
+            )
+    write_dataset(folder, proteins, dimension)
+    analyse_dataset(
+        folder / "dataset",
+        folder / "catalog",
+        folder / "splits.parquet",
+        folder / "analysis",
+        samples=Samples(50, 30, 0),
+    )
+    write_json(folder / "ledger.json", LEDGER)
+    write_report(folder / "analysis", folder / "ledger.json", folder / "report", pca_sequences=30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return report(tmp_path_factory.mktemp("report") / "run", (10, 20, 85))
+
+
+def texts(path: Path) -> list[str]:
+    """The texts of an SVG, which is well-formed."""
+    return [
+        "".join(each.itertext()).strip() for each in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")
+    ]
+
+
+def cells(page: Path) -> list[list[str]]:
+    """The texts of a page's table, without its head."""
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", line) for line in re.findall("<tr><td.*", page.read_text())]
+
+
+def test_the_same_numbers_give_the_same_bytes(folder):
+    write_report(folder / "analysis", folder / "ledger.json", folder / "again", pca_sequences=30)
+    assert tree(folder / "again") == tree(folder / "report")
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_plots_have_a_title_and_axes_with_units_and_say_how_many(folder, name):
+    found = texts(folder / "report" / f"{name}.svg")
+    expected = {
+        "lengths": ["Lengths of 115 sequences, duplicates included", "length (residues)", "val (10)", "train (85)"],
+        "composition": ["share of the split's residues (%)", "residue", "other"],
+        "norms": ["Norms of 115 vectors", "Euclidean norm of the embedding", "test (20)"],
+        "spectrum": ["share of the variance (%)", "principal components"],
+        "pca": ["30 sampled sequences on the principal axes of all vectors", "split (sequences)"],
+        "umap": ["There is no map: report.umap_sequences is 0"],
+        "neighbours": ["Nearest neighbours among 50 sampled sequences", "1 - cosine to the nearest other sequence"],
+        "drift": ["Drift from train (85 rows), dimension by dimension", "val (10 rows)", "20 rows, by chance"],
+    }
+    assert set(expected[name]) <= set(found), found
+    text = (folder / "report" / f"{name}.svg").read_text()
+    # On white, whatever the page is.
+    assert re.search(r'id="patch_1">\s*<path [^>]*style="fill: #ffffff"', text)
+    assert "dc:date" not in text
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 1), (2, 2, 0), (0, 1, 5)])
+def test_the_smallest_data_sets_are_drawn(tmp_path, sizes):
+    report(tmp_path / "run", sizes, dimension=3)
+    assert all(texts(tmp_path / "run" / "report" / f"{name}.svg") for name in PLOTS)
+
+
+def test_equal_vectors_are_drawn(tmp_path):
+    proteins = [Protein(f"P{number}", "train", "MKV" * (number + 9), np.zeros(4)) for number in range(5)]
+    folder = write_dataset(tmp_path / "run", proteins, 4)
+    places = (folder / name for name in ("dataset", "catalog", "splits.parquet", "analysis"))
+    found = analyse_dataset(*places, samples=Samples(9, 9, 9))
+    assert found["norms"]["all"]["max"] == 0
+    assert found["equal_vectors"]["sequences"] == 5
+    write_json(folder / "ledger.json", LEDGER)
+    write_report(folder / "analysis", folder / "ledger.json", folder / "report")
+    assert "Norms of 5 vectors" in texts(folder / "report" / "norms.svg")
+
+
+def test_families_have_a_panel_of_their_own_and_the_map_is_drawn(folder, tmp_path):
+    sample = pq.read_table(folder / "analysis" / "sample.parquet")
+    names = [f"F{number % 9}" for number in range(len(sample))]
+    sample = sample.set_column(sample.column_names.index("family"), "family", [names])
+    save(plot_points("two panels", sample, ("pc1", "pc2"), ["one", "other"]), tmp_path / "points.svg")
+    found = texts(tmp_path / "points.svg")
+    assert "family (sequences), the largest ones" in found
+    assert f"others ({names.count('F7') + names.count('F8')})" in found
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 2.0), (0.5, 2 ** (1 / 64)), (2.0**-24, 2.0**26), (0.0, 3.0), (0.0, np.inf)]
+)
+def test_bins_of_norms_cover_all_and_are_not_many(low, high):
+    edges = norm_edges(low, high)
+    assert edges[0] <= low
+    assert edges[-1] >= min(high, edges[-1])
+    assert 2 <= len(edges) <= 61
+    assert (np.diff(edges) > 0).all()
+
+
+def test_the_ledger_s_table_is_the_ledger(folder):
+    with open(folder / "report" / "ledger.tsv", newline="") as handle:
+        rows = list(csv.reader(handle, delimiter="\t"))
+    assert rows == [
+        ["state", "records", "val", "test", "train"],
+        ["rejected: too-short", "10", "", "", ""],
+        ["embedded", "115", "10", "20", "85"],
+        ["skipped: too-long", "5", "0", "0", "5"],
+        ["read", "130", "10", "20", "90"],
+    ]
+    assert cells(folder / "report" / "ledger.html") == rows[1:]
+
+
+def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):
+    def split(counts: list[int], total: int) -> dict:
+        thresholds = [
+            {"identity": 0.3 * number, "sequences": n, "fraction": n / total if total else None}
+            for number, n in enumerate(counts, 1)
+        ]
+        return {"sequences": total, "without_hit": 0, "thresholds": thresholds}
+
+    write_json(tmp_path / "leakage.json", {"splits": {"val": split([7, 1], 30), "test": split([0, 0], 0)}})
+    write_report(folder / "analysis", folder / "ledger.json", tmp_path / "with", leakage=tmp_path / "leakage.json")
+    assert cells(tmp_path / "with" / "leakage.html") == [
+        ["0.3", "7", "23.33", "0", ""],
+        ["0.6", "1", "3.33", "0", ""],
+        ["all", "30", "", "0", ""],
+    ]
+    assert not (folder / "report" / "leakage.html").exists()
+
+
+def test_pages_are_escaped_and_numbers_stand_to_the_right(tmp_path):
+    write_page(tmp_path / "page.html", "a < b", ("what", "n"), [("<script>", 12345), ("x" * 64, "")])
+    text = (tmp_path / "page.html").read_text()
+    assert "<title>a &lt; b</title>" in text
+    assert '<tr><td>&lt;script&gt;</td><td class="number">12,345</td></tr>' in text
+    assert f'<td class="long">{"x" * 64}</td>' in text
+    write_page(tmp_path / "none.html", "none", ("a", "b"), [])
+    assert "<th>a</th><th>b</th>" in (tmp_path / "none.html").read_text()
+
+
+def test_nested_json_becomes_one_line_per_value():
+    value = {"a": {"b": [1, 2.5], "c": None}, "d": [{"e": True}, {"e": "text"}], "f": 3}
+    assert flat(value) == [("a: b", "1, 2.5"), ("a: c", "none"), ("d: 1: e", "yes"), ("d: 2: e", "text"), ("f", 3)]
+
+
+def test_run_times_are_added_up_by_rule_and_those_of_other_runs_left_out(tmp_path):
+    def write(name: str, *lines: tuple) -> None:
+        path = tmp_path / "benchmarks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [("s", "h:m:s", "max_rss", "cpu_time"), *lines]
+        path.write_text("\n".join("\t".join(str(value) for value in row) for row in rows) + "\n")
+
+    write("filter.tsv", (2.04, "0:00:02", 100.4, 1.5))
+    write("merge_my_model.tsv", (7200.4, "2:00:00", "-", "NA"))
+    write("embed/my_model/train/00000.tsv", (60, "0:01:00", 900, 50))
+    write("embed/my_model/val/00000.tsv", (5, "0:00:05", 950, 4.25))
+    write("embed/other/val/00000.tsv", (999, "0:16:39", 999, 999))
+    write("embed/my_model/val/00001.tsv", (999, "0:16:39", 999, 999))
+    embed = [tmp_path / f"benchmarks/embed/my_model/{split}/00000.tsv" for split in ("train", "val", "test")]
+    benchmarks = {
+        name: [tmp_path / f"benchmarks/{file}.tsv"]
+        for name, file in (("merge", "merge_my_model"), ("filter", "filter"), ("cluster", "cluster"))
+    }
+    write_runtimes(benchmarks | {"embed": embed}, tmp_path / "times.tsv", tmp_path / "times.html")
+    lines = (tmp_path / "times.tsv").read_text().splitlines()
+    assert [line.split("\t") for line in lines[1:]] == [
+        ["embed", "2", "0:01:05", "60.0", "950", "54.2"],
+        ["filter", "1", "0:00:02", "2.0", "100", "1.5"],
+        ["merge", "1", "2:00:00", "7200.4", "0", "0.0"],
+    ]
+    assert "950</td>" in (tmp_path / "times.html").read_text()
