@@ -28,4 +28,4 @@ include: "rules/annotate.smk"
 rule all:
     default_target: True
     input:
-        get_targets(),
+        paths.targets,

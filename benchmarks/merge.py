@@ -132,7 +132,7 @@ def merge_once(folder: Path, file_mb: int) -> None:
     sources = (folder / name for name in ("shards.json", "catalog", "splits.parquet"))
     workers = DaskWorkers(threads=available_cores())
     begin = time.perf_counter()
-    merge_shards(manifests, *sources, folder / "dataset", file_bytes=file_mb * 10**6, workers=workers)
+    merge_shards(manifests, *sources, folder / "dataset", file_mb=file_mb, workers=workers)
     seconds = time.perf_counter() - begin
     print(json.dumps([seconds, peak_memory() / 1e6]))
 

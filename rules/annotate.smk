@@ -9,7 +9,7 @@ if config["annotate"]["labels"]:
         input:
             dataset=f"results/dataset/{MODEL}/_manifest.json",
             labels=config["annotate"]["labels"],
-            catalog=sequences_to_compare(),
+            catalog=paths.sequences_to_compare,
         output:
             lookup=f"{ANNOTATION}/_lookup/lookup.json",
             rows=f"{ANNOTATION}/_lookup/rows.parquet",
@@ -40,7 +40,7 @@ if config["annotate"]["labels"]:
             lookup=rules.annotate_lookup.output.lookup,
             index=rules.annotate_lookup.output.index,
             rows=rules.annotate_lookup.output.rows,
-            catalog=sequences_to_compare(),
+            catalog=paths.sequences_to_compare,
         output:
             labels=f"{ANNOTATION}/split={{split}}/part-{{shard}}.parquet",
         log:
@@ -64,7 +64,9 @@ if config["annotate"]["labels"]:
         input:
             dataset=f"results/dataset/{MODEL}/_manifest.json",
             lookup=rules.annotate_lookup.output.lookup,
-            labels=all_shards(f"{ANNOTATION}/split={{split}}/part-{{shard}}.parquet"),
+            labels=paths.all_shards(
+                f"{ANNOTATION}/split={{split}}/part-{{shard}}.parquet"
+            ),
         output:
             summary=f"{ANNOTATION}/_summary.json",
         log:

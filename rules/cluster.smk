@@ -21,7 +21,7 @@ if uses_clusters(config):
             mem_mb=by_attempt(32000),
             runtime=by_attempt(1440),
         params:
-            plan=without("cluster", "as"),
+            plan=without(config["cluster"], "as"),
         message:
             "Clustering with MMseqs2 ({params.plan[method]})"
         script:

@@ -24,10 +24,10 @@ rule make_demo:
 
 rule download:
     input:
-        demo=rules.make_demo.output.metalink if is_kind("demo") else [],
+        demo=rules.make_demo.output.metalink if paths.is_kind("demo") else [],
     output:
-        sequences=f"{release_folder()}/{{database}}/{{database}}.{file_format()}.gz",
-        release=f"{release_folder()}/{{database}}/release.json",
+        sequences=f"{paths.release_folder}/{{database}}/{{database}}.{paths.file_format}.gz",
+        release=f"{paths.release_folder}/{{database}}/release.json",
     log:
         "results/logs/download_{database}.log",
     benchmark:
@@ -36,8 +36,8 @@ rule download:
     conda:
         "../envs/data.yaml"
     params:
-        file_format=file_format(),
-        release=old_release(),
+        file_format=paths.file_format,
+        release=paths.old_release,
     message:
         "Downloading {wildcards.database} and verifying size and checksum"
     script:

@@ -6,9 +6,9 @@ rule embed:
         fasta="results/shards/{split}/{shard}.fasta.gz",
         shards="results/shards/shards.json",
         summary="results/summaries/filter.json",
-        config=model_file("config.json"),
-        weights=get_weights(),
-        vocabulary=get_vocabulary(),
+        config=paths.model_file("config.json"),
+        weights=paths.weights,
+        vocabulary=paths.vocabulary,
     output:
         manifest="results/embeddings/{model}/{split}/{shard}.json",
         metrics="results/metrics/{model}/{split}/{shard}.jsonl",

@@ -3,8 +3,8 @@
 
 rule filter:
     input:
-        fasta=get_fasta(),
-        release=get_release(),
+        fasta=paths.sequence_files,
+        release=paths.release,
         taxonomy=config["filter"]["taxonomy"] or [],
     output:
         catalog=directory("results/catalog"),

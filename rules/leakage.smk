@@ -7,8 +7,8 @@ if drops_leaks(config):
         input:
             catalog="results/catalog",
             filter="results/summaries/filter.json",
-            splits=drawn("splits.parquet"),
-            summary=drawn("summaries/split.json"),
+            splits=paths.drawn("splits.parquet"),
+            summary=paths.drawn("summaries/split.json"),
         output:
             splits="results/splits.parquet",
             summary="results/summaries/split.json",
@@ -24,7 +24,7 @@ if drops_leaks(config):
             mem_mb=by_attempt(32000),
             runtime=by_attempt(1440),
         params:
-            plan=without("leakage", "measure", "drop_above"),
+            plan=without(config["leakage"], "measure", "drop_above"),
             drop_above=config["leakage"]["drop_above"],
         message:
             "Dropping train sequences like those of val and test (identity {params.drop_above} or above)"
@@ -52,7 +52,7 @@ if config["leakage"]["measure"]:
             mem_mb=by_attempt(32000),
             runtime=by_attempt(1440),
         params:
-            plan=without("leakage", "measure", "drop_above"),
+            plan=without(config["leakage"], "measure", "drop_above"),
         message:
             "Searching val and test against train"
         script:

@@ -3,12 +3,14 @@
 
 rule merge:
     input:
-        manifests=all_shards(f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"),
+        manifests=paths.all_shards(
+            f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"
+        ),
         shards="results/shards/shards.json",
         catalog="results/catalog",
         splits="results/splits.parquet",
-        reuse=reuse_files(),
-        earlier=earlier_manifest(),
+        reuse=paths.reuse_files,
+        earlier=paths.earlier_manifest,
     output:
         manifest=f"results/dataset/{MODEL}/_manifest.json",
     log:
@@ -35,7 +37,9 @@ rule ledger:
         filter="results/summaries/filter.json",
         split="results/summaries/split.json",
         shards="results/shards/shards.json",
-        manifests=all_shards(f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"),
+        manifests=paths.all_shards(
+            f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"
+        ),
         dataset=f"results/dataset/{MODEL}/_manifest.json",
     output:
         ledger="results/ledger.json",

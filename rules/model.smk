@@ -5,9 +5,9 @@ if config["model"]["untrained"]:
 
     rule make_model:
         output:
-            config=model_file("config.json"),
-            weights=model_file("model.safetensors"),
-            tokenizer=model_file("tokenizer.json"),
+            config=paths.model_file("config.json"),
+            weights=paths.model_file("model.safetensors"),
+            tokenizer=paths.model_file("tokenizer.json"),
         log:
             "results/logs/make_model.log",
         benchmark:
@@ -17,7 +17,7 @@ if config["model"]["untrained"]:
             "../envs/model.yaml"
         params:
             name=MODEL,
-            untrained=untrained_model(),
+            untrained=paths.untrained_model,
         message:
             "Making an untrained model, {params.name}"
         script:

@@ -21,7 +21,7 @@ rule analyse:
         dataset=f"results/dataset/{MODEL}/_manifest.json",
         catalog="results/catalog",
         splits="results/splits.parquet",
-        families=families(),
+        families=paths.families,
     output:
         statistics=f"{ANALYSIS}/statistics.json",
         tables=expand(
@@ -58,7 +58,7 @@ rule report:
         statistics=rules.analyse.output.statistics,
         tables=rules.analyse.output.tables,
         ledger="results/ledger.json",
-        leakage=measured_leakage(),
+        leakage=paths.leakage,
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(
@@ -86,7 +86,7 @@ rule report:
                 labels={"what": "Leakage"},
                 caption="../docs/report/leakage.rst",
             )
-            if measured_leakage()
+            if paths.leakage
             else []
         ),
         plots=[
@@ -121,7 +121,7 @@ rule report:
 rule runtimes:
     input:
         rules.report.output,
-        get_annotation(),
+        paths.annotation,
     output:
         table=f"results/runtimes/{MODEL}.tsv",
         page=report(

@@ -7,7 +7,7 @@ if config["reuse"]["dataset"]:
         input:
             catalog="results/catalog",
             filter="results/summaries/filter.json",
-            earlier=earlier_manifest(),
+            earlier=paths.earlier_manifest,
         output:
             reused="results/reused.parquet",
             summary="results/summaries/reuse.json",

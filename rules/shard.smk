@@ -7,10 +7,10 @@ rule shard:
         splits="results/splits.parquet",
         summary="results/summaries/split.json",
         filter="results/summaries/filter.json",
-        rejects=later_rejects(),
-        reuse=reuse_files(),
+        rejects=paths.later_rejects,
+        reuse=paths.reuse_files,
     output:
-        shards=all_shards("results/shards/{split}/{shard}.fasta.gz"),
+        shards=paths.all_shards("results/shards/{split}/{shard}.fasta.gz"),
         summary="results/shards/shards.json",
     log:
         "results/logs/shard.log",

@@ -9,11 +9,11 @@ rule split:
     output:
         **(
             {"rejects": "results/rejects_redundant.parquet"}
-            if is_redundancy_filter()
+            if paths.is_redundancy_filter
             else {}
         ),
-        splits=drawn("splits.parquet"),
-        summary=drawn("summaries/split.json"),
+        splits=paths.drawn("splits.parquet"),
+        summary=paths.drawn("summaries/split.json"),
     log:
         "results/logs/split.log",
     benchmark:

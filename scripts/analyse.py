@@ -12,7 +12,7 @@ with rule_log(snakemake.log):
         snakemake.input.catalog,
         snakemake.input.splits,
         Path(snakemake.output.statistics).parent,
-        samples=Samples(**snakemake.params.samples),
+        samples=Samples.from_config(snakemake.params.samples),
         families=snakemake.input.get("families"),
-        workers=DaskWorkers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
+        workers=DaskWorkers.from_config(snakemake.config["dask"], snakemake.threads, snakemake.log),
     )

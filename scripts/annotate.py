@@ -10,7 +10,7 @@ with rule_log(snakemake.log):
     annotate_partition(
         Path(snakemake.input.dataset).parent,
         Path(snakemake.input.lookup).parent,
-        Partition(snakemake.wildcards.split, int(snakemake.wildcards.shard), snakemake.params.shards),
+        Partition.of_job(snakemake.wildcards, snakemake.params.shards),
         snakemake.output.labels,
         catalog=snakemake.input.get("catalog"),
         threads=snakemake.threads,

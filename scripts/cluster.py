@@ -8,8 +8,8 @@ with rule_log(snakemake.log):
     cluster_catalog(
         snakemake.input.catalog,
         snakemake.input.summary,
-        ClusterSettings(**snakemake.params.plan),
+        ClusterSettings.from_config(snakemake.params.plan),
         clusters=snakemake.output.clusters,
         summary=snakemake.output.summary,
-        mmseqs=Mmseqs(snakemake.threads, snakemake.resources.mem_mb, f"{snakemake.log}.mmseqs"),
+        mmseqs=Mmseqs.of_job(snakemake.threads, snakemake.resources.mem_mb, snakemake.log),
     )

@@ -6,9 +6,10 @@ from embedome.common.log import rule_log
 from embedome.sources.release import download_release
 
 with rule_log(snakemake.log):
-    demo = snakemake.input.get("demo")
     download_release(
-        [Path(demo).parent.resolve().as_uri()] if demo else snakemake.config["source"]["mirrors"],
+        [Path(snakemake.input.demo).parent.resolve().as_uri()]
+        if snakemake.input.get("demo")
+        else snakemake.config["source"]["mirrors"],
         snakemake.wildcards.database,
         Path(snakemake.output.sequences),
         Path(snakemake.output.release),

@@ -11,10 +11,10 @@ with rule_log(snakemake.log):
         snakemake.input.splits,
         snakemake.input.summary,
         snakemake.input["filter"],
-        SearchSettings(**snakemake.params.plan),
+        SearchSettings.from_config(snakemake.params.plan),
         snakemake.params.drop_above,
         splits=snakemake.output.splits,
         summary=snakemake.output.summary,
         rejects=snakemake.output.rejects,
-        mmseqs=Mmseqs(snakemake.threads, snakemake.resources.mem_mb, f"{snakemake.log}.mmseqs"),
+        mmseqs=Mmseqs.of_job(snakemake.threads, snakemake.resources.mem_mb, snakemake.log),
     )

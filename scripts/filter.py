@@ -1,6 +1,6 @@
 """Rule filter."""
 
-from embedome.catalog.criteria import limits_of
+from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
 from embedome.common.log import rule_log
 
@@ -9,7 +9,7 @@ if __name__ == "__main__":
     with rule_log(snakemake.log):
         filter_records(
             snakemake.input.fasta,
-            limits_of(snakemake.params.limits),
+            Criteria.from_config(snakemake.params.limits),
             catalog=snakemake.output.catalog,
             rejects=snakemake.output.rejects,
             members=snakemake.output.members,

@@ -9,8 +9,8 @@ with rule_log(snakemake.log):
     measure_leakage(
         snakemake.input.catalog,
         snakemake.input.splits,
-        SearchSettings(**snakemake.params.plan),
+        SearchSettings.from_config(snakemake.params.plan),
         leakage=snakemake.output.leakage,
         summary=snakemake.output.summary,
-        mmseqs=Mmseqs(snakemake.threads, snakemake.resources.mem_mb, f"{snakemake.log}.mmseqs"),
+        mmseqs=Mmseqs.of_job(snakemake.threads, snakemake.resources.mem_mb, snakemake.log),
     )

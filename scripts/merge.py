@@ -14,7 +14,7 @@ with rule_log(snakemake.log):
         snakemake.input.catalog,
         snakemake.input.splits,
         Path(snakemake.output.manifest).parent,
-        file_bytes=snakemake.params.file_mb * 1_000_000,
+        file_mb=snakemake.params.file_mb,
         reuse=Reuse.of_files(snakemake.input.reuse, snakemake.params.earlier),
-        workers=DaskWorkers(**snakemake.config["dask"], threads=snakemake.threads, logs=f"{snakemake.log}.dask"),
+        workers=DaskWorkers.from_config(snakemake.config["dask"], snakemake.threads, snakemake.log),
     )

@@ -13,7 +13,7 @@ with rule_log(snakemake.log):
         snakemake.input.splits,
         snakemake.input.summary,
         snakemake.params.n_shards,
-        CostModel(**snakemake.params.cost),
+        CostModel.from_config(snakemake.params.cost),
         folder=Path(snakemake.output.summary).parent,
         summary=snakemake.output.summary,
         reuse=Reuse.of_files(snakemake.input.reuse),

@@ -8,7 +8,7 @@ with rule_log(snakemake.log):
     split_catalog(
         snakemake.input.catalog,
         snakemake.input["filter"],
-        SplitSettings(**snakemake.params.plan),
+        SplitSettings.from_config(snakemake.params.plan),
         splits=snakemake.output.splits,
         summary=snakemake.output.summary,
         clusters=snakemake.input.get("clusters"),

@@ -175,7 +175,7 @@ class Line:
             self.folder / "catalog",
             self.folder / "splits.parquet",
             dataset or self.dataset,
-            file_bytes=file_bytes,
+            file_mb=file_bytes / 1e6,
             reuse=reuse,
             workers=DaskWorkers(threads=threads),
         )

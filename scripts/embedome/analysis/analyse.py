@@ -5,6 +5,7 @@ Shapes: D dimensions, k sampled sequences.
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from embedome.analysis.tables import component_table, composition_table, dimensi
 from embedome.common.atomic_files import atomic_path
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.json_files import rounded, write_json
+from embedome.common.settings import from_section
 from embedome.common.terms import SPLITS
 from embedome.dataset.open import open_dataset
 from embedome.parquet.vectors import vector_matrix
@@ -52,6 +54,11 @@ class Samples:
     sample_sequences: int = 20_000
     pca_sequences: int = 2000
     umap_sequences: int = 1000
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "Samples":
+        """Take the settings of the configuration's section ``report``."""
+        return from_section(cls, section)
 
     @property
     def largest(self) -> int:

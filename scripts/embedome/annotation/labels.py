@@ -1,9 +1,11 @@
 """Tables of labels: which protein carries which. docs/annotation.md describes their form."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,11 @@ class LabelSource:
     path: str | os.PathLike
     id_column: str = "id"
     label_column: str = "label"
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "LabelSource":
+        """Take the table that the configuration's section ``annotate`` names."""
+        return cls(section["labels"], section["id_column"], section["label_column"])
 
 
 @dataclass(frozen=True, slots=True)

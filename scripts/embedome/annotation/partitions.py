@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embedome.dataset.dataset import Dataset
 
@@ -16,6 +17,11 @@ class Partition:
     split: str
     index: int
     of: int
+
+    @classmethod
+    def of_job(cls, wildcards: Any, shards: int) -> "Partition":
+        """The partition of the job whose wildcards are a split and the number of one of its shards."""
+        return cls(wildcards.split, int(wildcards.shard), shards)
 
     @property
     def name(self) -> str:

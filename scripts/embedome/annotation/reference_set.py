@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedome.annotation.labels import LabelSource
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json
+from embedome.common.settings import from_section
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import MANIFEST
 from embedome.dataset.to_faiss import EXACT_UP_TO
@@ -59,21 +59,16 @@ class AnnotateSettings:
     min_reliability: float = 0.0
     exact_up_to: int = EXACT_UP_TO
 
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "AnnotateSettings":
+        """Take the settings of the configuration's section ``annotate``."""
+        return from_section(cls, section)
+
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON, in one form however numbers were typed."""
         limit = None if self.max_identity is None else float(self.max_identity)
         least = float(self.min_reliability)
         return asdict(self) | {"hold_out": list(self.hold_out), "max_identity": limit, "min_reliability": least}
-
-
-def settings_of(keys: Mapping[str, Any]) -> AnnotateSettings:
-    """The settings among the keys of the configuration's section."""
-    return AnnotateSettings(**{field.name: keys[field.name] for field in fields(AnnotateSettings)})
-
-
-def source_of(keys: Mapping[str, Any]) -> LabelSource:
-    """The table of labels that the configuration's section names."""
-    return LabelSource(keys["labels"], keys["id_column"], keys["label_column"])
 
 
 class ReferenceSet:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from embedome.catalog.taxonomy import taxon_flags
 from embedome.common.errors import UserError
+from embedome.common.settings import from_section
 from embedome.sequences.record_columns import bytes_of, count_letters, offsets_of
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
@@ -64,6 +65,11 @@ class Criteria:
     include_names: Sequence[str] = ()
     exclude_names: Sequence[str] = ()
     taxa: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "Criteria":
+        """Take the criteria of the configuration's section ``filter``."""
+        return from_section(cls, section, fragments=section["fragments"] == "keep")
 
     def __post_init__(self) -> None:
         for key in ("include_names", "exclude_names"):
@@ -180,8 +186,3 @@ def matches(texts: pa.ChunkedArray, patterns: Sequence[str]) -> np.ndarray:
 def look_up(flags: np.ndarray, taxids: np.ndarray) -> np.ndarray:
     """The flag of each taxon [n]; identifiers beyond the table have none."""
     return flags[np.where(taxids < len(flags), taxids, 0)]
-
-
-def limits_of(section: dict[str, Any]) -> Criteria:
-    """The limits of the configuration's section ``filter``."""
-    return Criteria(**{**section, "fragments": section["fragments"] == "keep"})

@@ -4,13 +4,14 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import embedome
+from embedome.common.settings import from_section
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,6 +47,11 @@ class DaskWorkers:
     memory_mb: int = 4000
     runtime: int = 240
     logs: str = "."
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any], threads: int, log: object) -> "DaskWorkers":
+        """Take the configuration's section ``dask``, and of a job its cores and log; Dask's logs lie beside that."""
+        return from_section(cls, section, threads=threads, logs=f"{log}.dask")
 
     @property
     def at_once(self) -> int:

@@ -1,10 +1,12 @@
 """Predicted device time of a sequence: linear in its length for the layers, quadratic for attention."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedome.common.settings import from_section
 from embedome.engine.windows import NO_LIMIT, LongPolicy
 from embedome.models.encoders.flops import operations
 
@@ -36,6 +38,11 @@ class CostModel:
     linear: float
     quadratic: float
     longest: int | None = None
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "CostModel":
+        """Take the settings of the configuration's section ``cost``."""
+        return from_section(cls, section)
 
     def picoseconds(self, lengths: np.ndarray) -> np.ndarray:
         """Cost of each length as whole picoseconds.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from embedome.common.settings import from_section
 from embedome.common.terms import MEAN
 from embedome.embedding.cost import CostModel
 from embedome.engine.windows import LongPolicy
@@ -42,6 +43,11 @@ class EmbedSettings:
     pooling: tuple[str, ...] = (MEAN,)
     per_residue: bool = False
 
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "EmbedSettings":
+        """Take the settings of the configuration's section ``embed``."""
+        return from_section(cls, section)
+
     @property
     def policy(self) -> LongPolicy:
         """What to do with long sequences."""
@@ -64,11 +70,7 @@ class PartLimits:
     seconds: float
     cost: CostModel
 
-
-def settings_of(embed: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """The `settings` and `limits` of `embed.embed_shard` from the configuration's sections `embed` and `cost`."""
-    own = {name: embed[name] for name in EmbedSettings.__slots__ if name != "pooling"}
-    return {
-        "settings": EmbedSettings(**own, pooling=tuple(embed["pooling"])),
-        "limits": PartLimits(embed["part_sequences"], embed["part_seconds"], CostModel(**cost)),
-    }
+    @classmethod
+    def from_config(cls, embed: Mapping[str, Any], cost: Mapping[str, Any]) -> "PartLimits":
+        """Take the limits of the configuration's sections ``embed`` and ``cost``."""
+        return cls(embed["part_sequences"], embed["part_seconds"], CostModel.from_config(cost))

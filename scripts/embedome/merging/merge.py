@@ -67,7 +67,7 @@ def merge_shards(
     splits: str | os.PathLike,
     dataset: str | os.PathLike,
     *,
-    file_bytes: int = 0,
+    file_mb: float = 0,
     reuse: Reuse | None = None,
     workers: DaskWorkers | None = None,
 ) -> dict:
@@ -83,11 +83,11 @@ def merge_shards(
         Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
         ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``; vectors of residues, where the shards have
         them, in ``_residues/split=<split>/part-*.residues.parquet``.
-    file_bytes : int
-        Consecutive parts that are much smaller are joined into files of about this size; 0: all stay as they are.
+    file_mb : float
+        Megabytes. Parts in a row that are much smaller are joined into files of about this size; 0: all stay.
     reuse : Reuse, optional
         Sequences whose rows are taken from an earlier data set. New and reused rows are then written into files of
-        `file_bytes`, one after the other.
+        `file_mb`, one after the other.
     workers : DaskWorkers, optional
         What verifies parts, one task for each file; one thread of this process if not given.
 
@@ -101,7 +101,7 @@ def merge_shards(
     UserError
         Names the part that is missing, damaged, stale or not of its shard, and how to rebuild it.
     """
-    account = read_json(shards)
+    account, file_bytes = read_json(shards), round(file_mb * 1_000_000)
     parts, provenance = list_parts([Path(path) for path in manifests], account)
     if reuse:
         provenance |= worst_deviation([provenance, reuse.earlier["provenance"]])

@@ -3,15 +3,17 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from embedome.catalog.rows import canonical_rows, is_canonical
 from embedome.catalog.table import read_catalog
+from embedome.common.settings import from_section
 from embedome.common.terms import REJECTED, TEST, TRAIN, VAL
 from embedome.splits.mmseqs import Mmseqs, index_bytes, read_table, word_length
 from embedome.splits.split_table import read_split_catalog
@@ -59,6 +61,11 @@ class SearchSettings:
     coverage: float
     coverage_mode: int
     e_value: float
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "SearchSettings":
+        """Take the settings of the configuration's section ``leakage``."""
+        return from_section(cls, section)
 
     @property
     def arguments(self) -> list[str]:

@@ -74,6 +74,11 @@ class Mmseqs:
             raise UserError(f"MMseqs2 is not installed (no program {PROGRAM!r} is found); install it: {INSTALL}")
         object.__setattr__(self, "program", program)
 
+    @classmethod
+    def of_job(cls, threads: int, memory_mb: int, log: object) -> "Mmseqs":
+        """MMseqs2 with a job's cores and memory; what it prints goes beside the job's log."""
+        return cls(threads, memory_mb, f"{log}.mmseqs")
+
     @property
     def version(self) -> str:
         """What it calls its version."""

@@ -9,6 +9,7 @@ from typing import Any
 from embedome.catalog.criteria import pattern_fault
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256
+from embedome.models.directory import check_model_directory, check_own_directory
 from embedome.models.registry import REGISTRY
 
 # Databases of which UniProt keeps old releases in one archive.
@@ -32,6 +33,35 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
     faults = [fault for error in errors for fault in describe(error)] or list(contradictions(config))
     refuse(faults)
+
+
+def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], files: bool) -> None:
+    """Check a configuration, the model directory that it names, and its files before anything runs.
+
+    Parameters
+    ----------
+    config : mapping
+    schema : path
+        Its JSON schema, in YAML.
+    made : sequence of str
+        Files that the workflow makes itself.
+    files : bool
+        Check that the files are there which the configuration names, and that the folder of a model to be made may be
+        written.
+
+    Raises
+    ------
+    UserError
+        Lists what is wrong.
+    """
+    check_config(config, load_schema(schema))
+    directory, untrained = config["model"]["directory"], config["model"]["untrained"]
+    if not untrained:
+        check_model_directory(directory)
+    if files:
+        check_files(config, made)
+        if untrained:
+            check_own_directory(directory)
 
 
 def refuse(faults: Sequence[str]) -> None:
@@ -164,6 +194,11 @@ def load_schema(path: str | Path) -> dict[str, Any]:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
+def without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A section of the configuration without some of its keys."""
+    return {key: value for key, value in section.items() if key not in keys}
+
+
 def uses_clusters(config: Mapping[str, Any]) -> bool:
     """Whether sequences are clustered: for the split, or as a redundancy filter."""
     return config["split"]["method"] == "cluster" or config["cluster"]["as"] == "filter"
@@ -181,5 +216,5 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     """
     idle = {"cluster": not uses_clusters(config), "leakage": not drops_leaks(config)}
     deciding = {key: config[key] for key in SCIENCE if not idle.get(key)}
-    deciding["filter"] = {key: value for key, value in config["filter"].items() if key != "taxonomy"}
+    deciding["filter"] = without(config["filter"], "taxonomy")
     return json_sha256(deciding)

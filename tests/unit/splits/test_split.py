@@ -424,6 +424,6 @@ def test_representatives_alone_are_kept(catalog: Filtered, method: str, length_f
 def test_presets_split_as_the_model_cards_say(preset: str) -> None:
     """5,000 and 1,000,000 of all clusters, of which those of more than 512 residues are then dropped."""
     config = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text())
-    assert SplitSettings(**config["split"]) == SplitSettings("bionemo", 0, 5000, 1_000_000, "after")
+    assert SplitSettings.from_config(config["split"]) == SplitSettings("bionemo", 0, 5000, 1_000_000, "after")
     assert config["filter"]["max_length"] == 512
-    assert SplitSettings(**config["split"]).sizes(52_500_000) == (5000, 1_000_000)
+    assert SplitSettings.from_config(config["split"]).sizes(52_500_000) == (5000, 1_000_000)

@@ -1,0 +1,199 @@
+"""Where each stage's files are, and which of them this configuration asks for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embedome.common.terms import SPLITS
+from embedome.models.checkpoint import weight_files
+from embedome.models.tokenizer import vocabulary_files
+from embedome.workflow.config import drops_leaks, release_name
+
+# Which family each of the demo's sequences is of.
+FAMILIES = "resources/demo/mirror/families.tsv.gz"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of a run, relative to its folder; an empty list stands for files that the run does not have.
+
+    Parameters
+    ----------
+    config : mapping
+        The checked configuration.
+    """
+
+    config: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        """Name of the model's folders under results/."""
+        return self.config["model"]["name"]
+
+    def is_kind(self, kind: str) -> bool:
+        """Whether the sequences come from a demo release, a downloaded one, an address, or files of the user's."""
+        return self.config["source"]["kind"] == kind
+
+    # What is downloaded
+
+    @property
+    def database(self) -> str:
+        """Name of the database; the demo is always a UniRef50."""
+        return "uniref50" if self.is_kind("demo") else self.config["source"]["database"]
+
+    @property
+    def old_release(self) -> str | None:
+        """The release to take out of an archive, if one is."""
+        return release_name(self.config["source"]["release"]) if self.is_kind("release") else None
+
+    @property
+    def file_format(self) -> str:
+        """Format of the release's file; UniProt's archives hold XML alone."""
+        chosen = self.config["source"]["format"] if self.is_kind("release") else "fasta"
+        return chosen or ("xml" if self.old_release else "fasta")
+
+    @property
+    def release_folder(self) -> str:
+        """Folder of the downloaded release; no other must be taken for it, be it the demo or an older one."""
+        if self.is_kind("demo"):
+            return "resources/demo"
+        release = f"-{self.old_release}" if self.old_release else ""
+        return f"resources/release{release}{'-xml' if self.file_format == 'xml' else ''}"
+
+    def downloaded(self, name: str) -> str:
+        """A file of what was downloaded."""
+        folder = "resources/url" if self.is_kind("url") else self.release_folder
+        return f"{folder}/{self.database}/{name}"
+
+    @property
+    def sequence_files(self) -> list[str]:
+        """The sequence files to filter."""
+        if self.is_kind("fasta"):
+            return self.config["source"]["fasta"]
+        if self.is_kind("url"):
+            return [self.downloaded("sequences")]
+        return [self.downloaded(f"{self.database}.{self.file_format}.gz")]
+
+    @property
+    def release(self) -> str | list[str]:
+        """The release.json of a downloaded file, if it was downloaded."""
+        return [] if self.is_kind("fasta") else self.downloaded("release.json")
+
+    @property
+    def families(self) -> str | list[str]:
+        """The truth about the demo's families, for the analysis."""
+        return FAMILIES if self.is_kind("demo") else []
+
+    # Splits and shards
+
+    @property
+    def is_redundancy_filter(self) -> bool:
+        """Whether only the representatives of clusters are kept."""
+        return self.config["cluster"]["as"] == "filter"
+
+    @property
+    def later_rejects(self) -> list[str]:
+        """Lists of records that stages after the filter reject: shards are of what is left."""
+        lists = {
+            "results/rejects_redundant.parquet": self.is_redundancy_filter,
+            "results/rejects_leak.parquet": drops_leaks(self.config),
+        }
+        return [path for path, wanted in lists.items() if wanted]
+
+    def drawn(self, name: str) -> str:
+        """A file of the split stage: the final one, or one of its own where leaks are dropped afterwards."""
+        return f"results/drawn/{name}" if drops_leaks(self.config) else f"results/{name}"
+
+    @property
+    def leakage(self) -> str | list[str]:
+        """What leaks from val and test into train, where it is to be measured."""
+        return "results/summaries/leakage.json" if self.config["leakage"]["measure"] else []
+
+    def all_shards(self, pattern: str) -> list[str]:
+        """A path for every shard of every split; the pattern has the fields split and shard.
+
+        The number of shards is configured, so that the graph of jobs is known from the start.
+        """
+        shards = self.config["shard"]
+        return [pattern.format(split=split, shard=f"{i:05d}") for split in SPLITS for i in range(shards[split])]
+
+    # The model
+
+    def model_file(self, name: str) -> str:
+        """A file of the model directory."""
+        return f"{self.config['model']['directory']}/{name}"
+
+    @property
+    def weights(self) -> list[str]:
+        """The model directory's weight files."""
+        if self.config["model"]["untrained"]:
+            return [self.model_file("model.safetensors")]
+        return [str(path) for path in weight_files(self.config["model"]["directory"])]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The files of the model directory's vocabulary."""
+        return [str(path) for path in vocabulary_files(self.config["model"]["directory"])]
+
+    @property
+    def untrained_model(self) -> dict[str, Any]:
+        """What the model is made like: sizes that are null are the registered model's own."""
+        sizes = dict(self.config["model"]["untrained"])
+        like, seed = sizes.pop("like"), sizes.pop("seed")
+        chosen = {name: size for name, size in sizes.items() if size is not None}
+        return {"like": like, "sizes": chosen, "seed": seed}
+
+    # The data set, and what is made of it
+
+    @property
+    def reuse_files(self) -> list[str]:
+        """What the reuse stage writes, where there is one."""
+        files = ["results/reused.parquet", "results/summaries/reuse.json"]
+        return files if self.config["reuse"]["dataset"] else []
+
+    @property
+    def earlier_manifest(self) -> str | list[str]:
+        """The manifest of the data set that vectors are taken from, if any."""
+        folder = self.config["reuse"]["dataset"]
+        return f"{folder}/_manifest.json" if folder else []
+
+    @property
+    def annotation(self) -> list[str]:
+        """The annotation's summary, where a table of labels is given."""
+        return [f"results/annotation/{self.model}/_summary.json"] if self.config["annotate"]["labels"] else []
+
+    @property
+    def sequences_to_compare(self) -> str | list[str]:
+        """The catalog, where annotated proteins above some identity are left out."""
+        return "results/catalog" if self.config["annotate"]["max_identity"] is not None else []
+
+    @property
+    def targets(self) -> list[str]:
+        """What `rule all` asks for."""
+        return [
+            f"results/dataset/{self.model}/_manifest.json",
+            "results/ledger.json",
+            f"results/runtimes/{self.model}.tsv",
+            *self.annotation,
+        ]
+
+    def benchmarks(self, patterns: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+        """Benchmark files of this run's rules and shards: of others there may be some from earlier runs.
+
+        Parameters
+        ----------
+        patterns : iterable of (str, str)
+            Each rule with its benchmark file, wildcards in braces.
+        """
+        idle = {
+            "make_demo": not self.is_kind("demo"),
+            "download": self.is_kind("url") or self.is_kind("fasta"),
+            "download_url": not self.is_kind("url"),
+        }
+        found = {}
+        for rule, pattern in patterns:
+            if idle.get(rule):
+                continue
+            path = pattern.replace("{model}", self.model)
+            found[rule] = self.all_shards(path) if "{split}" in path else [path.replace("{database}", self.database)]
+        return found

@@ -1,0 +1,32 @@
+"""What jobs ask for, as functions that Snakemake calls: more with each attempt."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Resource = Callable[..., int]
+
+
+def by_attempt(amount: int) -> Resource:
+    """Ask for an amount times the attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def by_attempt_and_size(amount: int, times: float) -> Resource:
+    """Ask for megabytes: a base and `times` the input's size, times the attempt."""
+    # Snakemake passes arguments by these names.
+    return lambda wildcards, input, attempt: attempt * int(amount + times * input.size_mb)  # noqa: A006
+
+
+def by_attempt_and_records(amount: int, each: int) -> Resource:
+    """Ask for megabytes: a base and `each` bytes for a record read, or a row of an earlier data set."""
+
+    def megabytes(wildcards: Any, input: Any, attempt: int) -> int:  # noqa: A002
+        # Where it is not there yet, Snakemake wants the FileNotFoundError, and asks again.
+        records = json.loads(Path(input.filter).read_text())["read"]
+        if "earlier" in input.keys():  # noqa: SIM118 - of Snakemake's named list, whose items are paths
+            records += json.loads(Path(input.earlier).read_text()).get("rows", 0)
+        return attempt * int(amount + each * records / 1e6)
+
+    return megabytes

@@ -1,0 +1,37 @@
+"""What jobs ask for."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from embedome.workflow.resources import by_attempt, by_attempt_and_records, by_attempt_and_size
+
+
+class Input(dict):
+    """Snakemake's named inputs."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+def test_more_is_asked_for_with_each_attempt():
+    assert [by_attempt(100)(wildcards=None, attempt=attempt) for attempt in (1, 2, 3)] == [100, 200, 300]
+
+
+def test_more_is_asked_for_of_larger_inputs():
+    ask = by_attempt_and_size(1000, 0.25)
+    assert [ask(None, SimpleNamespace(size_mb=size), attempt=2) for size in (0, 400)] == [2000, 2200]
+
+
+def test_more_is_asked_for_of_more_records_and_rows(tmp_path):
+    (tmp_path / "filter.json").write_text(json.dumps({"read": 3_000_000}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"rows": 1_000_000}))
+    ask = by_attempt_and_records(1500, 80)
+    alone = Input(filter=str(tmp_path / "filter.json"))
+    assert ask(None, alone, attempt=1) == 1500 + 240
+    assert ask(None, Input(alone, earlier=str(tmp_path / "manifest.json")), attempt=1) == 1500 + 320
+
+
+def test_snakemake_asks_again_once_the_input_is_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        by_attempt_and_records(1500, 80)(None, Input(filter=str(tmp_path / "no.json")), attempt=1)
