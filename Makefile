@@ -30,11 +30,13 @@ SHELL := /bin/bash
 
 setup: .venv/ready
 
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "embedome is pinned for Python 3.11 to 3.13, not " + sys.version)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(INSTALL_VENV)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@# embedome itself, as it lies here. The build is the lock's setuptools: nothing is downloaded.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps --editable .
 	touch $@
 
 # A lock that ends with its holder, so that a killed run leaves nothing to unlock (Snakemake's own locks would stay).
