@@ -1,4 +1,4 @@
-"""What several test files need: a finished run of the demo, web servers, a small disk."""
+"""What several test files need: a finished run of the demo, web servers, a small disk, processes."""
 
 import os
 import shutil
@@ -65,3 +65,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], ThreadingHT
 @pytest.fixture
 def mirror(server: Callable[[], ThreadingHTTPServer]) -> ThreadingHTTPServer:
     return server()
+
+
+@pytest.fixture(scope="module")
+def processes() -> object:
+    """Starts functions in processes of their own, see `small_run.Processes`."""
+    from helpers.small_run import Processes
+
+    return Processes()

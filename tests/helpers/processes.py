@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from embedome.common.process import exit_on_sigterm
 from helpers.paths import SCRIPTS
 
 
@@ -52,3 +53,15 @@ def kill_at_random(
         if after:
             after()
     assert killed >= times // 2, "the process was done before it was killed"
+
+
+def stoppable(work: Callable[[], object]) -> None:
+    exit_on_sigterm()
+    work()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,413 @@
+"""What is done to each part: vectors that are not finite, memory that runs out, and several parts at once."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from threading import Event
+from unittest import mock
+
+import embedome
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from embedome.common.errors import UserError
+from embedome.embedding import part_pipeline as embedome_work
+from embedome.embedding import parts as embedome_parts
+from embedome.embedding.embed import embed_records, shard_records
+from embedome.embedding.part_pipeline import Machine, PartPipeline
+from embedome.embedding.settings import EmbedSettings
+from embedome.models.directory import load_model
+from embedome.models.encoders.int8 import products_are_exact
+from helpers import small_run as line
+from helpers.embedded_shard import arguments, assert_same, parts, run, stamps, work
+from helpers.processes import output_of, stoppable, wait_for
+from helpers.small_run import MAX_RESIDUES, HuggingFace, Processes, assert_within_one_ulp
+
+
+@contextmanager
+def encoder_that(change: Callable[[list[torch.Tensor], list[torch.Tensor]], None]) -> Iterator[None]:
+    """Every model loaded meanwhile changes the hidden states of each batch, given its tokens, both by group."""
+
+    def load(*arguments: object) -> object:
+        loaded = load_model(*arguments)
+        encode = loaded.encoder.stream
+
+        def changed(groups: list[torch.Tensor]) -> list[torch.Tensor]:
+            found = encode(groups)
+            change(groups, found)
+            return found
+
+        loaded.encoder.stream = changed
+        return loaded
+
+    embedome_work.load_engine.cache_clear()
+    try:
+        with mock.patch.object(embedome_work, "load_model", load):
+            yield
+    finally:
+        embedome_work.load_engine.cache_clear()
+
+
+# Vectors that are not finite
+
+
+def sick_sequence(shard: Path, reference: HuggingFace) -> tuple[str, torch.Tensor]:
+    """The id and the tokens of one sequence of the shard."""
+    name, sequence = next(pair for pair in line.read_fasta(shard).items() if len(pair[1]) == 30)
+    return name, torch.tensor(reference.tokenizer(sequence).input_ids)
+
+
+def test_not_finite_is_never_written(shard: Path, model: Path, reference: HuggingFace, tmp_path: Path) -> None:
+    sequences = line.read_fasta(shard)
+    bad, sick = sick_sequence(shard, reference)
+
+    def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        for tokens, hidden in zip(groups, found, strict=True):
+            if tokens.shape[1] == len(sick):
+                hidden[(tokens == sick).all(1)] = float("nan")
+
+    with encoder_that(spoil):
+        manifest = run(shard, model, tmp_path, limits=line.limits(40))
+    assert manifest["skipped"] == {"non-finite": 1}
+    assert sum(manifest["states"].values()) == 79
+    found = line.vectors(tmp_path / "*.parquet")
+    assert set(found) == set(sequences) - {bad}
+    for name, vector in found.items():
+        assert_within_one_ulp(vector, reference.vector(sequences[name]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_not_finite_in_a_narrow_type_is_made_in_float32(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, dtype: str
+) -> None:
+    if dtype == "int8" and not products_are_exact():
+        pytest.skip("this processor has no VNNI")
+    sequences = line.read_fasta(shard)
+    bad, sick = sick_sequence(shard, reference)
+    met = []
+
+    def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        for tokens, hidden in zip(groups, found, strict=True):
+            rows = (tokens == sick).all(1) if tokens.shape[1] == len(sick) else torch.tensor([False])
+            if rows.any():
+                met.append(hidden.dtype)
+                if len(met) == 1:
+                    hidden[rows, 3] = float("inf")
+
+    narrow = EmbedSettings(dtype, per_residue=True, pooling=("mean", "max"))
+    with encoder_that(spoil):
+        manifest = run(shard, model, tmp_path / "out", limits=line.limits(40), settings=narrow)
+    assert len(met) == 2
+    assert met[1] == torch.float32
+    assert manifest["skipped"] == {}
+    assert sum(part["recomputed"] for part in manifest["parts"]) == 1
+    found = line.vectors(tmp_path / "out" / "00000-?????.parquet")
+    assert set(found) == set(sequences)
+    assert_within_one_ulp(found[bad], reference.vector(sequences[bad]))
+    ((states,),) = line.rows(tmp_path / "out" / "*.residues.parquet", "residue_embeddings", f"where id = '{bad}'")
+    assert_within_one_ulp(np.array(states, np.float16), reference.residues(sequences[bad]))
+    other = next(name for name in sequences if name != bad)
+    assert np.abs(found[other] - reference.vector(sequences[other])).max() > 1e-4
+
+
+def test_not_finite_in_float32_either_is_never_written(
+    shard: Path, model: Path, reference: HuggingFace, tmp_path: Path
+) -> None:
+    sequences = line.read_fasta(shard)
+    curable, lost = [name for name, sequence in sequences.items() if len(sequence) == 30][:2]
+    tokens_of = {name: torch.tensor(reference.tokenizer(sequences[name]).input_ids) for name in (curable, lost)}
+
+    def spoil(groups: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        for tokens, hidden in zip(groups, found, strict=True):
+            for name, sick in tokens_of.items():
+                if tokens.shape[1] == len(sick) and (name == lost or hidden.dtype == torch.bfloat16):
+                    hidden[(tokens == sick).all(1)] = float("nan")
+
+    with encoder_that(spoil):
+        manifest = run(shard, model, tmp_path, limits=line.limits(80), settings=EmbedSettings("bfloat16"))
+    assert manifest["skipped"] == {"non-finite": 1}
+    assert set(line.vectors(tmp_path / "*.parquet")) == set(sequences) - {lost}
+    about = json.loads(pq.read_metadata(parts(tmp_path)[0]).metadata[b"embedome"])
+    assert about["recomputed"] == [curable]
+    assert [row["id"] for row in about["skipped"]] == [lost]
+
+
+# Memory
+
+
+def test_out_of_memory_skips_what_does_not_fit_and_says_so(shard: Path, model: Path, tmp_path: Path) -> None:
+    sequences = line.read_fasta(shard)
+    large = {name for name, sequence in sequences.items() if len(sequence) > 50}
+
+    def overflow(groups: list[torch.Tensor], _: list[torch.Tensor]) -> None:
+        if sum(tokens.numel() for tokens in groups) > 52:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with encoder_that(overflow):
+        manifest = run(shard, model, tmp_path / "out", limits=line.limits(40))
+    assert manifest["skipped"] == {"out-of-memory": len(large)}
+    assert set(line.vectors(tmp_path / "out" / "*.parquet")) == set(sequences) - large
+
+
+def test_the_size_that_fits_is_remembered_from_part_to_part(model: Path, tmp_path: Path) -> None:
+    shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(6, [20] * 60))
+    failed = []
+
+    def overflow(groups: list[torch.Tensor], _: list[torch.Tensor]) -> None:
+        if sum(tokens.numel() for tokens in groups) > 100:
+            failed.append(groups)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with encoder_that(overflow):
+        manifest = run(shard, model, tmp_path / "out", limits=line.limits(20))
+    assert manifest["states"] == {"embedded": 60}
+    # 20 sequences of 22 tokens, 10 and 5: in the first part alone.
+    assert len(failed) == 3
+
+
+def test_what_did_not_fit_is_embedded_where_there_is_more_memory(
+    shard: Path, model: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    def overflow(groups: list[torch.Tensor], _: list[torch.Tensor]) -> None:
+        if sum(tokens.numel() for tokens in groups) > 52:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    folder = tmp_path / "out"
+    with encoder_that(overflow):
+        small = run(shard, model, folder)
+    before = stamps(folder)
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    after = stamps(folder)
+    lacking = {part["file"] for part in small["parts"] if part["skipped"]}
+    assert 0 < len(lacking) < 16
+    assert {name for name in after if before[name] != after[name]} == lacking
+
+
+def fail_from(count: int, error: Exception) -> Callable[..., Callable]:
+    """Have a function fail from its so manieth call on."""
+
+    def wrap(function: Callable) -> Callable:
+        calls = []
+
+        def failing(*given: object, **named: object) -> object:
+            calls.append(given)
+            if len(calls) >= count:
+                raise error
+            return function(*given, **named)
+
+        return failing
+
+    return wrap
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
+)
+@pytest.mark.parametrize("place", ["engine.PooledVectors", "work.lay_out", "engine.PooledVectors.fetch"])
+def test_a_part_that_does_not_fit_as_a_whole_is_told(
+    shard: Path,
+    model: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
+) -> None:
+    folder = tmp_path / "out"
+    *owner, name = place.split(".")
+    with monkeypatch.context() as patch:
+        target = attrgetter(".".join(owner))(embedome)
+        patch.setattr(target, name, fail_from(3, error)(getattr(target, name)))
+        with pytest.raises(
+            UserError, match=r"00000-00002\.parquet with its 5 sequences .* embed\.part_sequences"
+        ) as told:
+            run(shard, model, folder)
+    assert "\n" not in str(told.value)
+    kept = stamps(folder)
+    assert list(kept) == ["00000-00000.parquet", "00000-00001.parquet"]
+    run(shard, model, folder)
+    assert_same(folder, undisturbed)
+    assert kept.items() <= stamps(folder).items()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "what"), [("float32", "the model does"), ("bfloat16", "the model in float32, .* does")]
+)
+def test_a_model_that_does_not_fit_is_told(
+    shard: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, what: str
+) -> None:
+    def spoil(_: list[torch.Tensor], found: list[torch.Tensor]) -> None:
+        found[0][:] = float("nan")
+
+    with encoder_that(spoil):
+        engine = embedome_work.build_engine
+
+        def small(model: str, settings: EmbedSettings, machine: Machine) -> object:
+            if settings.dtype == "float32":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return engine(model, settings, machine)
+
+        monkeypatch.setattr(embedome_work, "build_engine", small)
+        with pytest.raises(UserError, match=f"^{what} not fit .* more memory"):
+            run(shard, model, tmp_path, settings=EmbedSettings(dtype))
+
+
+PEAK = """
+from embedome.embedding.cost import CostModel
+from embedome.embedding.embed import embed_shard
+from embedome.common.process import peak_memory
+from embedome.embedding.settings import PartLimits, EmbedSettings
+settings, limits = EmbedSettings(per_residue=True), PartLimits(1000, 1e9, CostModel(1e-6, 1e-9))
+embed_shard(*sys.argv[1:], settings=settings, limits=limits, source={})
+print(peak_memory())
+"""
+
+
+def test_memory_is_that_of_a_part_whatever_the_shard(model: Path, tmp_path: Path) -> None:
+    peaks, counts = [], (4_000, 40_000)
+    for count in counts:
+        records = line.random_records(3, [MAX_RESIDUES] * count)
+        shard = line.write_shard(tmp_path / "00000.fasta.gz", records)
+        manifest = tmp_path / str(count) / "00000.json"
+        peaks.append(int(output_of(PEAK, shard, model, manifest)))
+        assert len(list(manifest.parent.glob("*.residues.parquet"))) == count // 1000
+    written = (counts[1] - counts[0]) * MAX_RESIDUES * line.SIZE["hidden"] * 2
+    assert peaks[1] - peaks[0] < written / 4, peaks
+
+
+# The model and the machine that it runs on
+
+
+def test_new_weights_in_the_same_folder_are_used(model: Path, shard: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(model, tmp_path / "model")
+    run(shard, here, tmp_path / "out")
+    line.rough_model(here, seed=77)
+    run(shard, here, tmp_path / "out")
+    reference = HuggingFace(here)
+    found = line.vectors(tmp_path / "out" / "*.parquet")
+    for name, sequence in line.read_fasta(shard).items():
+        assert_within_one_ulp(found[name], reference.vector(sequence))
+
+
+def test_an_attempt_changes_no_byte_on_a_cpu(tmp_path: Path) -> None:
+    # As wide as ESM-1nv: in bfloat16 narrower layers give the same numbers in batches of any size.
+    sizes = {"layers": 1, "hidden": 768, "heads": 12, "feed_forward": 64, "positions": 256}
+    wide = line.rough_model(tmp_path / "model", sizes=sizes)
+    lengths = random.Random(3).choices(range(40, 200), k=45)
+    shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(4, lengths))
+    for attempt in (1, 2):
+        machine = Machine(attempt=attempt)
+        run(
+            shard,
+            wide,
+            tmp_path / str(attempt),
+            settings=EmbedSettings("bfloat16"),
+            limits=line.limits(45),
+            machine=machine,
+        )
+    assert_same(tmp_path / "1", tmp_path / "2")
+
+
+def test_a_machine_knows_its_attempt(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine.of_job({"attempt": 3})
+    assert (machine.attempt, Machine.of_job({}).attempt) == (3, 1)
+    found = []
+    monkeypatch.setattr(embedome_work, "Engine", lambda *_, **options: found.append(options["attempt"]))
+    embedome_work.build_engine(str(model), EmbedSettings(), machine)
+    assert found == [3]
+
+
+# Several processes, or threads
+
+
+def test_laying_out_embedding_and_writing_go_on_at_once(
+    model: Path, shard: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is run once the next is read and laid out, and fetched and written once the next is being run."""
+    laid_out, running = ([Event() for _ in range(17)] for _ in range(2))
+    lay_out, run_part, finish = PartPipeline.lay_out, PartPipeline.run_part, PartPipeline.finish
+    for events in (laid_out, running):
+        events[16].set()  # there are 16 parts
+
+    def number_of(part: embedome_parts.Part) -> int:
+        return int(part.path.stem.split("-")[1])
+
+    def lay_out_and_tell(self: PartPipeline, part: embedome_parts.Part) -> object:
+        found = lay_out(self, part)
+        laid_out[number_of(part)].set()
+        return found
+
+    def run_late(self: PartPipeline, part: embedome_parts.Part, layout: object) -> object:
+        running[number_of(part)].set()
+        assert laid_out[number_of(part) + 1].wait(20)
+        return run_part(self, part, layout)
+
+    def finish_late(self: PartPipeline, task: tuple[embedome_parts.Part, object]) -> object:
+        assert running[number_of(task[0]) + 1].wait(20)
+        return finish(self, task)
+
+    monkeypatch.setattr(PartPipeline, "lay_out", lay_out_and_tell)
+    monkeypatch.setattr(PartPipeline, "run_part", run_late)
+    monkeypatch.setattr(PartPipeline, "finish", finish_late)
+    manifest = embed_records(shard_records(shard), model, tmp_path / "00000.json", **arguments())
+    assert manifest == json.loads((undisturbed / "00000.json").read_text())
+
+
+def test_two_workers_give_the_same_bytes(model: Path, shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    manifest = embed_records(
+        shard_records(shard), model, tmp_path / "00000.json", **arguments(), machine=Machine(workers=2), total=80
+    )
+    assert manifest == json.loads((undisturbed / "00000.json").read_text())
+    expected = line.snapshot(undisturbed)
+    del expected["00000.json"]
+    assert line.snapshot(tmp_path) == expected
+
+
+def test_a_killed_run_of_two_workers_goes_on(model: Path, shard: Path, tmp_path: Path, processes: Processes) -> None:
+    folder, single = tmp_path / "killed", line.limits(1)
+    run(shard, model, tmp_path / "expected", limits=single)
+    both = work(shard, model, folder, limits=single, machine=Machine(workers=2))
+    assert processes.kill(processes.start(both), 0.0, lambda: len(parts(folder)) >= 3)
+    kept = stamps(folder)
+    assert len(kept) >= 3
+    assert not (folder / "00000.json").exists()
+    both()
+    assert_same(folder, tmp_path / "expected")
+    assert kept.items() <= stamps(folder).items()
+
+
+def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> None:
+    """Work, with a disk that takes long for each part."""
+    write = embedome_work.write
+
+    def slow(part: embedome_parts.Part, result: embedome_parts.EmbeddedPart) -> None:
+        with begun.open("a") as handle:
+            handle.write(f"{part.path.name}\n")
+        time.sleep(seconds)
+        write(part, result)
+
+    with mock.patch.object(embedome_work, "write", slow):
+        stoppable(work)
+
+
+def test_sigterm_waits_for_one_write_at_the_most(
+    model: Path, shard: Path, tmp_path: Path, processes: Processes
+) -> None:
+    folder, begun = tmp_path / "out", tmp_path / "begun"
+    process = processes.start(partial(write_slowly, work(shard, model, folder), begun, 2))
+    wait_for(begun.exists)
+    time.sleep(1)  # the next part is embedded meanwhile, and waits
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert begun.read_text().splitlines() == ["00000-00000.parquet"]
+    assert [path.name for path in folder.iterdir()] == ["00000-00000.parquet"]
