@@ -1,13 +1,11 @@
-"""The merge stage: no row lost or invented, no fault passed over, nothing visible before it is whole."""
+"""The merge stage: no row lost or invented, nothing visible before it is whole."""
 
 import base64
 import hashlib
 import json
 import os
 import random
-import re
 import shutil
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -25,72 +23,15 @@ from embedome.common import atomic_files
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
-from embedome.dataset.format import embedding_metadata
-from embedome.dataset.part_file import write_part
 from embedome.embedding.settings import EmbedSettings
 from embedome.merging import merge
-from embedome.parquet.vectors import finite_rows, vector_array, vector_matrix
 from embedome.splits.split_methods import SplitSettings
 from helpers import small_run as line
+from helpers.merged_records import RECORDS, SHARDS
 from helpers.paths import SCRIPTS
 from helpers.small_run import HuggingFace, Line, Processes, assert_within_one_ulp
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-SHARDS = {"val": 1, "test": 1, "train": 3}
-PLAN = SplitSettings("hash", 1, 12, 12)
 SKIP = EmbedSettings("float32", "skip")
-
-
-def records() -> list[tuple[str, str]]:
-    """60 sequences, some longer than the model, of which 15 have one to three duplicates."""
-    rng = random.Random(4)
-    distinct = [line.random_sequence(rng, length) for length in [*range(1, 51), *range(60, 70)]]
-    again = [sequence for sequence in rng.sample(distinct[5:], 15) for _ in range(rng.randint(1, 3))]
-    again += distinct[-3:]
-    sequences = distinct + again
-    names = [f"P{i:04d}" for i in range(len(sequences))]
-    rng.shuffle(names)
-    return list(zip(names, sequences, strict=True))
-
-
-RECORDS = records()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return line.rough_model(tmp_path_factory.mktemp("merge") / "model")
-
-
-@pytest.fixture(scope="module")
-def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return line.rough_model(tmp_path_factory.mktemp("merge") / "model", seed=2)
-
-
-@pytest.fixture(scope="module")
-def reference(model: Path) -> HuggingFace:
-    return HuggingFace(model)
-
-
-@pytest.fixture(scope="module")
-def merged(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """A line that has been run to its end; read only."""
-    made = line.prepare(tmp_path_factory.mktemp("merged") / "line", RECORDS, SHARDS, PLAN)
-    made.embed(model)
-    made.merge()
-    return made
-
-
-@pytest.fixture
-def own(merged: Line, tmp_path: Path) -> Line:
-    """A copy of it."""
-    return merged.copy(tmp_path / "line")
-
-
-@pytest.fixture(scope="module")
-def processes() -> Processes:
-    return Processes()
 
 
 def table(line_: Line, columns: str) -> list[tuple]:
@@ -328,282 +269,6 @@ def test_dask_reads_it(merged: Line) -> None:
     assert set(found["split"]) == set(SHARDS)
 
 
-# Faults in what is merged
-
-
-def parts(own: Line) -> list[Path]:
-    return [path for split in SHARDS for path in sorted((own.folder / "embeddings" / split).glob("*.parquet"))]
-
-
-def manifest_of(part: Path) -> Path:
-    return part.with_name(f"{part.name.split('-')[0]}.json")
-
-
-def fault_of(own: Line, **arguments: object) -> str:
-    """The message of the merge that must fail, and must leave the data set as it is."""
-    before = line.snapshot(own.dataset)
-    with pytest.raises(UserError) as excinfo:
-        own.merge(**arguments)
-    assert "\n" not in str(excinfo.value)
-    assert line.snapshot(own.dataset) == before
-    assert not list(own.folder.glob(".*"))
-    return str(excinfo.value)
-
-
-def follow_advice(own: Line, model: Path, message: str, settings: EmbedSettings | None = None) -> None:
-    """Do what messages say, until the merge is through."""
-    for _ in range(4):
-        command = re.search(r"(rm -f '.*) and run again$", message)
-        assert command, message
-        subprocess.run(command[1], shell=True, check=True)
-        own.embed(model, settings)
-        try:
-            own.merge()
-        except UserError as error:
-            message = str(error)
-        else:
-            return
-    pytest.fail(f"not mended: {message}")
-
-
-def forge(part: Path, change: Callable[[pa.Table], pa.Table], *, counts: bool = True) -> None:
-    """Rewrite a part, and its manifest so that digest and counts are right again."""
-    file = pq.ParquetFile(part)
-    about = json.loads(file.metadata.metadata[b"embedome"])
-    schema = file.schema_arrow.remove_metadata()
-    changed = change(file.read().replace_schema_metadata(None)).cast(schema)
-    part.unlink()
-    write_part(part, changed, embedding_metadata(about["provenance"], fingerprint=about["fingerprint"]))
-    manifest = json.loads(manifest_of(part).read_text())
-    entry = next(entry for entry in manifest["parts"] if entry["file"] == part.name)
-    entry.update(sha256=hashlib.sha256(part.read_bytes()).hexdigest(), bytes=part.stat().st_size)
-    if counts:
-        ids = changed["id"].to_pylist()
-        lost = entry["rows"] - len(changed)
-        states = dict(Counter(changed["state"].to_pylist()))
-        entry.update(rows=len(ids), sequences=len(ids), first_id=ids[0], last_id=ids[-1], states=states)
-        manifest["sequences"] -= lost
-    manifest_of(part).write_text(json.dumps(manifest))
-
-
-def missing(part: Path) -> None:
-    part.unlink()
-
-
-def truncated(part: Path) -> None:
-    data = part.read_bytes()
-    part.unlink()
-    part.write_bytes(data[:-30])
-
-
-def empty(part: Path) -> None:
-    part.unlink()
-    part.write_bytes(b"")
-
-
-def flipped_in_page(part: Path) -> None:
-    line.flip(part, line.page_byte(part, 0, 7))
-
-
-def flipped_in_footer(part: Path) -> None:
-    line.flip(part, -40)
-
-
-def swapped(part: Path) -> None:
-    """Exchange it with a neighbour."""
-    folder = sorted(part.parent.glob("*.parquet"))
-    other = folder[folder.index(part) - 1]
-    part.rename(part.with_suffix(".x"))
-    other.rename(part)
-    part.with_suffix(".x").rename(other)
-
-
-def set_vector(value: float) -> Callable[[Path], None]:
-    def change(rows: pa.Table) -> pa.Table:
-        vectors = vector_matrix(rows["embedding"]).copy()
-        vectors[0, 5] = value
-        return rows.set_column(7, "embedding", vector_array(vectors))
-
-    return lambda part: forge(part, change)
-
-
-def without_row(row: int) -> Callable[[Path], None]:
-    def change(rows: pa.Table) -> pa.Table:
-        return rows.filter(np.arange(len(rows)) != row % len(rows))
-
-    return lambda part: forge(part, change)
-
-
-def repeated_row(part: Path) -> None:
-    forge(part, lambda rows: pa.concat_tables([rows.slice(0, 1), rows]))
-
-
-def out_of_order(part: Path) -> None:
-    forge(part, lambda rows: rows.take(list(reversed(range(len(rows))))))
-
-
-def with_value(column: str, value: str) -> Callable[[Path], None]:
-    def change(rows: pa.Table) -> pa.Table:
-        values = rows[column].to_pylist()
-        values[1] = value
-        return rows.set_column(rows.column_names.index(column), column, pa.array(values))
-
-    return lambda part: forge(part, change)
-
-
-@pytest.mark.parametrize("position", [0, 7, -1])
-@pytest.mark.parametrize(
-    ("damage", "what"),
-    [
-        (missing, "missing"),
-        (truncated, "changed since it was written"),
-        (empty, "changed since it was written"),
-        (flipped_in_page, "changed since it was written"),
-        (flipped_in_footer, "changed since it was written"),
-        (swapped, "changed since it was written"),
-        (set_vector(float("nan")), "a vector is not finite"),
-        (set_vector(float("inf")), "a vector is not finite"),
-        (out_of_order, "ids out of order"),
-        (with_value("digest", "SQ.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), "where the catalog has"),
-    ],
-)
-def test_a_damaged_part_is_named_and_can_be_mended(
-    own: Line, merged: Line, model: Path, position: int, damage: Callable[[Path], None], what: str
-) -> None:
-    part = parts(own)[position]
-    damage(part)
-    message = fault_of(own)
-    assert what in message
-    # Of two that were exchanged, one is named first.
-    named = sorted(part.parent.glob("*.parquet")) if damage is swapped else [part]
-    assert any(message.startswith(f"{path}: ") for path in named)
-    assert f"'{manifest_of(part)}'" in message
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-@pytest.mark.parametrize("position", [0, 7, -1])
-@pytest.mark.parametrize("damage", [without_row(0), without_row(1), without_row(-1), repeated_row])
-def test_a_lost_row_is_found_though_all_sums_are_right(
-    own: Line, merged: Line, model: Path, position: int, damage: Callable[[Path], None]
-) -> None:
-    part = parts(own)[position]
-    damage(part)
-    message = fault_of(own)
-    assert str(manifest_of(part)) in message
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-def test_an_alien_id_is_found(own: Line, merged: Line, model: Path) -> None:
-    part = parts(own)[0]
-    ids = [name for (name,) in line.rows(part, "id")]
-    with_value("id", f"{ids[0]}x")(part)
-    message = fault_of(own)
-    assert message.startswith(f"{part}: ")
-    assert f"{ids[0]}x" in message
-    assert ids[1] in message
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-def test_a_record_that_is_in_no_shard_is_found(own: Line) -> None:
-    more = line.prepare(own.folder / "more", [*RECORDS, ("Z9", "MKVL")], {"val": 1, "test": 1, "train": 1}, PLAN)
-    assert dict(line.rows(more.folder / "splits.parquet", "id, split"))["Z9"] == "train"
-    for name in ("catalog", "splits.parquet"):
-        (own.folder / name).rename(own.folder / f"old-{name}")
-        (more.folder / name).rename(own.folder / name)
-    assert "split train: 'Z9' and what follows is in no shard" in fault_of(own)
-
-
-def embed_anew(own: Line, split: str, model: Path, settings: EmbedSettings | None = None) -> None:
-    """Embed one shard of a split in another way."""
-    own.manifest(split).unlink()
-    own.embed(model, settings)
-
-
-@pytest.mark.parametrize("split", ["val", "test", "train"])
-@pytest.mark.parametrize("settings", [None, EmbedSettings("bfloat16")])
-def test_shards_embedded_in_different_ways_are_not_mixed(
-    own: Line, merged: Line, model: Path, other_model: Path, split: str, settings: EmbedSettings | None
-) -> None:
-    embed_anew(own, split, model if settings else other_model, settings)
-    message = fault_of(own)
-    assert "embedded in another way" in message
-    assert str(own.manifest(split)) in message
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-@pytest.mark.parametrize("position", [0, -1])
-def test_a_part_of_other_weights_is_found(
-    own: Line, merged: Line, model: Path, other_model: Path, tmp_path: Path, position: int
-) -> None:
-    other = line.prepare(tmp_path / "other", RECORDS, SHARDS)
-    other.embed(other_model)
-    victim, source = parts(own)[position], parts(other)[position]
-    victim.unlink()
-    shutil.copy(source, victim)
-    assert "changed since it was written" in fault_of(own)
-    # Its digest put right, it is still of another run.
-    manifest = json.loads(manifest_of(victim).read_text())
-    entry = next(entry for entry in manifest["parts"] if entry["file"] == victim.name)
-    entry["sha256"] = hashlib.sha256(victim.read_bytes()).hexdigest()
-    manifest_of(victim).write_text(json.dumps(manifest))
-    message = fault_of(own)
-    assert "of another run" in message
-    assert message.startswith(f"{victim}: ")
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-def test_a_stale_manifest_is_found(own: Line, merged: Line, model: Path) -> None:
-    fasta, manifest = own.fasta("test"), own.manifest("test")
-    whole = fasta.read_bytes()
-    line.write_shard(fasta, list(line.read_fasta(fasta).items())[1:])
-    manifest.unlink()
-    own.embed(model)
-    fasta.write_bytes(whole)
-    message = fault_of(own)
-    assert message.startswith(f"{manifest}: made from other sequences")
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-@pytest.mark.parametrize("split", ["val", "train"])
-def test_a_missing_manifest_is_named(own: Line, merged: Line, model: Path, split: str) -> None:
-    others = [path for path in own.manifests if path != own.manifest(split)]
-    assert f"split {split}: shard 00000 has no manifest" in fault_of(own, manifests=others)
-    own.manifest(split).unlink()
-    assert f"split {split}: shard 00000 has no manifest" in fault_of(own)
-    own.embed(model)
-    own.merge()
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
-def test_an_alien_manifest_is_named(own: Line) -> None:
-    alien = own.manifest("train", 7)
-    shutil.copy(own.manifest("train", 0), alien)
-    message = fault_of(own, manifests=[*own.manifests, alien])
-    assert message.startswith(f"{alien}: not one of the shards")
-
-
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"format": 3}'])
-def test_what_is_no_manifest_is_named(own: Line, text: str) -> None:
-    own.manifest("train", 1).write_text(text)
-    message = fault_of(own)
-    assert message.startswith(f"{own.manifest('train', 1)}: not ")
-    assert "run again" in message
-
-
-def test_the_manifest_of_another_shard_is_found(own: Line, merged: Line, model: Path) -> None:
-    shutil.copy(own.manifest("train", 0), own.manifest("train", 1))
-    message = fault_of(own)
-    assert str(own.manifest("train", 1)) in message
-    follow_advice(own, model, message)
-    assert line.snapshot(own.dataset) == line.snapshot(merged.dataset)
-
-
 # Killed merges
 
 
@@ -686,15 +351,6 @@ def test_a_crash_between_the_two_renames_is_mended(own: Line, merged: Line, monk
 # Vectors of residues and several poolings
 
 
-@pytest.fixture(scope="module")
-def rich(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """A line with two vectors a row and the residues' vectors; read only."""
-    made = line.prepare(tmp_path_factory.mktemp("rich") / "line", RECORDS, SHARDS, PLAN)
-    made.embed(model, EmbedSettings(pooling=("mean", "max"), per_residue=True))
-    made.merge()
-    return made
-
-
 def test_residues_lie_beside_the_rows(rich: Line, reference: HuggingFace) -> None:
     first, sequences = canonical(), dict(RECORDS)
     splits = dict(line.rows(rich.folder / "splits.parquet", "id, split"))
@@ -739,29 +395,3 @@ def test_open_dataset_gives_residues_and_each_pooling(rich: Line, merged: Line, 
         data.get(ids, pooling="first")
     with pytest.raises(UserError, match="no vectors of residues; embed with per_residue"):
         open_dataset(merged.dataset).residues(ids)
-
-
-@pytest.mark.parametrize("damage", ["missing", "flipped"])
-def test_a_damaged_file_of_residues_is_named_and_can_be_mended(
-    rich: Line, model: Path, tmp_path: Path, damage: str
-) -> None:
-    own = rich.copy(tmp_path / "line")
-    path = sorted((own.folder / "embeddings" / "train").glob("*.residues.parquet"))[1]
-    if damage == "missing":
-        path.unlink()
-    else:
-        line.flip(path, path.stat().st_size // 2)
-    message = fault_of(own)
-    assert path.name in message
-    follow_advice(own, model, message, EmbedSettings(pooling=("mean", "max"), per_residue=True))
-    assert line.snapshot(own.dataset) == line.snapshot(rich.dataset)
-
-
-@given(
-    hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=20)),
-    st.sampled_from([0, 0x7C00, 0xFC00, 0x7E01, 0x7BFF]),
-)
-def test_finite_is_what_numpy_says(bits, one):
-    # Of random bits one in thirty is not finite: most matrices get one number that is chosen.
-    vectors = np.where((bits & 0x7C00) == 0x7C00, one, bits).astype(np.uint16).view(np.float16)
-    np.testing.assert_array_equal(finite_rows(vectors), np.isfinite(vectors).all(1))
