@@ -1,0 +1,201 @@
+"""ESM-2 encoders and their vocabularies against the Hugging Face classes, and what is refused."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from embedome.engine.engine import Engine
+from embedome.models.directory import load_model, model_identity
+from embedome.models.encoders.esm2 import rotary_frequencies
+from helpers.rough_encoders import (
+    ESM2,
+    ESM2_TOKENS,
+    FREQUENCIES,
+    assert_equal_hidden,
+    edit_config,
+    edit_weights,
+    esm2_reference,
+    hidden,
+    join,
+    make_esm2,
+    randoms,
+    refusal,
+    rough,
+    tokens,
+    write_vocab_txt,
+)
+from helpers.small_run import assert_within_one_ulp
+from safetensors.torch import load_file
+from transformers import (
+    EsmConfig,
+    EsmForMaskedLM,
+    EsmModel,
+    EsmTokenizer,
+)
+
+# The encoder
+
+
+def test_esm2_takes_the_residues_it_was_trained_on(esm2: Path) -> None:
+    model = load_model(esm2)
+    assert model.max_residues == 1022
+    sequences = randoms(5, [1022, 1023, 1500])
+    found = Engine(model).embed(join(sequences))
+    reference = esm2_reference(esm2)
+    assert_within_one_ulp(found.vectors["mean"], np.stack([reference.mean(sequence[:1022]) for sequence in sequences]))
+    assert found.state.tolist() == ["embedded", "truncated", "truncated"]
+
+
+def test_token_dropout_scales_by_what_was_left(tmp_path: Path) -> None:
+    with_dropout = load_model(make_esm2(tmp_path / "with")).encoder
+    without = load_model(make_esm2(tmp_path / "without", token_dropout=False)).encoder
+    assert torch.equal(with_dropout.words.weight, without.words.weight)
+    tokens = torch.tensor([[0, 5, 6, 2]])
+    torch.testing.assert_close(with_dropout.embed(tokens), 0.88 * without.embed(tokens))
+    sequence = ["MKTAYIAKQR"]
+    difference = hidden(load_model(tmp_path / "with"), sequence) - hidden(load_model(tmp_path / "without"), sequence)
+    assert np.abs(difference).max() > 0.01
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_masked_tokens_are_dropped_sequence_by_sequence(tmp_path: Path, dropout: bool) -> None:
+    folder = make_esm2(tmp_path, token_dropout=dropout)
+    reference, encoder = EsmModel.from_pretrained(folder, add_pooling_layer=False).eval(), load_model(folder).encoder
+    batch = torch.randint(4, 24, (5, 30), generator=torch.Generator().manual_seed(1))
+    for row, masks in enumerate([0, 1, 3, 17, 29]):
+        batch[row, 1 : 1 + masks] = 32
+    with torch.inference_mode():
+        found = encoder(batch)
+        for row in range(5):
+            exact = reference(batch[row : row + 1]).last_hidden_state[0]
+            assert (found[row] - exact).abs().max() < 2e-5 * exact.abs().max()
+
+
+def renamed_layer_norms(weights: dict) -> dict:
+    """The names that older releases of transformers saved."""
+    return {name.replace(".gamma", ".weight").replace(".beta", ".bias"): weights[name] for name in weights}
+
+
+def frequencies_per_layer(weights: dict) -> None:
+    frequencies = weights.pop(FREQUENCIES)
+    for layer in range(2):
+        weights[f"encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies.half()
+    old = renamed_layer_norms(weights)
+    weights.clear()
+    weights.update(old)
+
+
+def frequencies_of_the_model(weights: dict) -> None:
+    weights["rotary_embeddings.inv_freq"] = 1.5 * weights.pop(FREQUENCIES)
+
+
+@pytest.mark.parametrize(
+    "change", [frequencies_per_layer, frequencies_of_the_model, lambda weights: weights.pop(FREQUENCIES)]
+)
+def test_frequencies_are_found_where_hugging_face_finds_them(esm2: Path, change: Callable[[dict], object]) -> None:
+    edit_weights(esm2, change)
+    reference = esm2_reference(esm2)
+    model = load_model(esm2)
+    assert torch.equal(model.encoder.rotary.frequencies, reference.model.rotary_embeddings.inv_freq)
+    (sequence,) = randoms(1, [60])
+    assert_equal_hidden(hidden(model, [sequence])[0], reference.hidden(sequence))
+
+
+def test_frequencies_stay_exact_in_bfloat16(esm2: Path) -> None:
+    encoder = load_model(esm2).encoder.to(torch.bfloat16)
+    assert encoder.words.weight.dtype == torch.bfloat16
+    assert encoder.rotary.frequencies.dtype == torch.float32
+    assert torch.equal(encoder.rotary.frequencies, rotary_frequencies({}, ESM2))
+
+
+def test_esm2_saved_with_its_head(tmp_path: Path) -> None:
+    rough(EsmForMaskedLM, EsmConfig(**ESM2)).save_pretrained(tmp_path)
+    write_vocab_txt(tmp_path)
+    assert any(name.startswith("esm.") for name in load_file(tmp_path / "model.safetensors"))
+    (sequence,) = randoms(2, [50])
+    assert_equal_hidden(hidden(load_model(tmp_path), [sequence])[0], esm2_reference(tmp_path).hidden(sequence))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"position_embedding_type": "absolute"}, "position_embedding_type is 'absolute'; expected 'rotary'"),
+        ({"position_embedding_type": None}, "position_embedding_type is missing"),
+        ({"emb_layer_norm_before": True}, "emb_layer_norm_before is True"),
+        ({"is_folding_model": True}, "is_folding_model is True"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"token_dropout": None}, "token_dropout is missing"),
+        ({"num_attention_heads": 5}, "hidden_size is 32; expected a multiple of twice num_attention_heads, 5"),
+        ({"max_position_embeddings": None}, "max_position_embeddings is missing"),
+    ],
+)
+def test_what_is_not_esm2_is_refused(esm2: Path, change: dict, what: str) -> None:
+    def edit(config: dict) -> None:
+        config.update(change)
+        for field, value in change.items():
+            if value is None:
+                del config[field]
+
+    edit_config(esm2, edit)
+    assert f"config.json: {what}" in refusal(esm2)
+
+
+# Tokens
+
+
+def test_esm2_ids_equal_its_tokenizer(esm2: Path) -> None:
+    model, hugging_face = load_model(esm2), EsmTokenizer(str(esm2 / "vocab.txt"))
+    for text in ["M", "LAGVSERTIDPKQNFYMHWCXBUZO.-", "MJA", "A*MK", *randoms(1, [30, 100])]:
+        assert tokens(model, text) == hugging_face(text).input_ids
+    assert tokens(model, "MK") == [0, 20, 15, 2]
+    # Hugging Face makes one token of both, which loses the alignment with the residues.
+    assert tokens(model, "JJ") == [0, 3, 3, 2]
+
+
+def test_identity_is_of_the_vocabulary_that_is_used(esm2: Path) -> None:
+    assert model_identity(esm2)["tokenizer_sha256"] == hashlib.sha256((esm2 / "vocab.txt").read_bytes()).hexdigest()
+    vocabulary = {token: index for index, token in enumerate(ESM2_TOKENS)}
+    path = esm2 / "tokenizer.json"
+    path.write_text(json.dumps({"model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}}))
+    assert model_identity(esm2)["tokenizer_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    table = load_model(esm2).tokenizer.table
+    path.unlink()
+    assert np.array_equal(load_model(esm2).tokenizer.table, table)
+
+
+def test_special_tokens_may_be_beside_the_vocabulary(esm2: Path) -> None:
+    expected = load_model(esm2).tokenizer.tokens(np.array([list(b"MKT")], np.uint8))
+    vocabulary = {token: index for index, token in enumerate(ESM2_TOKENS) if token not in ("<cls>", "<eos>")}
+    added = [{"id": 0, "content": "<cls>"}, {"id": 2, "content": "<eos>"}]
+    (esm2 / "tokenizer.json").write_text(
+        json.dumps({"added_tokens": added, "model": {"vocab": vocabulary, "unk_token": "<unk>"}})
+    )
+    found = load_model(esm2).tokenizer.tokens(np.array([list(b"MKT")], np.uint8))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"<cls>\n<pad>\n<eos>\nL\nA\n", "expected a vocabulary with an unknown token"),
+        ("\n".join(ESM2_TOKENS).replace("<cls>", "<s>").encode(), "lacks <cls>;"),
+        ("\n".join(ESM2_TOKENS).replace("W", "w").encode(), "lacks W;"),
+        (b"<unk>\n\xff\xfe", "not a text file"),
+        ("\n".join([*(["x"] * 33), *ESM2_TOKENS]).encode(), "tokenizer has 64 tokens, but the model only 33"),
+    ],
+)
+def test_other_vocabularies_are_refused(esm2: Path, text: bytes, what: str) -> None:
+    (esm2 / "vocab.txt").write_bytes(text)
+    assert what in refusal(esm2)
+
+
+def test_no_vocabulary_is_refused_with_what_there_may_be(esm2: Path) -> None:
+    shutil.move(esm2 / "vocab.txt", esm2 / "vocabulary.txt")
+    assert refusal(esm2).endswith("the model directory has no tokenizer.json, vocab.txt or spiece.model")
