@@ -34,7 +34,6 @@ from helpers.small_run import (
     MAX_RESIDUES,
     SIZE,
     HuggingFace,
-    Processes,
     assert_within_one_ulp,
     fasta_text,
     random_records,
@@ -73,11 +72,6 @@ def embed_quickly(processes, folder, records, *options, run=run_main):
     process = processes.start(partial(run, [*map(str, arguments)], folder / "said"))
     process.join(120)
     return process.exitcode, (folder / "said").read_text()
-
-
-@pytest.fixture(scope="module")
-def processes():
-    return Processes()
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,9 @@ def fail_from(count: int, error: Exception) -> Callable[..., Callable]:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
 )
-@pytest.mark.parametrize("place", ["engine.PooledVectors", "work.lay_out", "engine.PooledVectors.fetch"])
+@pytest.mark.parametrize(
+    "place", ["engine.engine.PooledVectors", "embedding.part_pipeline.lay_out", "engine.engine.PooledVectors.fetch"]
+)
 def test_a_part_that_does_not_fit_as_a_whole_is_told(
     shard: Path,
     model: Path,
