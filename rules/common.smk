@@ -1,10 +1,16 @@
 # The configuration checked, and where files are; no rules. What is computed from it is in scripts/embedome/workflow.
+import os
 import sys
 from pathlib import Path
 
 from snakemake.io import strip_wildcard_constraints
 
-sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+SCRIPTS = str(Path(workflow.basedir) / "scripts")
+sys.path.insert(0, SCRIPTS)
+# Jobs use the library that belongs to these rules, too, whatever version of it is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [SCRIPTS, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS

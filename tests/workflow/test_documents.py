@@ -91,7 +91,7 @@ def test_the_commands_of_a_document_run_one_after_the_other(checkout, path, tmp_
             # The plan of a run: what is in these presets takes days.
             if "esm1nv.yaml" in line and not (folder / "models/esm1nv").exists():
                 shell(folder, "embedome models import esm1nv.nemo models/esm1nv")
-            assert "total" in shell(folder, f"{activated}{line} --dry-run")
+            shell(folder, f"{activated}{line} --dry-run")
         else:
             shell(folder, activated + line)
 

@@ -283,3 +283,12 @@ def test_presets_build_a_plan(demo, tmp_path, preset):
 def test_slurm_profile_is_found_by_its_name(tmp_path):
     result = run(tmp_path, SMALL, "--profile", "slurm", "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
+
+
+def test_jobs_use_the_library_of_the_rules_whatever_else_is_installed(tmp_path, monkeypatch):
+    other = tmp_path / "other" / "embedome"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise RuntimeError('another version')")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    result = run(tmp_path / "run", SMALL, "--until", "make_demo")
+    assert result.returncode == 0, result.stdout

@@ -184,7 +184,7 @@ def annotate_dataset(
     catalog: str | os.PathLike | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Annotate a whole data set on this machine; parameters as those of `build_lookup`.
+    """Annotate a whole data set on this machine; parameters as those of `build_reference.build_reference`.
 
     Parameters
     ----------

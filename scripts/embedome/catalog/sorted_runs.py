@@ -97,7 +97,7 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
 
 
 def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
-    """Rows of the `RUN` schema, which of them count [n], and members, of UniRef XML.
+    """Rows of the schema `RUN_SCHEMA`, which of them count [n], and members, of UniRef XML.
 
     A record to be dropped has two rows, of which the first does not count: so all others need not be moved.
     """
@@ -117,7 +117,7 @@ def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.
 
 
 def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTask) -> pa.Table:
-    """Rows of the `RUN` schema of sound records; only those to be kept have their digests."""
+    """Rows of the schema `RUN_SCHEMA` of sound records; only those to be kept have their digests."""
     sequences = task.limits.mask(records.sequences)
     text, offsets = bytes_of(sequences).tobytes(), offsets_of(sequences)
     bounds = zip(offsets[:-1][keep].tolist(), offsets[1:][keep].tolist(), strict=True)
@@ -139,7 +139,7 @@ def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTa
 
 
 def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: RunTask) -> pa.Table:
-    """Rows of the `RUN` schema of the records to be dropped, without their sequences."""
+    """Rows of the schema `RUN_SCHEMA` of the records to be dropped, without their sequences."""
     dropped = dict(records.faulty)
     for row, fault in faults.items():
         name, description, sequence = (
@@ -162,7 +162,7 @@ def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: 
 
 
 def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
-    """A table of the `RUN` schema; columns that are not given are null."""
+    """A table of the schema `RUN_SCHEMA`; columns that are not given are null."""
     arrays = []
     for field in RUN_SCHEMA:
         values = columns.get(field.name)

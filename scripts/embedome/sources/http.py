@@ -47,7 +47,7 @@ class RetryableError(Exception):
 
 @contextmanager
 def http_get(url: str, headers: Mapping[str, str]) -> Iterator["requests.Response"]:
-    """Open a GET request, its body unread; failures, while the body is read too, as `BrokenError` or `MirrorError`."""
+    """Open a GET request, its body unread; failures, also while it is read, as `RetryableError` or `MirrorError`."""
     import requests
     import urllib3
 

@@ -587,7 +587,7 @@ TF32 = """
 import torch
 from embedome.engine.device import use_device
 assert torch.get_float32_matmul_precision() != "highest"
-open_device("cpu")
+use_device("cpu")
 assert torch.get_float32_matmul_precision() == "highest"
 assert not torch.backends.cuda.cudnn_sdp_enabled()
 """

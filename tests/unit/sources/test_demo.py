@@ -290,7 +290,7 @@ def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release, "make_headers", fail)
+    monkeypatch.setattr("embedome.sources.demo.release.make_headers", fail)
     with pytest.raises(OSError, match="No space"):
         write_release(tmp_path, sequences=10, families=2, seed=0)
     assert not list(tmp_path.iterdir())

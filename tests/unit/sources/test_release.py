@@ -419,7 +419,7 @@ def test_partial_file_of_something_else_is_not_resumed(mirror, target, other):
 
 
 def test_two_downloads_to_one_file_do_not_meet(mirror, target):
-    with release.Part(target):
+    with release.PartialDownload(target):
         message = refuse(target, mirror.url)
     assert "another process is downloading it" in message
     fetch(target, mirror.url)
@@ -439,7 +439,7 @@ def test_old_record_never_stands_beside_a_new_file(mirror, target, monkeypatch):
     record = target.parent / "release.json"
     target.parent.mkdir()
     record.write_text("old")
-    monkeypatch.setattr(release.Part, "publish", lambda part: 1 / 0)
+    monkeypatch.setattr(release.PartialDownload, "publish", lambda part: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         release.download_release([mirror.url], "uniref50", target, record)
     assert not record.exists()
