@@ -14,7 +14,7 @@ from embedome.engine.engine import Engine
 from embedome.engine.windows import Sequences
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
-from inputs import random_sequences
+from made_inputs import random_sequences
 
 EXACT = "float32"
 DTYPES = (EXACT, "bfloat16", "int8")

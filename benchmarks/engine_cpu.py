@@ -31,7 +31,7 @@ from embedome.models.create import make_untrained
 from embedome.models.directory import empty_model
 from embedome.models.encoders.flops import operations
 from embedome.sequences.fasta import read_entries
-from inputs import LONGEST, random_sequences
+from made_inputs import LONGEST, random_sequences
 
 TOKEN_BUDGET = 2048
 PEAK_SECONDS = 2.0

@@ -42,8 +42,8 @@ from embedome.engine.windows import Sequences
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
 from engine_cpu import batches
-from inputs import random_sequences
 from kernels import attention, eight_bits
+from made_inputs import random_sequences
 from parity import compare
 
 MODELS = ("esm1nv", "prott5nv", "ankh2-ext2")

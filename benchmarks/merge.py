@@ -38,7 +38,7 @@ from embedome.parquet.concatenation import Concatenation
 from embedome.parquet.row_file import read_file
 from embedome.parquet.writer import ParquetSink
 from embedome.splits.split_table import SCHEMA
-from inputs import PROVENANCE, random_axes, random_rows
+from made_inputs import PROVENANCE, random_axes, random_rows
 from reading import lookups, timed
 
 

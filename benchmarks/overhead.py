@@ -24,8 +24,8 @@ from embedome.embedding.metrics import Clock
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
-from inputs import random_sequences
 from isal import igzip
+from made_inputs import random_sequences
 from torch import Tensor, nn
 
 HEADER = b">UniRef50_%s Some protein n=%d Tax=Homo sapiens TaxID=9606 RepID=%s_HUMAN\n"

@@ -23,7 +23,7 @@ from embedome.engine.engine import DTYPES, INT8, Engine, check_dtype
 from embedome.models.architectures import DECODER, ENCODER
 from embedome.models.create import make_untrained
 from embedome.models.directory import Model, load_model
-from inputs import RESIDUES
+from made_inputs import RESIDUES
 from tolerances import Deviation, tolerance
 
 LENGTHS = (1, 7, 33, 100, 255, 510)

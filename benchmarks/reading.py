@@ -25,7 +25,7 @@ from embedome.dataset import Dataset, open_dataset
 from embedome.dataset.export_arrays import export_npy
 from embedome.dataset.format import MANIFEST, SKIPPED, SKIPPED_FILE, embedding_metadata
 from embedome.dataset.part_file import describe_file, write_part
-from inputs import PROVENANCE, random_axes, random_rows
+from made_inputs import PROVENANCE, random_axes, random_rows
 
 LOOKUPS = 100
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.paths import SCRIPTS
+from helpers.paths import ROOT, SCRIPTS
 
 PACKAGE = SCRIPTS / "embedome"
 FLOORS = (
@@ -58,6 +58,20 @@ def test_a_wing_imports_only_itself_and_lower_floors():
 
 def test_every_wing_has_a_floor():
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} <= FLOOR.keys()
+
+
+def test_nothing_but_the_wings_is_at_the_top():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == {"__init__.py", "__main__.py", "py.typed"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_file_of_tests_has_at_most_700_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 700
+
+
+def test_tests_lie_in_the_folder_of_their_wing():
+    folders = {path.name for path in (ROOT / "tests" / "unit").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders <= FLOOR.keys()
 
 
 @pytest.mark.parametrize("wing", sorted(FLOOR.keys() & {path.name for path in PACKAGE.iterdir()}))
