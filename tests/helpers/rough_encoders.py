@@ -45,7 +45,7 @@ ESM2 = {
     "token_dropout": True,
 }
 T5 = {
-    "vocab_size": 40,
+    "vocab_size": 64,
     "d_model": 24,
     "d_kv": 8,
     "d_ff": 40,

@@ -17,8 +17,8 @@ from embedome.engine.device import use_device
 from embedome.engine.engine import DTYPES, check_dtype
 from embedome.models.architectures import ARCHITECTURES
 from embedome.models.checkpoint import open_weights, weight_files
-from embedome.models.directory import CONFIG, CONFIG_KEY, read_config
-from embedome.models.registry import BLENDERBOT, T5
+from embedome.models.directory import CONFIG, read_config
+from embedome.models.registry import BLENDERBOT, CONFIG_KEY, T5
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:

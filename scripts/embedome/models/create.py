@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
-from embedome.models.directory import CONFIG_KEY
-from embedome.models.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5, RegisteredModel, find_entry
+from embedome.models.registry import BLENDERBOT, CONFIG_KEY, ESM, MEGATRON_BERT, T5, RegisteredModel, find_entry
 from embedome.models.vocabularies import save_tokenizer
 
 if TYPE_CHECKING:

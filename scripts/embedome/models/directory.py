@@ -1,6 +1,5 @@
 """A Hugging Face model directory: checked, identified, loaded."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,23 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.common.errors import UserError
-from embedome.common.json_files import file_sha256, read_json
+from embedome.common.json_files import file_sha256, json_sha256, read_json
 from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
-from embedome.models.tokenizer import (
-    VOCABULARY_FILES,
-    ResidueTokenizer,
-    load_tokenizer,
-    vocabulary_file,
-    vocabulary_files,
-)
+from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
+from embedome.models.registry import CONFIG_KEY
+from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG = "config.json"
-# What embedome itself says of a model, in the model's config.json.
-CONFIG_KEY = "embedome"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
@@ -49,7 +42,8 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     -------
     dict
         ``name``; ``trained``: False for random weights made by embedome, None where the directory does not say;
-        ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of the vocabulary's.
+        ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of all that have a say in
+        the vocabulary; ``preprocessing`` of sequences before their tokens are looked up.
 
     Raises
     ------
@@ -59,13 +53,14 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     check_model_directory(directory)
     directory = Path(directory)
     about = read_json(directory / CONFIG).get(CONFIG_KEY, {})
-    vocabulary = b"".join(path.read_bytes() for path in vocabulary_files(directory))
+    vocabulary = {path.name: file_sha256(path) for path in vocabulary_files(directory)}
     return {
         "name": about.get("name", directory.name),
         "trained": about.get("trained"),
         "weights_sha256": weights_sha256(directory),
         "config_sha256": file_sha256(directory / CONFIG),
-        "tokenizer_sha256": hashlib.sha256(vocabulary).hexdigest(),
+        "tokenizer_sha256": json_sha256(vocabulary),
+        "preprocessing": read_tokenizer(directory).preparation,
     }
 
 
@@ -132,6 +127,18 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
+def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:
+    """A model directory's vocabulary as a table, with the special tokens of its architecture.
+
+    Raises
+    ------
+    UserError
+        As `tokenizer.load_tokenizer`.
+    """
+    architecture = ARCHITECTURES[read_config(directory)["model_type"]]
+    return load_tokenizer(directory, architecture.first, architecture.last, tasks=architecture.tasks)
+
+
 def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     """Load a model directory in float32 on the CPU.
 
@@ -166,7 +173,7 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     directory = Path(directory)
     config = read_config(directory)
     architecture = ARCHITECTURES[config["model_type"]]
-    tokenizer = load_tokenizer(directory, architecture.first, architecture.last, tasks=architecture.tasks)
+    tokenizer = read_tokenizer(directory)
     if features == DECODER and architecture.decoder is None:
         raise UserError(f"{directory}: embed.features is 'decoder', which {config['model_type']} does not have here")
     kind = (architecture.decoder if features == DECODER else architecture.encoder)()

@@ -3,17 +3,44 @@
 Any other directory of one of the architectures works by its config.json alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from embedome.common.errors import UserError
 
+# What embedome itself says of a model, in the model's config.json.
+CONFIG_KEY = "embedome"
 MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
 NVIDIA = "NVIDIA's terms, with the weights"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
 NGC = "NVIDIA NGC, .nemo"
 MEAN_POOLING = "mean over residues, special tokens left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a model's authors do to a sequence before the tokenizer has it.
+
+    Parameters
+    ----------
+    between : str
+        What stands between residues.
+    as_x : str
+        Letters that become X, unless a directory adds them to its vocabulary.
+    """
+
+    between: str = ""
+    as_x: str = ""
+
+    def text(self, residues: Iterable[str]) -> str:
+        """Residues as the tokenizer wants them."""
+        return self.between.join("X" if residue in self.as_x else residue for residue in residues)
+
+
+AS_IT_IS = Preprocessing()
+# ProtT5's (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
+SPACED = Preprocessing(" ", "UZOB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +72,7 @@ class RegisteredModel:
     long_sequences : str
         What is done with longer sequences unless the user says otherwise.
     pooling : str
+    preprocessing : Preprocessing
     """
 
     name: str
@@ -61,6 +89,7 @@ class RegisteredModel:
     encoder_parameters: int | None = None
     long_sequences: str = "truncate"
     pooling: str = MEAN_POOLING
+    preprocessing: Preprocessing = AS_IT_IS
 
 
 ESM1NV_CONFIG = {
@@ -140,7 +169,19 @@ def prott5(
     sizes = {"layers": 24, "decoder_layers": 24, "hidden": 1024, "heads": 32, "feed_forward": 16384}
     config = {**PROTT5_CONFIG, "vocab_size": {"prott5": 128, "prostt5": 150}[vocabulary]}
     return RegisteredModel(
-        name, T5, sizes, vocabulary, first, "</s>", None, parameters, "MIT", source, config, encoder_parameters=encoder
+        name,
+        T5,
+        sizes,
+        vocabulary,
+        first,
+        "</s>",
+        None,
+        parameters,
+        "MIT",
+        source,
+        config,
+        encoder_parameters=encoder,
+        preprocessing=SPACED,
     )
 
 
@@ -212,3 +253,9 @@ def find_entry(name: str) -> RegisteredModel:
     if name not in REGISTRY:
         raise UserError(f"no model is called {name!r}; expected one of {', '.join(REGISTRY)}")
     return REGISTRY[name]
+
+
+def preprocessings(model_type: str | None) -> tuple[Preprocessing, ...]:
+    """The kinds of preprocessing that models of an architecture have, or that all have; the plainest first."""
+    known = [entry.preprocessing for entry in REGISTRY.values() if model_type in (entry.model_type, None)]
+    return tuple(dict.fromkeys(sorted(known, key=lambda each: each != AS_IT_IS)))

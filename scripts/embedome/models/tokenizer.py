@@ -2,29 +2,24 @@
 
 import json
 import os
+import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from embedome.common.errors import UserError
-from embedome.common.json_files import read_json
+from embedome.models.hugging_face_tokenizer import SAVE_JSON, SPACE, HuggingFaceTokenizer, open_tokenizer, read_object
+from embedome.models.registry import AS_IT_IS, CONFIG_KEY, REGISTRY, Preprocessing, preprocessings
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-# Where a model directory may have its vocabulary, in the order of preference.
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
-BESIDE_SPIECE = ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
-SAVE_JSON = "save a tokenizer.json beside it with `AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
-# Residues that ProtT5's authors replace by X (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
-REPLACED = "UZOB"
-# SentencePiece's mark for a space.
-SPACE = "▁"
+CHARACTERS = string.ascii_letters + string.digits + string.punctuation
+# Of these, one that a vocabulary lacks shows what becomes of unknown characters.
+SYMBOLS = tuple(map(chr, range(0x2600, 0x2700)))
+# A table of embeddings may have rows to spare, up to a multiple of one of these.
+MULTIPLES = (8, 64, 128)
 
 
 class ResidueTokenizer:
@@ -38,10 +33,20 @@ class ResidueTokenizer:
         The unknown token.
     first, last : str or None
         Tokens put before and behind every sequence.
+    preprocessing : Preprocessing
+        What the ids of residues stand for.
     """
 
-    def __init__(self, vocabulary: Mapping[str, int], unknown: str, first: str | None, last: str | None) -> None:
+    def __init__(
+        self,
+        vocabulary: Mapping[str, int],
+        unknown: str,
+        first: str | None,
+        last: str | None,
+        preprocessing: Preprocessing = AS_IT_IS,
+    ) -> None:
         self.ids = dict(vocabulary)
+        self.preparation = {**asdict(preprocessing), "first": first, "last": last}
         self.table = np.full(256, vocabulary[unknown], np.int64)
         for token, index in vocabulary.items():
             if len(token) == 1 and token.isascii():
@@ -71,25 +76,13 @@ class ResidueTokenizer:
         return tokens
 
 
-def vocabulary_file(directory: str | os.PathLike) -> Path:
-    """The first of `VOCABULARY_FILES` that a model directory has; where it has none, the path the first would have."""
-    paths = [Path(directory) / name for name in VOCABULARY_FILES]
-    return next((path for path in paths if path.is_file()), paths[0])
-
-
-def vocabulary_files(directory: str | os.PathLike) -> list[Path]:
-    """`vocabulary_file`, and behind a spiece.model the files beside it that change what is read of it."""
-    path = vocabulary_file(directory)
-    beside = BESIDE_SPIECE if path.name == "spiece.model" else ()
-    return [path, *(each for name in beside if (each := path.with_name(name)).is_file())]
-
-
 def load_tokenizer(
     directory: str | os.PathLike, first: str | None, last: str | None, *, tasks: Sequence[str] = ()
 ) -> ResidueTokenizer:
-    """Read the vocabulary of a model directory: tokenizer.json, vocab.txt or spiece.model.
+    """Read the vocabulary of a model directory, by asking its Hugging Face tokenizer.
 
-    Where it is one for residues between spaces, ProtT5's, U, Z, O and B are X, by which its authors replace them.
+    Every character gets the id that the tokenizer gives it inside a sequence, prepared as the model's authors prepare
+    theirs (`registry.Preprocessing`).
 
     Parameters
     ----------
@@ -102,120 +95,172 @@ def load_tokenizer(
     Raises
     ------
     UserError
-        Where it is missing, is no vocabulary of single residues, or lacks a special token.
+        Where it is missing or cannot be read, is no vocabulary of single residues, lacks a special token or has others
+        around a sequence, or leaves rows of the embedding unexplained.
     """
-    path = vocabulary_file(directory)
-    vocabulary = READERS[path.name](path)
-    ids = vocabulary.ids
-    first = next((token for token in tasks if token in ids), first)
-    if tasks and first is None and any(len(token) == 1 and "a" <= token <= "z" for token in ids):
-        # ProstT5's structure states. Its spiece.model has them alone, and the tasks are in a file beside it.
-        raise UserError(f"{path}: the vocabulary lacks {tasks[0]}; copy the model's added_tokens.json, too")
-    missing = [token for token in (*STANDARD, first, last) if token is not None and token not in ids]
-    if missing:
-        raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is this a protein model?")
-    if vocabulary.spaced and "X" in ids:
-        ids = {**ids, **dict.fromkeys(REPLACED, ids["X"])}
-    return ResidueTokenizer(ids, vocabulary.unknown, first, last)
+    path = Path(directory) / "config.json"
+    config = read_object(path) if path.is_file() else {}
+    tokenizer = open_tokenizer(directory, config)
+    letters = read_letters(tokenizer, config.get("model_type"))
+    task = next((token for token in tasks if token in tokenizer.ids), None)
+    first = task or first
+    check_vocabulary(tokenizer, letters, first, last)
+    if task is None:
+        check_task(tokenizer, letters, config, tasks)
+    check_rows(tokenizer, config)
+    vocabulary = {token: index for token, index in tokenizer.ids.items() if len(token) > 1}
+    vocabulary |= {letters.unknown: tokenizer.ids[letters.unknown], **letters.ids}
+    table = ResidueTokenizer(vocabulary, letters.unknown, first, last, letters.preprocessing)
+    check_in_context(tokenizer, table, letters, task)
+    return table
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedVocabulary:
-    """What a vocabulary file says.
+class Letters:
+    """What a tokenizer makes of single characters inside a sequence.
 
     Parameters
     ----------
+    preprocessing : Preprocessing
+        Letters that were added to the vocabulary stay what they are.
     ids : mapping of str to int
-        Token to id; residues are tokens of one character.
-    unknown : str
-        The unknown token.
-    spaced : bool
-        Whether the Hugging Face tokenizer knows residues only with spaces between them.
+        Of those that it knows.
+    unknown : str or None
+        The token of all others.
     """
 
+    preprocessing: Preprocessing
     ids: Mapping[str, int]
-    unknown: str
-    spaced: bool = False
+    unknown: str | None
 
 
-def read_tokenizer_json(path: Path) -> LoadedVocabulary:
-    """Read a Hugging Face fast tokenizer, of whole words or of SentencePiece's unigrams."""
-    from tokenizers import Tokenizer
-
-    content = read_json(path)
-    model = content.get("model") if isinstance(content, dict) else None
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, list) and isinstance(model.get("unk_id"), int):
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library has no class for it
-            raise UserError(f"{path}: not a readable tokenizer ({error}); copy it again") from None
-        return unigram_vocabulary(path, tokenizer, content)
-    if not isinstance(vocabulary, dict) or model.get("unk_token") not in vocabulary:
-        raise UserError(f"{path}: expected a vocabulary with an unknown token, as `embedome` writes it")
-    if model.get("merges"):
-        raise UserError(f"{path}: expected a vocabulary of single residues, but this one merges them")
-    return LoadedVocabulary({**added_tokens(content), **vocabulary}, model["unk_token"])
+def read_letters(tokenizer: HuggingFaceTokenizer, model_type: str | None) -> Letters:
+    """What a tokenizer makes of characters, under the preprocessing by which it knows most residues."""
+    found = [letters_by(tokenizer, preprocessing) for preprocessing in preprocessings(model_type)]
+    return max(found, key=lambda letters: len(letters.ids.keys() & set(STANDARD)))
 
 
-def added_tokens(content: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens that a tokenizer.json has beside its vocabulary."""
-    return {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+def letters_by(tokenizer: HuggingFaceTokenizer, preprocessing: Preprocessing) -> Letters:
+    """What a tokenizer makes of characters under a preprocessing."""
+    replaced = "".join(letter for letter in preprocessing.as_x if letter not in tokenizer.added)
+    preprocessing = replace(preprocessing, as_x=replaced)
+    known = "".join(tokenizer.ids)
+    stranger = next((symbol for symbol in SYMBOLS if symbol not in known), SYMBOLS[0])
+    ids = tokenizer.ids_inside([*CHARACTERS, stranger], preprocessing)
+    index = ids.pop(stranger, None)
+    unknown = next((token for token, each in tokenizer.ids.items() if each == index), None)
+    return Letters(preprocessing, {letter: each for letter, each in ids.items() if each != index}, unknown)
 
 
-def unigram_vocabulary(path: Path, tokenizer: "Tokenizer", content: Mapping[str, Any]) -> LoadedVocabulary:
-    """The ids that a tokenizer of SentencePiece's unigrams gives residues inside a sequence.
+def check_vocabulary(tokenizer: HuggingFaceTokenizer, letters: Letters, first: str | None, last: str | None) -> None:
+    """Check that a vocabulary has the standard residues, each once and by itself, and the special tokens.
 
-    Pieces are "A", or "▁A" for a residue behind a space, or both: the tokenizer is asked, residue by residue.
+    Raises
+    ------
+    UserError
     """
-    pieces = {piece: index for index, (piece, _) in enumerate(content["model"]["vocab"])}
-    unknown = content["model"]["unk_id"]
-    special = added_tokens(content)
-    ordinary = [piece.removeprefix(SPACE) for piece in pieces if piece not in special]
-    longer = [piece for piece in ordinary if len(piece) > 1 and set(piece) <= set(STANDARD)]
+    path, own = tokenizer.path, tokenizer.ids.keys() - tokenizer.added
+    twice = [letter for letter in STANDARD if letter in own and SPACE + letter in own]
+    if twice:
+        raise UserError(
+            f"{path}: {twice[0]} is in the vocabulary twice, with a space before it and without; {SAVE_JSON}"
+        )
+    pieces = {token: token.replace(SPACE, "").replace(" ", "") for token in tokenizer.ids}
+    longer = [token for token, piece in pieces.items() if len(piece) > 1 and set(piece) <= set(string.ascii_uppercase)]
     if longer:
         raise UserError(f"{path}: expected a vocabulary of single residues, but it has {longer[0]!r}")
-    spaced = "A" not in pieces
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    ids = {**{piece: index for piece, index in pieces.items() if len(piece) > 1}, **special}
-    space = " " if spaced else ""
-    for letter in sorted({piece for piece in ordinary if len(piece) == 1 and piece.isascii()}):
-        encoding = tokenizer.encode(f"A{space}{letter}{space}A", add_special_tokens=False)
-        token = encoding.char_to_token(1 + len(space))
-        if token is not None and encoding.ids[token] != unknown:
-            ids[letter] = encoding.ids[token]
-    return LoadedVocabulary(ids, list(pieces)[unknown], spaced)
+    missing = [letter for letter in STANDARD if letter not in letters.ids]
+    missing += [token for token in (first, last) if token is not None and token not in tokenizer.ids]
+    if missing:
+        raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is this a protein model?")
+    if letters.unknown is None:
+        raise UserError(f"{path}: expected a vocabulary with an unknown token; {SAVE_JSON}")
 
 
-def read_vocab_txt(path: Path) -> LoadedVocabulary:
-    """Read a file of one token per line, in id order: ESM-2's."""
-    try:
-        tokens = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file ({error}); copy it again") from None
-    ids = {token.strip(): index for index, token in enumerate(tokens)}
-    if "<unk>" not in ids:
-        raise UserError(f"{path}: expected a vocabulary with an unknown token, <unk>, one token per line")
-    return LoadedVocabulary(ids, "<unk>")
+def check_task(
+    tokenizer: HuggingFaceTokenizer, letters: Letters, config: Mapping[str, Any], tasks: Sequence[str]
+) -> None:
+    """Check that a model whose vocabulary has no task token was trained without.
+
+    Raises
+    ------
+    UserError
+        Where it has ProstT5's structure states, config.json names a task token, or the model bears the name of a
+        registered one that has one.
+    """
+    directory, about = tokenizer.path.resolve().parent, config.get(CONFIG_KEY) or {}
+    text = json.dumps(config)
+    wanted = [task for task in tasks if task in text]
+    if any(letter.islower() for letter in letters.ids):
+        wanted += tasks[:1]
+    called = {base_name(name) for name in (directory, config.get("_name_or_path"), about.get("name"))}
+    for entry in REGISTRY.values():
+        if entry.first in tasks and called & {entry.name, base_name(entry.source)}:
+            wanted.append(entry.first)
+    if wanted:
+        raise UserError(f"{tokenizer.path}: the vocabulary lacks {wanted[0]}; copy the model's added_tokens.json, too")
 
 
-def read_spiece_model(path: Path) -> LoadedVocabulary:
-    """Read a SentencePiece model by way of transformers, which needs the package sentencepiece for it."""
-    if not find_spec("sentencepiece"):
-        raise UserError(f"{path}: the package sentencepiece, which reads this, is not installed; {SAVE_JSON}")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, local_files_only=True).backend_tokenizer
-    except Exception as error:  # of transformers, sentencepiece or protobuf
-        raise UserError(
-            f"{path}: transformers cannot read this ({' '.join(str(error).split())}); {SAVE_JSON}"
-        ) from None
-    content = json.loads(tokenizer.to_str())
-    if content["model"]["type"] != "Unigram":
-        raise UserError(f"{path}: expected a model of SentencePiece's unigrams; {SAVE_JSON}")
-    return unigram_vocabulary(path, tokenizer, content)
+def base_name(name: object) -> str:
+    """The last part of a path or of a name on the Hugging Face hub, in small letters."""
+    return str(name).rpartition("/")[2].lower()
 
 
-READERS = {"tokenizer.json": read_tokenizer_json, "vocab.txt": read_vocab_txt, "spiece.model": read_spiece_model}
+def check_rows(tokenizer: HuggingFaceTokenizer, config: Mapping[str, Any]) -> None:
+    """Check that every row of the embedding is some token's, but for rows to spare at its end.
+
+    Raises
+    ------
+    UserError
+        Names the first that is not, and a registered model that has so many rows.
+    """
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int):
+        return
+    ids = sorted({index for index in tokenizer.ids.values() if index < rows})
+    end = next((row for row, index in enumerate(ids) if row != index), len(ids))
+    if end == rows:
+        return
+    alike = [entry for entry in REGISTRY.values() if entry.model_type == config.get("model_type")]
+    alike = [entry for entry in alike if entry.config["vocab_size"] == rows]
+    lacking = [entry for entry in alike if entry.first is not None and entry.first not in tokenizer.ids]
+    to_spare = end == len(ids) and rows in [-(-end // multiple) * multiple for multiple in MULTIPLES]
+    # Of a registered model without a task, such rows are those of sentinels, of which Ankh has 116 and T5 100.
+    if not lacking and (to_spare or (end == len(ids) and alike and all(entry.first is None for entry in alike))):
+        return
+    like = f"; {lacking[0].name} has {lacking[0].first} there" if lacking else ""
+    raise UserError(
+        f"{tokenizer.path}: no token has id {end}, but the embedding has {rows} rows{like}; copy all of the model's "
+        "tokenizer files, added_tokens.json too"
+    )
+
+
+def check_in_context(
+    tokenizer: HuggingFaceTokenizer, table: ResidueTokenizer, letters: Letters, task: str | None
+) -> None:
+    """Check that sequences have the tokens of the table, special ones included, wherever in them a residue stands.
+
+    An unknown token that SentencePiece puts before the first residue is passed over: it stands for no residue.
+
+    Raises
+    ------
+    UserError
+    """
+    preprocessing = letters.preprocessing
+    known = [letter for letter in string.ascii_uppercase if letter in letters.ids or letter in preprocessing.as_x]
+    texts = [form.format(letter) for letter in string.ascii_uppercase for form in ("{}", "{}A", "A{}", "A{}A")]
+    texts += ["".join(known), "".join(reversed(known)), "".join(2 * letter for letter in known)]
+    puts_task = tokenizer.encode(preprocessing.text("A"))[:1] == table.first
+    before = "" if task is None or puts_task else task + preprocessing.between
+    spare = {tokenizer.ids[letters.unknown], tokenizer.ids.get(SPACE)}
+    start = len(table.first)
+    for text in texts:
+        expected = table.tokens(np.frombuffer(text.encode(), np.uint8)[None])[0].tolist()
+        found = tokenizer.encode(before + preprocessing.text(text))
+        if len(found) > len(expected) and found[start] in spare:
+            del found[start]
+        if found != expected:
+            raise UserError(
+                f"{tokenizer.path}: {text} has tokens {found} by transformers' tokenizer; expected {expected}, one for "
+                "each residue and the model's own around them"
+            )

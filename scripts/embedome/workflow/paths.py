@@ -6,7 +6,7 @@ from typing import Any
 
 from embedome.common.terms import SPLITS
 from embedome.models.checkpoint import weight_files
-from embedome.models.tokenizer import vocabulary_files
+from embedome.models.hugging_face_tokenizer import vocabulary_files
 from embedome.workflow.config import drops_leaks, release_name
 
 # Which family each of the demo's sequences is of.
@@ -132,7 +132,10 @@ class Paths:
 
     @property
     def vocabulary(self) -> list[str]:
-        """The files of the model directory's vocabulary."""
+        """The files of the model directory that have a say in its vocabulary."""
+        if self.config["model"]["untrained"]:
+            # The same list before the directory is made and after.
+            return [self.model_file("tokenizer.json")]
         return [str(path) for path in vocabulary_files(self.config["model"]["directory"])]
 
     @property

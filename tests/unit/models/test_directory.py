@@ -159,8 +159,15 @@ def test_identity_is_the_digest_of_each_file(untrained: Path) -> None:
     identity = directory.model_identity(untrained)
     assert identity["name"] == "tiny-name"
     assert identity["trained"] is False
-    for key, name in (("weights", "model.safetensors"), ("config", "config.json"), ("tokenizer", "tokenizer.json")):
+    for key, name in (("weights", "model.safetensors"), ("config", "config.json")):
         assert identity[f"{key}_sha256"] == hashlib.sha256((untrained / name).read_bytes()).hexdigest()
+    vocabulary = {
+        name: hashlib.sha256((untrained / name).read_bytes()).hexdigest()
+        for name in ("tokenizer.json", "tokenizer_config.json")
+    }
+    text = json.dumps(vocabulary, sort_keys=True, separators=(",", ":"))
+    assert identity["tokenizer_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert identity["preprocessing"] == {"between": "", "as_x": "", "first": "<s>", "last": "</s>"}
 
 
 def test_identity_of_a_directory_made_elsewhere(copy: Path) -> None:

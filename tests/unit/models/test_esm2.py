@@ -1,7 +1,5 @@
 """ESM-2 encoders and their vocabularies against the Hugging Face classes, and what is refused."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from embedome.engine.engine import Engine
-from embedome.models.directory import load_model, model_identity
+from embedome.models.directory import load_model
 from embedome.models.encoders.esm2 import rotary_frequencies
 from helpers.rough_encoders import (
     ESM2,
@@ -31,11 +29,13 @@ from helpers.rough_encoders import (
 )
 from helpers.small_run import assert_within_one_ulp
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
 from transformers import (
     EsmConfig,
     EsmForMaskedLM,
     EsmModel,
     EsmTokenizer,
+    PreTrainedTokenizerFast,
 )
 
 # The encoder
@@ -159,36 +159,24 @@ def test_esm2_ids_equal_its_tokenizer(esm2: Path) -> None:
     assert tokens(model, "JJ") == [0, 3, 3, 2]
 
 
-def test_identity_is_of_the_vocabulary_that_is_used(esm2: Path) -> None:
-    assert model_identity(esm2)["tokenizer_sha256"] == hashlib.sha256((esm2 / "vocab.txt").read_bytes()).hexdigest()
-    vocabulary = {token: index for index, token in enumerate(ESM2_TOKENS)}
-    path = esm2 / "tokenizer.json"
-    path.write_text(json.dumps({"model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}}))
-    assert model_identity(esm2)["tokenizer_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+def test_a_fast_tokenizer_beside_the_vocabulary_is_passed_over(esm2: Path) -> None:
+    """By transformers' own class, which knows vocab.txt alone."""
     table = load_model(esm2).tokenizer.table
-    path.unlink()
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"A": 0}, "A"))).save_pretrained(esm2)
+    (esm2 / "tokenizer_config.json").unlink()
     assert np.array_equal(load_model(esm2).tokenizer.table, table)
-
-
-def test_special_tokens_may_be_beside_the_vocabulary(esm2: Path) -> None:
-    expected = load_model(esm2).tokenizer.tokens(np.array([list(b"MKT")], np.uint8))
-    vocabulary = {token: index for index, token in enumerate(ESM2_TOKENS) if token not in ("<cls>", "<eos>")}
-    added = [{"id": 0, "content": "<cls>"}, {"id": 2, "content": "<eos>"}]
-    (esm2 / "tokenizer.json").write_text(
-        json.dumps({"added_tokens": added, "model": {"vocab": vocabulary, "unk_token": "<unk>"}})
-    )
-    found = load_model(esm2).tokenizer.tokens(np.array([list(b"MKT")], np.uint8))
-    assert np.array_equal(found, expected)
+    (esm2 / "vocab.txt").unlink()
+    assert "tokenizer.json: transformers cannot read this" in refusal(esm2)
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (b"<cls>\n<pad>\n<eos>\nL\nA\n", "expected a vocabulary with an unknown token"),
-        ("\n".join(ESM2_TOKENS).replace("<cls>", "<s>").encode(), "lacks <cls>;"),
+        (b"<cls>\n<pad>\n<eos>\nL\nA\n", "lacks C, D, E"),
+        ("\n".join(ESM2_TOKENS).replace("<cls>", "<s>").encode(), "tokenizer has 34 tokens, but the model only 33"),
         ("\n".join(ESM2_TOKENS).replace("W", "w").encode(), "lacks W;"),
-        (b"<unk>\n\xff\xfe", "not a text file"),
-        ("\n".join([*(["x"] * 33), *ESM2_TOKENS]).encode(), "tokenizer has 64 tokens, but the model only 33"),
+        (b"<unk>\n\xff\xfe", "transformers cannot read this (UnicodeDecodeError"),
+        ("\n".join([*(["x"] * 33), *ESM2_TOKENS]).encode(), "no token has id 0, but the embedding has 33 rows"),
     ],
 )
 def test_other_vocabularies_are_refused(esm2: Path, text: bytes, what: str) -> None:

@@ -1,6 +1,7 @@
 """The look-up table gives the ids of ESM-1nv, and those of the Hugging Face tokenizer saved with it."""
 
 import json
+import shutil
 import string
 from pathlib import Path
 
@@ -97,28 +98,41 @@ def test_batches_and_other_special_tokens(table: ResidueTokenizer) -> None:
     assert ResidueTokenizer(PUBLISHED, "<unk>", None, None).tokens(residues).tolist() == [[22, 5, 6], [24, 24, 0]]
 
 
-def model_json(vocabulary: object, unknown: str | None = "<unk>") -> str:
-    return json.dumps({"model": {"vocab": vocabulary, "unk_token": unknown}})
+def with_model(folder: Path, changes: dict[str, object]) -> str:
+    """The text of a tokenizer.json with another model."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] |= changes
+    content["added_tokens"] = []
+    return json.dumps(content)
+
+
+def without(*tokens: str) -> dict[str, object]:
+    """A vocabulary that lacks some tokens, its ids without gaps."""
+    kept = [token for token in PUBLISHED if token not in tokens]
+    return {"vocab": {token: index for index, token in enumerate(kept)}}
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("change", "what"),
     [
         (None, "no such file"),
         ("{", "not valid JSON"),
-        ("[]", "expected a vocabulary"),
-        ("{}", "expected a vocabulary"),
-        ('{"model": null}', "expected a vocabulary"),
-        (model_json([["L", -1.0], ["A", -2.0]]), "expected a vocabulary"),
-        (model_json(PUBLISHED, None), "expected a vocabulary with an unknown token"),
-        (model_json(PUBLISHED, "[UNK]"), "expected a vocabulary with an unknown token"),
-        (model_json({"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "A": 4}), "lacks C, D, E"),
-        (model_json({token: i for token, i in PUBLISHED.items() if token != "W"}), "lacks W;"),
-        (model_json({token: i for token, i in PUBLISHED.items() if token != "</s>"}), "lacks </s>;"),
+        ("[]", "expected a JSON object"),
+        ("{}", "transformers cannot read this"),
+        ('{"model": null}', "transformers cannot read this"),
+        ({"type": "Unigram", "vocab": [["L", -1.0], ["A", -2.0]], "unk_id": 0}, "the vocabulary lacks"),
+        ({"unk_token": "[UNK]"}, "Missing [UNK] token from the vocabulary"),
+        ({"type": "BPE", "merges": [["A", "L"]], "vocab": {"<unk>": 0, "A": 1, "L": 2, "AL": 3}}, "it has 'AL'"),
+        ({"vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "A": 4}}, "lacks C, D, E"),
+        (without("W"), "lacks W;"),
     ],
 )
-def test_other_tokenizers_are_refused_by_name(tmp_path: Path, text: str | None, what: str) -> None:
-    if text is not None:
+def test_other_tokenizers_are_refused_by_name(
+    folder: Path, tmp_path: Path, change: dict[str, object] | str | None, what: str
+) -> None:
+    if change is not None:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        text = change if isinstance(change, str) else with_model(folder, change)
         (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=r"tokenizer\.json: ") as excinfo:
         load_tokenizer(tmp_path, "<s>", "</s>")

@@ -179,7 +179,10 @@ NO_PYTHON_PACKAGES = {"mmseqs2"}
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_conda_environments_pin_the_versions_of_the_lock_file(path):
     lock = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
-    pins = dict(pin.split("=") for pin in yaml.safe_load(path.read_text())["dependencies"])
+    dependencies = yaml.safe_load(path.read_text())["dependencies"]
+    by_pip = [pin.split("==") for each in dependencies if isinstance(each, dict) for pin in each["pip"]]
+    by_conda = [pin.split("=") for pin in dependencies if isinstance(pin, str) and pin != "pip"]
+    pins = dict([*by_conda, *by_pip])
     assert pins.pop("python") == "3.11"
     packages = {name: pin for name, pin in pins.items() if name not in NO_PYTHON_PACKAGES}
     assert packages == {name: lock[CONDA_NAMES.get(name, name)] for name in packages}

@@ -92,6 +92,7 @@ def test_optional_stages_are_asked_for_where_they_are_switched_on():
 def test_the_model_is_made_or_looked_at(tmp_path):
     made = paths(model={"directory": "m", "untrained": {"like": "esm2-8m", "layers": 2, "hidden": None, "seed": 1}})
     assert made.weights == ["m/model.safetensors"]
+    assert made.vocabulary == ["m/tokenizer.json"]
     assert made.untrained_model == {"like": "esm2-8m", "sizes": {"layers": 2}, "seed": 1}
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
         (tmp_path / name).write_bytes(b"")
@@ -100,6 +101,9 @@ def test_the_model_is_made_or_looked_at(tmp_path):
     )
     given = paths(model={"directory": str(tmp_path), "untrained": None})
     assert sorted(given.weights) == sorted(str(path) for path in tmp_path.iterdir())
+    for name in ("added_tokens.json", "spiece.model"):
+        (tmp_path / name).write_bytes(b"")
+    assert given.vocabulary == [str(tmp_path / "added_tokens.json"), str(tmp_path / "spiece.model")]
 
 
 def test_benchmarks_are_those_of_rules_that_run():

@@ -13,11 +13,11 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
 from embedome.models.checkpoint import open_weights
 from embedome.models.create import FIELDS, make_config, save_directory
-from embedome.models.directory import CONFIG_KEY, check_model_directory, read_config
+from embedome.models.directory import check_model_directory, read_config
 from embedome.models.nemo.archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive
 from embedome.models.nemo.archive import read_config as read_nemo_config
 from embedome.models.nemo.tensor_names import LAYOUTS, ROWS, ArchiveLayout, TensorName
-from embedome.models.registry import find_entry
+from embedome.models.registry import CONFIG_KEY, find_entry
 from embedome.models.vocabularies import ESM1NV_PIECES
 
 # Megatron's fields that must have one value, as the encoders compute nothing else.
