@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def wrong_imports(package: Path) -> list[str]:
 def test_a_wing_imports_only_itself_and_lower_floors():
     wrong = wrong_imports(PACKAGE)
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    paths = {("embedome", *path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        module: {
+            name[:end]
+            for name in imported_modules(path.read_text(encoding="utf-8"), module[:-1])
+            for end in range(2, len(name) + 1)
+            if name[:end] in paths and name[:end] != module
+        }
+        for module, path in paths.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_every_wing_has_a_floor():

@@ -18,7 +18,7 @@ from embedome.common.parallel import available_cores
 from embedome.common.terms import DUPLICATE
 from embedome.dataset.format import KEYS, embedding_schema, residue_schema, vector_columns
 from embedome.dataset.part_file import read_rows
-from embedome.dataset.to_faiss import EXACT_UP_TO, Neighbours, index_dataset
+from embedome.dataset.to_faiss import EXACT_UP_TO, Neighbours, index_with_ids
 from embedome.parquet.id_lookup import find_in_files
 from embedome.parquet.reader import RowReader
 from embedome.parquet.scan import SPLIT, RowRange, list_row_ranges, matrices, scan
@@ -369,7 +369,16 @@ class Dataset:
         metric, exact_up_to, seed
             As for `embedome.dataset.to_faiss.build_index`.
         """
-        return index_dataset(self, split, pooling, metric, exact_up_to, seed, threads or available_cores())
+        threads = threads or available_cores()
+        return index_with_ids(
+            lambda: (batch for _, batch in self.iter_batches(split, pooling=pooling, threads=threads)),
+            (chunk for table in self.tables(["id"], split, threads) for chunk in table["id"].chunks),
+            self.dimension,
+            metric=metric,
+            exact_up_to=exact_up_to,
+            seed=seed,
+            threads=threads,
+        )
 
     def describe(self) -> dict[str, Any]:
         """Counts, provenance, schema and size, as JSON."""

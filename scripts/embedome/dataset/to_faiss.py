@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,6 @@ from embedome.common.errors import UserError, load_optional
 
 if TYPE_CHECKING:
     import faiss
-
-    from embedome.dataset.dataset import Dataset
 
 METRICS = ("cosine", "inner-product", "l2")
 # Rows up to which every vector is compared: 3 GB of vectors at D = 768.
@@ -177,23 +175,12 @@ class Neighbours:
         return self.ids.take(pa.array(rows, pa.int64(), mask=rows < 0)).to_pylist()
 
 
-def index_dataset(
-    data: "Dataset", split: str | None, pooling: str | None, metric: str, exact_up_to: int, seed: int, threads: int
+def index_with_ids(
+    batches: Callable[[], Iterable[np.ndarray]], ids: Iterable[pa.Array], dimension: int, **options: Any
 ) -> Neighbours:
-    """Index the vectors of a data set, or of one split, with their ids; parameters as for `build_index`."""
-
-    def vectors() -> Iterator[np.ndarray]:
-        return (batch for _, batch in data.iter_batches(split, pooling=pooling, threads=threads))
-
-    index = build_index(
-        vectors,
-        data.dimension,
-        sum(file["rows"] for file in data.files(split)),
-        metric=metric,
-        exact_up_to=exact_up_to,
-        seed=seed,
-        threads=threads,
-    )
-    ids = [chunk for table in data.tables(["id"], split, threads) for chunk in table["id"].chunks]
+    """Index vectors as they stream by, with the ids of their rows; the rest as for `build_index`."""
+    chunks = list(ids)
+    index = build_index(batches, dimension, sum(map(len, chunks)), **options)
     # One array: of many chunks the right one would be looked for at each look-up.
-    return Neighbours(index, pa.chunked_array(ids, pa.string()).cast(pa.large_string()).combine_chunks(), metric)
+    names = pa.chunked_array(chunks, pa.string()).cast(pa.large_string()).combine_chunks()
+    return Neighbours(index, names, options["metric"])
