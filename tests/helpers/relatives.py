@@ -1,8 +1,10 @@
 """Small protein families for the tests of clusters and leakage, and alignments by Biopython to judge them by."""
 
+import itertools
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pytest
 from Bio import Align
@@ -31,6 +33,46 @@ def families(
     return records
 
 
+def repetitive_families(count: int, seed: int = 1) -> list[tuple[str, str]]:
+    """Records of families that repeat or have few letters, and of ordinary ones.
+
+    Of each kind so many families: tandem repeats, one letter, a few letters, repeats beside an ordinary stretch, and
+    ordinary ones of 30 to 300 residues; named by kind, ids in no order.
+    """
+    chance = random.Random(seed)
+
+    def residues(least: int, most: int, letters: Sequence[str] = AMINO_ACIDS) -> str:
+        return "".join(chance.choices(letters, k=chance.randint(least, most)))
+
+    def repeats(least: int, most: int) -> str:
+        return (residues(2, 12) * most)[: chance.randint(least, most)]
+
+    ancestors = {
+        "repeats": lambda: repeats(40, 90),
+        "few": lambda: residues(30, 120, chance.sample(AMINO_ACIDS, chance.randint(2, 4))),
+        "mixed": lambda: residues(30, 80) + repeats(40, 100) + residues(0, 40),
+        "short": lambda: residues(30, 60),
+        "ordinary": lambda: residues(60, 300),
+    }
+    records = []
+    for kind, ancestor in ancestors.items():
+        for _ in range(count):
+            first, rate = ancestor(), chance.choice([0.02, 0.1, 0.2, 0.3])
+            records += [(kind, changed(chance, first, rate)) for _ in range(4)]
+    records += [("letter", letter * chance.randint(20, 60)) for letter in AMINO_ACIDS[:count] for _ in range(3)]
+    chance.shuffle(records)
+    return [(f"{number:05d}_{kind}", sequence) for number, (kind, sequence) in enumerate(records)]
+
+
+def changed(chance: random.Random, sequence: str, rate: float) -> str:
+    """A sequence with some residues drawn anew, and a few of them lost or doubled."""
+    copies = {True: (0, 2), False: (1,)}
+    return "".join(
+        chance.choice(AMINO_ACIDS) if chance.random() < rate else letter * chance.choice(copies[chance.random() < 0.01])
+        for letter in sequence
+    )
+
+
 def family(name: str) -> str:
     """The family of an id."""
     return name.split("_F")[1].split("M")[0]
@@ -46,22 +88,45 @@ def aligner() -> Align.PairwiseAligner:
     )
 
 
+class Pair(NamedTuple):
+    """The best local alignment of two sequences."""
+
+    query: str
+    target: str
+    identity: float
+    """Identical residues by columns."""
+    coverage: float
+    target_coverage: float
+    score: float
+
+
+def align_all(queries: dict[str, str], targets: dict[str, str]) -> Iterator[Pair]:
+    """Align each pair; of equally good alignments the first."""
+    align = aligner()
+    for (query, one), (target, other) in itertools.product(queries.items(), targets.items()):
+        found = align.align(one, other)
+        if found.score <= 0:
+            continue
+        counts = found[0].counts()
+        covered = [
+            (ends[-1][1] - ends[0][0]) / size
+            for ends, size in zip(found[0].aligned, (len(one), len(other)), strict=True)
+        ]
+        columns = counts.identities + counts.mismatches + counts.gaps
+        yield Pair(query, target, counts.identities / columns, *covered, found.score)
+
+
+def covers(pair: Pair, coverage: float, mode: int) -> bool:
+    """Whether an alignment covers so much, by MMseqs2's coverage mode."""
+    asked = {0: (pair.coverage, pair.target_coverage), 1: (pair.target_coverage,), 2: (pair.coverage,)}
+    return min(asked[mode]) >= coverage
+
+
 def identities(
     queries: dict[str, str], targets: dict[str, str], coverage: float = 0.8
 ) -> Iterator[tuple[str, str, float]]:
-    """Identity of each pair whose alignment covers so much of both: identical residues by columns."""
-    align = aligner()
-    for query, one in queries.items():
-        for target, other in targets.items():
-            best = align.align(one, other)[0]
-            counts = best.counts()
-            columns = counts.identities + counts.mismatches + counts.gaps
-            covered = [
-                (ends[-1][1] - ends[0][0]) / size
-                for ends, size in zip(best.aligned, (len(one), len(other)), strict=True)
-            ]
-            if min(covered) >= coverage:
-                yield query, target, counts.identities / columns
+    """Identity of each pair whose alignment covers so much of both."""
+    return (pair[:3] for pair in align_all(queries, targets) if covers(pair, coverage, 0))
 
 
 def mmseqs(threads: int = 1, memory_mb: int | None = None) -> Mmseqs:

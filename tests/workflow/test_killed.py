@@ -35,12 +35,10 @@ from embedome.dataset.reuse import find_reusable
 print("ready", flush=True)
 find_reusable(catalog, source / "dataset", reused=out / "reused.parquet", summary=out / "reuse.json")
 """
-# Words of 5 letters in place of 6: an index of so many words is made in less time.
 LEAKAGE = """
 import embedome.splits.held_out as search
 import embedome.splits.leakage as stage
 from embedome.splits.mmseqs import Mmseqs
-search.word_length = lambda residues: 5
 print("ready", flush=True)
 stage.measure_leakage(catalog, splits, search.SearchSettings(5.7, 0.8, 0, 1e-3), leakage=out / "leakage.parquet",
                       summary=out / "leakage.json", mmseqs=Mmseqs(2))

@@ -78,14 +78,21 @@ def ledger_rows(ledger: Mapping[str, Any]) -> list[tuple]:
 
 
 def leakage_table(leakage: Mapping[str, Any]) -> tuple[list[str], list[tuple]]:
-    """Distinct sequences of val and of test by the identity, at least, of their nearest hit in train; last all."""
+    """Distinct sequences of val and of test by the identity, at least, of their nearest hit in train.
+
+    Last all of them, and those that could not be searched.
+    """
     splits = leakage["splits"]
     header = ["identity, at least", *(column for split in splits for column in (split, f"{split} (%)"))]
     rows = [
         (each[0]["identity"], *(cell for one in each for cell in (one["sequences"], percent(one["fraction"]))))
         for each in zip(*(split["thresholds"] for split in splits.values()), strict=True)
     ]
-    return header, [*rows, ("all", *(cell for split in splits.values() for cell in (split["sequences"], "")))]
+    totals = [
+        (name, *(cell for split in splits.values() for cell in (split[key], "")))
+        for name, key in (("all", "sequences"), ("not searched", "not_searched"))
+    ]
+    return header, rows + totals
 
 
 def percent(fraction: float | None) -> float | str:

@@ -22,12 +22,13 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.settings import from_section
 from embedome.parquet.writer import ParquetSink
 from embedome.splits.cluster_table import CLUSTERS
-from embedome.splits.mmseqs import Mmseqs, index_bytes, read_table
+from embedome.splits.mmseqs import PLAIN_SCORES, Mmseqs, NoWordsError, index_bytes, read_table
 from embedome.splits.split_table import GROUP_ROWS
 
 log = logging.getLogger(__name__)
 
-
+# Words are taken from repeats too, and scores not corrected for composition: so repetitive sequences have relatives.
+REPEATS_COUNT = ("--mask", "0", *PLAIN_SCORES)
 MEMBERS = {"representative": pa.int64(), "member": pa.int64()}
 
 # Below it linclust hardly pairs any sequences that it would not pair at it: it compares only sequences that share a
@@ -72,7 +73,7 @@ class ClusterSettings:
     def arguments(self) -> list[str]:
         """As MMseqs2 is given them."""
         options = {"--min-seq-id": self.identity, "-c": self.coverage, "--cov-mode": self.coverage_mode}
-        return [text for option, value in options.items() for text in (option, str(value))]
+        return [*(text for option, value in options.items() for text in (option, str(value))), *REPEATS_COUNT]
 
 
 def cluster_catalog(
@@ -114,7 +115,7 @@ def cluster_catalog(
     log.info("%s", forecast(plan.method, int(distinct.sum()), account["residues"], mmseqs.threads))
     version = mmseqs.version
     with scratch_directory(clusters) as folder:
-        table = run_clustering(catalog, distinct, plan, folder, mmseqs)
+        module, table = run_clustering(catalog, distinct, plan, folder, mmseqs)
         representative = read_members(table, distinct)
     numbers = cluster_numbers(representative, distinct)
     write_clusters(catalog, clusters, representative, numbers, distinct)
@@ -123,7 +124,7 @@ def cluster_catalog(
         "format": 1,
         "program": "MMseqs2",
         "version": version,
-        "module": plan.method,
+        "module": module,
         "arguments": plan.arguments,
         "identity": plan.identity,
         "coverage": plan.coverage,
@@ -167,17 +168,29 @@ def forecast(method: str, sequences: int, residues: int, threads: int) -> str:
 
 def run_clustering(
     catalog: str | os.PathLike, distinct: np.ndarray, plan: ClusterSettings, folder: Path, mmseqs: Mmseqs
-) -> Path:
-    """Run MMseqs2; give its table of representatives and members, by row."""
-    database, result, table = folder / "sequences", folder / "clusters", folder / "clusters.tsv"
-    mmseqs.make_database(catalog, distinct, database)
+) -> tuple[str, Path]:
+    """Run MMseqs2; give the module that made the clusters, and its table of representatives and members, by row."""
+    database, table = folder / "sequences", folder / "clusters.tsv"
     threads = ["--threads", str(mmseqs.threads)]
-    mmseqs.run(
-        plan.method, database, result, folder / "work", *plan.arguments, *threads, *mmseqs.memory_limit,
-        "--remove-tmp-files", "1",
-    )  # fmt: skip
+
+    def run(module: str) -> Path:
+        result = folder / module
+        mmseqs.run(
+            module, database, result, folder / f"{module}.work", *plan.arguments, *threads, *mmseqs.memory_limit,
+            "--remove-tmp-files", "1",
+        )  # fmt: skip
+        return result
+
+    mmseqs.make_database(catalog, distinct, database)
+    module = plan.method
+    try:
+        result = run(module)
+    except NoWordsError:
+        log.warning("no sequence has a word by which more could be found than by linclust: its clusters are taken")
+        module = "linclust"
+        result = run(module)
     mmseqs.run("createtsv", database, database, result, table, *threads)
-    return table
+    return module, table
 
 
 def read_members(table: Path, distinct: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from embedome.common.atomic_files import scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.terms import REJECTED, SPLITS
-from embedome.splits.held_out import MAX_CANDIDATES, MORE_CANDIDATES, HeldOut, SearchSettings, search
+from embedome.splits.held_out import MAX_CANDIDATES, MORE_CANDIDATES, HeldOut, SearchSettings
 from embedome.splits.mmseqs import Mmseqs
 from embedome.splits.split_table import DROPPED, write_splits
+from embedome.splits.train_search import search
 
 log = logging.getLogger(__name__)
 

@@ -1,41 +1,23 @@
-"""Val and test, searched against train by MMseqs2."""
+"""Held-out sequences and those of train, by row of the catalog, and how the ones are searched against the others."""
 
-import logging
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from embedome.catalog.rows import canonical_rows, is_canonical
 from embedome.catalog.table import read_catalog
 from embedome.common.settings import from_section
 from embedome.common.terms import REJECTED, TEST, TRAIN, VAL
-from embedome.splits.mmseqs import Mmseqs, index_bytes, read_table, word_length
+from embedome.splits.mmseqs import MAX_RESIDUES
 from embedome.splits.split_table import read_split_catalog
 
-log = logging.getLogger(__name__)
-
-
-HITS = {
-    "query": pa.int64(),
-    "target": pa.int64(),
-    "nident": pa.int64(),
-    "alnlen": pa.int64(),
-    "qcov": pa.float64(),
-    "tcov": pa.float64(),
-    "evalue": pa.float64(),
-    "bits": pa.float64(),
-}
-# CPU seconds of a search: whatever its size, per residue of the targets, per residue of the queries, and per pair of
-# residues of both (version 14, sensitivity 5.7: 7 to 45 s for 20 and 988 proteins against 4,700 to 75,000).
-SEARCH_S, TARGET_RESIDUE_S, QUERY_RESIDUE_S, RESIDUE_PAIR_S = 5.0, 1e-6, 1.3e-5, 1.8e-12
-
-
+# MMseqs2's --cov-mode: coverage of the query alone.
+QUERY_COVERAGE = 2
+# Lengths may differ by more than the coverage that is asked for, as gaps count as covered.
+ROUGH_COVERAGE = 0.5
 # Candidates of a query that are aligned: MMseqs2's own default. Where leaks are dropped there may be more of them than
 # that: each further search takes so many times as many.
 MAX_CANDIDATES, MORE_CANDIDATES = 300, 10
@@ -73,6 +55,19 @@ class SearchSettings:
         options = {"-s": self.sensitivity, "-c": self.coverage, "--cov-mode": self.coverage_mode, "-e": self.e_value}
         return [text for option, value in options.items() for text in (option, str(value))]
 
+    @property
+    def rough_options(self) -> list[str]:
+        """MMseqs2's options by which pairs are ruled out; `covered` is the rule itself.
+
+        It rules out by their lengths pairs that cover too little without gaps, which count as covered too.
+        """
+        return ["-c", str(ROUGH_COVERAGE * self.coverage), "--cov-mode", str(self.coverage_mode)]
+
+    def covered(self, of_query: np.ndarray, of_target: np.ndarray) -> np.ndarray:
+        """Whether alignments cover enough, by the fractions that they cover, bool [n]."""
+        asked = {0: (of_query, of_target), 1: (of_target,), QUERY_COVERAGE: (of_query,)}[self.coverage_mode]
+        return np.min(asked, axis=0) >= self.coverage
+
 
 class HeldOut:
     """The splits by row of the catalog, and which rows stand for the distinct sequences of each."""
@@ -81,6 +76,8 @@ class HeldOut:
         self.catalog = catalog
         self.canonical = canonical_rows(catalog)
         self.codes = np.concatenate([codes for _, codes in read_split_catalog(catalog, splits, ["id"])])
+        self.lengths = np.concatenate([table["length"].to_numpy() for table in read_catalog(catalog, ["length"])])
+        self.fits = self.lengths <= MAX_RESIDUES
         # One row of each sequence in each split: the canonical id's, or the first of duplicates that are apart from it.
         one = is_canonical(self.canonical)
         moved = np.flatnonzero(self.codes != self.codes[self.canonical])
@@ -99,42 +96,3 @@ class HeldOut:
         rows = np.flatnonzero(self.queries)
         twin = in_train[self.canonical[rows]]
         return rows[twin >= 0], twin[twin >= 0]
-
-
-def search(
-    held: HeldOut, targets: np.ndarray, plan: SearchSettings, folder: Path, mmseqs: Mmseqs, candidates: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Search val and test against rows of the catalog; yield hits, those of a query in a row, with their `identity`."""
-    lengths = np.concatenate([table["length"].to_numpy() for table in read_catalog(held.catalog, ["length"])])
-    n_query, n_target = (int(lengths[rows].sum()) for rows in (held.queries, targets))
-    if not n_query or not n_target:
-        return
-    log.info("%s", forecast(held, targets, n_query, n_target, mmseqs.threads))
-    # MMseqs2 takes up what it finds in its working folder: each search has its own.
-    place = folder / f"search-{candidates}"
-    place.mkdir()
-    query, target, result, table = (place / name for name in ("query", "target", "result", "hits.tsv"))
-    for database, rows in ((query, held.queries), (target, targets)):
-        mmseqs.make_database(held.catalog, rows, database)
-    threads = ["--threads", str(mmseqs.threads)]
-    options = ["-k", str(word_length(n_target)), "--max-seqs", str(candidates), *threads, *mmseqs.memory_limit]
-    # -a: alignments with all their columns, for the number of identical residues.
-    mmseqs.run(
-        "search", query, target, result, place / "work", *plan.arguments, *options, "-a", "--remove-tmp-files", "1"
-    )
-    mmseqs.run("convertalis", query, target, result, table, "--format-output", ",".join(HITS), *threads)
-    for batch in read_table(table, HITS):
-        hits = {name: batch[name].to_numpy() for name in HITS}
-        yield {**hits, "identity": hits["nident"] / hits["alnlen"]}
-    shutil.rmtree(place)
-
-
-def forecast(held: HeldOut, targets: np.ndarray, n_query: int, n_target: int, threads: int) -> str:
-    """What a search will take, in words."""
-    seconds = SEARCH_S + TARGET_RESIDUE_S * n_target + (QUERY_RESIDUE_S + RESIDUE_PAIR_S * n_target) * n_query
-    gb = index_bytes(n_target) / 1e9
-    return (
-        f"searching {held.queries.sum():,} sequences of val and test against {targets.sum():,} of train: about "
-        f"{seconds / threads / 3600:.2f} hours on {threads} threads and {gb:.1f} GB are expected; "
-        "with less memory it works in pieces"
-    )

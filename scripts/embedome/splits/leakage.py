@@ -16,9 +16,10 @@ from embedome.common.atomic_files import atomic_path, scratch_directory
 from embedome.common.json_files import write_json
 from embedome.common.terms import SPLITS, TEST, VAL
 from embedome.parquet.writer import ParquetSink
-from embedome.splits.held_out import MAX_CANDIDATES, HeldOut, SearchSettings, search
-from embedome.splits.mmseqs import Mmseqs
+from embedome.splits.held_out import MAX_CANDIDATES, HeldOut, SearchSettings
+from embedome.splits.mmseqs import PLAIN_SCORES, Mmseqs
 from embedome.splits.split_table import GROUP_ROWS
+from embedome.splits.train_search import find_unsearchable, search
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,12 @@ LEAKAGE = pa.schema(
         pa.field("nearest_coverage", pa.float64()),
         pa.field("e_value", pa.float64()),
         pa.field("bits", pa.float64()),
+        pa.field("searched", pa.bool_(), nullable=False),
     ]
 )
+# What is known of a hit, in the order of the table; the first three are 1 where a sequence hits itself.
+MEASURES = ("identity", "coverage", "target_coverage", "evalue", "bits")
+WHOLE = MEASURES[:3]
 
 
 def measure_leakage(
@@ -75,22 +80,24 @@ def measure_leakage(
     with scratch_directory(leakage) as folder:
         for hits in search(held, held.train, plan, folder, mmseqs, MAX_CANDIDATES):
             nearest.add(hits)
+        nearest.unsearchable = find_unsearchable(held, plan, folder, mmseqs)[nearest.rows]
     nearest.add_twins()
     write_nearest(held, nearest, leakage)
     result = {
-        "format": 1,
+        "format": 2,
         "program": "MMseqs2",
         "version": version,
-        "module": "search",
-        "arguments": [*plan.arguments, "--max-seqs", str(MAX_CANDIDATES)],
+        "arguments": [*plan.arguments, *PLAIN_SCORES, "--max-seqs", str(MAX_CANDIDATES)],
         "identity": "identical residues / columns of the local alignment",
-        "train": {"sequences": int(held.train.sum())},
+        "train": {"sequences": int(held.train.sum()), "not_searched": int((held.train & ~held.fits).sum())},
         "splits": {name: nearest.account(code) for code, name in ((VAL, "val"), (TEST, "test"))},
     }
     write_json(summary, result)
     for name, split in result["splits"].items():
         at = ", ".join(f"{each['identity']}: {each['sequences']:,}" for each in split["thresholds"])
         log.info("%s: of %s sequences, with a hit in train at identity %s", name, f"{split['sequences']:,}", at)
+        if split["not_searched"]:
+            log.warning("%s: %s sequences cannot be searched; they count as without hit", name, split["not_searched"])
     return result
 
 
@@ -101,7 +108,8 @@ class NearestHits:
         self.held = held
         self.rows = np.flatnonzero(held.queries)
         self.target = np.full(len(self.rows), -1)
-        self.values = {name: np.full(len(self.rows), np.nan) for name in ("identity", "qcov", "tcov", "evalue", "bits")}
+        self.unsearchable = np.zeros(len(self.rows), bool)
+        self.values = {name: np.full(len(self.rows), np.nan) for name in MEASURES}
 
     def add(self, hits: dict[str, np.ndarray]) -> None:
         """Take hits into account."""
@@ -125,12 +133,21 @@ class NearestHits:
         """Make each query's own sequence in train its nearest; a search misses those too short or too repetitive."""
         rows, twin = self.held.twins()
         at = np.searchsorted(self.rows, rows)
-        whole = (self.values["identity"][at] == 1) & (self.values["qcov"][at] == 1) & (self.values["tcov"][at] == 1)
+        whole = (
+            (self.values["identity"][at] == 1)
+            & (self.values["coverage"][at] == 1)
+            & (self.values["target_coverage"][at] == 1)
+        )
         for name in ("evalue", "bits"):
             self.values[name][at[~whole]] = np.nan
         self.target[at] = twin
-        for name in ("identity", "qcov", "tcov"):
+        for name in WHOLE:
             self.values[name][at] = 1.0
+
+    @property
+    def not_searched(self) -> np.ndarray:
+        """Whether each query has no hit, and could have none; dtype=bool, shape (n,)."""
+        return self.unsearchable & (self.target < 0)
 
     def account(self, code: int) -> dict[str, Any]:
         """Counts of one split."""
@@ -141,6 +158,7 @@ class NearestHits:
         return {
             "sequences": total,
             "without_hit": int((self.target[mine] < 0).sum()),
+            "not_searched": int((self.not_searched & mine).sum()),
             "thresholds": [
                 {"identity": threshold, "sequences": n, "fraction": n / total if total else None}
                 for threshold, n in at_least.items()
@@ -162,6 +180,7 @@ def write_nearest(held: HeldOut, nearest: NearestHits, leakage: str | os.PathLik
                 pa.array(SPLITS).take(pa.array(held.codes[mine])),
                 names.of(target),
                 *(pa.array(values[start:end], from_pandas=True) for values in nearest.values.values()),
+                pa.array(~nearest.not_searched[start:end]),
             ]
             sink.write(pa.Table.from_arrays(columns, schema=LEAKAGE))
             row, start = row + len(table), end

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +45,18 @@ MEMORY_SHARE = 0.8
 LAST_LINES = 3
 # Of sequences below 14 residues, or of one letter.
 NO_WORDS = "No k-mer could be extracted"
+# Of a sequence; its modules break off, or break, at longer ones.
+MAX_RESIDUES = 65_535
+# What it writes for residues that are in no word: repeats as small letters, and letters that it does not know.
+IN_NO_WORD = b"abcdefghijklmnopqrstuvwxyzXUO*\n"
+# Scores by BLOSUM62 alone: corrected for composition, those of repetitive sequences fall below any limit.
+PLAIN_SCORES = ("--comp-bias-corr", "0")
+# Its number for databases of pairs to align.
+PAIRS_TYPE = "7"
+
+
+class NoWordsError(UserError):
+    """No sequence has a word by which others could be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,7 @@ class Mmseqs:
     memory_mb : int, optional
         Of the job; all that the machine has if not given.
     log : path, optional
-        File for what its modules print; null device if not given.
+        File for what its modules print, for who looks for a fault.
 
     Raises
     ------
@@ -65,7 +79,7 @@ class Mmseqs:
 
     threads: int = 1
     memory_mb: int | None = None
-    log: str | os.PathLike = os.devnull
+    log: str | os.PathLike | None = None
     program: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,22 +115,26 @@ class Mmseqs:
         Raises
         ------
         UserError
-            Where it fails, with the last lines it printed.
+            Where it fails, with the last lines it printed; `NoWordsError` where sequences have no words.
         """
         command = [self.program, module, *map(os.fspath, arguments)]
-        Path(self.log).parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab+") as output:
+        with self.opened_log() as output:
             start = output.seek(0, os.SEEK_END)
             code = run_guarded(command, output.fileno())
             if code:
                 size = output.seek(0, os.SEEK_END)
                 output.seek(max(start, size - 4000))
                 text = output.read().decode(errors="replace")
-                hint = "; no sequence is long and varied enough, see filter.min_length" if NO_WORDS in text else ""
-                fault = (
-                    f"mmseqs {module} failed (exit code {code}): {last_lines(text)}; all it printed is in {self.log}"
-                )
-                raise UserError(fault + hint)
+                more = f"; all it printed is in {self.log}" if self.log else ""
+                fault = f"mmseqs {module} failed (exit code {code}): {last_lines(text)}{more}"
+                raise (NoWordsError if NO_WORDS in text else UserError)(fault)
+
+    def opened_log(self) -> BinaryIO:
+        """Open the log, at any place, for reading and to append to it."""
+        if not self.log:
+            return TemporaryFile()
+        Path(self.log).parent.mkdir(parents=True, exist_ok=True)
+        return open(self.log, "ab+")
 
     def make_database(self, catalog: str | os.PathLike, chosen: np.ndarray, database: Path) -> None:
         """Make a sequence database of the chosen rows of the catalog, named by their number, in its order.
@@ -135,6 +153,31 @@ class Mmseqs:
         # Told that they are proteins, which it would not believe of ACGT; not shuffled: keys in the order of rows.
         self.run("createdb", fasta, database, "--dbtype", "1", "--shuffle", "0")
         fasta.unlink()
+
+    def make_subset(self, database: Path, keys: np.ndarray, subset: Path) -> Path:
+        """Make a database of some sequences of another, given by their places in it, from 0; they keep their keys."""
+        names = subset.with_name(f"{subset.name}.keys")
+        np.savetxt(names, keys, "%d")
+        self.run("createsubdb", names, database, subset, "--subdb-mode", "1")
+        return subset
+
+    def make_pairs(self, queries: np.ndarray, targets: np.ndarray, pairs: Path) -> Path:
+        """Make a list of pairs to align, given by their places in two databases, queries ascending."""
+        table = pairs.with_name(f"{pairs.name}.tsv")
+        nothing = np.zeros_like(queries)
+        np.savetxt(table, np.stack([queries, targets, nothing, nothing], axis=1), "%d", "\t")
+        self.run("tsv2db", table, pairs, "--output-dbtype", PAIRS_TYPE)
+        return pairs
+
+    def residues_in_words(self, database: Path) -> np.ndarray:
+        """Count the residues of each sequence, in order, that MMseqs2 takes words from; dtype=int64, shape (n,)."""
+        masked, fasta = (database.with_name(f"{database.name}.{name}") for name in ("masked", "masked.fasta"))
+        self.run("masksequence", database, masked, "--threads", str(self.threads))
+        self.run("convert2fasta", masked, fasta)
+        with fasta.open("rb") as handle:
+            counts = np.fromiter(count_in_words(handle), np.dtype((np.int64, 2)))
+        fasta.unlink()
+        return counts[np.argsort(counts[:, 0]), 1]
 
 
 def run_guarded(command: Sequence[str], output: int) -> int:
@@ -172,6 +215,12 @@ def fasta_of_rows(catalog: str | os.PathLike, chosen: np.ndarray) -> Iterator[me
             sequences = table["sequence"].take(pa.array(rows)).combine_chunks().cast(pa.large_string())
             yield join_text(mark, names, end, sequences, end, empty)[0]
         row += len(table)
+
+
+def count_in_words(fasta: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Yield the number that each sequence is named by, and how many of its residues are in words."""
+    for header in fasta:
+        yield int(header[1:]), len(next(fasta).translate(None, IN_NO_WORD))
 
 
 def word_length(residues: int) -> int:

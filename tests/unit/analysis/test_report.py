@@ -155,7 +155,7 @@ def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):
             {"identity": 0.3 * number, "sequences": n, "fraction": n / total if total else None}
             for number, n in enumerate(counts, 1)
         ]
-        return {"sequences": total, "without_hit": 0, "thresholds": thresholds}
+        return {"sequences": total, "without_hit": 0, "not_searched": total // 10, "thresholds": thresholds}
 
     write_json(tmp_path / "leakage.json", {"splits": {"val": split([7, 1], 30), "test": split([0, 0], 0)}})
     write_report(folder / "analysis", folder / "ledger.json", tmp_path / "with", leakage=tmp_path / "leakage.json")
@@ -163,6 +163,7 @@ def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):
         ["0.3", "7", "23.33", "0", ""],
         ["0.6", "1", "3.33", "0", ""],
         ["all", "30", "", "0", ""],
+        ["not searched", "3", "", "0", ""],
     ]
     assert not (folder / "report" / "leakage.html").exists()
 

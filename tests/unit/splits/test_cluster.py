@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,18 @@ from embedome.splits.split import split_catalog
 from embedome.splits.split_methods import SplitSettings
 from helpers.filtered import Filtered, run_filter, small_groups, tree, write_fasta
 from helpers.processes import kill_at_random, run_python, start_python
-from helpers.relatives import families, family, identities, mmseqs, needs_mmseqs, record_commands, value_of
+from helpers.relatives import (
+    align_all,
+    covers,
+    families,
+    family,
+    identities,
+    mmseqs,
+    needs_mmseqs,
+    record_commands,
+    repetitive_families,
+    value_of,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -270,11 +282,41 @@ def test_a_failing_run_gives_its_last_lines(related: Filtered, tmp_path: Path, m
 
 
 @needs_mmseqs
-def test_peptides_that_cannot_be_compared_are_told(tmp_path: Path) -> None:
-    peptides = [(f"p{start}", "ACDEFGHIKL"[start : start + 5]) for start in range(5)]
-    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", peptides))
-    with pytest.raises(UserError, match=r"no sequence is long and varied enough, see filter\.min_length"):
-        run_cluster(run, replace(PLAN, method="cluster"), Mmseqs(log=tmp_path / "log"))
+@pytest.mark.parametrize("texts", [[f"{'ACDEFGHIKL'[n : n + 5]}" for n in range(5)], ["X" * n for n in range(20, 30)]])
+def test_sequences_without_words_are_clusters_of_their_own(
+    texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`mmseqs cluster` ends with an error there."""
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", [(f"p{n}", text) for n, text in enumerate(texts)]))
+    rows = run_cluster(run, replace(PLAN, method="cluster"))
+    assert len({number for _, _, number in rows}) == len(texts)
+    assert "its clusters are taken" in caplog.text
+    assert json.loads((tmp_path / "cluster.json").read_text())["module"] == "linclust"
+
+
+@needs_mmseqs
+@pytest.mark.parametrize("unit", ["Q", "GAPKWTE"])
+def test_sequences_that_only_repeat_are_clustered(unit: str, tmp_path: Path) -> None:
+    records = [(f"r{length}", (unit * 60)[:length]) for length in range(20, 60)]
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", records))
+    rows = run_cluster(run, replace(PLAN, method="cluster"))
+    assert len({number for _, _, number in rows}) < 10
+
+
+@needs_mmseqs
+@pytest.mark.parametrize(("method", "most"), [("linclust", 0.5), ("cluster", 0.1)])
+def test_repetitive_sequences_are_clustered(method: str, most: float, tmp_path: Path) -> None:
+    """Few are alone that Biopython aligns with others; more with linclust, which compares with one that has a word."""
+    run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", repetitive_families(8)), min_length=20)
+    rows = run_cluster(run, ClusterSettings(method, 0.7, 0.8, 0), mmseqs(threads=2))
+    size = Counter(number for *_, number in rows)
+    alone = {name for name, _, number in rows if size[number] == 1}
+    sequences = {name: text for name, text in run.rows("id, sequence") if name in {row[0] for row in rows}}
+    pairs = [pair for pair in align_all(sequences, sequences) if pair.query != pair.target and covers(pair, 0.8, 0)]
+    near = {pair.query for pair in pairs if pair.identity >= 0.7}
+    for kinds in (("ordinary", "short"), ("repeats", "few", "mixed", "letter")):
+        mine = {name for name in near if name.split("_")[1] in kinds}
+        assert len(alone & mine) <= most * len(mine), kinds
 
 
 def test_a_version_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +331,8 @@ def test_the_version_is_recorded_as_the_program_says_it(related: Filtered) -> No
     said = subprocess.run(["mmseqs", "version"], capture_output=True, text=True, check=True).stdout.strip()
     summary = json.loads((related.catalog.parent / "cluster.json").read_text())
     assert summary["version"] == said
-    assert summary["arguments"] == ["--min-seq-id", "0.5", "-c", "0.8", "--cov-mode", "0"]
+    plain = ["--mask", "0", "--comp-bias-corr", "0"]
+    assert summary["arguments"] == ["--min-seq-id", "0.5", "-c", "0.8", "--cov-mode", "0", *plain]
 
 
 @needs_mmseqs
