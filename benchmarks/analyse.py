@@ -24,7 +24,8 @@ from embedome.analysis.principal_components import Components
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.process import peak_memory
 from embedome.dataset import open_dataset
-from embedome.dataset.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.dataset.format import SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.dataset.manifest import write_manifest
 from embedome.dataset.part_file import embedding_sink
 from embedome.parquet.vectors import vector_array
 
@@ -71,8 +72,8 @@ def write(folder: Path, rows: int, dimension: int, files: int) -> None:
         entries.append({"file": name, "rows": count, "bytes": (folder / name).stat().st_size})
     total = sum(entry["rows"] for entry in entries)
     split = {"rows": total, "states": {"embedded": total}, "skipped": {}, "files": entries, "residues": []}
-    about = {"format": FORMAT, "dimension": dimension, "rows": total, "splits": {SPLIT: split}}
-    (folder / MANIFEST).write_text(json.dumps({**about, "provenance": {"pooling": ["mean"]}}))
+    about = {"dimension": dimension, "rows": total, "splits": {SPLIT: split}}
+    write_manifest(folder, {**about, "provenance": {"pooling": ["mean"]}})
     pq.write_table(SKIPPED.empty_table(), folder / SKIPPED_FILE)
 
 

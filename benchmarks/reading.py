@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from embedome.common.json_files import write_json
 from embedome.common.parallel import available_cores
 from embedome.common.terms import EMBEDDED
 from embedome.dataset import Dataset, open_dataset
 from embedome.dataset.export_arrays import export_npy
-from embedome.dataset.format import MANIFEST, SKIPPED, SKIPPED_FILE, embedding_metadata
+from embedome.dataset.format import SKIPPED, SKIPPED_FILE, embedding_metadata
+from embedome.dataset.manifest import write_manifest
 from embedome.dataset.part_file import describe_file, write_part
 from made_inputs import PROVENANCE, random_axes, random_rows
 
@@ -62,8 +62,7 @@ def make_dataset(folder: Path, files: int, rows: int, dimension: int) -> None:
     pq.write_table(SKIPPED.empty_table(), folder / SKIPPED_FILE)
     counts = {"rows": files * rows, "states": {EMBEDDED: files * rows}, "skipped": {}}
     splits = {"train": {**counts, "files": entries, "residues": []}}
-    manifest = {"rows": files * rows, "dimension": dimension, "splits": splits, "provenance": PROVENANCE}
-    write_json(folder / MANIFEST, manifest)
+    write_manifest(folder, {"rows": files * rows, "dimension": dimension, "splits": splits, "provenance": PROVENANCE})
 
 
 def scans(data: Dataset, size: int, rounds: int) -> None:

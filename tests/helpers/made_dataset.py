@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from embedome.common.json_files import write_json
-from embedome.dataset.format import MANIFEST, SKIPPED, SKIPPED_FILE, embedding_metadata, embedding_schema
+from embedome.dataset.format import SKIPPED, SKIPPED_FILE, embedding_metadata, embedding_schema
+from embedome.dataset.manifest import write_manifest
 from embedome.dataset.part_file import describe_file, write_part
 from embedome.parquet.vectors import vector_array
 
@@ -48,6 +48,5 @@ def make_dataset(folder: Path, splits: Mapping[str, Sequence[int]], dimension: i
             first += rows
         entries[split] = {"rows": sum(sizes), "states": {}, "skipped": {}, "files": files, "residues": []}
     pq.write_table(SKIPPED.empty_table(), folder / SKIPPED_FILE)
-    manifest = {"rows": first, "dimension": dimension, "splits": entries, "provenance": PROVENANCE}
-    write_json(folder / MANIFEST, manifest)
+    write_manifest(folder, {"rows": first, "dimension": dimension, "splits": entries, "provenance": PROVENANCE})
     return folder

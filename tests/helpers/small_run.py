@@ -279,10 +279,10 @@ def page_byte(path: Path, group: int, column: int) -> int:
     return start + chunk.total_compressed_size - 3
 
 
-def flip(path: Path, position: int) -> None:
+def flip(path: Path, position: int, bit: int = 2) -> None:
     """Flip one bit of a file, in a new file of its name: others may be linked to the old one."""
     data = bytearray(path.read_bytes())
-    data[position] ^= 4
+    data[position] ^= 1 << bit
     path.unlink()
     path.write_bytes(data)
 

@@ -1,6 +1,5 @@
 """Data sets with vectors of the test's own choice, written without a model, and the catalog that they are of."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog.table import CATALOG
 from embedome.common.terms import SPLITS
-from embedome.dataset.format import FORMAT, MANIFEST, SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.dataset.format import SKIPPED, SKIPPED_FILE, embedding_schema
+from embedome.dataset.manifest import write_manifest
 from embedome.parquet.vectors import vector_array
 from embedome.splits.split_table import SCHEMA
 
@@ -51,13 +51,12 @@ def write_dataset(folder: Path, proteins: Sequence[Protein], dimension: int, fil
             "residues": [],
         }
     manifest = {
-        "format": FORMAT,
         "dimension": dimension,
         "rows": sum(split["rows"] for split in splits.values()),
         "splits": splits,
     }
     manifest["provenance"] = {"pooling": ["mean"], "model": {"name": "made"}, "dtype": "float32", "per_residue": False}
-    (folder / "dataset" / MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(folder / "dataset", manifest)
     pq.write_table(SKIPPED.empty_table(), folder / "dataset" / SKIPPED_FILE)
     write_catalog(folder, sorted(proteins, key=lambda protein: protein.id))
     return folder

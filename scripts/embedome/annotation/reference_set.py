@@ -94,6 +94,8 @@ class ReferenceSet:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self.about = read_json(self.folder / LOOKUP)
+        if self.about.get("format") != ANNOTATION_FORMAT:
+            raise UserError(f"{folder}: a look-up set of another format; delete it and run again")
         rows = read_whole(self.folder / ROWS)
         self.ids, self.digests, self.sequences = rows["id"], rows["digest"], rows["sequence"]
         self.offsets, self.codes = rows["labels"].offsets.to_numpy(), rows["labels"].flatten().to_numpy()

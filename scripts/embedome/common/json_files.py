@@ -26,11 +26,15 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def json_text(value: Any) -> str:
+    """Return a JSON value as files have it: indented for reading, keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a JSON file atomically, indented for reading, keys in the order given."""
+    """Write a JSON file atomically, as `json_text`."""
     with atomic_path(path) as temporary:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
 
 
 def rounded(value: float) -> float:

@@ -11,12 +11,14 @@ import pyarrow as pa
 
 from embedome.common.json_files import canonical_json
 from embedome.common.terms import MEAN
+from embedome.parquet.file_format import FILE_FORMAT, METADATA_KEY
 from embedome.parquet.vectors import residues_type, vector_type
 
-FORMAT = 2
+# Version of a data set, and those that are read. docs/format.md has the history.
+FORMAT = 3
+READ_FORMATS = (2, FORMAT)
 # Of a file of residues' vectors, whose rows are hundreds of times larger.
 RESIDUE_GROUP_ROWS = 64
-METADATA_KEY = b"embedome"
 # Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
 MANIFEST = "_manifest.json"
 SKIPPED_FILE = "_skipped.parquet"
@@ -30,6 +32,8 @@ SKIPPED = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+# The list of those of all splits.
+ALL_SKIPPED = SKIPPED.append(pa.field("split", pa.string()))
 KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
 
 
@@ -80,7 +84,7 @@ def embedding_metadata(
     `recomputed` are ids whose vectors were not finite and were made anew in float32.
     """
     about = {
-        "format": FORMAT,
+        "format": FILE_FORMAT,
         "provenance": provenance,
         "fingerprint": fingerprint,
         "skipped": [] if skipped is None else skipped.to_pylist(),

@@ -6,10 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.common.errors import UserError
-from embedome.common.json_files import read_json
 from embedome.dataset.dataset import Dataset
-from embedome.dataset.format import MANIFEST, SKIPPED_FILE
+from embedome.dataset.format import SKIPPED_FILE
+from embedome.dataset.manifest import read_manifest
 from embedome.dataset.part_file import part_info, read_rows, residues_path
 
 
@@ -19,15 +18,15 @@ def open_dataset(path: str | os.PathLike) -> "Dataset":
     Raises
     ------
     UserError
-        Where there is none, or the folder has no manifest and so is not whole.
+        Where there is none, or the folder has no manifest and so is not whole, or one that was changed or is of a
+        format that this version does not know.
     """
     path = Path(path)
     if path.is_file():
         return open_file(path)
-    if not (path / MANIFEST).is_file():
-        raise UserError(f"{path}: no data set there (no {MANIFEST}); run the merge stage, or check the path")
+    manifest = read_manifest(path)
     skipped = read_rows(path / SKIPPED_FILE)
-    return Dataset(path, read_json(path / MANIFEST), skipped=skipped if len(skipped) else None)
+    return Dataset(path, manifest, skipped=skipped if len(skipped) else None)
 
 
 def open_file(path: Path) -> "Dataset":

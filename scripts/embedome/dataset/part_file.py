@@ -1,6 +1,5 @@
 """One embedding file: written, and what its footer says."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,13 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
 from embedome.dataset.format import (
     COLUMN_OPTIONS,
-    FORMAT,
-    METADATA_KEY,
     RESIDUE_GROUP_ROWS,
     embedding_metadata,
     embedding_schema,
     residue_schema,
     vector_columns,
 )
+from embedome.parquet.file_format import FILE_FORMAT, read_about
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.vectors import GROUP_ROWS, finite_rows, vector_matrix
 from embedome.parquet.writer import ParquetSink
@@ -108,16 +106,13 @@ def part_info(path: str | os.PathLike) -> PartInfo:
         Where the file is missing, damaged, not an embedding file, or of another format version.
     """
     file = ParquetFile(path)
-    text = (file.metadata.metadata or {}).get(METADATA_KEY)
-    if text is None or "embedding" not in file.schema_arrow.names:
+    about = read_about(path, file.metadata.metadata)
+    if about is None or "embedding" not in file.schema_arrow.names:
         raise UserError(f"{path}: not an embedome embedding file")
-    about = json.loads(text)
-    if about["format"] != FORMAT:
-        raise UserError(f"{path}: format {about['format']!r}; expected {FORMAT}. Rebuild it with this version")
     dimension = file.schema_arrow.field("embedding").type.list_size
     info = PartInfo(file.metadata.num_rows, dimension, *(about[field.name] for field in fields(PartInfo)[2:]))
     if file.schema_arrow.remove_metadata() != info.schema:
-        raise UserError(f"{path}: its columns are not those of format {FORMAT}")
+        raise UserError(f"{path}: its columns are not those of format {FILE_FORMAT}")
     return info
 
 

@@ -25,7 +25,7 @@ from embedome.common.json_files import file_sha256, read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.terms import DUPLICATE
 from embedome.dataset.dataset import Dataset
-from embedome.dataset.format import FORMAT, MANIFEST
+from embedome.dataset.format import MANIFEST
 from embedome.dataset.open import open_dataset
 from embedome.parquet.reader import ParquetFile
 from embedome.sequences.digests import DIGEST_CHARACTERS, hash_ids
@@ -97,11 +97,11 @@ def open_earlier(path: str | os.PathLike) -> Dataset:
     Raises
     ------
     UserError
-        Where there is none, or one of another format or with vectors of residues.
+        Where there is none, or one file, or one with vectors of residues.
     """
     data = open_dataset(path)
-    if not (Path(path) / MANIFEST).is_file() or data.manifest["format"] != FORMAT:
-        raise UserError(f"{path}: not a data set of format {FORMAT}; set reuse.dataset to null, or to one that is")
+    if not (Path(path) / MANIFEST).is_file():
+        raise UserError(f"{path}: not the folder of a data set; set reuse.dataset to null, or to one that is")
     if data.manifest["provenance"]["per_residue"]:
         raise UserError(f"{path}: has vectors of residues, which cannot be reused; set reuse.dataset to null")
     return data

@@ -19,7 +19,6 @@ from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
-from embedome.dataset.format import FORMAT
 from embedome.dataset.part_file import part_info
 from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
 from embedome.embedding.metrics import DEVICE, Clock, write_metrics
@@ -30,6 +29,7 @@ from embedome.engine.engine import INT8
 from embedome.engine.windows import Sequences
 from embedome.models.directory import model_dimension, model_identity
 from embedome.models.tokenizer import STANDARD
+from embedome.parquet.file_format import FILE_FORMAT
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
 from embedome.sequences.fasta import read_chunks
 from embedome.sequences.record_columns import check_chunk
@@ -189,7 +189,7 @@ def embed_records(
         infos = [part_info(manifest.with_name(entry["file"])) for entry in entries]
         provenance |= worst_deviation([provenance, *(info.provenance for info in infos)])
     return {
-        "format": FORMAT,
+        "format": FILE_FORMAT,
         "shard": manifest.stem,
         "provenance": provenance,
         "sequences": sum(entry["sequences"] for entry in entries),

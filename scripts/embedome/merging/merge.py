@@ -22,23 +22,22 @@ from embedome.catalog.table import CATALOG
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
-from embedome.common.json_files import read_json, write_json
+from embedome.common.json_files import read_json
 from embedome.common.log import Progress
 from embedome.common.parallel import map_in_order
 from embedome.common.terms import SPLITS
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.dataset.format import (
+    ALL_SKIPPED,
     COMMON_METADATA,
-    FORMAT,
     KEYS,
-    MANIFEST,
     METADATA,
     RESIDUES_FOLDER,
-    SKIPPED,
     SKIPPED_FILE,
     embedding_metadata,
     embedding_schema,
 )
+from embedome.dataset.manifest import OTHER_FILES, describe_bytes, write_manifest
 from embedome.dataset.part_file import describe_file, embedding_sink
 from embedome.dataset.provenance import check_same_vectors, worst_deviation
 from embedome.dataset.reuse import Reuse
@@ -143,7 +142,7 @@ class Merger:
         self.reused = {split: Counter() for split in SPLITS}
         self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self.residues: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        self.skipped = [SKIPPED.append(pa.field("split", pa.string())).empty_table()]
+        self.skipped = [ALL_SKIPPED.empty_table()]
         for split in SPLITS:
             (folder / f"split={split}").mkdir()
         if reuse:
@@ -299,7 +298,6 @@ class Merger:
             for split in SPLITS
         }
         manifest = {
-            "format": FORMAT,
             "dimension": self.schema.field("embedding").type.list_size,
             "rows": sum(sum(states.values()) for states in self.states.values()),
             "splits": {
@@ -313,11 +311,11 @@ class Merger:
                 }
                 for split in SPLITS
             },
+            OTHER_FILES: [describe_bytes(self.folder, name) for name in (COMMON_METADATA, METADATA, SKIPPED_FILE)],
             "provenance": self.provenance,
             "earlier": self.earlier and self.earlier.identity,
         }
-        write_json(self.folder / MANIFEST, manifest)
-        return manifest
+        return write_manifest(self.folder, manifest)
 
     def write_metadata(self) -> None:
         """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema.

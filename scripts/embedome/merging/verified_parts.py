@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json
 from embedome.common.terms import SPLITS
-from embedome.dataset.format import FORMAT, KEYS, SKIPPED
+from embedome.dataset.format import KEYS, SKIPPED
 from embedome.dataset.part_file import part_info, vectors_finite
 from embedome.dataset.provenance import lasting, worst_deviation
+from embedome.parquet.file_format import FILE_FORMAT
 from embedome.parquet.row_file import read_file
 
 
@@ -99,8 +100,8 @@ def read_manifest(path: Path, shard: Mapping[str, Any]) -> dict[str, Any]:
         Where it is not one, or not of the shard's sequences, each of them.
     """
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: not a shard's manifest of format {FORMAT}; rm -f '{path}' and run again")
+    if not isinstance(manifest, dict) or manifest.get("format") != FILE_FORMAT:
+        raise UserError(f"{path}: not a shard's manifest of format {FILE_FORMAT}; rm -f '{path}' and run again")
     if manifest["content_sha256"] != shard["content_sha256"]:
         raise UserError(f"{path}: made from other sequences than the shard's; rm -f '{path}' and run again")
     held = sum(entry["sequences"] for entry in manifest["parts"])

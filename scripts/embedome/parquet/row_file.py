@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedome.parquet.file_format import read_about
 from embedome.parquet.reader import ParquetFile, damage_named
 from embedome.parquet.vector_pages import OtherLayoutError, read_chunk, read_rows_of_chunk
 from embedome.parquet.vectors import vector_array, vector_matrix
@@ -27,11 +28,12 @@ class RowFile:
     Raises
     ------
     UserError
-        Where the file is missing or no Parquet file; readers raise it where a page is damaged.
+        Where the file is missing, no Parquet file or of an unknown format; readers raise it where a page is damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         file = ParquetFile(path)
+        read_about(path, file.metadata.metadata)
         self.path = Path(path)
         self.metadata = file.metadata
         self.schema = file.schema_arrow.remove_metadata()

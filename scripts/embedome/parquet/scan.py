@@ -39,10 +39,23 @@ class RowRange:
 
 
 def list_row_ranges(folder: Path, split: str, files: Iterable[Mapping[str, Any]]) -> Iterator[RowRange]:
-    """The files of a split, cut where row groups are; `files` are entries of the manifest."""
+    """The files of a split, cut where row groups are; `files` are entries of the manifest.
+
+    Raises
+    ------
+    UserError
+        Where the row groups of a file do not add up to its rows.
+    """
     for file in files:
+        groups = file.get("row_groups") or groups_of_one_size(file["rows"])
+        if sum(groups) != file["rows"]:
+            found, expected = sum(groups), file["rows"]
+            raise UserError(
+                f"{folder / file['file']}: {found:,} rows in its row groups, but {expected:,} in the manifest; "
+                "merge the data set again"
+            )
         stop = 0
-        for rows in file.get("row_groups") or groups_of_one_size(file["rows"]):
+        for rows in groups:
             start, stop = stop, stop + rows
             yield RowRange(folder / file["file"], split, file["rows"], start, stop)
 

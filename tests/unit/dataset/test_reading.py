@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from embedome.common.errors import UserError
-from embedome.common.json_files import read_json, write_json
 from embedome.dataset import open_dataset
-from embedome.dataset.format import MANIFEST, embedding_metadata
+from embedome.dataset.format import embedding_metadata
+from embedome.dataset.manifest import read_manifest, write_manifest
 from embedome.dataset.part_file import write_part
 from embedome.parquet.vectors import GROUP_ROWS
 from helpers.made_dataset import PROVENANCE, make_dataset, random_rows
@@ -138,9 +138,9 @@ def test_names_that_are_not_there_are_clear_errors(data):
 
 def test_a_file_with_other_rows_than_the_manifest_says_is_an_error(folder, tmp_path):
     copy = make_dataset(tmp_path / "copy", {"train": [20]})
-    manifest = read_json(copy / MANIFEST)
-    manifest["splits"]["train"]["files"][0]["rows"] = 21
-    write_json(copy / MANIFEST, manifest)
+    manifest = read_manifest(copy)
+    manifest["splits"]["train"]["files"][0] |= {"rows": 21}
+    write_manifest(copy, manifest)
     for read in (open_dataset(copy).matrix, open_dataset(copy).iter_batches):
         with pytest.raises(UserError, match=r"part-00000-00000.parquet: 20 rows, but 21 in the manifest"):
             next(read())
@@ -158,11 +158,11 @@ print(rows, peak_memory())
 def test_memory_of_batches_does_not_grow_with_the_data_set(tmp_path):
     files, again, peaks = 6, 6, []
     folder = make_dataset(tmp_path, {"train": [GROUP_ROWS] * files}, 512)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     for times in (1, again):
         train = manifest["splits"]["train"]
         listed = {**train, "rows": train["rows"] * times, "files": train["files"] * times}
-        write_json(folder / MANIFEST, {**manifest, "splits": {"train": listed}})
+        write_manifest(folder, {**manifest, "splits": {"train": listed}})
         rows, peak = map(int, output_of(PEAK, folder).split())
         assert rows == GROUP_ROWS * files * times
         peaks.append(peak)
