@@ -21,6 +21,7 @@ from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet
 from embedome.annotation.summary import summarise
 from embedome.common.errors import UserError
 from embedome.dataset import open_dataset
+from embedome.dataset.manifest import read_manifest, write_manifest
 from embedome.embedding.settings import EmbedSettings
 from helpers.small_run import RESIDUES, prepare, random_records, rough_model, rows, snapshot
 from hypothesis import given
@@ -366,8 +367,7 @@ def test_a_partition_that_is_missing_twice_there_or_of_another_run_is_refused(li
 def test_the_look_up_set_of_another_data_set_is_refused(line, table, tmp_path):
     annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings())
     other = line.copy(tmp_path / "copy")
-    manifest = json.loads((other.dataset / "_manifest.json").read_text())
-    (other.dataset / "_manifest.json").write_text(json.dumps(manifest | {"changed": True}))
+    write_manifest(other.dataset, read_manifest(other.dataset) | {"changed": True})
     with pytest.raises(UserError, match="made from another data set"):
         annotate_partition(other.dataset, tmp_path / "out" / "_lookup", Partition("val", 0, 1), tmp_path / "x.parquet")
 
