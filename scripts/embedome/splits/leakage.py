@@ -1,6 +1,6 @@
 """Leakage: which held-out sequences have relatives in train, by a search of MMseqs2; and train without them.
 
-Memory of this process: some 40 bytes per record; of MMseqs2: what it is given.
+Memory of this process: some 60 bytes per record; of MMseqs2: what it is given.
 """
 
 import logging
