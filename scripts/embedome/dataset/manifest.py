@@ -41,13 +41,17 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder}: no data set there (no {MANIFEST}); run the merge stage, or check the path")
-    manifest = read_json(path)
+    changed = UserError(f"{path}: changed since it was written; restore it from a copy, or merge the data set again")
+    try:
+        manifest = read_json(path)
+    except UserError:
+        raise changed from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if type(version) is not int or version not in READ_FORMATS:
         known = " and ".join(map(str, READ_FORMATS))
         raise UserError(f"{path}: format {version!r}; this version reads {known}. Take the version that wrote it")
     if not (is_whole(manifest) and has_what_is_needed(manifest)):
-        raise UserError(f"{path}: changed since it was written; restore it from a copy, or merge the data set again")
+        raise changed
     return manifest
 
 

@@ -133,8 +133,8 @@ class DatasetCheck:
         schema = residue_schema(self.manifest["dimension"]) if kind == "residues" else self.schema
         yield "folder", str(Path(entry["file"]).parent), str(root / f"split={split}")
         yield "rows", file.metadata.num_rows, entry["rows"]
-        if kind == "files":
-            yield "row_groups", rows_of_groups(file), entry.get("row_groups")
+        if kind == "files" and "row_groups" in entry:
+            yield "row_groups", rows_of_groups(file), entry["row_groups"]
         first, last = ends(file)
         yield "first_id", first, entry.get("first_id")
         yield "last_id", last, entry.get("last_id")
@@ -176,8 +176,9 @@ class DatasetCheck:
         if name == METADATA:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             found = [(group.column(0).file_path, group.num_rows) for group in groups]
-            listed = [(entry["file"], n) for _, kind, entry in self.entries for n in entry.get("row_groups", [])]
-            yield "row groups", found, listed
+            names = [entry["file"] for _, kind, entry in self.entries if kind == "files"]
+            there = [(each, n) for each in names for n in rows_of_groups(ParquetFile(self.folder / each))]
+            yield "row groups", found, there
 
     @property
     def splits(self) -> dict[str, Any]:
