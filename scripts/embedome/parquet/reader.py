@@ -13,6 +13,10 @@ import pyarrow.parquet as pq
 from embedome.common.errors import UserError, first_line
 
 
+# What pyarrow raises where a file is damaged; the last of names in its schema.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
 class RowReader:
     """Takes rows off a stream of tables, as many as are asked for."""
 
@@ -58,7 +62,7 @@ class ParquetFile(pq.ParquetFile):
             raise UserError(f"{path}: no such file")
         try:
             super().__init__(path, metadata=metadata, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
 
     def read_row_group(self, *args: Any, **kwargs: Any) -> pa.Table:
@@ -89,6 +93,6 @@ def damage_named(path: str | os.PathLike) -> Iterator[None]:
         yield
     except MemoryError:  # Arrow's is an `ArrowException`, too
         raise
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         fault = f"{path}: damaged ({first_line(error)}); restore it from a copy, or rerun the stage that wrote it"
         raise UserError(fault) from None

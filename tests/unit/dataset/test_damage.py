@@ -300,3 +300,11 @@ def test_a_look_up_set_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lookup.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="a look-up set of another format"):
         ReferenceSet(tmp_path)
+
+
+def test_a_schema_whose_names_are_no_text_is_named(dataset: Path) -> None:
+    sign(dataset, older(json.loads((dataset / "_manifest.json").read_text())))
+    path = dataset / "_common_metadata"
+    path.write_bytes(path.read_bytes().replace(b"embedding", b"embedd\xe9ng", 1))
+    with pytest.raises(UserError, match="_common_metadata: not a readable Parquet file"):
+        verify_dataset(dataset)
