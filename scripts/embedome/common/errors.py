@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 # A full disk, an exceeded quota or file size limit: mended by the user, wherever it strikes.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 USER_ERROR_EXIT = 2
+# Characters of a value in a message.
+SHOWN = 80
 
 
 class UserError(Exception):
@@ -61,3 +63,33 @@ def load_optional(name: str, package: str) -> ModuleType:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message."""
     return str(error).split("\n", 1)[0]
+
+
+def cut(text: str) -> str:
+    """A text as it may stand in a message: in one line, without control characters, and not long.
+
+    Examples
+    --------
+    >>> cut("a\\x1b[1m")
+    'a\\\\x1b[1m'
+    >>> len(cut("a" * 1000))
+    80
+    """
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def shown(value: object) -> str:
+    """What was found in a file, as it may stand in a message.
+
+    Examples
+    --------
+    >>> shown("bert")
+    "'bert'"
+    >>> shown([2] * 1000)[-4:]
+    ' 2,…'
+    """
+    try:
+        return cut(repr(value))
+    except ValueError:  # an integer of thousands of digits
+        return "a number of thousands of digits"

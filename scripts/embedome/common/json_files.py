@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedome.common.atomic_files import atomic_path
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, cut
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -54,6 +54,6 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        fault = f"{path}: not valid JSON ({error}); if embedome made it, delete it and run again"
+    except (ValueError, RecursionError) as error:
+        fault = f"{path}: not valid JSON ({cut(str(error))}); if embedome made it, delete it and run again"
         raise UserError(fault) from None

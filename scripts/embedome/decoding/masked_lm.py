@@ -4,6 +4,7 @@ Shapes: B sequences, T tokens, L residues, D model dimension, V vocabulary.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from embedome.common.errors import UserError
 from embedome.decoding.length_batches import Batches
 from embedome.engine.device import TOKEN_BUDGET, use_device
 from embedome.engine.engine import DTYPES
-from embedome.models.checkpoint import open_weights, weight_files
-from embedome.models.directory import Model, fill, load_model, read_config
+from embedome.models.directory import Model, load_model, open_checkpoint, read_config
 from embedome.models.registry import ESM, MEGATRON_BERT
+from embedome.models.tensors import LAYER_NORMS, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer
 from embedome.sequences.records import UPPER_CASE, WHITE_SPACE, sequence_fault
 
@@ -28,8 +29,9 @@ HEADS = {
     MEGATRON_BERT: ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     ESM: ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
 }
-# And of a matrix that some put in the place of the embedding.
-OUTPUTS = {MEGATRON_BERT: "cls.predictions.decoder.weight", ESM: "lm_head.decoder.weight"}
+# And of its matrix of outputs, which is the embedding of the tokens.
+OUTPUTS = {MEGATRON_BERT: "cls.predictions.decoder", ESM: "lm_head.decoder"}
+WORDS = "embeddings.word_embeddings.weight"
 
 
 class Head(nn.Module):
@@ -49,19 +51,25 @@ class Head(nn.Module):
         return functional.linear(self.norm(functional.gelu(self.dense(hidden))), words, self.bias)
 
     @staticmethod
-    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
-        """Map the tensors of a Hugging Face checkpoint to this module's names.
+    def tensor_map(config: Mapping) -> TensorMap:
+        """What the tensors of a Hugging Face checkpoint are to this module.
 
-        Raises
-        ------
-        KeyError
-            Names a tensor that is missing.
+        The matrix of outputs and the embedding are one tensor of two names, and so are the two biases.
         """
-        dense, norm, bias = HEADS[config["model_type"]]
+        kind = config["model_type"]
+        dense, norm, bias = HEADS[kind]
         both = {"dense": dense, "norm": norm}
-        kinds = ("weight", "bias")
-        renamed = {f"{ours}.{kind}": weights[f"{name}.{kind}"] for ours, name in both.items() for kind in kinds}
-        return renamed | {"bias": weights[bias]}
+        parts = {f"{ours}.{end}": [f"{name}.{end}"] for ours, name in both.items() for end in ("weight", "bias")}
+        return TensorMap(
+            parts | {"bias": [bias]},
+            unused=(".+",),
+            renamed=(
+                *LAYER_NORMS,
+                (r"^(bert|esm)\.", ""),
+                (rf"^{re.escape(OUTPUTS[kind])}\.weight$", WORDS),
+                (rf"^{re.escape(OUTPUTS[kind])}\.bias$", bias),
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +213,27 @@ def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str
         raise UserError(
             f"{directory}: {config['model_type']} is no masked language model; expected one of {', '.join(HEADS)}"
         )
-    output = OUTPUTS[config["model_type"]]
-    if config.get("tie_word_embeddings") is False and output in open_weights(directory):
-        raise UserError(f"{directory}: {output} is a matrix of its own; expected the embedding, as the head has it")
     model = load_model(directory)
     with torch.device("meta"):
         head = Head(model.encoder.dimension, config["vocab_size"], config["layer_norm_eps"])
-    fill(head, open_weights(directory), config, weight_files(directory)[0])
+    checkpoint = open_checkpoint(directory, head.tensor_map(config))
+    checkpoint.check(WORDS, model.encoder.words.weight.shape)
+    check_tied(directory, config, checkpoint)
+    fill(head, checkpoint)
     return MaskedLM(model, head.eval(), device, dtype)
+
+
+def check_tied(directory: str | os.PathLike, config: Mapping, checkpoint: Checkpoint) -> None:
+    """Check that the head's matrix is the embedding of the tokens.
+
+    Raises
+    ------
+    UserError
+        Where it is a matrix of its own, or should be one.
+    """
+    output = f"{OUTPUTS[config['model_type']]}.weight"
+    first, *others = checkpoint.owners[WORDS]
+    if any((checkpoint.weights[first] != checkpoint.weights[other]).any() for other in others):
+        raise UserError(f"{directory}: {output} is a matrix of its own; expected the embedding, as the head has it")
+    if config.get("tie_word_embeddings") is False and not others:
+        raise UserError(f"{directory}: {output} is missing, but tie_word_embeddings is false in config.json")

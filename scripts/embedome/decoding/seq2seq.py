@@ -12,25 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, cut, first_line
 from embedome.engine.device import use_device
 from embedome.engine.engine import DTYPES, check_dtype
 from embedome.models.architectures import ARCHITECTURES
-from embedome.models.checkpoint import open_weights, weight_files
-from embedome.models.directory import CONFIG, read_config
+from embedome.models.directory import CONFIG, open_checkpoint, read_config
+from embedome.models.encoders.t5_decoder import UNUSED_BIAS
 from embedome.models.registry import BLENDERBOT, CONFIG_KEY, T5
+from embedome.models.tensors import TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Hugging Face's class, and its names of the one embedding that encoder, decoder and mostly the output share.
 CLASSES = {T5: "T5ForConditionalGeneration", BLENDERBOT: "BlenderbotForConditionalGeneration"}
-SHARED = {T5: "shared.weight", BLENDERBOT: "model.shared.weight"}
-EMBEDDINGS = {
-    T5: ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
-    BLENDERBOT: ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"),
-}
+# Tables that are one where a checkpoint does not say otherwise, without the class's prefix.
+TABLES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 OUTPUT = "lm_head.weight"
 # What puts ProstT5 and Ankh3 to translating.
 TASKS = ("<AA2fold>", "[S2S]")
@@ -166,28 +163,34 @@ def fill_model(directory: str | os.PathLike, config: Mapping[str, Any]) -> "PreT
     """The Hugging Face class with the checkpoint's weights, each checked; the library fills gaps at random."""
     import transformers
 
-    kind = config["model_type"]
-    path, weights = weight_files(directory)[0], open_weights(directory)
-    own = transformers.AutoConfig.for_model(**{key: value for key, value in config.items() if key != CONFIG_KEY})
-    with torch.device("meta"):
-        model = getattr(transformers, CLASSES[kind])(own)
-    names = model.state_dict()
-    shared = SHARED[kind] if SHARED[kind] in weights else EMBEDDINGS[kind][0]
-    untied = config.get("tie_word_embeddings") is False and (kind == T5 or OUTPUT in weights)
-    if untied:
-        # transformers 5 ties that of a T5, whatever config.json says.
-        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-    tied = {SHARED[kind], *EMBEDDINGS[kind], *([] if untied else [OUTPUT])}
-    state = {}
-    for name, expected in names.items():
-        found = weights.get(shared if name in tied else name)
-        if found is None and ".decoder" in f".{name}":
-            raise UserError(f"{path}: {name} is missing; the checkpoint has no decoder, which translation needs")
-        if found is None or found.shape != expected.shape:
-            shape = None if found is None else tuple(found.shape)
-            raise UserError(f"{path}: {name} has shape {shape}; expected {tuple(expected.shape)} by {CONFIG}")
-        if not torch.isfinite(found).all():
-            raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-        state[name] = found.float()
-    model.load_state_dict(state, assign=True)
+    fields = {key: value for key, value in config.items() if key != CONFIG_KEY}
+    try:
+        with torch.device("meta"):
+            own = transformers.AutoConfig.for_model(**fields)
+            model = getattr(transformers, CLASSES[config["model_type"]])(own)
+    except Exception as error:  # of transformers, which has no class for it
+        raise UserError(f"{directory}/{CONFIG}: transformers does not take it ({cut(first_line(error))})") from None
+    checkpoint = open_checkpoint(directory, tensor_map(model, config))
+    if not any(name.startswith("decoder.") for name in checkpoint.owners):
+        raise UserError(
+            f"{checkpoint.path}: decoder is missing; the checkpoint has no decoder, which translation needs"
+        )
+    fill(model, checkpoint)
     return model.eval()
+
+
+def tensor_map(model: "PreTrainedModel", config: Mapping[str, Any]) -> TensorMap:
+    """What the tensors of a checkpoint are to a Hugging Face class."""
+    architecture = ARCHITECTURES[config["model_type"]]
+    encoder = architecture.encoder().tensor_map(config)
+    # That of a T5 is always tied to the others in transformers 5, unless config.json says otherwise.
+    untied = config.get("tie_word_embeddings") is False
+    tied = TABLES if untied else (*TABLES, OUTPUT)
+    ties = {name: [other for other in tied if other != name] for name in tied}
+    return TensorMap(
+        parts={name: [encoder.base_name(name)] for name in model.state_dict()},
+        prefix=encoder.prefix,
+        unused=(UNUSED_BIAS,),
+        layers=encoder.layers,
+        ties={} if untied and config["model_type"] == BLENDERBOT else ties,
+    )

@@ -1,24 +1,27 @@
 """A Hugging Face model directory: checked, identified, loaded."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, shown
 from embedome.common.json_files import file_sha256, json_sha256, read_json
 from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
+from embedome.models.config_fields import check_fields
 from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
 from embedome.models.registry import CONFIG_KEY
+from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 CONFIG = "config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+# Of PEFT, which transformers applies to the weights beside it where PEFT is installed.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,11 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such model directory; expected a folder with {CONFIG} and weights")
+    for path in (directory / name for name in ADAPTER_FILES):
+        if path.exists():
+            raise UserError(
+                f"{path}: an adapter (LoRA) of the model, which would not be applied; {MERGE}, or take it away"
+            )
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory}: the model directory has no {CONFIG}")
     if not vocabulary_file(directory).is_file():
@@ -122,8 +130,13 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{directory / CONFIG}: expected a JSON object, as Hugging Face writes it")
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise UserError(f"{directory / CONFIG}: model_type is {kind!r}; expected one of {', '.join(ARCHITECTURES)}")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        raise UserError(
+            f"{directory / CONFIG}: model_type is {shown(kind)}; expected one of {', '.join(ARCHITECTURES)}"
+        )
+    if not isinstance(config.get(CONFIG_KEY, {}), dict):
+        raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {shown(config[CONFIG_KEY])}; expected an object")
+    check_fields(directory / CONFIG, config)
     return config
 
 
@@ -156,8 +169,20 @@ def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     """
     check_model_directory(directory)
     model = empty_model(directory, features)
-    fill(model.encoder, open_weights(directory), read_config(directory), weight_files(directory)[0])
+    fill(model.encoder, open_checkpoint(directory, model.encoder.tensor_map(read_config(directory))))
+    model.encoder.settle()
     return Model(model.encoder.eval(), model.tokenizer)
+
+
+def open_checkpoint(directory: str | os.PathLike, expected: TensorMap) -> Checkpoint:
+    """The tensors of a model directory.
+
+    Raises
+    ------
+    UserError
+        As `tensors.Checkpoint`.
+    """
+    return Checkpoint(weight_files(directory)[0], open_weights(directory), expected)
 
 
 def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
@@ -189,33 +214,3 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
             f"{directory}: the tokenizer has {tokenizer.size} tokens, but the model only {config['vocab_size']}"
         )
     return Model(encoder, tokenizer)
-
-
-def fill(module: "nn.Module", tensors: "Mapping[str, Tensor]", config: Mapping, path: Path) -> None:
-    """Give a module on the meta device a checkpoint's tensors in float32, by its own `rename`, checked one by one.
-
-    Raises
-    ------
-    UserError
-        Names the first tensor that is missing, has another shape, or holds NaN or infinity.
-    """
-    import torch
-
-    try:
-        weights = module.rename(tensors, config)
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]} is missing; the file is not whole or of another model") from None
-    except RuntimeError as error:
-        raise UserError(f"{path}: tensors have other shapes than by {CONFIG} ({error})") from None
-    for name, parameter in module.state_dict().items():
-        found = weights.get(name)
-        if found is None or found.shape != parameter.shape:
-            shape = None if found is None else tuple(found.shape)
-            raise UserError(f"{path}: {name} has shape {shape}; expected {tuple(parameter.shape)} by {CONFIG}")
-        # A sum that is finite has no other terms; one that is not may have overflown.
-        if not torch.isfinite(found.sum()) and not torch.isfinite(found).all():
-            raise UserError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-    # Copied, as those of a file are mapped into memory; to_empty would load half of torch's compiler for it. What was
-    # put together for it is let go of one by one.
-    copies = {name: weights.pop(name).to(torch.float32, copy=True) for name in list(weights)}
-    module.load_state_dict(copies, assign=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from embedome.catalog.criteria import pattern_fault
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, shown
 from embedome.common.json_files import json_sha256
+from embedome.common.yaml_aliases import check_aliases
 from embedome.models.directory import check_model_directory, check_own_directory
 from embedome.models.registry import REGISTRY
 
@@ -30,6 +31,7 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """
     from jsonschema import Draft202012Validator
 
+    check_aliases(config, "configuration")
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
     faults = [fault for error in errors for fault in describe(error)] or list(contradictions(config))
     refuse(faults)
@@ -109,8 +111,8 @@ def describe(error: Any) -> Iterator[str]:
             if key not in error.instance:
                 yield f"{dotted(path, key)} is missing; expected {expectation(error.schema['properties'][key])}"
     else:
-        hint = ", with a point: 1.0e-3" if re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", str(error.instance)) else ""
-        yield f"{path} is {error.instance!r}; expected {expectation(error.schema)}{hint}"
+        hint = ", with a point: 1.0e-3" if re.fullmatch(r"'[-+]?\d+[eE][-+]?\d+'", shown(error.instance)) else ""
+        yield f"{path} is {shown(error.instance)}; expected {expectation(error.schema)}{hint}"
 
 
 def dotted(path: str, key: Any) -> str:

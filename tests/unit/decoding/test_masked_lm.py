@@ -147,13 +147,23 @@ def test_a_matrix_of_the_head_s_own_is_refused(pair: Pair, tmp_path: Path) -> No
     folder = tmp_path / "model"
     shutil.copytree(pair.folder, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
-    assert load_masked_lm(folder)
     weights = load_file(folder / "model.safetensors")
     words = next(tensor for name, tensor in weights.items() if name.endswith("word_embeddings.weight"))
-    name = OUTPUTS[config["model_type"]]
+    name = f"{OUTPUTS[config['model_type']]}.weight"
+    save_file({**weights, name: words.clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert load_masked_lm(folder)
     save_file({**weights, name: words + 1}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=f"{name} is a matrix of its own"):
+        load_masked_lm(folder)
+
+
+def test_a_matrix_of_the_head_s_own_must_be_there_if_config_json_says_so(pair: Pair, tmp_path: Path) -> None:
+    folder = shutil.copytree(pair.folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(
+        UserError, match=r"decoder\.weight is missing, but tie_word_embeddings is false in config\.json"
+    ):
         load_masked_lm(folder)
 
 

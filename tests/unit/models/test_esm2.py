@@ -9,7 +9,6 @@ import pytest
 import torch
 from embedome.engine.engine import Engine
 from embedome.models.directory import load_model
-from embedome.models.encoders.esm2 import rotary_frequencies
 from helpers.rough_encoders import (
     ESM2,
     ESM2_TOKENS,
@@ -37,6 +36,7 @@ from transformers import (
     EsmTokenizer,
     PreTrainedTokenizerFast,
 )
+from transformers.models.esm.modeling_esm import EsmRotaryEmbedding
 
 # The encoder
 
@@ -110,7 +110,7 @@ def test_frequencies_stay_exact_in_bfloat16(esm2: Path) -> None:
     encoder = load_model(esm2).encoder.to(torch.bfloat16)
     assert encoder.words.weight.dtype == torch.bfloat16
     assert encoder.rotary.frequencies.dtype == torch.float32
-    assert torch.equal(encoder.rotary.frequencies, rotary_frequencies({}, ESM2))
+    assert torch.equal(encoder.rotary.frequencies, EsmRotaryEmbedding(EsmConfig(**ESM2)).inv_freq)
 
 
 def test_esm2_saved_with_its_head(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
 from embedome.models.encoders.layers import embedding
+from embedome.models.tensors import LAYER_NORMS, TensorMap
 
 # Share of tokens that were hidden in training: 15 % were chosen, and 80 % of these became <mask> (Lin et al. 2023,
 # doi:10.1126/science.ade2574). Token dropout zeroed them, so whole sequences are scaled down by what was left.
@@ -25,12 +26,16 @@ class Rotary(nn.Module):
     """Angles of rotary positions (Su et al. 2021, arXiv:2104.09864).
 
     The frequencies are an extra state rather than a buffer, as they must stay in float32 when the encoder goes to
-    bfloat16: there, the angles of distant tokens would be off by whole radians.
+    bfloat16: there, the angles of distant tokens would be off by whole radians. Those of a checkpoint take the place of
+    the published ones, as in Hugging Face: they may have been rounded in training.
     """
 
-    def __init__(self, pairs: int) -> None:
+    def __init__(self, pairs: int, theta: float) -> None:
         super().__init__()
-        self.frequencies = torch.zeros(pairs)
+        # Never on the meta device: a checkpoint may have none.
+        self.frequencies = 1.0 / theta ** (
+            torch.arange(0, 2 * pairs, 2, dtype=torch.float32, device="cpu") / (2 * pairs)
+        )
 
     def get_extra_state(self) -> Tensor:
         """The frequencies, float32 [R]."""
@@ -115,7 +120,7 @@ class ESM2Encoder(StreamEncoder):
         self.mask = config["mask_token_id"] if config["token_dropout"] else None
         heads = config["num_attention_heads"]
         self.words = embedding(config["vocab_size"], self.dimension)
-        self.rotary = Rotary(self.dimension // heads // 2)
+        self.rotary = Rotary(self.dimension // heads // 2, config.get("rope_theta", ROPE_THETA))
         self.layers = nn.ModuleList(
             ESM2Layer(self.dimension, heads, config["intermediate_size"], config["layer_norm_eps"])
             for _ in range(self.n_layers)
@@ -141,34 +146,27 @@ class ESM2Encoder(StreamEncoder):
         return x.masked_fill(hidden[:, :, None], 0) * scale[:, None, None].to(x.dtype)
 
     @staticmethod
-    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
-        """Map the tensors of a Hugging Face checkpoint to this module's names.
-
-        Raises
-        ------
-        KeyError
-            Names a tensor that is missing.
-        """
-        prefix = "esm." if any(name.startswith("esm.") for name in weights) else ""
-
-        def take(name: str) -> Tensor:
-            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-            # transformers 5.23 saves LayerNorms under the names that TensorFlow gave them.
-            return weights[prefix + (old if prefix + old in weights else name)]
-
-        renamed = {
-            "words.weight": take("embeddings.word_embeddings.weight"),
-            "rotary._extra_state": rotary_frequencies(weights, config),
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `StreamEncoder.tensor_map`, of `transformers.EsmModel`."""
+        count, kinds = config["num_hidden_layers"], ("weight", "bias")
+        parts = {
+            "words.weight": ["embeddings.word_embeddings.weight"],
+            "rotary._extra_state": ["rotary_embeddings.inv_freq"],
         }
-        for kind in ("weight", "bias"):
-            renamed[f"final_norm.{kind}"] = take(f"encoder.emb_layer_norm_after.{kind}")
-            for i in range(config["num_hidden_layers"]):
-                old, new = f"encoder.layer.{i}.", f"layers.{i}."
-                qkv = [take(f"{old}attention.self.{part}.{kind}") for part in ("query", "key", "value")]
-                renamed[f"{new}qkv.{kind}"] = torch.cat(qkv)
-                for ours, theirs in LAYER_NAMES.items():
-                    renamed[f"{new}{ours}.{kind}"] = take(f"{old}{theirs}.{kind}")
-        return renamed
+        parts |= {f"final_norm.{kind}": [f"encoder.emb_layer_norm_after.{kind}"] for kind in kinds}
+        parts |= {
+            f"layers.{i}.{ours}.{kind}": [f"encoder.layer.{i}.{name}.{kind}" for name in theirs]
+            for i in range(count)
+            for ours, theirs in LAYER.items()
+            for kind in kinds
+        }
+        return TensorMap(
+            parts,
+            prefix="esm.",
+            unused=UNUSED,
+            layers={"encoder.layer": ("num_hidden_layers", count)},
+            renamed=RENAMED,
+        )
 
 
 def check_supported(config: Mapping) -> None:
@@ -194,19 +192,25 @@ def check_supported(config: Mapping) -> None:
         )
 
 
-def rotary_frequencies(weights: Mapping[str, Tensor], config: Mapping) -> Tensor:
-    """The frequencies of a checkpoint, whatever a release of transformers called them, or else the published ones."""
-    saved = sorted(name for name in weights if name.endswith("rotary_embeddings.inv_freq"))
-    if saved:
-        return weights[saved[0]]
-    head = config["hidden_size"] // config["num_attention_heads"]
-    return 1.0 / config.get("rope_theta", ROPE_THETA) ** (torch.arange(0, head, 2, dtype=torch.float32) / head)
-
-
-LAYER_NAMES = {
-    "attention_norm": "attention.LayerNorm",
-    "attention_out": "attention.output.dense",
-    "mlp_norm": "LayerNorm",
-    "mlp_in": "intermediate.dense",
-    "mlp_out": "output.dense",
+# A layer's modules, and those of a checkpoint that are stacked to make each.
+LAYER = {
+    "attention_norm": ["attention.LayerNorm"],
+    "qkv": [f"attention.self.{part}" for part in ("query", "key", "value")],
+    "attention_out": ["attention.output.dense"],
+    "mlp_norm": ["LayerNorm"],
+    "mlp_in": ["intermediate.dense"],
+    "mlp_out": ["output.dense"],
 }
+# What the classes have beside the encoder: heads, the pooler, and what models with rotary positions do not use.
+UNUSED = (
+    r"embeddings\.(position_ids|position_embeddings\.weight)",
+    r"pooler\.dense\.(weight|bias)",
+    r"contact_head\.regression\.(weight|bias)",
+    r"lm_head\.(bias|(dense|layer_norm|decoder)\.(weight|bias))",
+    r"classifier\.((dense|out_proj)\.)?(weight|bias)",
+)
+RENAMED = (
+    *LAYER_NORMS,
+    # Once each layer had its own; 5.23 saves them with this star.
+    (r"^encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq$", "rotary_embeddings.inv_freq"),
+)

@@ -6,11 +6,13 @@ matrix product. Attention takes each group by itself. Nothing is padded, and not
 Shapes: a group's B sequences of L tokens, T tokens of all groups, D model dimension, H heads, K dimension of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from embedome.models.tensors import TensorMap
 
 
 class StreamEncoder(nn.Module):
@@ -23,6 +25,14 @@ class StreamEncoder(nn.Module):
     def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
         """What `forward` gives for each group, but for rounding."""
         raise NotImplementedError
+
+    @staticmethod
+    def tensor_map(config: Mapping) -> TensorMap:
+        """What the tensors of a Hugging Face checkpoint are to this module."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """What remains to be done once all tensors are filled."""
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:

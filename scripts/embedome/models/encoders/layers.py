@@ -1,7 +1,6 @@
-"""Small things that encoders share: a fast GELU by tanh, embedding tables, stacked tensors."""
+"""Small things that encoders share: a fast GELU by tanh, embedding tables."""
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,6 @@ def tanh_gelu(x: Tensor) -> Tensor:
         slopes = torch.addcmul(scale, values, values, value=SCALE * CUBIC)
         part.copy_(values.mul_(slopes.mul_(values).sigmoid_()))
     return x
-
-
-def stack_tensors(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """Tensors of a checkpoint as one, row by row; one alone as it lies in its file, which no memory is taken for."""
-    tensors = [weights[name] for name in names]
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def embedding(rows: int, dimension: int) -> nn.Embedding:

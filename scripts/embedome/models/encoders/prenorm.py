@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
-from embedome.models.encoders.layers import embedding, stack_tensors, tanh_gelu
+from embedome.models.encoders.layers import embedding, tanh_gelu
+from embedome.models.tensors import TensorMap
 
 ACTIVATIONS = {
     "gelu": functional.gelu,
@@ -118,25 +119,30 @@ class PreLNEncoder(PreLN):
             config["hidden_act"],
         )
 
+        # Only until they are filled, see `settle`.
+        self.token_types = embedding(config.get("type_vocab_size", TOKEN_TYPES), config["hidden_size"])
+
     @staticmethod
-    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
-        """Map the tensors of a Hugging Face checkpoint to this module's names.
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `StreamEncoder.tensor_map`, of `transformers.MegatronBertModel`."""
+        count = config["num_hidden_layers"]
+        tables = {
+            "words.weight": ["embeddings.word_embeddings.weight"],
+            "positions.weight": ["embeddings.position_embeddings.weight"],
+            "token_types.weight": ["embeddings.token_type_embeddings.weight"],
+        }
+        return TensorMap(
+            parts=tables | norm_parts("encoder.ln") | layer_parts("encoder.layer.", count, MEGATRON_BERT_LAYER),
+            prefix="bert.",
+            unused=MEGATRON_BERT_UNUSED,
+            layers={"encoder.layer": ("num_hidden_layers", count)},
+        )
 
-        The token type embedding (always type 0) is added to the positions; query, key and value become one matrix.
-
-        Raises
-        ------
-        KeyError
-            Names a tensor that is missing.
-        """
-        prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
-        renamed = rename_layers(weights, f"{prefix}encoder.layer.", config["num_hidden_layers"], MEGATRON_BERT_LAYER)
-        token_type = weights[f"{prefix}embeddings.token_type_embeddings.weight"][0]
-        renamed["words.weight"] = weights[f"{prefix}embeddings.word_embeddings.weight"]
-        renamed["positions.weight"] = weights[f"{prefix}embeddings.position_embeddings.weight"] + token_type
-        for kind in ("weight", "bias"):
-            renamed[f"final_norm.{kind}"] = weights[f"{prefix}encoder.ln.{kind}"]
-        return renamed
+    def settle(self) -> None:
+        """Add the embedding of token type 0, the only one used, to the positions."""
+        with torch.no_grad():
+            self.positions.weight += self.token_types.weight[0]
+        del self.token_types
 
 
 class BlenderbotEncoder(PreLN):
@@ -168,16 +174,20 @@ class BlenderbotEncoder(PreLN):
         )
 
     @staticmethod
-    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
-        """As `PreLNEncoder.rename`, from a checkpoint with or without the head for generation."""
-        prefix = "model." if any(name.startswith("model.") for name in weights) else ""
-        words = f"{prefix}shared.weight"
-        renamed = rename_layers(weights, f"{prefix}encoder.layers.", config["encoder_layers"], BLENDERBOT_LAYER)
-        renamed["words.weight"] = weights[words if words in weights else f"{prefix}encoder.embed_tokens.weight"]
-        renamed["positions.weight"] = weights[f"{prefix}encoder.embed_positions.weight"]
-        for kind in ("weight", "bias"):
-            renamed[f"final_norm.{kind}"] = weights[f"{prefix}encoder.layer_norm.{kind}"]
-        return renamed
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `StreamEncoder.tensor_map`, of the encoder of `transformers.BlenderbotModel`."""
+        count, tied = config["encoder_layers"], config.get("tie_word_embeddings", True)
+        tables = {
+            "words.weight": ["encoder.embed_tokens.weight"],
+            "positions.weight": ["encoder.embed_positions.weight"],
+        }
+        return TensorMap(
+            parts=tables | norm_parts("encoder.layer_norm") | layer_parts("encoder.layers.", count, BLENDERBOT_LAYER),
+            prefix="model.",
+            unused=BLENDERBOT_UNUSED,
+            layers={"encoder.layers": ("encoder_layers", count)},
+            ties={"encoder.embed_tokens.weight": ["shared.weight"]} if tied else {},
+        )
 
 
 # The default of torch.nn.LayerNorm, which the Hugging Face class leaves as it is.
@@ -201,18 +211,33 @@ BLENDERBOT_LAYER = {
 }
 
 
-def rename_layers(
-    weights: Mapping[str, Tensor], prefix: str, count: int, modules: Mapping[str, Sequence[str]]
-) -> dict[str, Tensor]:
-    """Map the tensors of a checkpoint's layers to the names of `PreLNLayer`.
+# Of config.json that do not say it.
+TOKEN_TYPES = 2
+# What the classes have beside their encoder: heads, poolers, decoders, and buffers of older releases.
+MEGATRON_BERT_UNUSED = (
+    r"embeddings\.position_ids",
+    r"pooler\.dense\.(weight|bias)",
+    r"cls\.(predictions|seq_relationship)\..+",
+    r"(classifier|qa_outputs)\.(weight|bias)",
+)
+BLENDERBOT_UNUSED = (
+    r"shared\.weight",
+    r"decoder\..+",
+    r"lm_head\.weight",
+    r"final_logits_bias",
+    r"encoder\.version",
+)
 
-    Raises
-    ------
-    KeyError
-        Names a tensor that is missing.
-    """
+
+def norm_parts(name: str) -> dict[str, list[str]]:
+    """What the final LayerNorm is called in a checkpoint."""
+    return {f"final_norm.{kind}": [f"{name}.{kind}"] for kind in ("weight", "bias")}
+
+
+def layer_parts(prefix: str, count: int, modules: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What a checkpoint's layers have for each tensor of `PreLNLayer`."""
     return {
-        f"layers.{i}.{ours}.{kind}": stack_tensors(weights, [f"{prefix}{i}.{name}.{kind}" for name in theirs])
+        f"layers.{i}.{ours}.{kind}": [f"{prefix}{i}.{name}.{kind}" for name in theirs]
         for i in range(count)
         for ours, theirs in modules.items()
         for kind in ("weight", "bias")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
-from embedome.models.encoders.layers import embedding, stack_tensors, tanh_gelu
+from embedome.models.encoders.layers import embedding, tanh_gelu
+from embedome.models.tensors import TensorMap
 
 ACTIVATIONS = {
     "relu": functional.relu,
@@ -185,22 +186,25 @@ class T5Encoder(StreamEncoder):
         return split(self.final_norm(x), shapes)
 
     @staticmethod
-    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
-        """Map the tensors of a Hugging Face checkpoint, with or without a decoder, to this module's names.
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `StreamEncoder.tensor_map`, of `transformers.T5EncoderModel`."""
+        return TensorMap(
+            parts=stack_parts("encoder", config["num_layers"], layer_modules(config, 1)),
+            prefix=PREFIX,
+            unused=(*UNUSED, r"decoder\..+"),
+            layers={"encoder.block": ("num_layers", config["num_layers"])},
+            ties={"encoder.embed_tokens.weight": ["shared.weight"]},
+        )
 
-        Raises
-        ------
-        KeyError
-            Names a tensor that is missing.
-        """
-        words = "shared.weight" if "shared.weight" in weights else "encoder.embed_tokens.weight"
-        first = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        renamed = {
-            "words.weight": weights[words],
-            "bias.table.weight": weights[first],
-            "final_norm.weight": weights["encoder.final_layer_norm.weight"],
-        }
-        return renamed | rename_layers(weights, "encoder", config["num_layers"], layer_modules(config, 1))
+
+# What classes that put a head on the whole model have before its names.
+PREFIX = "transformer."
+# What they have beside it; tables are there under several names.
+UNUSED = (
+    r"(shared|(encoder|decoder)\.embed_tokens|lm_head)\.weight",
+    r"classification_head\.(dense|out_proj)\.(weight|bias)",
+    r"(classifier|qa_outputs)\.(weight|bias)",
+)
 
 
 def layer_modules(config: Mapping, feed_forward: int) -> dict[str, list[str]]:
@@ -219,20 +223,15 @@ def layer_modules(config: Mapping, feed_forward: int) -> dict[str, list[str]]:
     }
 
 
-def rename_layers(
-    weights: Mapping[str, Tensor], stack: str, count: int, modules: Mapping[str, Sequence[str]]
-) -> dict[str, Tensor]:
-    """Map the tensors of a checkpoint's encoder or decoder layers to our names.
-
-    Raises
-    ------
-    KeyError
-        Names a tensor that is missing.
-    """
-    return {
-        f"layers.{i}.{ours}.weight": stack_tensors(
-            weights, [f"{stack}.block.{i}.layer.{name}.weight" for name in theirs]
-        )
+def stack_parts(stack: str, count: int, modules: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What a checkpoint has for each tensor of its encoder or decoder."""
+    parts = {
+        "words.weight": [f"{stack}.embed_tokens.weight"],
+        "bias.table.weight": [f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+        "final_norm.weight": [f"{stack}.final_layer_norm.weight"],
+    }
+    return parts | {
+        f"layers.{i}.{ours}.weight": [f"{stack}.block.{i}.layer.{name}.weight" for name in theirs]
         for i in range(count)
         for ours, theirs in modules.items()
     }

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
+from embedome.models.encoders.layers import embedding
 from embedome.models.encoders.t5 import (
+    PREFIX,
+    UNUSED,
     RelativeBias,
     T5Encoder,
     T5Layer,
     layer_modules,
     layer_sizes,
     relative_positions,
-    rename_layers,
+    stack_parts,
 )
+from embedome.models.tensors import TensorMap
 
 # A decoder layer's modules for looking at the encoder's output, and those of a checkpoint that are stacked.
 CROSS_ATTENTION = {
@@ -76,9 +80,11 @@ class T5Decoder(StreamEncoder):
     def __init__(self, config: Mapping) -> None:
         super().__init__()
         self.dimension = config["d_model"]
-        self.n_layers = config.get("num_decoder_layers", config["num_layers"])
+        self.n_layers = decoder_layers(config)
         buckets, max_distance = relative_positions(config)
         self.encoder = T5Encoder(config)
+        # Mostly the encoder's, but a checkpoint may have two tables.
+        self.words = embedding(config["vocab_size"], self.dimension)
         self.bias = RelativeBias(config["num_heads"], buckets, max_distance, causal=True)
         self.layers = nn.ModuleList(T5DecoderLayer(*layer_sizes(config)) for _ in range(self.n_layers))
         self.final_norm = nn.RMSNorm(self.dimension, config["layer_norm_epsilon"])
@@ -87,24 +93,34 @@ class T5Decoder(StreamEncoder):
         """As `StreamEncoder.stream`."""
         shapes = [tokens.shape for tokens in groups]
         encoded = join(self.encoder.stream(groups))
-        x = join([self.encoder.words(tokens) for tokens in groups])
+        x = join([self.words(tokens) for tokens in groups])
         biases = [self.bias(length) for _, length in shapes]
         for layer in self.layers:
             x = layer(x, shapes, biases, encoded)
         return split(self.final_norm(x), shapes)
 
     @staticmethod
-    def rename(weights: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
-        """Map the tensors of a Hugging Face checkpoint with a decoder to this module's names.
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `StreamEncoder.tensor_map`, of `transformers.T5Model`."""
+        encoder, count = T5Encoder.tensor_map(config), decoder_layers(config)
+        parts = {f"encoder.{name}": names for name, names in encoder.parts.items()}
+        return TensorMap(
+            parts=parts | stack_parts("decoder", count, layer_modules(config, 2) | CROSS_ATTENTION),
+            prefix=PREFIX,
+            unused=(*UNUSED, UNUSED_BIAS),
+            layers={**encoder.layers, "decoder.block": ("num_decoder_layers", count)},
+            ties={
+                "encoder.embed_tokens.weight": ["shared.weight", "decoder.embed_tokens.weight"],
+                "decoder.embed_tokens.weight": ["shared.weight", "encoder.embed_tokens.weight"],
+            },
+        )
 
-        Raises
-        ------
-        KeyError
-            Names a tensor that is missing.
-        """
-        encoder = T5Encoder.rename(weights, config)
-        renamed = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
-        renamed["bias.table.weight"] = weights["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-        renamed["final_norm.weight"] = weights["decoder.final_layer_norm.weight"]
-        count = config.get("num_decoder_layers", config["num_layers"])
-        return renamed | rename_layers(weights, "decoder", count, layer_modules(config, 2) | CROSS_ATTENTION)
+
+# Of the first layer's attention to the encoder; all released checkpoints have it, and no version of the class uses it.
+UNUSED_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+
+
+def decoder_layers(config: Mapping) -> int:
+    """Number of layers of the decoder: where it is not said, as many as the encoder has."""
+    count = config.get("num_decoder_layers")
+    return config["num_layers"] if count is None else count

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_path
-from embedome.common.errors import UserError, first_line
+from embedome.common.errors import UserError, cut, first_line, shown
+from embedome.common.yaml_aliases import check_aliases
 from embedome.models.checkpoint import load_plain_tensors
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, VOCABULARY = "model_config.yaml", "model_weights.ckpt", ".vocab"
 RANK_FOLDER = re.compile(r"(?:mp|tp)_rank_(\d+)")
 BLOCK_BYTES = 1 << 20
+# Weights are compressed to half their size at best, where their type is wider than they are precise.
+MOST_EXPANSION, MOST_OTHER_BYTES = 10, 1 << 26
+MOST_TEXT_BYTES, MOST_ATTRIBUTE_BYTES, MOST_MEMBERS = 1 << 26, 1 << 20, 10_000
 
 
 @contextmanager
@@ -40,9 +44,11 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="embedome-nemo-") as folder:
         found: dict[str, Path] = {}
         try:
-            with tarfile.open(archive, "r:*") as tar:
+            with tarfile.open(archive, "r:*", tarinfo=Member) as tar:
+                budget = Budget(archive)
                 for number, member in enumerate(tar):
                     name = safe_name(archive, member)
+                    budget.spend(name, member.size)
                     if not member.isdir() and name.endswith((CONFIG, WEIGHTS, VOCABULARY)):
                         found[name] = Path(folder, str(number))
                         with open(found[name], "wb") as target:
@@ -56,13 +62,58 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
         yield found
 
 
+class Member(tarfile.TarInfo):
+    """A header of an archive; a long name or other attributes, which are read before the member is told, are short."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """As `tarfile.TarInfo.frombuf`."""
+        found = super().frombuf(buf, encoding, errors)
+        if not found.isfile() and found.size > MOST_ATTRIBUTE_BYTES:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
+
+
+class Budget:
+    """What an archive may unpack to: no more than weights of so many bytes compressed can be.
+
+    Parameters
+    ----------
+    archive : path
+    """
+
+    def __init__(self, archive: str | os.PathLike) -> None:
+        self.archive, self.members = archive, 0
+        self.left = MOST_OTHER_BYTES + MOST_EXPANSION * os.path.getsize(archive)
+
+    def spend(self, name: str, size: int) -> None:
+        """Take in a member of so many bytes.
+
+        Raises
+        ------
+        UserError
+            Where it is too large for what it is, or the members together are.
+        """
+        self.members += 1
+        self.left -= size
+        if self.left < 0 or self.members > MOST_MEMBERS or (size > MOST_TEXT_BYTES and not name.endswith(WEIGHTS)):
+            raise UserError(
+                f"{self.archive}: member {shown(name)} of {size:,} bytes makes it far larger than a model's archive; "
+                "it is not to be trusted"
+            )
+
+
 def safe_name(archive: str | os.PathLike, member: tarfile.TarInfo) -> str:
     """A member's name without a leading ``./``; refuses what has no business in an archive."""
     name = member.name.removeprefix("./")
     if not (member.isfile() or member.isdir()):
-        raise UserError(f"{archive}: member {member.name!r} is a link or a device; the archive is not to be trusted")
+        raise UserError(
+            f"{archive}: member {shown(member.name)} is a link or a device; the archive is not to be trusted"
+        )
     if name.startswith("/") or ".." in name.split("/"):
-        raise UserError(f"{archive}: member {member.name!r} would leave the folder; the archive is not to be trusted")
+        raise UserError(
+            f"{archive}: member {shown(member.name)} would leave the folder; the archive is not to be trusted"
+        )
     return name
 
 
@@ -74,9 +125,13 @@ def read_config(archive: str | os.PathLike, members: Mapping[str, Path]) -> dict
     if path is None:
         raise UserError(f"{archive}: holds no {CONFIG}; is this a .nemo archive?")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{archive}: {CONFIG} is not valid YAML ({first_line(error)})") from None
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        document = loader.get_single_node()
+        # Before it is made values of, as those of merge keys are copied.
+        check_aliases(document, f"{archive}: {CONFIG}")
+        config = loader.construct_document(document) if document else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{archive}: {CONFIG} is not valid YAML ({cut(first_line(error))})") from None
     if not isinstance(config, dict):
         raise UserError(f"{archive}: {CONFIG} is no mapping")
     return config

@@ -2,22 +2,22 @@
 
 import os
 import re
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, cut
 from embedome.common.json_files import file_sha256
-from embedome.models.checkpoint import open_weights
+from embedome.models.architectures import ARCHITECTURES
 from embedome.models.create import FIELDS, make_config, save_directory
-from embedome.models.directory import check_model_directory, read_config
+from embedome.models.directory import check_model_directory, open_checkpoint, read_config
 from embedome.models.nemo.archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive
 from embedome.models.nemo.archive import read_config as read_nemo_config
 from embedome.models.nemo.tensor_names import LAYOUTS, ROWS, ArchiveLayout, TensorName
-from embedome.models.registry import CONFIG_KEY, find_entry
+from embedome.models.registry import BLENDERBOT, CONFIG_KEY, MEGATRON_BERT, find_entry
+from embedome.models.tensors import LAYER_NORMS, PLAIN_TYPES, TensorMap
 from embedome.models.vocabularies import ESM1NV_PIECES
 
 # Megatron's fields that must have one value, as the encoders compute nothing else.
@@ -33,7 +33,24 @@ EPSILON = "layernorm_epsilon"
 # Fields of config.json that an archive does not have.
 COMPUTED = {"layer_norm_eps", "hidden_act", "activation_function", "vocab_size", "tie_word_embeddings"}
 TANH_GELU = {"gelu_new", "gelu_pytorch_tanh"}
-TOKEN_TYPES = "token_type_embeddings.weight"
+POSITIONS, TOKEN_TYPES = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"
+# Tensors of Hugging Face that an archive has not, or under one name.
+NOT_IN_ARCHIVE = {
+    MEGATRON_BERT: (
+        r"embeddings\.(position_ids|token_type_embeddings\.weight)",
+        r"pooler\..+",
+        r"cls\.seq_relationship\..+",
+    ),
+    BLENDERBOT: (r"encoder\.version",),
+}
+SECOND_NAMES = {
+    MEGATRON_BERT: (
+        *LAYER_NORMS,
+        (r"^cls\.predictions\.decoder\.weight$", "embeddings.word_embeddings.weight"),
+        (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),
+    ),
+    BLENDERBOT: ((r"^((encoder|decoder)\.embed_tokens|lm_head)\.weight$", "shared.weight"),),
+}
 SIZES = {
     "layers": "num_layers",
     "hidden": "hidden_size",
@@ -70,7 +87,7 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
     layout = find_layout(archive, ranks)
     sizes = read_sizes(archive, config, layout)
     rows = layout.rows(sizes)
-    weights = merge_ranks(archive, rows, [plain_names(rank, layout) for rank in ranks])
+    weights = merge_ranks(archive, rows, [plain_names(archive, rank, layout) for rank in ranks])
     check_names(archive, layout, rows, weights)
     # An archive of our own says what it was made from; all others hold what somebody trained.
     about = {"name": layout.like, "trained": True, **config.get(CONFIG_KEY, {}), "archive_sha256": file_sha256(archive)}
@@ -88,8 +105,19 @@ def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]
     raise UserError(f"{archive}: not ESM-1nv's or ProtT5nv's tensors, no name begins with {known}")
 
 
-def plain_names(state: Mapping[str, Tensor], layout: ArchiveLayout) -> dict[str, Tensor]:
-    """Tensors in float32 by names without the model's prefix, and that of a half-precision wrapper."""
+def plain_names(archive: str | os.PathLike, state: Mapping[str, Tensor], layout: ArchiveLayout) -> dict[str, Tensor]:
+    """Tensors in float32 by names without the model's prefix, and that of a half-precision wrapper.
+
+    Raises
+    ------
+    UserError
+        Where one is not of plain floats.
+    """
+    for name, tensor in state.items():
+        if str(tensor.dtype).removeprefix("torch.") not in PLAIN_TYPES:
+            raise UserError(
+                f"{archive}: {cut(name)} is of type {tensor.dtype}; expected one of {', '.join(PLAIN_TYPES)}"
+            )
     return {name.removeprefix(layout.prefix).removeprefix("module."): tensor.float() for name, tensor in state.items()}
 
 
@@ -192,8 +220,6 @@ def to_nemo(rows: Sequence[TensorName], tensors: Mapping[str, Tensor], heads: in
 
     Raises
     ------
-    KeyError
-        Names a tensor that is missing.
     ValueError
         Names two tensors that must be the same and are not.
     """
@@ -222,13 +248,36 @@ def check_computed_alike(
             raise UserError(f"{directory}: {name} is {found!r}; expected {expected!r}, as {layout.like} has")
 
 
-def without_token_types(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Tensors of a checkpoint, the first token type added to the positions: an archive has none."""
-    added = {}
-    for name in [each for each in tensors if each.endswith(TOKEN_TYPES)]:
-        positions = name.replace(TOKEN_TYPES, "position_embeddings.weight")
-        added[positions] = tensors[positions] + tensors[name][0]
-    return ChainMap(added, tensors)  # the others are still read one by one
+def read_tensors(
+    directory: str | os.PathLike, config: Mapping[str, Any], rows: Sequence[TensorName]
+) -> dict[str, Tensor]:
+    """The tensors of a directory that go into an archive, the first token type added to the positions.
+
+    Raises
+    ------
+    UserError
+        As `tensors.Checkpoint`, and where one is missing, has another shape, or holds NaN or infinity.
+    """
+    kind = config["model_type"]
+    encoder = ARCHITECTURES[kind].encoder().tensor_map(config)
+    names = {name: row for row in rows for name in (*row.parts, *row.copies)}
+    expected = TensorMap(
+        {name: [encoder.base_name(name)] for name in names},
+        prefix=encoder.prefix,
+        unused=NOT_IN_ARCHIVE[kind],
+        layers=encoder.layers,
+        renamed=SECOND_NAMES[kind],
+    )
+    checkpoint = open_checkpoint(directory, expected)
+    tensors = {}
+    for name, row in names.items():
+        rows_each = row.shape[0] // len(row.parts)
+        shape = (1, rows_each) if name == "final_logits_bias" else (rows_each, *row.shape[1:])
+        checkpoint.check(encoder.base_name(name), shape)
+        tensors[name] = checkpoint.read(encoder.base_name(name)).float()
+    if kind == MEGATRON_BERT and checkpoint.find(TOKEN_TYPES):
+        tensors[encoder.prefix + POSITIONS] = tensors[encoder.prefix + POSITIONS] + checkpoint.read(TOKEN_TYPES)[0]
+    return tensors
 
 
 def export_nemo(directory: str | os.PathLike, archive: str | os.PathLike) -> None:
@@ -249,10 +298,9 @@ def export_nemo(directory: str | os.PathLike, archive: str | os.PathLike) -> Non
     fields = FIELDS[config["model_type"]]
     sizes = {name: config[fields[name][0]] for name in find_entry(layout.like).sizes}
     check_computed_alike(directory, config, layout, sizes)
+    rows = layout.rows(sizes)
     try:
-        weights = to_nemo(layout.rows(sizes), without_token_types(open_weights(directory)), sizes["heads"])
-    except KeyError as error:
-        raise UserError(f"{directory}: {error.args[0]} is missing; the head is part of an archive") from None
+        weights = to_nemo(rows, read_tensors(directory, config, rows), sizes["heads"])
     except ValueError as error:
         raise UserError(f"{directory}: {error}; an archive has one table for both") from None
     about = {

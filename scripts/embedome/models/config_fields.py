@@ -1,0 +1,141 @@
+"""The fields of a model's config.json that embedome reads: of the right kind, and with one meaning."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedome.common.errors import UserError, shown
+from embedome.models.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
+
+# Far beyond every model: what is larger is damage, or made to exhaust a machine.
+MOST = 2**24
+MOST_LAYERS = 1000
+SAVE_FLOAT = (
+    "take the weights that it was made from, or save it in float: "
+    "`AutoModel.from_pretrained(DIR).dequantize().save_pretrained(NEW)`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a field may hold."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    optional: bool = False
+    """Whether it may be missing."""
+
+
+def whole(least: int, most: int) -> Callable[[Any], bool]:
+    """Whether a value is a whole number within limits."""
+    return lambda value: type(value) is int and least <= value <= most
+
+
+SIZE = Kind(f"a whole number from 1 to {MOST}", whole(1, MOST))
+LAYERS = Kind(f"a whole number from 1 to {MOST_LAYERS}", whole(1, MOST_LAYERS))
+TOKEN = Kind(f"the id of a token, a whole number from 0 to {MOST}", whole(0, MOST))
+SMALL = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
+POSITIVE = Kind("a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1e300, optional=True)
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+# The encoders here are none; Hugging Face's classes would hide from each residue what comes behind it.
+NO = Kind("false, as embedome has encoders", lambda value: value is None or value is False, optional=True)
+LAYERS_OR_NULL = Kind(f"null, or {LAYERS.words}", lambda value: value is None or LAYERS.fits(value), optional=True)
+
+
+def maybe(kind: Kind) -> Kind:
+    """A kind that may be missing."""
+    return Kind(kind.words, kind.fits, optional=True)
+
+
+COMMON = {
+    "vocab_size": SIZE,
+    "is_decoder": NO,
+    "add_cross_attention": NO,
+    "tie_word_embeddings": maybe(FLAG),
+}
+BERT = {
+    "hidden_size": SIZE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": SIZE,
+    "intermediate_size": SIZE,
+    "max_position_embeddings": SIZE,
+    "layer_norm_eps": SMALL,
+}
+FIELDS: Mapping[str, Mapping[str, Kind]] = {
+    MEGATRON_BERT: {**COMMON, **BERT, "hidden_act": TEXT, "type_vocab_size": maybe(SIZE)},
+    ESM: {
+        **COMMON,
+        **BERT,
+        "position_embedding_type": TEXT,
+        "pad_token_id": TOKEN,
+        "mask_token_id": maybe(TOKEN),
+        "token_dropout": FLAG,
+        "hidden_act": maybe(TEXT),
+        "rope_theta": POSITIVE,
+    },
+    BLENDERBOT: {
+        **COMMON,
+        "d_model": SIZE,
+        "encoder_layers": LAYERS,
+        "encoder_attention_heads": SIZE,
+        "encoder_ffn_dim": SIZE,
+        "decoder_layers": maybe(LAYERS),
+        "decoder_attention_heads": maybe(SIZE),
+        "decoder_ffn_dim": maybe(SIZE),
+        "max_position_embeddings": SIZE,
+        "activation_function": TEXT,
+        "scale_embedding": maybe(FLAG),
+    },
+    T5: {
+        **COMMON,
+        "d_model": SIZE,
+        "d_kv": SIZE,
+        "d_ff": SIZE,
+        "num_layers": LAYERS,
+        "num_decoder_layers": LAYERS_OR_NULL,
+        "num_heads": SIZE,
+        "relative_attention_num_buckets": SIZE,
+        "relative_attention_max_distance": maybe(SIZE),
+        "layer_norm_epsilon": SMALL,
+        "feed_forward_proj": maybe(TEXT),
+        "dense_act_fn": maybe(TEXT),
+        "is_gated_act": maybe(FLAG),
+    },
+}
+# Second names of fields; Hugging Face's classes take the values of these where both are there.
+SECOND_NAMES = {
+    T5: {
+        "num_hidden_layers": "num_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "head_dim": "d_kv",
+    },
+    BLENDERBOT: {
+        "num_hidden_layers": "encoder_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+    },
+}
+
+
+def check_fields(path: Path, config: Mapping[str, Any]) -> None:
+    """Check the fields of a config.json.
+
+    Raises
+    ------
+    UserError
+        Names the first that is missing, of another kind, or at odds with another, and a quantised model.
+    """
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{path}: quantization_config says that the model is quantised; {SAVE_FLOAT}")
+    for name, kind in FIELDS[config["model_type"]].items():
+        if name not in config and not kind.optional:
+            raise UserError(f"{path}: {name} is missing; expected {kind.words}")
+        if name in config and not kind.fits(config[name]):
+            raise UserError(f"{path}: {name} is {shown(config[name])}; expected {kind.words}")
+    for second, name in SECOND_NAMES.get(config["model_type"], {}).items():
+        if config.get(second) not in (None, config[name]):
+            other = shown(config[second])
+            raise UserError(f"{path}: {second} is {other}, but {name}, which means the same, is {config[name]}")
