@@ -3,6 +3,7 @@
 Nothing but plain tensors is unpickled, and no file outside the directory is opened.
 """
 
+import errno
 import os
 import pickle
 import re
@@ -205,9 +206,9 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
     check_uncompressed(path, name)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # whatever bytes that are no pickle of torch's lead to
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise UserError(f"{name}: not a file of plain tensors ({reason(error)}); it is not loaded") from None
     if not isinstance(state, Mapping):
         raise UserError(f"{name}: holds more than tensors, a {type(state).__name__}; it is not loaded")

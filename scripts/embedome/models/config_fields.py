@@ -40,7 +40,7 @@ POSITIVE = Kind("a number above 0", lambda value: type(value) in (int, float) an
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 # The encoders here are none; Hugging Face's classes would hide from each residue what comes behind it.
-NO = Kind("false, as embedome has encoders", lambda value: value is None or value is False, optional=True)
+NO = Kind("false, as embedome has encoders", lambda value: value is False, optional=True)
 LAYERS_OR_NULL = Kind(f"null, or {LAYERS.words}", lambda value: value is None or LAYERS.fits(value), optional=True)
 
 

@@ -58,7 +58,9 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise UserError(f"{archive}: not a readable .nemo archive ({error}); copy it again") from None
+            raise UserError(
+                f"{archive}: not a readable .nemo archive ({cut(first_line(error))}); copy it again"
+            ) from None
         yield found
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedome.common.errors import UserError, cut
+from embedome.common.errors import UserError, cut, shown
 from embedome.common.json_files import file_sha256
 from embedome.models.architectures import ARCHITECTURES
+from embedome.models.config_fields import MOST, MOST_LAYERS
 from embedome.models.create import FIELDS, make_config, save_directory
 from embedome.models.directory import check_model_directory, open_checkpoint, read_config
 from embedome.models.nemo.archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive
@@ -58,6 +59,8 @@ SIZES = {
     "feed_forward": "ffn_hidden_size",
     "positions": "max_position_embeddings",
 }
+# Names of tensors in a message.
+MOST_NAMES = 10
 # A value that stands for another field's, as ${.encoder_seq_length} or ${model.seq_length}.
 REFERENCE = re.compile(r"\$\{(?:\w*\.)*(\w+)\}")
 
@@ -90,7 +93,12 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
     weights = merge_ranks(archive, rows, [plain_names(archive, rank, layout) for rank in ranks])
     check_names(archive, layout, rows, weights)
     # An archive of our own says what it was made from; all others hold what somebody trained.
-    about = {"name": layout.like, "trained": True, **config.get(CONFIG_KEY, {}), "archive_sha256": file_sha256(archive)}
+    about = {
+        "name": layout.like,
+        "trained": True,
+        **read_section(archive, config, CONFIG_KEY),
+        "archive_sha256": file_sha256(archive),
+    }
     save_directory(
         directory, layout.like, make_config(layout.like, sizes, about), to_hugging_face(rows, weights, sizes["heads"])
     )
@@ -126,19 +134,21 @@ def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: Ar
 
     NeMo 1.11 has the fields of encoder and decoder side by side, 1.20 in a section of each.
     """
-    halves = {half: {**config, **(config.get(half) or {})} for half in ("encoder", "decoder")}
+    halves = {half: {**config, **read_section(archive, config, half)} for half in ("encoder", "decoder")}
     for half in halves.values():
         for name, expected in EXPECTED.items():
             if half.get(name, expected) != expected:
-                raise UserError(f"{archive}: {name} is {half[name]!r}; expected {expected!r}, as {layout.like} has")
+                raise UserError(
+                    f"{archive}: {name} is {shown(half[name])}; expected {expected!r}, as {layout.like} has"
+                )
         fused = [half.get(name, True) for name in ("bias_gelu_fusion", "bias_activation_fusion")]
         if not all(fused) and not half.get("openai_gelu"):
             raise UserError(
                 f"{archive}: bias_gelu_fusion or bias_activation_fusion is False: GELU is then not that by tanh, which "
                 f"{layout.like} has"
             )
-        if abs(float(half.get(EPSILON, 1e-5)) - 1e-5) > 1e-12:
-            raise UserError(f"{archive}: {EPSILON} is {half[EPSILON]!r}; expected 1e-5")
+        if not is_epsilon(half.get(EPSILON, 1e-5)):
+            raise UserError(f"{archive}: {EPSILON} is {shown(half[EPSILON])}; expected 1e-5")
     encoder, decoder = ({ours: size(archive, half, SIZES[ours]) for ours in SIZES} for half in halves.values())
     layers = decoder.pop("layers")
     if "decoder_layers" not in find_entry(layout.like).sizes:
@@ -148,13 +158,30 @@ def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: Ar
     return {**encoder, "decoder_layers": layers}
 
 
+def read_section(archive: str | os.PathLike, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of an archive's configuration, empty where it has none."""
+    section = config.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise UserError(f"{archive}: {name} is {shown(section)} in {CONFIG}; expected a mapping")
+    return section
+
+
+def is_epsilon(value: object) -> bool:
+    """Whether a value is 1e-5, which YAML takes for a text."""
+    try:
+        return abs(float(value) - 1e-5) < 1e-12
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def size(archive: str | os.PathLike, config: Mapping[str, Any], name: str) -> int:
     """A field that is a size, or stands for another field that is one."""
     value = config.get(name)
     if isinstance(value, str) and (reference := REFERENCE.fullmatch(value)):
         value = config.get(reference[1])
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"{archive}: {name} is {value!r} in {CONFIG}; expected a positive integer")
+    most = MOST_LAYERS if name == SIZES["layers"] else MOST
+    if type(value) is not int or not 1 <= value <= most:
+        raise UserError(f"{archive}: {name} is {shown(value)} in {CONFIG}; expected a positive integer, {most} at most")
     return value
 
 
@@ -189,15 +216,20 @@ def check_names(
     names = {row.nemo for row in rows}
     missing, left_over = sorted(names - weights.keys()), sorted(weights.keys() - names)
     if missing or left_over:
-        lists = [
-            f"{what}: {', '.join(found)}" for what, found in (("missing", missing), ("left over", left_over)) if found
-        ]
+        found = (("missing", missing), ("left over", left_over))
+        lists = [f"{what}: {first_names(names)}" for what, names in found if names]
         raise UserError(f"{archive}: not the tensors of {layout.like}; {'; '.join(lists)}")
     for row in rows:
         if row.vocabulary and len(weights[row.nemo]) > ROWS:
             weights[row.nemo] = weights[row.nemo][:ROWS]
         if tuple(weights[row.nemo].shape) != row.shape:
             raise UserError(f"{archive}: {row.nemo} has shape {tuple(weights[row.nemo].shape)}; expected {row.shape}")
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Some names and how many more there are."""
+    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(cut, names[:MOST_NAMES])) + rest
 
 
 def to_hugging_face(rows: Sequence[TensorName], weights: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
