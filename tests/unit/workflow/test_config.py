@@ -8,6 +8,7 @@ import yaml
 from embedome.common.errors import UserError
 from embedome.workflow.config import SCIENCE, check_config, config_sha256, load_schema, release_name
 from helpers.paths import ROOT
+from helpers.yaml_bombs import laughs
 
 SCHEMA = load_schema(ROOT / "schemas" / "config.schema.yaml")
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -138,6 +139,13 @@ def test_every_fault_has_a_line_of_its_own():
 
 def test_a_number_that_yaml_takes_for_text_is_told():
     assert fault(leakage={"e_value": "1e-3"}).endswith("is '1e-3'; expected number, above 0, with a point: 1.0e-3")
+
+
+@pytest.mark.parametrize("text", [laughs(30), "a: &a [*a]", "x: 0x" + "f" * 5000])
+def test_values_that_expand_or_are_long_are_refused_in_a_line(text):
+    message = fault(source=yaml.safe_load(text), filter={"min_length": "x" * 10_000})
+    assert message.startswith("configuration: ")
+    assert all(len(line) < 300 for line in message.splitlines())
 
 
 def test_a_missing_key_is_named():
