@@ -30,7 +30,7 @@ class Rotary(nn.Module):
     the published ones, as in Hugging Face: they may have been rounded in training.
     """
 
-    def __init__(self, pairs: int, theta: float) -> None:
+    def __init__(self, pairs: int, theta: float = ROPE_THETA) -> None:
         super().__init__()
         # Never on the meta device: a checkpoint may have none.
         self.frequencies = 1.0 / theta ** (
