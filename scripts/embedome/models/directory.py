@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.common.errors import UserError, shown
+from embedome.common.errors import UserError, cut, first_line, shown
 from embedome.common.json_files import file_sha256, json_sha256, read_json
 from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
@@ -209,8 +209,13 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
         raise UserError(f"{directory / CONFIG}: {error.args[0]} is missing") from None
     except ValueError as error:
         raise UserError(f"{directory / CONFIG}: {error}") from None
+    except RuntimeError as error:  # of torch, for more numbers than can be counted
+        raise UserError(f"{directory / CONFIG}: sizes beyond every model ({cut(first_line(error))})") from None
     if tokenizer.size > config["vocab_size"]:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.size} tokens, but the model only {config['vocab_size']}"
         )
-    return Model(encoder, tokenizer)
+    model = Model(encoder, tokenizer)
+    if model.max_residues is not None and model.max_residues < 1:
+        raise UserError(f"{directory / CONFIG}: max_position_embeddings has no place for a residue")
+    return model

@@ -180,8 +180,10 @@ class Checkpoint:
 
         first, *others = self.owners[self.find(name)]
         tensor = self.weights[first]
+        if tensor.dtype == torch.float64:
+            tensor = tensor.float()  # which may be infinite
         for other in others:
-            if (tensor != self.weights[other]).any():
+            if (self.weights[first] != self.weights[other]).any():
                 raise UserError(f"{self.path}: {cut(first)} and {cut(other)} differ; expected one tensor in both")
         # A sum that is finite has no other terms; one that is not may have overflown.
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():

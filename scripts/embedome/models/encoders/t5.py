@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedome.common.errors import shown
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
 from embedome.models.encoders.layers import embedding, tanh_gelu
 from embedome.models.tensors import TensorMap
@@ -281,6 +282,7 @@ def feed_forward_kind(config: Mapping) -> tuple[str, bool]:
     activation = config.get("dense_act_fn", "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-"))
     if activation not in ACTIVATIONS:
         raise ValueError(
-            f"feed_forward_proj is {kind!r} with activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+            f"feed_forward_proj is {shown(kind)} with activation {shown(activation)}; expected one of "
+            f"{', '.join(ACTIVATIONS)}"
         )
     return activation, config.get("is_gated_act", kind.startswith("gated-"))

@@ -163,7 +163,7 @@ def read_ranks(archive: str | os.PathLike, members: Mapping[str, Path]) -> "list
         folder = name.rpartition("/")[0].rpartition("/")[2]
         rank = RANK_FOLDER.fullmatch(folder)
         if folder and not rank:
-            raise UserError(f"{archive}: weights in {folder!r}; pipeline-parallel archives are not supported")
+            raise UserError(f"{archive}: weights in {shown(folder)}; pipeline-parallel archives are not supported")
         found[int(rank[1]) if rank else 0] = path
     if sorted(found) != list(range(len(found))) or not found:
         raise UserError(

@@ -85,7 +85,7 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
         config = read_nemo_config(archive, members)
         for name, pieces in read_vocabularies(members).items():
             if pieces != ESM1NV_PIECES:
-                raise UserError(f"{archive}: the vocabulary in {name!r} is not ESM-1nv's (docs/models.md)")
+                raise UserError(f"{archive}: the vocabulary in {shown(name)} is not ESM-1nv's (docs/models.md)")
         ranks = read_ranks(archive, members)
     layout = find_layout(archive, ranks)
     sizes = read_sizes(archive, config, layout)
@@ -277,7 +277,7 @@ def check_computed_alike(
     for name in COMPUTED & own.keys():
         found, expected = config.get(name, own[name]), own[name]
         if found != expected and {found, expected} != TANH_GELU:
-            raise UserError(f"{directory}: {name} is {found!r}; expected {expected!r}, as {layout.like} has")
+            raise UserError(f"{directory}: {name} is {shown(found)}; expected {expected!r}, as {layout.like} has")
 
 
 def read_tensors(
