@@ -120,8 +120,9 @@ def as_released(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-# Tensors of the classes that no hidden state depends on; `shared` is tied to the tables that are used.
-IDLE = re.compile(r"(^|\.)(pooler|contact_head|shared|final_logits_bias)\.")
+# What a class may fill by itself: no hidden state depends on it, `shared` is tied to the tables that are used, and
+# frequencies are computed.
+IDLE = re.compile(r"(^|\.)(pooler|contact_head|shared|final_logits_bias|inv_freq)(\.|$)")
 
 
 def by_class(kind: Kind, folder: Path, tokens: Tensor) -> Tensor | str:

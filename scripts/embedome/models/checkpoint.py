@@ -203,9 +203,10 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
     import torch
 
     name = name or str(path)
-    check_uncompressed(path, name)
+    # A checkpoint may be much larger than its encoder: tensors are read when they are used.
+    mapped = is_archive(path, name)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # whatever bytes that are no pickle of torch's lead to
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
@@ -223,23 +224,24 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
     return dict(state)
 
 
-def check_uncompressed(path: str | os.PathLike, name: str) -> None:
-    """Refuse an archive that would be larger in memory than it is on disk; torch does not compress.
+def is_archive(path: str | os.PathLike, name: str) -> bool:
+    """Whether a file is a zip archive, as torch writes it now.
 
     Raises
     ------
     UserError
-        Names the file.
+        Where it is damaged, or would be larger in memory than it is on disk: torch does not compress.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise UserError(f"{name}: not a file of plain tensors ({cut(str(error))}); copy it again") from None
     if size > os.path.getsize(path):
         raise UserError(f"{name}: not a file of plain tensors as torch writes it, it is compressed; it is not loaded")
+    return True
 
 
 def reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ That is decided by the headers of a file, before anything is built or read.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,27 +100,39 @@ class Checkpoint:
         for name, owner in [*zip(weights, weights, strict=True), *weights.aliases.items()]:
             self.owners.setdefault(expected.base_name(name.removeprefix(wrapper)), []).append(owner)
         self.prefix = expected.prefix if any(each.startswith(wrapper + expected.prefix) for each in weights) else ""
+        self.check_names({name for names in expected.parts.values() for name in names})
+
+    def check_names(self, used: Set[str]) -> None:
+        """Refuse a checkpoint with tensors of an adapter, without any of the model's, with fewer layers or others."""
+        for name in filter(ADAPTER.search, self.owners):
+            owner = cut(self.owners[name][0])
+            raise UserError(f"{self.path}: {owner} is of an adapter (LoRA), which would not be applied; {MERGE}")
+        if not used & self.owners.keys():
+            first = cut(next(iter(self.owners), "none"))
+            raise UserError(
+                f"{self.path}: {sorted(used)[0]} is missing, as is every other tensor looked for; the first there is "
+                f"{first}; save what `save_pretrained` of the model itself gives"
+            )
         self.check_layers()
-        used = {name for names in expected.parts.values() for name in names}
         for name, owners in self.owners.items():
-            if fault := self.fault(name, used):
-                raise UserError(f"{path}: {cut(owners[0])} {fault}")
+            if name not in used and (fault := self.fault(name)):
+                raise UserError(f"{self.path}: {cut(owners[0])} {fault}")
 
     def check_layers(self) -> None:
         """Refuse a checkpoint of fewer layers than config.json says."""
         found = [match.groups() for name in self.owners if (match := LAYER.match(name))]
         for stack, (size, count) in self.expected.layers.items():
-            if (there := len({number for name, number in found if name == stack})) < count:
-                raise UserError(
-                    f"{self.path}: layer {there + 1} of {self.prefix}{stack} is missing, {size} is {count} in "
-                    f"config.json; {NOT_WHOLE}"
-                )
+            there = {number for name, number in found if name == stack}
+            for number in range(count):
+                if str(number) not in there:
+                    raise UserError(
+                        f"{self.path}: {self.prefix}{stack}.{number} is missing, {size} is {count} in config.json; "
+                        f"{NOT_WHOLE}"
+                    )
 
-    def fault(self, name: str, used: set[str]) -> str | None:
-        """What is wrong with there being a tensor of this name."""
-        if ADAPTER.search(name):
-            return f"is of an adapter (LoRA), which would not be applied; {MERGE}"
-        if name in used or any(re.fullmatch(pattern, name) for pattern in self.expected.unused):
+    def fault(self, name: str) -> str | None:
+        """What is wrong with there being a tensor of this name, which is not used."""
+        if any(re.fullmatch(pattern, name) for pattern in self.expected.unused):
             return None
         if name.endswith("_extra_state") and 0 in self.weights.header(self.owners[name][0]).shape:
             return None
