@@ -18,6 +18,35 @@ NAMES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
 
 
+# Sizes of a small model, in the words of each config.json.
+BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "layer_norm_eps": 1e-5,
+}
+CONFIGS = {
+    "t5": {
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+        "relative_attention_num_buckets": 32,
+        "layer_norm_epsilon": 1e-6,
+    },
+    "megatron-bert": {**BERT, "hidden_act": "gelu"},
+    "esm": {**BERT, "position_embedding_type": "rotary", "pad_token_id": 1, "token_dropout": True},
+}
+
+
+def write_config(folder: Path, model_type: str, rows: int) -> None:
+    """The config.json of a small model."""
+    write_json(folder / "config.json", {"model_type": model_type, "vocab_size": rows, **CONFIGS[model_type]})
+
+
 def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
 
@@ -44,7 +73,7 @@ def write_t5(
 ) -> Path:
     """Spiece.model, and the files that transformers 4 saved beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"model_type": "t5", "vocab_size": rows})
+    write_config(folder, "t5", rows)
     write_spiece(folder / "spiece.model", residues)
     about = {**NAMES, "additional_special_tokens": sentinels(extra)}
     write_json(folder / "special_tokens_map.json", about)
@@ -78,7 +107,7 @@ def write_ankh3(folder: Path, residues: str = T5_RESIDUES) -> Path:
 def write_esm1nv(folder: Path, residues: str = ESM1NV_RESIDUES, rows: int = 128) -> Path:
     """A fast tokenizer of single characters, which needs no class of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"model_type": "megatron-bert", "vocab_size": rows})
+    write_config(folder, "megatron-bert", rows)
     ids = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", "<pad>", "<mask>", *residues])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
@@ -93,7 +122,7 @@ def write_esm1nv(folder: Path, residues: str = ESM1NV_RESIDUES, rows: int = 128)
 def write_esm2(folder: Path, tokens: Sequence[str] = ESM2_TOKENS, rows: int = 33) -> Path:
     """As every ESM-2 is."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"model_type": "esm", "vocab_size": rows})
+    write_config(folder, "esm", rows)
     (folder / "vocab.txt").write_text("\n".join(tokens))
     names = {
         "cls_token": "<cls>",

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from embedome.common.errors import UserError, first_line
 
-
 # What pyarrow raises where a file is damaged; the last of names in its schema.
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
