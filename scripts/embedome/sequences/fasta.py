@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 
 from embedome.common.errors import UserError
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
+from embedome.sequences.sequence_lines import strange_line
 
 # The longest protein known has about 45,000 residues (PKZILLA-1, Fallon et al. 2024): an entry of 64 MiB is not one.
 MAX_ENTRY_BYTES = 64 << 20
+SHOWN_BYTES = 80
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -102,8 +104,8 @@ def read_entries(path: str | os.PathLike) -> Iterator[FastaEntry]:
     Raises
     ------
     UserError
-        As `read_chunks`, where the line ends are bare carriage returns, and where a ``>`` stands within a sequence.
-        Names the file and the entry.
+        As `read_chunks`, where the line ends are bare carriage returns, and where a ``>`` or a line that is no sequence
+        (see `sequence_lines`) stands below a header. Names the file and the entry.
     """
     for chunk in read_chunks(path, BLOCK_BYTES):
         for number, text in enumerate(chunk.texts(), chunk.first):
@@ -114,7 +116,7 @@ def first_text(path: str | os.PathLike, block: bytes) -> bytes:
     """What of a file's first block is FASTA; empty where it is white space only."""
     data = block.removeprefix(BYTE_ORDER_MARK).lstrip()
     if data and data[:1] != b">":
-        line = data.split(b"\n", 1)[0][:40]
+        line = data.split(b"\n", 1)[0][:SHOWN_BYTES]
         raise UserError(f"{path}: the file begins with {line!r}; expected a FASTA header, a line that begins with '>'")
     return data
 
@@ -128,11 +130,19 @@ def split_entry(path: str | os.PathLike, number: int, text: bytes) -> FastaEntry
             f"{path}: record {number} has bare carriage returns as line ends; "
             "convert the file, e.g. with tr '\\r' '\\n'"
         )
-    if b">" in body:
+    if b">" in body and b"<" not in body:
         # The header of another record, which would be lost without being counted.
         raise UserError(
             f"{path}: record {number} has a '>' in its sequence; each record must begin on a line of its own. Put "
             "files together with a line end between them, and convert bare carriage returns, e.g. with tr '\\r' '\\n'"
+        )
+    if strange := strange_line(body):
+        # Whatever wrote it there has not written what was to come.
+        line, found = strange
+        raise UserError(
+            f"{path}: record {number}: line {line} below its header is no sequence, {found[:SHOWN_BYTES]!r}; is the "
+            "file whole? Download or make it again. A sequence is letters, without numbers, and without blanks unless "
+            "in blocks of ten"
         )
     return FastaEntry(number, header, body)
 

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.common.errors import UserError
-from embedome.sequences.fasta import Chunk
+from embedome.sequences.fasta import SHOWN_BYTES, Chunk
 from embedome.sequences.headers import Header, to_int
 from embedome.sequences.record_columns import Records, check_chunk
 from embedome.sequences.records import WHITE_SPACE, printable
+from embedome.sequences.sequence_lines import strange_line
 from embedome.sequences.uniref_members import MemberColumns
 from embedome.sequences.uniref_xml import LOCAL, XmlChunk, parse_chunk
 
@@ -74,10 +75,12 @@ class Found:
         cluster = entry.get("id", "")
         if re.search(r"\s", cluster):
             raise SchemaError(f"its id {cluster!r} holds white space")
+        check_no_text(entry)
         representative = None
         for element in entry:
             kind = LOCAL[element.tag]
             if kind in ("representativeMember", "member"):
+                check_no_text(element)
                 member = reference(element)
                 self.members.add(cluster, member, kind != "member")
                 if kind != "member":
@@ -109,9 +112,12 @@ class Found:
     def sequence(self, representative: Element, number: int) -> bytes:
         """The sequence of a representative member, empty where there is none."""
         for element in children(representative, "sequence"):
-            sequence = (element.text or "").encode().translate(None, WHITE_SPACE)
+            text = (element.text or "").encode()
+            sequence = text.translate(None, WHITE_SPACE)
             if b">" in sequence:
                 raise SchemaError("its sequence holds a '>'")
+            if strange := strange_line(text):
+                raise SchemaError(f"line {strange[0]} of its sequence is no residues, {strange[1][:SHOWN_BYTES]!r}")
             length = element.get("length", "")
             if sequence and length != str(len(sequence)):
                 self.wrong_lengths[number] = f"{len(sequence)} residues; its entry says {length or 'nothing'}"
@@ -124,6 +130,13 @@ class Found:
             return check_chunk(path, Chunk(first, len(self.texts), b"\n".join(self.texts)))
         none = pa.array([], pa.string())
         return Records(np.zeros(0, np.int64), none, none, none, {})
+
+
+def check_no_text(parent: Element) -> None:
+    """Refuse text between elements, which has come there where something broke off, and stands for what is missing."""
+    for text in (parent.text, *(element.tail for element in parent)):
+        if text and not text.isspace():
+            raise SchemaError(f"between its elements stands {' '.join(text.split())[:SHOWN_BYTES]!r}")
 
 
 def children(parent: Element, name: str) -> Iterable[Element]:

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from embedome.common.errors import UserError
-from embedome.sequences.fasta import MAX_ENTRY_BYTES
+from embedome.sequences.fasta import MAX_ENTRY_BYTES, SHOWN_BYTES
 
 ROOTS = ("UniRef", "UniRef50", "UniRef90", "UniRef100")
 # What expat reads by itself, of encodings in which markup is ASCII; UniProt's files are in the second.
@@ -249,8 +249,8 @@ def parse_chunk(path: str | os.PathLike, chunk: XmlChunk) -> list[ElementTree.El
     Raises
     ------
     UserError
-        Where the text is not well-formed, and where it holds another number of entries than end in it; names the file
-        and the entry.
+        Where the text is not well-formed, where it holds another number of entries than end in it, and where there is
+        text between them; names the file and the entry.
     """
     parser = ElementTree.XMLParser()
     try:
@@ -262,6 +262,12 @@ def parse_chunk(path: str | os.PathLike, chunk: XmlChunk) -> list[ElementTree.El
             f"{path}: entry {entry_at(chunk, *error.position)}: not well-formed XML "
             f"({expat.ErrorString(error.code)}); download or copy the file again"
         ) from None
+    stray = "".join([root.text or "", *(element.tail or "" for element in root)]).strip()
+    if stray:
+        raise UserError(
+            f"{path}: from entry {chunk.first} on, {stray[:SHOWN_BYTES]!r} stands between entries; is the file whole? "
+            "Download it again"
+        )
     entries = [element for element in root if LOCAL[element.tag] == "entry"]
     if len(entries) != chunk.count + chunk.continued:
         raise UserError(

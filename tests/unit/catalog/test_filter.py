@@ -211,7 +211,8 @@ def test_where_a_release_comes_from_is_not_part_of_what_it_is(tmp_path: Path) ->
     found = []
     for name, url in (("one", "https://one/x.gz"), ("two", "https://two/x.gz")):
         path = write_fasta(tmp_path / "x.fasta", [("a", "MK")])
-        record = {"url": url, "release": "2026_01", "date": url, "sha256": "0" * 64}
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        record = {"url": url, "release": "2026_01", "date": url, "sha256": sha256}
         (tmp_path / "release.json").write_text(json.dumps(record))
         out = tmp_path / name
         outputs = {"catalog": out / "catalog", "rejects": out / "rejects.parquet", "summary": out / "filter.json"}
@@ -219,7 +220,7 @@ def test_where_a_release_comes_from_is_not_part_of_what_it_is(tmp_path: Path) ->
         assert json.loads((tmp_path / name / "filter.json").read_text())["release"] == record
         found.append(source_identity(tmp_path / name / "filter.json"))
     assert found[0] == found[1]
-    assert found[0]["release"] == {"release": "2026_01", "sha256": "0" * 64}
+    assert found[0]["release"] == {"release": "2026_01", "sha256": sha256}
 
 
 def test_a_damaged_page_of_the_catalog_is_named(tmp_path: Path) -> None:
@@ -269,6 +270,14 @@ def slow_filter(data: bytes, shortest: int) -> tuple[dict[str, str], list[tuple[
     return kept, rejected
 
 
+def is_no_sequence(line: bytes) -> bool:
+    """Of lines of the snippets below: more than one word, unless each is a letter; no letter and no sign at all."""
+    words = line.split()
+    if len(words) > 1:
+        return any(word not in (b"M", b"k", b"*", b"-") for word in words)
+    return len(line.strip()) > 2 and not set(line) & set(b"Mk*-")
+
+
 snippets = st.just(b"\xff") | st.sampled_from("\n|\n>|>| |*|\r\n|-|M|k|1|\x07|é".encode().split(b"|"))
 
 
@@ -289,6 +298,10 @@ def test_any_file_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, par
     folder = tmp_path_factory.mktemp("any")
     if any(b">" in text.partition(b"\n")[2] for text in texts):
         with pytest.raises(UserError, match="has a '>' in its sequence"):
+            filter_bytes(folder, data)
+        return
+    if any(map(is_no_sequence, (line for text in texts for line in text.partition(b"\n")[2].split(b"\n")))):
+        with pytest.raises(UserError, match="below its header is no sequence"):
             filter_bytes(folder, data)
         return
     run = filter_bytes(folder, data, min_length=2)

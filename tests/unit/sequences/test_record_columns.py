@@ -36,7 +36,9 @@ def by_chunks(path: Path, size: int) -> Checked:
 odd_bytes = st.binary(max_size=3)
 words = st.text("abcXYZ|_0 é\t\x07", max_size=6).map(str.encode)
 headers = st.lists(st.one_of(words, odd_bytes), max_size=4).map(b" ".join)
-lines = st.one_of(st.text("ACDEFGHIKLMNPQRSTVWY", max_size=8), st.text("ACDEacdeXU* -1\t", max_size=5)).map(str.encode)
+letters = st.one_of(st.text("ACDEFGHIKLMNPQRSTVWY", max_size=8), st.text("ACDEacdeXU*-1", max_size=5))
+blanks = st.sampled_from(["", "", "", " ", "\t", " M"])
+lines = st.tuples(blanks, letters, blanks).map(lambda parts: "".join(parts).encode())
 ends = st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b"\n\n", b"\r\r\n", b""])
 
 
@@ -58,6 +60,7 @@ def files(draw: st.DrawFn) -> bytes:
 @example(data=b">a\r\nM\r\n>b\r\nm*\r\n", size=100, pack=bytes)
 @example(data=b">a", size=100, pack=bytes)
 @example(data=b">a\nM\n>b\nM>c\nM\n>d\nM>e", size=100, pack=bytes)
+@example(data=b">a\nM\n>b\nM\r\nInternal Server Error\n>c\nM\n", size=100, pack=bytes)
 def test_columns_are_the_records(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int, pack: Callable[[bytes], bytes]
 ) -> None:
