@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from embedome.common.errors import UserError
 from embedome.sequences.any_format import read_any_chunks
+from embedome.sequences.fasta import Chunk
+from embedome.sequences.record_columns import check_chunk
+from embedome.sequences.uniref_xml import XmlChunk, parse_chunk
 from embedome.sources.http import (
     MirrorError,
     RetryableError,
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 CHUNK_BYTES = 4 << 20
 
 
@@ -34,10 +36,11 @@ def download_url(
 ) -> None:
     """Download a file of sequences from an address.
 
-    The file must be as long as the server says, where it does, have the checksums that are given, be whole under its
-    compression, and begin as FASTA or UniRef XML does; then it is published as `target`. A broken connection is
-    resumed, in this run or the next, where the server names the version of the file by a strong ETag, else started
-    from zero: without one nobody knows whether the rest is that of the same file.
+    The file must be as long as the server says, and of as many records, where it does (``X-Total-Results``), have the
+    checksums that are given, be whole under its compression, and be FASTA or UniRef XML to its end; then it is
+    published as `target`. One that is not whole is fetched again. A broken connection is resumed, in this run or the
+    next, where the server names the version of the file by a strong ETag, else started from zero: without one nobody
+    knows whether the rest is that of the same file.
 
     Parameters
     ----------
@@ -85,44 +88,62 @@ def check_url(url: str) -> None:
 
 
 def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, str]) -> dict[str, Any]:
-    """Fill `part` and check it; gives what release.json says."""
-    for _ in range(2):
-        if is_file(url):
-            part.restart({})
-            part.append(file_blocks(url), name, None)
-            facts: dict[str, Any] = {}
-        else:
-            facts = with_retries(lambda: fetch_rest(url, name, part), name, lambda: part.size)
-        md5, sha256 = part.digests(name)
-        facts |= {"bytes": part.size, "md5": md5, "sha256": sha256}
-        wrong = [key for key, value in wanted.items() if value != facts[key]]
-        fault = "; ".join(f"expected {key} {wanted[key]} (source.{key}), got {facts[key]}" for key in wrong)
-        fault = fault or unreadable(part)
-        if not fault:
+    """Fill `part` and check it; gives what release.json says. What is not whole is fetched again, from zero."""
+
+    def attempt() -> dict[str, Any]:
+        facts, records = fetch_rest(url, name, part)
+        facts = facts | digests_of(part, name)
+        fault, joined = checksum_fault(facts, wanted), part.joined
+        broken = content_fault(part, records)
+        if not fault and not broken:
             return facts
-        # What was put together from several answers may be wrong where the server is right: once more, from zero.
-        joined = part.joined
         part.restart({})
-        if not joined:
-            break
-    raise MirrorError(f"{name}: {fault}")
+        # What was put together from several answers may be wrong where the server is right.
+        if broken or joined:
+            raise RetryableError(fault or broken)
+        raise MirrorError(f"{name}: {fault}")
+
+    if not is_file(url):
+        return with_retries(attempt, name, lambda: part.size)
+    part.restart({})
+    part.append(file_blocks(url), name, None)
+    facts = digests_of(part, name)
+    if fault := checksum_fault(facts, wanted) or content_fault(part, None):
+        raise MirrorError(f"{name}: {fault}")
+    return facts
 
 
-def fetch_rest(url: str, name: str, part: PartialDownload) -> dict[str, Any]:
-    """Fetch what `part` lacks of a file on a server, or all of it; gives release and date, as the server says."""
+def digests_of(part: PartialDownload, name: str) -> dict[str, Any]:
+    """Size and digests of what has arrived, as release.json has them."""
+    md5, sha256 = part.digests(name)
+    return {"bytes": part.size, "md5": md5, "sha256": sha256}
+
+
+def checksum_fault(facts: dict[str, Any], wanted: dict[str, str]) -> str:
+    """Which checksums are not as given; empty for none."""
+    wrong = [key for key, value in wanted.items() if value != facts[key]]
+    return "; ".join(f"expected {key} {wanted[key]} (source.{key}), got {facts[key]}" for key in wrong)
+
+
+def fetch_rest(url: str, name: str, part: PartialDownload) -> tuple[dict[str, Any], int | None]:
+    """Fetch what `part` lacks of a file on a server, or all of it.
+
+    Gives release and date, and how many records there are, all as far as the server says.
+    """
     known = part.known(url)
     size = known.get("bytes")
     start = part.size if size and part.size <= size else 0
     if start and start == size:
-        return dict(known.get("facts", {}))
+        return dict(known.get("facts", {})), known.get("records")
     with http_get(url, range_headers(start, known) if start else {}) as response:
+        check_one_page(response, name)
         facts = release_facts(response)
         if response.status_code == 200:
-            length = response.headers.get("Content-Length", "")
-            size = int(length) if length.isdecimal() else None
-            part.restart(resumable_note(url, response, size, facts))
+            size, records = header_number(response, "Content-Length"), header_number(response, "X-Total-Results")
+            part.restart(resumable_note(url, response, {"bytes": size, "records": records, "facts": facts}))
         elif is_continuation(response, start, size, known):
             log.info("%s: resumed at %d of %d bytes", name, start, size)
+            records = known.get("records")
             part.keep(known)
         else:
             part.restart({})
@@ -134,7 +155,22 @@ def fetch_rest(url: str, name: str, part: PartialDownload) -> dict[str, Any]:
         raise RetryableError(f"the connection ended after {part.size} of {size} bytes")
     elif part.size > size:
         raise MirrorError(f"{name}: longer than the {size} bytes that the server announced")
-    return facts
+    return facts, records
+
+
+def check_one_page(response: "requests.Response", name: str) -> None:
+    """Refuse an answer that is the first page of several."""
+    if "next" in response.links:
+        raise MirrorError(
+            f"{name}: the server gives its records page by page, and this is one page; name an address that gives all "
+            "(of UniProt, /stream in place of /search)"
+        )
+
+
+def header_number(response: "requests.Response", header: str) -> int | None:
+    """A number that an answer's header holds, if it does."""
+    text = response.headers.get(header, "")
+    return int(text) if text.isdecimal() else None
 
 
 def release_facts(response: "requests.Response") -> dict[str, Any]:
@@ -144,18 +180,28 @@ def release_facts(response: "requests.Response") -> dict[str, Any]:
     return {"release": headers.get("X-UniProt-Release"), "date": date}
 
 
-def resumable_note(url: str, response: "requests.Response", size: int | None, facts: dict[str, Any]) -> dict[str, Any]:
+def resumable_note(url: str, response: "requests.Response", about: dict[str, Any]) -> dict[str, Any]:
     """The note by which a file can be gone on with; empty where the server names no version of it, or no size."""
     etag = response.headers.get("ETag", "")
-    return {"url": url, "bytes": size, "ETag": etag, "facts": facts} if etag.startswith('"') and size else {}
+    return {"url": url, "ETag": etag, **about} if etag.startswith('"') and about["bytes"] else {}
 
 
-def unreadable(part: PartialDownload) -> str:
-    """What keeps a file from being read as sequences, front to back; empty for nothing."""
+def content_fault(part: PartialDownload, records: int | None) -> str:
+    """What keeps a file from being read as sequences, front to back, so many of them; empty for nothing."""
     part.handle.flush()
+    count, last = 0, None
     try:
-        for _ in read_any_chunks(part.path, CHUNK_BYTES):
-            pass
+        for chunk in read_any_chunks(part.path, CHUNK_BYTES):
+            if isinstance(chunk, Chunk):
+                check_chunk(part.path, chunk)
+            count, last = count + chunk.count, chunk
+        # An answer that broke off lacks the end.
+        if isinstance(last, XmlChunk):
+            parse_chunk(part.path, last)
+        elif b"\n" not in last.texts()[-1].strip():
+            return f"its last record, {count:,}, has no sequence"
     except UserError as error:
         return str(error).replace(f"{part.path}: ", "").replace(f"{part.path} ", "the file ")
+    if records not in (None, count):
+        return f"{count:,} records came of the {records:,} that the server has by its X-Total-Results"
     return ""

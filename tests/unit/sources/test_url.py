@@ -148,9 +148,11 @@ def test_answer_without_length_is_taken_with_a_warning(mirror, target, caplog):
     assert "the server did not say how long the file is" in caplog.text
 
 
-def test_answer_without_length_that_ends_early_is_seen_by_its_compression(mirror, target):
+def test_answer_without_length_that_ends_early_is_seen_by_its_compression(mirror, target, caplog):
     mirror.faults = [unannounced(HALF)]
-    assert "the compressed data end too early" in refuse(mirror.url, target)
+    fetch(mirror.url, target)
+    assert "the compressed data end too early" in caplog.text
+    assert mirror.ranges == [None, None]
 
 
 def test_file_that_changes_between_tries_is_fetched_from_zero(mirror, target):
@@ -170,7 +172,7 @@ def test_pieces_that_do_not_fit_are_fetched_once_more_from_zero(mirror, target):
 
 
 def test_answer_longer_than_announced_is_not_taken(mirror, target):
-    mirror.faults = [lambda handler, data: handler.send(200, {"Content-Length": str(HALF)}, data)]
+    mirror.faults = [lambda handler, data: handler.send(200, {"Content-Length": str(HALF)}, data)] * 6
     assert "the compressed data end too early" in refuse(mirror.url, target)
 
 
@@ -242,6 +244,74 @@ def test_complete_partial_file_is_checked_without_a_download(mirror, target):
 def test_two_downloads_to_one_file_do_not_meet(mirror, target):
     with PartialDownload(target):
         assert "another process is downloading it" in refuse(mirror.url, target)
+
+
+# Answers that are no whole file, though their status is 200
+
+ERROR = b"\n\nError encountered when streaming data. Please try again later.\n"
+LINE = PROTEINS.index(b"\n", len(PROTEINS) // 2) + 1
+
+
+def answer(data: bytes, **headers: str):
+    """Send other data than the file's, with what a server says when it does not know how long they are."""
+    return lambda handler, _: handler.send(200, headers, data)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("at", [LINE, LINE + 100, LINE + 299, LINE - 302, 0])
+@pytest.mark.parametrize(
+    "error", [ERROR, b"\nInternal Server Error", b"<html>502 Bad Gateway</html>\n", b'\n{"error":1}']
+)
+def test_an_answer_that_breaks_off_in_words_is_asked_for_again(mirror, target, error, at, pack, caplog):
+    mirror.data = pack(PROTEINS)
+    mirror.faults = [answer(pack(PROTEINS[:at] + error))]
+    fetch(mirror.url, target, mirror.data)
+    assert len(mirror.ranges) == 2
+    assert "retry 1 of 5" in caplog.text
+
+
+def test_an_answer_that_breaks_off_each_time_is_refused(mirror, target):
+    mirror.faults = [answer(PROTEINS[:LINE] + ERROR)] * 100
+    message = refuse(mirror.url, target)
+    assert "is no sequence, b'Error encountered when streaming data. Please try again later" in message
+    assert "given up after 6 tries" in message
+    assert list(target.parent.iterdir()) == []
+
+
+def test_an_error_in_the_middle_of_a_whole_answer_is_seen(mirror, target):
+    mirror.data = PROTEINS
+    mirror.faults = [answer(PROTEINS[:LINE] + b"Internal Server Error\n" + PROTEINS[LINE:])]
+    fetch(mirror.url, target, PROTEINS)
+
+
+@pytest.mark.parametrize("data", [PROTEINS[: PROTEINS.rindex(b">")], PROTEINS + b">more\nMKV\n"])
+def test_records_are_counted_where_the_server_says_how_many_there_are(mirror, target, data, caplog):
+    mirror.data = PROTEINS
+    mirror.faults = [answer(data, **{"X-Total-Results": "2500"}), answer(PROTEINS, **{"X-Total-Results": "2500"})]
+    fetch(mirror.url, target, PROTEINS)
+    assert f"{data.count(b'>'):,} records came of the 2,500 that the server has" in caplog.text
+
+
+def test_records_of_a_resumed_answer_are_counted_too(mirror, target):
+    head = {"ETag": '"one"', "X-Total-Results": "2501", "Content-Length": str(len(DATA))}
+    mirror.faults = [answer(DATA[:HALF], **head)] * 6
+    mirror.faults[1:] = [drop(HALF + 5), *[answer(DATA, **head)] * 9]
+    assert "2,500 records came of the 2,501 that the server has" in refuse(mirror.url, target)
+
+
+def test_a_page_of_several_is_refused_at_once(mirror, target):
+    link = '<https://rest.uniprot.org/uniprotkb/search?cursor=1&size=500>; rel="next"'
+    mirror.faults = [answer(PROTEINS, **{"X-Total-Results": "9000", "Link": link})]
+    assert "the server gives its records page by page" in refuse(mirror.url, target)
+    assert len(mirror.ranges) == 1
+
+
+def test_xml_that_breaks_off_is_asked_for_again(mirror, target):
+    entry = b'<entry id="UniRef50_A"></entry>\n'
+    mirror.data = UNIREF.replace(b"></", b">" + entry + b"</")
+    mirror.faults = [answer(mirror.data.replace(b"</UniRef>", b"Internal Server Error"))]
+    fetch(mirror.url, target, mirror.data)
+    assert len(mirror.ranges) == 2
 
 
 # Addresses
