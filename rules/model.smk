@@ -8,6 +8,7 @@ if config["model"]["untrained"]:
             config=paths.model_file("config.json"),
             weights=paths.model_file("model.safetensors"),
             tokenizer=paths.model_file("tokenizer.json"),
+            tokens=paths.model_file("tokenizer_config.json"),
         log:
             "results/logs/make_model.log",
         benchmark:

@@ -266,8 +266,31 @@ def test_weights_that_are_not_embedome_s_are_never_replaced(tmp_path):
         (directory / "config.json").write_text(json.dumps(config))
         result = run(tmp_path, SMALL, "--forceall")
         assert result.returncode != 0
-        assert "which holds pytorch_model.bin; set model.untrained to null" in result.stdout
+        assert "holds 'pytorch_model.bin', which embedome did not make; set model.untrained to null" in result.stdout
         assert (directory / "pytorch_model.bin").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("names", [["esm2/model.safetensors"], ["README.md"], ["tokenizer_config.json"], [".git/HEAD"]])
+def test_a_folder_that_model_directory_names_is_never_replaced(tmp_path, names):
+    directory = tmp_path / "models"
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(b"precious")
+    result = run(tmp_path, changed(SMALL, model={"directory": "models"}), "--until", "make_model")
+    assert result.returncode != 0
+    assert "which embedome did not make" in result.stdout or "and embedome did not make it" in result.stdout
+    assert {name: (directory / name).read_bytes() for name in names} == dict.fromkeys(names, b"precious")
+    assert "Traceback" not in result.stdout
+
+
+def test_what_lies_in_the_catalog_s_folder_is_never_removed(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "copy")
+    notes = tmp_path / "copy/results/catalog/notes.txt"
+    notes.write_text("precious")
+    result = run(tmp_path / "copy", SMALL, "--forcerun", "filter", "--until", "filter")
+    assert result.returncode != 0
+    assert "results/catalog: holds 'notes.txt', which embedome did not make" in result.stdout
+    assert notes.read_text() == "precious"
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ row group of the data set.
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,18 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.annotation.build_reference import build_reference
+from embedome.annotation.build_reference import LOOKUP_NAMES, build_reference
 from embedome.annotation.hits import HitFinder, Hits, Queries
 from embedome.annotation.labels import LabelSource
 from embedome.annotation.partitions import LOOKUP_FOLDER, SUMMARY, Partition, list_partitions
 from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet, check_reference
-from embedome.annotation.summary import AnnotationCounts, summarise
+from embedome.annotation.summary import AnnotationCounts, is_partition, summarise
 from embedome.annotation.transfer import Transferred, transfer_labels
 from embedome.catalog.table import read_sequences
 from embedome.common.atomic_files import atomic_directory, atomic_path
-from embedome.common.errors import UserError
-from embedome.common.json_files import canonical_json
+from embedome.common.json_files import canonical_json, read_json
 from embedome.common.log import Progress
+from embedome.common.outputs import check_outside, check_own_folder
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import METADATA_KEY
 from embedome.dataset.open import open_dataset
@@ -37,6 +38,7 @@ from embedome.parquet.writer import ParquetSink
 
 log = logging.getLogger(__name__)
 
+ANNOTATION_NAMES = re.compile(rf"{SUMMARY}|{LOOKUP_FOLDER}/({LOOKUP_NAMES.pattern})|split=\w+/part-\d+\.parquet")
 
 GROUP_ROWS = 1 << 16
 QUERY_ROWS = 1024
@@ -175,6 +177,18 @@ def label_rows(queries: Queries, hits: Hits, labels: Transferred, lookup: Refere
     return pa.table(columns, schema=SCHEMA)
 
 
+def check_own_annotation(folder: str | os.PathLike) -> None:
+    """Refuse a folder that is no annotation, or holds something else too, before it is replaced."""
+    check_own_folder(folder, ANNOTATION_NAMES, is_annotation)
+
+
+def is_annotation(folder: Path) -> bool:
+    """Whether a folder has the summary of an annotation, and partitions of one alone."""
+    about = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
+    is_summary = isinstance(about, dict) and {"labels", "settings", "splits"} <= about.keys()
+    return is_summary and all(map(is_partition, folder.glob("split=*/*")))
+
+
 def annotate_dataset(
     dataset: str | os.PathLike,
     labels: LabelSource,
@@ -194,12 +208,10 @@ def annotate_dataset(
     Raises
     ------
     UserError
-        As the steps do, and where the folder is there and is no annotation.
+        As the steps do; where the folder is there and is no annotation, or lies in a data set.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / SUMMARY).is_file():
-        raise UserError(f"{folder}: is there, and is no annotation; name a folder that is not there")
-    with atomic_directory(folder) as temporary:
+    check_outside(folder)
+    with atomic_directory(folder, check_own_annotation) as temporary:
         lookup = temporary / LOOKUP_FOLDER
         build_reference(dataset, labels, lookup, settings, catalog=catalog, threads=threads)
         data, reference, files = open_dataset(dataset), ReferenceSet(lookup), []

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import write_json
 from embedome.common.log import Progress
+from embedome.common.outputs import check_own_folder
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.open import open_dataset
 from embedome.dataset.to_faiss import build_index
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 GROUP_ROWS = 1 << 14
 BLOCK_ROWS = 1 << 14
 SEED = 0
+LOOKUP_NAMES = re.compile("|".join(map(re.escape, (LOOKUP, ROWS, NAMES, HELD_OUT, VECTORS, INDEX))))
 
 NAMES_SCHEMA = pa.schema(
     [pa.field("label", pa.string(), nullable=False), pa.field("n_lookup", pa.int64(), nullable=False)]
@@ -106,14 +109,14 @@ def build_reference(
     found = find_annotated(data, table, settings.hold_out)
     lookup, held_out = found.filter(pc.invert(found["held_out"])), found.filter(found["held_out"])
     account = count_ids(data, table, len(lookup), len(held_out), labels)
-    with atomic_directory(folder) as temporary:
+    with atomic_directory(folder, check_own_lookup) as temporary:
         write_rows(temporary, table, lookup, held_out, catalog if settings.max_identity is not None else None)
         gather_vectors(data, lookup["id"].combine_chunks(), temporary / VECTORS)
         index = index_vectors(temporary, settings, threads)
         about = {
             "format": ANNOTATION_FORMAT,
             "dataset": dataset_identity(dataset, data),
-            "labels": {"sha256": table.sha256, "id_column": labels.id_column, "label_column": labels.label_column},
+            "labels": {"sha256": table.sha256, **labels.columns()},
             "settings": settings.as_json(),
             "counts": account | {"labels": len(table.names)},
             "index": index,
@@ -123,6 +126,11 @@ def build_reference(
         write_json(temporary / LOOKUP, about)
     log.info("%s: %s annotated proteins, %s held out", folder, f"{len(lookup):,}", f"{len(held_out):,}")
     return about
+
+
+def check_own_lookup(folder: str | os.PathLike) -> None:
+    """Refuse a folder that is no look-up set, or holds something else too, before it is replaced."""
+    check_own_folder(folder, LOOKUP_NAMES, lambda folder: (folder / LOOKUP).is_file())
 
 
 def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> pa.Table:

@@ -109,9 +109,17 @@ def remove_others(folder: Path, files: Sequence[str | os.PathLike]) -> None:
     """Remove partitions of an earlier run, which was cut into more: whoever reads the folder would read them, too."""
     mine = {Path(path).resolve() for path in files}
     for path in folder.glob("split=*/part-*.parquet"):
-        if path.resolve() not in mine:
+        if path.resolve() not in mine and is_partition(path):
             log.info("removing %s, of an earlier run", path)
             path.unlink()
+
+
+def is_partition(path: Path) -> bool:
+    """Whether a file is one of an annotation."""
+    try:
+        return bool(read_about(path))
+    except UserError:
+        return False
 
 
 def read_about(path: Path) -> dict[str, Any]:

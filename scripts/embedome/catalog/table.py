@@ -1,18 +1,23 @@
 """The catalog: the kept records, sorted by id, as Parquet files that any reader opens."""
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.common.errors import UserError
+from embedome.common.json_files import file_sha256, json_sha256
+from embedome.common.outputs import check_own_folder
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.reader import ParquetFile
 
 CATALOG_GROUP_ROWS = 1 << 14
 CATALOG_FILE_GROUPS = 64
+CATALOG_NAMES = re.compile(r"part-\d{5}\.parquet")
 
 CATALOG = pa.schema(
     [
@@ -46,9 +51,46 @@ def catalog_files(folder: str | os.PathLike) -> list[Path]:
     return files
 
 
+def check_own_catalog(folder: str | os.PathLike) -> None:
+    """Refuse a folder that is no catalog, or holds something else too, before it is replaced."""
+    check_own_folder(folder, CATALOG_NAMES, is_catalog)
+
+
+def is_catalog(folder: Path) -> bool:
+    """Whether a folder's files have the columns of a catalog."""
+    try:
+        return all(
+            {"id", "digest", "sequence"} <= {*ParquetFile(path).schema_arrow.names} for path in catalog_files(folder)
+        )
+    except UserError:
+        return False
+
+
 def count_rows(folder: str | os.PathLike) -> int:
     """Records of the catalog."""
     return sum(ParquetFile(path).metadata.num_rows for path in catalog_files(folder))
+
+
+def catalog_sha256(folder: str | os.PathLike) -> str:
+    """Digest of the catalog's files."""
+    return json_sha256([{"file": path.name, "sha256": file_sha256(path)} for path in catalog_files(folder)])
+
+
+def known_catalog(account: Mapping[str, Any]) -> str | None:
+    """The digest of the catalog, as `catalog_sha256`, that a filter's summary tells of."""
+    return json_sha256(account["catalog"]) if "catalog" in account else None
+
+
+def check_catalog(folder: str | os.PathLike, sha256: str | None, summary: str | os.PathLike) -> None:
+    """Compare the catalog with the digest that a stage before knew it by, where it did.
+
+    Raises
+    ------
+    UserError
+        Where it is another one.
+    """
+    if sha256 and catalog_sha256(folder) != sha256:
+        raise UserError(f"{folder}: not the catalog that {summary} tells of, or changed since; rerun the filter stage")
 
 
 def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:

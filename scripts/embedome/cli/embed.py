@@ -65,7 +65,6 @@ def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
     if options.device != "cuda" and options.workers != 1:
         start_server("embedome.embedding.part_pipeline")
-    from embedome.common.atomic_files import check_output
     from embedome.common.errors import UserError
     from embedome.embedding.part_pipeline import Machine
     from embedome.embedding.settings import EmbedSettings
@@ -75,7 +74,6 @@ def run_embed(options: argparse.Namespace) -> None:
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
-    check_output(options.out, options.fasta)
     device = chosen_device(options)
     account = embed_fasta(
         options.fasta,

@@ -102,8 +102,8 @@ def list_row(entry: RegisteredModel) -> tuple[str, ...]:
 
 def run_init(options: argparse.Namespace) -> None:
     """Make a model directory with random weights."""
-    from embedome.common.atomic_files import check_new_folder
     from embedome.common.errors import UserError
+    from embedome.common.outputs import check_new_folder
     from embedome.models.create import make_untrained
 
     check_new_folder(options.directory)
@@ -119,7 +119,7 @@ def run_init(options: argparse.Namespace) -> None:
 
 def run_import(options: argparse.Namespace) -> None:
     """Convert an archive to a model directory."""
-    from embedome.common.atomic_files import check_new_folder
+    from embedome.common.outputs import check_new_folder
     from embedome.models.nemo.convert import import_nemo
 
     check_new_folder(options.directory)
@@ -129,19 +129,20 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Convert a model directory to an archive."""
+    from embedome.common.outputs import check_output
     from embedome.models.nemo.convert import export_nemo
 
+    check_output(options.archive)
     export_nemo(options.directory, options.archive)
     print(f"{options.archive}: made from {options.directory}")
 
 
 def run_score(options: argparse.Namespace) -> None:
     """Write the pseudo-log-likelihoods of sequences."""
-    from embedome.common.atomic_files import check_output
-    from embedome.decoding.likelihood import score_masked
+    from embedome.decoding.likelihood import check_table, score_masked
     from embedome.decoding.masked_lm import load_masked_lm
 
-    check_output(options.out, options.fasta)
+    check_table(options.out, options.fasta)
     model = load_masked_lm(options.model, chosen_device(options), options.dtype)
     print(f"{options.out}: {json.dumps(score_masked(options.fasta, model, options.out))}")
 

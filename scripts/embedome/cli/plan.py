@@ -70,6 +70,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
     from embedome.common.errors import UserError
     from embedome.common.json_files import write_json
+    from embedome.common.outputs import check_output
     from embedome.embedding.benchmark import bench
     from embedome.embedding.length_histogram import fasta_lengths, uniref50_lengths
     from embedome.engine.engine import Engine
@@ -77,6 +78,8 @@ def run_bench(options: argparse.Namespace) -> None:
 
     if not options.seconds > 0:
         raise UserError(f"--seconds is {options.seconds:g}; expected more than 0")
+    if options.out:
+        check_output(options.out, options.fasta or (), is_bench)
     device = chosen_device(options)
     engine = Engine(load_model(options.model), device=device, dtype=options.dtype)
     lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
@@ -92,6 +95,14 @@ def run_bench(options: argparse.Namespace) -> None:
     if options.out:
         write_json(options.out, about | found)
     print_bench(about, found)
+
+
+def is_bench(path: str | Path) -> bool:
+    """Whether a JSON file is one of `embedome bench`."""
+    from embedome.common.json_files import read_json
+
+    found = read_json(path)
+    return isinstance(found, dict) and {"cost", "model"} <= found.keys()
 
 
 def print_bench(about: dict[str, Any], found: dict[str, Any]) -> None:
@@ -132,9 +143,9 @@ def run_plan(options: argparse.Namespace) -> None:
     )
     cost = cost_of(encoder, None, flops)
     if options.bench:
-        found = read_json(options.bench)
-        if not isinstance(found, dict) or not {"cost", "model"} <= found.keys():
+        if not is_bench(options.bench):
             raise UserError(f"{options.bench}: not a file of `embedome bench`")
+        found = read_json(options.bench)
         check_same_model(options, found["model"])
         cost = CostModel(**found["cost"])
         basis = f"measured with {found['model']['name']} on {found['device']}, {found['dtype']}"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from embedome.cli.options import add_machine_options, chosen_device
 
@@ -31,18 +32,23 @@ def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run_translate(options: argparse.Namespace) -> None:
     """Translate or score a FASTA file."""
-    from embedome.common.atomic_files import check_output
     from embedome.common.errors import UserError
-    from embedome.decoding.likelihood import score_targets
+    from embedome.common.outputs import check_output
+    from embedome.decoding.likelihood import check_table, score_targets
     from embedome.decoding.seq2seq import Decoding, load_seq2seq
     from embedome.decoding.translate import translate_fasta
+    from embedome.sequences.dropped_records import check_dropped
 
     if options.target and (options.beams != 1 or options.max_length is not None):
         raise UserError("--beams and --max-length say how to generate; with --target nothing is generated")
     for name, value in (("--beams", options.beams), ("--max-length", options.max_length)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected 1 or more")
-    check_output(options.out, [options.fasta, *filter(None, [options.target])])
+    if options.target:
+        check_table(options.out, [options.fasta, options.target])
+    else:
+        check_output(options.out, [options.fasta])
+        check_dropped(Path(options.out))
     model = load_seq2seq(options.model, chosen_device(options), options.dtype)
     if options.target:
         account = score_targets(options.fasta, options.target, model, options.out)

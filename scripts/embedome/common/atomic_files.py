@@ -4,12 +4,14 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import string
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from embedome.common.errors import FULL, UserError
+from embedome.common.errors import FULL
 from embedome.common.locks import wait_for_lock
+from embedome.common.outputs import check_new_folder, check_regular
 
 
 @contextmanager
@@ -22,10 +24,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises
     ------
+    UserError
+        Where at `path` is something else than a regular file: a folder, a link, a pipe, a device.
     OSError
         As the file system gives it; of a full disk with the path's name. The temporary file is removed.
     """
     path = Path(path)
+    check_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -51,6 +56,7 @@ def publish(temporary: Path, path: Path) -> None:
     """Rename a finished temporary file to `path` and sweep away what killed writers of `path` left."""
     try:
         sync(temporary)
+        check_regular(path)
         os.replace(temporary, path)
     except FileNotFoundError:
         # Another process published the same file meanwhile and swept ours away; what it wrote is as good.
@@ -62,12 +68,21 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_directory(
+    path: str | os.PathLike, check: Callable[[str | os.PathLike], None] = check_new_folder
+) -> Iterator[Path]:
     """Give a temporary folder beside `path` to fill; put it in the place of `path` when the block ends.
 
     What stood at `path` stays until the new folder is whole. Folders that killed processes left are removed.
+
+    Parameters
+    ----------
+    path : path
+    check : callable
+        Fails where what is at `path` may not be replaced; without it only an empty folder may.
     """
     path = Path(path)
+    check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     temporary.mkdir()
@@ -82,6 +97,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
             # Swept away by another process, and made again by `atomic_path` with what came later.
             raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
         with wait_for_lock(path.parent):
+            check(path)
             replace_directory(temporary, path)
         sync(path.parent)
     finally:
@@ -150,12 +166,17 @@ def temporaries_beside(path: Path) -> list[Path]:
     start, end, length = f".{path.name}.", ".tmp", len(path.name) + 18
     # By plain comparisons: a folder of a thousand shards is looked through a thousand times.
     names = (name for name in os.listdir(path.parent) if name.startswith(start) and name.endswith(end))
-    return [path.with_name(name) for name in names if len(name) == length]
+    return [path.with_name(name) for name in names if len(name) == length and is_temporary(name)]
 
 
 def temporaries_of(folder: Path, pattern: str) -> list[Path]:
     """Files and folders that were given a temporary name for a path in `folder` whose name matches a glob pattern."""
-    return list(folder.glob(f".{pattern}.????????????.tmp"))
+    return [path for path in folder.glob(f".{pattern}.????????????.tmp") if is_temporary(path.name)]
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name ends as `temporary_beside` has it, and not as somebody else's may."""
+    return all(letter in string.hexdigits.lower() for letter in name[-16:-4])
 
 
 def sync(path: Path) -> None:
@@ -165,16 +186,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def check_new_folder(path: str | os.PathLike) -> None:
-    """Refuse a folder that holds something, before it is replaced whole."""
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path}: is there already; name a folder that is not there")
-
-
-def check_output(out: str | os.PathLike, inputs: Sequence[str | os.PathLike]) -> None:
-    """Refuse to write to a file that is read."""
-    if Path(out).exists() and any(Path(path).exists() and os.path.samefile(out, path) for path in inputs):
-        raise UserError(f"{out}: is a file that is to be read; name another one to write")

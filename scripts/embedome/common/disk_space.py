@@ -22,8 +22,6 @@ def check_room(out: Path, size: int) -> None:
         Where it has not.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; expected the name of a file to write")
     needed, free = size + FILE_BYTES, shutil.disk_usage(out.parent).free
     log.info("%s will take some %s MB of the %s MB that are free", out, f"{needed / 1e6:,.1f}", f"{free / 1e6:,.1f}")
     if needed > free:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError, load_optional
 from embedome.common.json_files import canonical_json
 from embedome.common.log import Progress
+from embedome.common.outputs import check_output
 from embedome.common.terms import DUPLICATE
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import KEYS
@@ -45,10 +46,12 @@ def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str 
     Raises
     ------
     UserError
-        Where a name is wrong, or the disk has too little room.
+        Where a name is wrong, one of the files is there already, or the disk has too little room.
     """
     if out.suffix != ".npy":
         raise UserError(f"{out}: expected a name that ends in .npy")
+    check_output(out)
+    check_output(out.with_suffix(".ids.txt"), is_own=lambda path: lists_ids(path, data, split))
     rows = sum(file["rows"] for file in data.files(split))
     ids = out.with_suffix(".ids.txt")
     batches = data.iter_batches(split, pooling=pooling)
@@ -67,9 +70,14 @@ def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str 
             lines.writelines(f"{name}\n" for name in names)
             progress.update(len(names))
         check_equal("rows", rows, "written", progress.done)
-        # Until both are whole there is no matrix: never one beside the ids of another.
-        out.unlink(missing_ok=True)
     return rows
+
+
+def lists_ids(path: Path, data: Dataset, split: str | None) -> bool:
+    """Whether a file lists just these ids: one that was killed between two files left it."""
+    names = (name for table in data.tables(["id"], split) for name in table["id"].to_pylist())
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
+        return all(line == f"{name}\n" for line, name in zip_longest(lines, names))
 
 
 def export_hdf5(
@@ -105,6 +113,7 @@ def export_hdf5(
     UniProt help, "Protein embeddings" (https://www.uniprot.org/help/embeddings).
     """
     h5py = load_optional("h5py", "h5py")
+    check_output(out, is_own=is_own_hdf5)
     rows = sum(file["rows"] for file in data.files(split))
     if residues:
         entries, vectors = residue_entries(data, split), residues_used(data, split)
@@ -126,6 +135,17 @@ def export_hdf5(
                 progress.update(1)
         check_equal("rows", rows, "written", progress.done)
     return rows
+
+
+def is_own_hdf5(path: Path) -> bool:
+    """Whether a file is one that `export_hdf5` wrote."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return "provenance" in file.attrs
+    except OSError:
+        return False
 
 
 def key_of(name: str) -> str:

@@ -12,6 +12,7 @@ from embedome.common.counts import check_equal
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
+from embedome.common.outputs import check_outside
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.export_arrays import ITEM_BYTES
 from embedome.dataset.format import COLUMN_OPTIONS, vector_columns
@@ -54,6 +55,7 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
         Where a name is wrong, the column has more than 100 values, the folder is there already, or the disk has too
         little room.
     """
+    check_outside(out)
     values = distinct_values(data, column, split)
     if out.exists():
         raise UserError(f"{out} is there already; expected the name of a new folder")

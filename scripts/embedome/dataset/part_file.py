@@ -20,7 +20,7 @@ from embedome.dataset.format import (
     residue_schema,
     vector_columns,
 )
-from embedome.parquet.file_format import FILE_FORMAT, read_about
+from embedome.parquet.file_format import FILE_FORMAT, METADATA_KEY, read_about
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.vectors import GROUP_ROWS, finite_rows, vector_matrix
 from embedome.parquet.writer import ParquetSink
@@ -114,6 +114,14 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     if file.schema_arrow.remove_metadata() != info.schema:
         raise UserError(f"{path}: its columns are not those of format {FILE_FORMAT}")
     return info
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file is a Parquet file that embedome made: its metadata says so."""
+    try:
+        return METADATA_KEY in (ParquetFile(path).metadata.metadata or {})
+    except UserError:
+        return False
 
 
 def describe_file(path: Path, rows: int, ids: Sequence[str], sha256: str | None = None) -> dict[str, Any]:

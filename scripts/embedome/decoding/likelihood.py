@@ -17,11 +17,13 @@ import numpy as np
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
+from embedome.common.outputs import check_output
 from embedome.common.terms import NON_FINITE, OUT_OF_MEMORY
 from embedome.decoding.length_batches import Batches, RecordAccount, blocks
 from embedome.decoding.masked_lm import MaskedLM
 from embedome.decoding.seq2seq import Seq2Seq
 from embedome.engine.device import TOKEN_BUDGET
+from embedome.sequences.dropped_records import begins_with, check_dropped
 from embedome.sequences.records import Record, read_records
 
 COLUMNS = ("id", "tokens", "log_likelihood", "mean_log_likelihood", "perplexity")
@@ -92,6 +94,18 @@ def score_targets(
                 table.add(source, scores)
             table.progress.update(len(block))
     return table.account.close(Path(out))
+
+
+def check_table(out: str | os.PathLike, inputs: Sequence[str | os.PathLike]) -> None:
+    """Refuse to write a table over a file that is read, or is no such table; and its list of records likewise.
+
+    Raises
+    ------
+    UserError
+        Names the file.
+    """
+    check_output(out, inputs, lambda path: begins_with(path, COLUMNS))
+    check_dropped(Path(out))
 
 
 class Table:

@@ -20,7 +20,15 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.terms import OUT_OF_MEMORY
 from embedome.dataset.format import KEYS, SKIPPED, embedding_metadata, embedding_schema, residue_schema, vector_columns
-from embedome.dataset.part_file import describe_file, part_info, read_rows, residues_path, write_part, write_residues
+from embedome.dataset.part_file import (
+    describe_file,
+    is_own_file,
+    part_info,
+    read_rows,
+    residues_path,
+    write_part,
+    write_residues,
+)
 from embedome.dataset.provenance import lasting
 from embedome.embedding.cost import PICOSECONDS
 from embedome.embedding.settings import PartLimits
@@ -196,5 +204,5 @@ def remove_other_parts(manifest: Path, names: set[str]) -> None:
         for path in temporaries_of(manifest.parent, pattern):
             path.unlink(missing_ok=True)
         for path in manifest.parent.glob(pattern):
-            if path.name not in names:
+            if path.name not in names and is_own_file(path):
                 path.unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
 import bisect
+import logging
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from embedome.common.counts import check_equal
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.locks import try_lock
+from embedome.common.outputs import check_output, check_own_folder, others_in
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
-from embedome.dataset.part_file import embedding_sink, part_info, read_rows, residue_sink, residues_path
+from embedome.dataset.part_file import embedding_sink, is_own_file, part_info, read_rows, residue_sink, residues_path
 from embedome.embedding.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
 from embedome.embedding.embed import announce_size, embed_records
 from embedome.embedding.forecast import HALF, ROW_BYTES
@@ -32,16 +35,22 @@ from embedome.embedding.part_pipeline import Machine
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.directory import check_model_directory, empty_model
 from embedome.parquet.reader import ParquetFile, RowReader
-from embedome.sequences.dropped_records import write_dropped
+from embedome.sequences.dropped_records import check_dropped, write_dropped
 from embedome.sequences.records import Record
+
+log = logging.getLogger(__name__)
 
 PART_SEQUENCES = 100_000
 # Predicted seconds of a part: on a CPU the time of all in so many parts, so that cores end at nearly one time, within
 # these limits. The least is about a full batch of ESM-1nv.
 PARTS = 32
 PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
-# In the folder of work under way, held by the process that writes there.
-LOCK = "lock"
+# In the folder of work under way, held by the process that writes there; it says that the folder is embedome's.
+LOCK, MARK = "lock", b"embedome: work under way\n"
+WORK_FILES = re.compile(
+    r"lock|filter\.json|rejects\.parquet|catalog/(part-\d+\.parquet)?|all-\d+(\.residues)?\.parquet|"
+    r"\.[^/]+\.[0-9a-f]{12}\.tmp(/.*)?"
+)
 # Of the vectors' bytes, what compression leaves at the least: 0.92 of random numbers, whatever they have in common.
 COMPRESSED = 0.9
 
@@ -78,11 +87,14 @@ def embed_fasta(
     Raises
     ------
     UserError
-        As the filter and embed stages; where another process is writing the file, or the disk has too little room.
+        As the filter and embed stages; where another process is writing the file, the disk has too little room, or a
+        file or folder is in the way that embedome did not make.
     """
     out = Path(out)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; expected the name of a file to write")
+    check_output(out, fasta, is_own_file)
+    check_dropped(out)
+    if settings.per_residue:
+        check_output(residues_path(out), fasta, is_own_file)
     check_model_directory(model)
     described = empty_model(model, settings.features)
     longest = longest_costed(settings.policy, described.max_residues)
@@ -125,29 +137,55 @@ def embed_fasta(
 def work_folder(out: Path) -> Iterator[Path]:
     """Give the folder for work under way, held against other processes; it is gone when the block has ended well.
 
-    One in which there is no work yet is gone in any case.
+    One in which there is no work yet is gone in any case. What embedome did not make stays.
 
     Raises
     ------
     UserError
-        Where another process holds it.
+        Where another process holds it, and where there is a folder of its name that embedome did not make.
     """
     work = out.with_name(out.name + ".work")
+    check_own_folder(work, WORK_FILES, is_work, "move it, or name another output")
     try:
         with try_lock(work / LOCK) as is_held:
             if not is_held:
                 raise UserError(f"{out}: another process is writing it; wait for it, then run again")
+            if (work / LOCK).read_bytes() != MARK:
+                (work / LOCK).write_bytes(MARK)
             done = False
             try:
                 yield work
                 done = True
             finally:
-                # Moved away while it is held: whoever comes next makes a new one, and none is removed under way.
                 if done or os.listdir(work) == [LOCK]:
-                    os.replace(work, temporary_beside(work))
+                    clear(work)
     finally:
         for stale in temporaries_beside(work):
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def is_work(folder: Path) -> bool:
+    """Whether a folder is one of work under way, or will be at once."""
+    try:
+        return (folder / LOCK).read_bytes() == MARK or os.listdir(folder) == [LOCK]
+    except FileNotFoundError:
+        # Unless its process has just moved it away.
+        return not folder.exists()
+
+
+def clear(work: Path) -> None:
+    """Take away a folder of work, held by this process; where there is something else in it, all but that."""
+    if (other := next(others_in(work, WORK_FILES), None)) is None:
+        # Moved away first: whoever comes next makes a new one, and none is removed under way.
+        os.replace(work, temporary_beside(work))
+        return
+    log.warning("%s: holds %r, which embedome did not make; it stays", work, other)
+    for path in sorted(work.rglob("*"), reverse=True):
+        if path.is_dir():
+            with suppress(OSError):
+                path.rmdir()
+        elif WORK_FILES.fullmatch(path.relative_to(work).as_posix()):
+            path.unlink()
 
 
 def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, dimension: int) -> int:
@@ -257,11 +295,7 @@ def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], 
 def remove_residues(out: Path) -> None:
     """Remove the vectors of residues of an earlier run; a file of their name in which there is something else stays."""
     path = residues_path(out)
-    try:
-        names = ParquetFile(path).schema_arrow.names
-    except UserError:
-        return
-    if names == residue_schema(1).names:
+    if is_own_file(path) and ParquetFile(path).schema_arrow.names == residue_schema(1).names:
         path.unlink()
 
 

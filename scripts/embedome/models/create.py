@@ -2,11 +2,16 @@
 
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
+from embedome.common.json_files import read_json
+from embedome.common.outputs import check_new_folder, check_own_folder
+from embedome.models.directory import CONFIG
 from embedome.models.registry import BLENDERBOT, CONFIG_KEY, ESM, MEGATRON_BERT, T5, RegisteredModel, find_entry
 from embedome.models.vocabularies import save_tokenizer
 
@@ -17,6 +22,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+MODEL_NAMES = re.compile(
+    r"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
+    r"tokenizer(_config)?\.json|special_tokens_map\.json"
+)
 # The fields of config.json that a size goes into.
 FIELDS = {
     MEGATRON_BERT: {
@@ -110,7 +119,31 @@ def make_untrained(directory: str | os.PathLike, name: str, like: str, sizes: Ma
         As in `make_config`.
     seed : int
     """
-    save_directory(directory, like, make_config(like, sizes, {"name": name, "trained": False, "seed": seed}))
+    config = make_config(like, sizes, {"name": name, "trained": False, "seed": seed})
+    save_directory(directory, like, config, check=check_own_directory)
+
+
+def check_own_directory(directory: str | os.PathLike) -> None:
+    """Check that a directory may be replaced by a model with random weights.
+
+    Raises
+    ------
+    UserError
+        Where embedome did not make it, or something else is in it.
+    """
+    advice = "set model.untrained to null to use what is there, or name a directory that is not there"
+    check_own_folder(directory, MODEL_NAMES, is_untrained, advice)
+
+
+def is_untrained(folder: Path) -> bool:
+    """Whether a folder is a model with random weights that embedome made."""
+    path = folder / CONFIG
+    if not path.is_file():
+        # What Snakemake leaves of one: it removes the files first that the rule makes of every model.
+        return os.listdir(folder) == ["generation_config.json"]
+    config = read_json(path)
+    about = config.get(CONFIG_KEY) if isinstance(config, dict) else None
+    return isinstance(about, dict) and about.get("trained") is False
 
 
 def save_directory(
@@ -118,6 +151,7 @@ def save_directory(
     like: str,
     config: "PreTrainedConfig",
     tensors: "Mapping[str, Tensor] | None" = None,
+    check: Callable[[str | os.PathLike], None] = check_new_folder,
 ) -> None:
     """Put a model directory in place: configuration, weights, tokenizer.
 
@@ -130,12 +164,15 @@ def save_directory(
     tensors : mapping of str to torch.Tensor, optional
         Weights of the Hugging Face class, all but the tied ones and the token types of Megatron BERT; without them,
         random ones by the seed in what embedome says of the model.
+    check : callable
+        As of `atomic_directory`: fails where what is at the path may not be replaced.
     """
+    check(directory)
     entry = find_entry(like)
     model = random_model(entry, config) if tensors is None else filled_model(entry, config, tensors)
     size = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s: writing %s parameters, %.2f GB", directory, f"{size:,}", 4e-9 * size)
-    with atomic_directory(directory) as folder:
+    with atomic_directory(directory, check) as folder:
         model.save_pretrained(folder)
         save_tokenizer(folder, entry.vocabulary, longest_tokens(config))
 

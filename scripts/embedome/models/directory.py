@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG = "config.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 # Of PEFT, which transformers applies to the weights beside it where PEFT is installed.
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -71,25 +70,6 @@ def model_dimension(directory: str | os.PathLike) -> int:
     """Length of a model's vectors, by its config.json."""
     config = read_json(Path(directory) / CONFIG)
     return config["hidden_size"] if "hidden_size" in config else config["d_model"]
-
-
-def check_own_directory(directory: str | os.PathLike) -> None:
-    """Check that a directory may be replaced by a model with random weights.
-
-    Raises
-    ------
-    UserError
-        Where it holds weights that are none of embedome's random ones.
-    """
-    directory = Path(directory)
-    path = directory / CONFIG
-    about = read_json(path).get(CONFIG_KEY, {}) if path.is_file() else {}
-    weights = [each for each in directory.glob("*") if each.suffix in WEIGHT_SUFFIXES]
-    if weights and about.get("trained") is not False:
-        raise UserError(
-            f"model.directory is {str(directory)!r}, which holds {weights[0].name}; set model.untrained to null to use "
-            "these weights, or name a directory that is not there"
-        )
 
 
 def check_model_directory(directory: str | os.PathLike) -> None:

@@ -2,10 +2,11 @@
 
 import csv
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from embedome.common.atomic_files import atomic_path
+from embedome.common.outputs import check_output
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +19,25 @@ def dropped_path(out: Path) -> Path:
     return out.with_name(out.name + ".dropped.tsv")
 
 
+def check_dropped(out: Path) -> None:
+    """Refuse a result whose list would be written over a file that is none.
+
+    Raises
+    ------
+    UserError
+        Names that file.
+    """
+    check_output(dropped_path(out), is_own=lambda path: begins_with(path, COLUMNS))
+
+
+def begins_with(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a table, separated by tabs, has these columns."""
+    with open(path, "rb") as handle:
+        return handle.readline() == "\t".join(columns).encode() + b"\n"
+
+
 def write_dropped(out: Path, rows: Iterable[tuple]) -> None:
-    """List the records that got no row in ``<out>.dropped.tsv``; with none, leave no file of an earlier run.
+    """List the records that got no row in ``<out>.dropped.tsv``; with none, leave no list of an earlier run.
 
     Parameters
     ----------
@@ -29,6 +47,7 @@ def write_dropped(out: Path, rows: Iterable[tuple]) -> None:
         Values of `COLUMNS`; the state is ``rejected`` (the record is faulty) or ``skipped`` (the model cannot).
     """
     path, rows = dropped_path(out), list(rows)
+    check_dropped(out)
     if not rows:
         path.unlink(missing_ok=True)
         return

@@ -11,6 +11,7 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import lock_file
 from embedome.common.log import Progress
+from embedome.common.outputs import check_regular
 from embedome.sources.http import BLOCK_BYTES
 from embedome.sources.mirrors import Expected
 
@@ -26,6 +27,8 @@ class PartialDownload:
         self.target = target
         self.path = target.with_name(f".{target.name}.part")
         self.note_path = target.with_name(f".{target.name}.part.json")
+        for path in (target, self.path, self.note_path):
+            check_regular(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.handle = open(self.path, "a+b")  # noqa: SIM115 - __exit__ closes it
         if not lock_file(self.handle, self.path):

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from embedome.catalog.criteria import pattern_fault
+from embedome.catalog.table import check_own_catalog
 from embedome.common.errors import UserError, shown
 from embedome.common.json_files import json_sha256
 from embedome.common.yaml_aliases import check_aliases
-from embedome.models.directory import check_model_directory, check_own_directory
+from embedome.models.create import check_own_directory
+from embedome.models.directory import check_model_directory
 from embedome.models.registry import REGISTRY
 
 # Databases of which UniProt keeps old releases in one archive.
@@ -48,8 +50,8 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
     made : sequence of str
         Files that the workflow makes itself.
     files : bool
-        Check that the files are there which the configuration names, and that the folder of a model to be made may be
-        written.
+        Check that the files are there which the configuration names, and that the folders of the catalog and of a model
+        to be made may be written.
 
     Raises
     ------
@@ -62,6 +64,8 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
         check_model_directory(directory)
     if files:
         check_files(config, made)
+        # Snakemake removes what a rule makes before it runs, whatever else is in a folder.
+        check_own_catalog("results/catalog")
         if untrained:
             check_own_directory(directory)
 

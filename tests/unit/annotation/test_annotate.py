@@ -230,8 +230,13 @@ def test_partitions_threads_and_how_rows_arrive_change_no_byte(line, table, tmp_
     summarise(line.dataset, folder / "_lookup", files[::-1], folder / "_summary.json")
     assert snapshot(folder) == snapshot(tmp_path / "whole")
     # Of an earlier run, which was cut into more.
-    (folder / "split=train" / "part-00099.parquet").write_bytes(b"stale")
+    shutil.copy(files[0], folder / "split=train" / "part-00099.parquet")
+    # And what is none of an annotation, which stays.
+    mine = folder / "split=train" / "part-mine.parquet"
+    mine.write_bytes(b"precious")
     summarise(line.dataset, folder / "_lookup", files, folder / "_summary.json")
+    assert mine.read_bytes() == b"precious"
+    mine.unlink()
     assert snapshot(folder) == snapshot(tmp_path / "whole")
 
 
@@ -338,14 +343,19 @@ def test_a_data_set_without_a_row_is_refused(table, tmp_path):
 
 def test_a_folder_that_is_no_annotation_is_left_alone(line, table, tmp_path):
     (tmp_path / "precious").write_text("data")
-    with pytest.raises(UserError, match="is there, and is no annotation"):
+    with pytest.raises(UserError, match="holds 'precious', which embedome did not make"):
         annotate_dataset(line.dataset, table, tmp_path, AnnotateSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_an_annotation_is_replaced_whole(line, table, tmp_path):
     annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings(neighbours=1))
-    (tmp_path / "out" / "split=train" / "part-00099.parquet").write_bytes(b"stale")
+    more = tmp_path / "out" / "split=train" / "part-00099.parquet"
+    more.write_bytes(b"precious")
+    with pytest.raises(UserError, match="is there already, and embedome did not make it"):
+        annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings(neighbours=2))
+    assert more.read_bytes() == b"precious"
+    shutil.copy(more.with_name("part-00000.parquet"), more)
     annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings(neighbours=2))
     annotate_dataset(line.dataset, table, tmp_path / "fresh", AnnotateSettings(neighbours=2))
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "fresh")

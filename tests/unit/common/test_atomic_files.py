@@ -27,6 +27,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
+def anything(path: Path) -> None:
+    """Let any folder be replaced."""
+
+
 def test_a_file_is_published_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file"
     with atomic_path(path) as temporary:
@@ -42,7 +46,7 @@ def test_a_file_is_published_when_the_block_ends(tmp_path: Path) -> None:
 def test_a_folder_is_published_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     for content in (b"new", b"newer"):
-        with atomic_directory(path) as temporary:
+        with atomic_directory(path, anything) as temporary:
             (temporary / "below").mkdir()
             (temporary / "below" / content.decode()).write_bytes(content)
             assert not (path / "below" / content.decode()).exists()
@@ -57,7 +61,7 @@ def fail_half_way(folder: Path, error: type[BaseException]) -> None:
 
 
 def fail_half_way_in_a_folder(folder: Path, error: type[BaseException]) -> None:
-    with atomic_directory(folder / "folder") as temporary:
+    with atomic_directory(folder / "folder", anything) as temporary:
         (temporary / "part").write_bytes(b"half")
         raise error
 
@@ -99,7 +103,7 @@ def test_everything_is_flushed_before_it_is_published(tmp_path: Path, monkeypatc
         temporary.write_bytes(b"x")
     assert events[:3] == [f"flush {temporary.name}", "rename to file", f"flush {tmp_path.name}"]
     events.clear()
-    with atomic_directory(tmp_path / "folder") as temporary:
+    with atomic_directory(tmp_path / "folder", anything) as temporary:
         (temporary / "below").mkdir()
         (temporary / "below" / "part").write_bytes(b"x")
     published = events.index("rename to folder")
@@ -119,7 +123,7 @@ with atomic_path(sys.argv[1]) as temporary:
 """
 HALF_A_FOLDER = """
 from embedome.common.atomic_files import atomic_directory
-with atomic_directory(sys.argv[1]) as temporary:
+with atomic_directory(sys.argv[1], lambda path: None) as temporary:
     (temporary / "part").write_bytes(b"half")
     print("ready", flush=True)
     sys.stdin.read()
@@ -140,7 +144,7 @@ def test_killed_writers_leave_no_target_and_are_swept_away(tmp_path: Path, code:
             temporary.write_bytes(b"whole")
         assert tree(tmp_path) == {name: b"whole", f".{name}.tmp": b"mine"}
     else:
-        with atomic_directory(path) as temporary:
+        with atomic_directory(path, anything) as temporary:
             (temporary / "other").write_bytes(b"whole")
         assert tree(tmp_path) == {f"{name}/other": b"whole", f".{name}.tmp": b"mine"}
     assert {entry.name for entry in tmp_path.iterdir()} == {name, f".{name}.tmp"}
@@ -162,7 +166,7 @@ print("ready", flush=True)
 done = 0
 for turn in range(40):
     try:
-        with atomic_directory(sys.argv[1]) as temporary:
+        with atomic_directory(sys.argv[1], lambda path: None) as temporary:
             for number in range(10):
                 (temporary / str(number)).write_text(sys.argv[2])
         done += 1
@@ -193,7 +197,7 @@ def test_two_writers_of_a_folder_give_one_or_the_other(tmp_path: Path) -> None:
     assert sum(done) > 0
     content = tree(path)
     assert content in [{str(number): letter for number in range(10)} for letter in (b"a", b"b")]
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, anything) as temporary:
         (temporary / "last").touch()
     assert tree(tmp_path) == {"folder/last": b""}
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
@@ -209,9 +213,9 @@ def test_a_file_that_was_written_meanwhile_is_as_good(tmp_path: Path) -> None:
 
 
 def fill_slowly(path: Path, *, to_the_end: bool) -> None:
-    with atomic_directory(path) as slow:
+    with atomic_directory(path, anything) as slow:
         (slow / "1").write_bytes(b"slow")
-        with atomic_directory(path) as fast:
+        with atomic_directory(path, anything) as fast:
             (fast / "1").write_bytes(b"fast")
         if to_the_end:
             (slow / "2").write_bytes(b"slow")
@@ -238,7 +242,7 @@ def test_a_folder_is_out_of_reach_before_its_files_are_removed(tmp_path: Path, m
         rmtree(path, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(atomic_files.shutil, "rmtree", log_rmtree)
-    with atomic_directory(tmp_path / "folder"):
+    with atomic_directory(tmp_path / "folder", anything):
         pass
     assert seen == [(False, ["part"])]
 
@@ -255,7 +259,7 @@ def test_two_writers_that_publish_a_folder_at_the_same_moment(tmp_path: Path, mo
         replace(source, target)
 
     monkeypatch.setattr(atomic_files.os, "replace", replace_late)
-    with atomic_directory(path) as temporary:
+    with atomic_directory(path, anything) as temporary:
         (temporary / "mine").touch()
     assert rivals == []
     assert tree(tmp_path) == {"folder/mine": b""}
@@ -427,9 +431,9 @@ def test_nothing_is_swept_away_while_a_folder_is_replaced(tmp_path):
 
 def test_half_a_folder_is_not_published_where_it_was_swept_away_and_made_again(tmp_path):
     def write_slowly():
-        with atomic_directory(tmp_path / "data") as slow:
+        with atomic_directory(tmp_path / "data", anything) as slow:
             (slow / "first").touch()
-            with atomic_directory(tmp_path / "data") as fast:
+            with atomic_directory(tmp_path / "data", anything) as fast:
                 (fast / "file").write_text("whole")
             write_json(slow / "second", {})
 

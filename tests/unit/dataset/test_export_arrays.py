@@ -124,12 +124,20 @@ def test_a_run_that_fails_leaves_nothing(folder, tmp_path, form, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Dataset, "iter_batches", broken)
-    out = tmp_path / "x.npy"
-    out.write_text("what was there")
     with pytest.raises(KeyboardInterrupt):
-        (export_npy if form == "npy" else export_hdf5)(open_dataset(folder), out, "train")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
-    assert out.read_text() == "what was there"
+        (export_npy if form == "npy" else export_hdf5)(open_dataset(folder), tmp_path / "x.npy", "train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch):
+    out = tmp_path / "x.h5"
+    export_hdf5(open_dataset(folder), out, "val")
+    before = out.read_bytes()
+    monkeypatch.setattr(Dataset, "iter_batches", lambda *_, **__: iter([(["a"], np.zeros((1, 9)))]))
+    with pytest.raises(UserError, match="the ledger does not close"):
+        export_hdf5(open_dataset(folder), out, "train")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+    assert out.read_bytes() == before
 
 
 def test_the_command_says_what_it_wrote(folder, tmp_path, capsys):

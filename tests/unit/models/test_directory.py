@@ -147,6 +147,10 @@ def test_a_failure_leaves_the_old_directory(copy: Path, monkeypatch: pytest.Monk
 
 def test_an_old_directory_is_replaced_whole(copy: Path, untrained: Path) -> None:
     (copy / "pytorch_model.bin").write_bytes(b"of something else")
+    with pytest.raises(UserError, match=r"holds 'pytorch_model\.bin', which embedome did not make"):
+        create.make_untrained(copy, "tiny-name", "esm1nv", TINY, 5)
+    assert (copy / "pytorch_model.bin").read_bytes() == b"of something else"
+    (copy / "pytorch_model.bin").unlink()
     create.make_untrained(copy, "tiny-name", "esm1nv", TINY, 5)
     assert line.snapshot(copy) == line.snapshot(untrained)
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
