@@ -1,5 +1,6 @@
 """Tables of labels: which protein carries which. docs/annotation.md describes their form."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,14 @@ from embedome.common.errors import UserError, first_line
 from embedome.common.json_files import file_sha256
 from embedome.parquet.reader import ParquetFile
 
-SEPARATOR = ";"
+log = logging.getLogger(__name__)
+
 DELIMITERS = {".tsv": "\t", ".csv": ","}
+# What people join labels by, and the expression that splits them. Blanks are in many a label: there codes alone count.
+JOINERS = {",": r"\s*,\s*", ";": r"\s*;\s*", "|": r"\s*\|\s*", "/": r"\s*/\s*", " ": r"\s+"}
+# GO:0005524, 1.10.150.-, IPR000719, K01234: no words, and no numbers as in 2,3-dihydroxybenzoate.
+CODE = r"^(?:[A-Za-z][\w.-]*:\w[\w.-]*|\d+(?:\.[\dn-]+){1,3}|[A-Za-z]{1,6}_?\d{2,}[\w.]*)$"
+SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +36,24 @@ class LabelSource:
     path : path
         ``.tsv``, ``.csv``, with ``.gz`` or without, or ``.parquet``.
     id_column, label_column : str
-        Columns with the ids of the data set, and with a label, or several separated by semicolons.
+        Columns with the ids of the data set, and with a label or several.
+    separator : str
+        What stands between several labels in one text; empty where a text is one label. Lists are taken item by item.
     """
 
     path: str | os.PathLike
     id_column: str = "id"
     label_column: str = "label"
+    separator: str = ";"
+
+    def columns(self) -> dict[str, str]:
+        """How the table is read, as JSON."""
+        return {name: getattr(self, name) for name in ("id_column", "label_column", "separator")}
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> "LabelSource":
         """Take the table that the configuration's section ``annotate`` names."""
-        return cls(section["labels"], section["id_column"], section["label_column"])
+        return cls(section["labels"], section["id_column"], section["label_column"], section["separator"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +93,18 @@ def read_labels(source: LabelSource) -> LabelTable:
         Where the file is missing or unreadable, lacks a column, has a row without id, or names no label at all.
     """
     table = read_columns(source)
-    ids, texts = (pc.fill_null(as_text(source, table[name]), "") for name in ("id", "label"))
+    ids = pc.fill_null(as_text(source, table["id"]), "")
     blank = pc.indices_nonzero(pc.equal(ids, ""))
     if len(blank):
         raise UserError(f"{source.path}: row {blank[0].as_py() + 1} has no {source.id_column}; expected an id")
-    pieces = pc.split_pattern(texts.combine_chunks(), SEPARATOR)
-    parents = pc.list_parent_indices(pieces).to_numpy()
-    labels = pc.utf8_trim_whitespace(pieces.flatten())
+    parents, labels = single_labels(source, table["label"].combine_chunks())
     named = pc.not_equal(labels, "").to_numpy(zero_copy_only=False)
     parents, labels = parents[named], labels.filter(pa.array(named))
     if not len(labels):
         raise UserError(f"{source.path}: no row has a {source.label_column}; expected labels to carry over")
     id_names, id_codes = ranked(ids.combine_chunks().take(pa.array(parents)))
     names, codes = ranked(labels)
+    warn_of_joined(source, names)
     pairs = np.unique(id_codes * len(names) + codes)
     return LabelTable(
         ids=id_names,
@@ -104,23 +117,62 @@ def read_labels(source: LabelSource) -> LabelTable:
     )
 
 
-def as_text(source: LabelSource, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as text; of lists their items, with semicolons between them."""
-    kind = column.type
+def single_labels(source: LabelSource, column: pa.Array) -> tuple[np.ndarray, pa.StringArray]:
+    """The labels of n rows one by one, without white space around them: the row of each, int64 [m], and the labels."""
+    if is_list(column.type):
+        rows, items = pc.list_parent_indices(column), pc.list_flatten(column)
+        texts = pc.fill_null(as_text(source, items), "")
+    else:
+        texts = pc.fill_null(as_text(source, column), "")
+        if not source.separator:
+            return np.arange(len(texts)), pc.utf8_trim_whitespace(texts)
+        pieces = pc.split_pattern(texts, source.separator)
+        rows, texts = pc.list_parent_indices(pieces), pieces.flatten()
+    return rows.to_numpy(), pc.utf8_trim_whitespace(texts)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether the values of a column are lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def as_text(source: LabelSource, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A column as text."""
     try:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            return pa.chunked_array([joined(chunk) for chunk in column.chunks], pa.string())
         return column.cast(pa.string())
     except pa.ArrowException as error:
         raise UserError(f"{source.path}: a column is no text ({first_line(error)}); expected ids and labels") from None
 
 
-def joined(lists: pa.Array) -> pa.StringArray:
-    """The items of lists with semicolons between them, null ones left out."""
-    items = pc.fill_null(pc.list_flatten(lists).cast(pa.string()), "")
-    ends = np.cumsum(np.bincount(pc.list_parent_indices(lists).to_numpy(), minlength=len(lists)))
-    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
-    return pc.binary_join(pa.ListArray.from_arrays(offsets, items), SEPARATOR)
+def warn_of_joined(source: LabelSource, names: pa.StringArray) -> None:
+    """Say where labels look like several in one, joined by something that is not the separator."""
+    for separator, pattern in JOINERS.items():
+        if separator != source.separator and len(found := joined_labels(names, pattern, separator == " ")):
+            log.warning(
+                "%s: %s of %s labels look like several joined by %r, for example %r; if they are, name what separates "
+                "labels (--separator, annotate.separator), or of lists give each an item of its own",
+                source.path,
+                f"{len(found):,}",
+                f"{len(names):,}",
+                separator,
+                found[0].as_py()[:SHOWN_CHARACTERS],
+            )
+
+
+def joined_labels(names: pa.StringArray, pattern: str, codes_only: bool) -> pa.StringArray:
+    """The labels all of whose parts look like labels: they have the form of a code, or stand elsewhere, too."""
+    several = names.filter(pc.match_substring_regex(names, pattern))
+    pieces = pc.split_pattern_regex(several, pattern)
+    # Without the brackets and quotes of lists in other languages.
+    label, parts = pc.list_parent_indices(pieces).to_numpy(), pc.utf8_trim(pieces.flatten(), "[](){}'\"")
+    is_label = pc.match_substring_regex(parts, CODE)
+    if not codes_only:
+        counts = pc.value_counts(parts)
+        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        known = pa.concat_arrays([names, repeated])
+        is_label = pc.or_(is_label, pc.is_in(parts, value_set=known))
+    odd = np.bincount(label[~is_label.to_numpy(zero_copy_only=False)], minlength=len(several))
+    return several.filter(pa.array(odd == 0))
 
 
 def ranked(values: pa.Array) -> tuple[pa.StringArray, np.ndarray]:

@@ -7,9 +7,10 @@ import os
 METRICS = ("euclidean", "cosine")
 EPILOG = """\
 The table has a row for each id, or several: .tsv, .csv (also .gz) or .parquet; several labels in one row are separated
-by semicolons. To see how good the result is, hold splits out (--hold-out val test): their labels are not used, and
-compared with what was carried over; with --max-identity, proteins that an alignment would have found do not count. The
-workflow does the same with one job for each shard (annotate in config.yaml). See docs/annotation.md.
+by semicolons, or by what --separator says. To see how good the result is, hold splits out (--hold-out val test): their
+labels are not used, and compared with what was carried over; with --max-identity, proteins that an alignment would have
+found do not count. The workflow does the same with one job for each shard (annotate in config.yaml). See
+docs/annotation.md.
 """
 
 
@@ -27,6 +28,12 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--id-column", default="id", metavar="NAME", help="column of the ids (default: id)")
     parser.add_argument("--label-column", default="label", metavar="NAME", help="column of the labels (default: label)")
+    parser.add_argument(
+        "--separator",
+        default=";",
+        metavar="TEXT",
+        help="what separates several labels in one row (default: ;); '' where a row has one label, whatever is in it",
+    )
     parser.add_argument(
         "-k", "--neighbours", type=int, default=5, metavar="K", help="nearest annotated proteins to take (default: 5)"
     )
@@ -64,7 +71,7 @@ def run_annotate(options: argparse.Namespace) -> None:
     check_options(options)
     summary = annotate_dataset(
         options.dataset,
-        LabelSource(options.labels, options.id_column, options.label_column),
+        LabelSource(options.labels, options.id_column, options.label_column, options.separator),
         options.out,
         AnnotateSettings(
             neighbours=options.neighbours,

@@ -115,6 +115,104 @@ def test_lists_of_labels_in_parquet_are_read(tmp_path, kind, item):
     assert (table.rows, table.empty) == (4, 2)
 
 
+def write_lists(path, lists):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": [f"P{row}" for row in range(len(lists))], "label": lists}), path)
+    return path
+
+
+def test_an_item_of_a_list_is_one_label_whatever_is_in_it(tmp_path):
+    path = write_lists(tmp_path / "t.parquet", [["a; b", "c"], [" d,e "], ["", None], [";"]])
+    expected = {"P0": ["a; b", "c"], "P1": ["d,e"], "P3": [";"]}
+    for separator in (";", ",", ""):
+        table = read_labels(LabelSource(path, separator=separator))
+        assert as_dict(table) == expected
+        assert (table.rows, table.empty) == (4, 1)
+
+
+@settings(max_examples=60)
+@given(ROWS, st.sampled_from([";", ",", "|", " ", "//", "\\d", ".*"]), st.sampled_from(["t.tsv", "t.csv", "t.parquet"]))
+def test_any_text_separates(tmp_path_factory, rows, separator, name):
+    """Taken as it is, and not as an expression."""
+    rows = [(key, [label.strip() for label in labels if separator not in label.strip()]) for key, labels in rows]
+    path = tmp_path_factory.mktemp("labels") / name
+    joined = [(key, separator.join(labels)) for key, labels in rows]
+    if path.suffix == ".parquet":
+        duckdb.from_arrow(arrow(joined)).write_parquet(str(path))
+    else:
+        write(path, joined)
+    expected = by_hand([(key, separator.join(labels).split(separator)) for key, labels in rows])
+    if expected:
+        assert as_dict(read_labels(LabelSource(path, separator=separator))) == expected
+
+
+def test_without_a_separator_a_row_has_one_label(tmp_path):
+    path = write(tmp_path / "t.tsv", [("a", "x; y, z"), ("b", ""), ("a", "w")])
+    table = read_labels(LabelSource(path, separator=""))
+    assert as_dict(table) == {"a": ["w", "x; y, z"]}
+    assert (table.rows, table.empty) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator"),
+    [
+        (["GO:0005524,GO:0004672"], ","),
+        (["GO:0005524, GO:0004672", "GO:0005524"], ","),
+        (["GO:0005524|GO:0004672"], "|"),
+        (["GO:0005524 GO:0004672"], " "),
+        (["GO:0005524/GO:0004672"], "/"),
+        (["1.1.1.1,2.7.11.-"], ","),
+        (["PF00069,PF07714", "PF00069"], ","),
+        (["Nucleus,Cytoplasm", "Nucleus", "Cytoplasm"], ","),
+        (["Cytoplasm, Membrane", "Membrane, Nucleus", "Nucleus, Cytoplasm"], ","),
+        (["['GO:1', 'GO:2']"], ","),
+        (["{GO:1,GO:2}"], ","),
+        (["IPR000719|K01234"], "|"),
+    ],
+)
+@pytest.mark.parametrize("form", ["t.tsv", "t.parquet"])
+def test_labels_that_look_joined_are_told(tmp_path, caplog, labels, separator, form):
+    """In a table, and as an item of a list."""
+    path = tmp_path / form
+    if form == "t.parquet":
+        write_lists(path, [[label] for label in labels])
+    else:
+        write(path, [(f"P{row}", label) for row, label in enumerate(labels)])
+    table = read_labels(LabelSource(path))
+    assert table.names.to_pylist() == sorted(labels)
+    [record] = caplog.records
+    assert f"look like several joined by {separator!r}, for example {labels[0]!r}" in record.getMessage()
+    caplog.clear()
+    if form == "t.tsv":
+        read_labels(LabelSource(path, separator=separator))
+        assert f"joined by {separator!r}" not in caplog.text
+
+
+def test_semicolons_are_told_where_commas_separate(tmp_path, caplog):
+    read_labels(LabelSource(write(tmp_path / "t.tsv", [("P1", "GO:1;GO:2")]), separator=","))
+    assert "joined by ';'" in caplog.text
+
+
+def test_names_with_commas_and_blanks_are_no_joined_labels(tmp_path, caplog):
+    names = [
+        "dehydrogenase, NAD-dependent",
+        "kinase, putative",
+        "cell wall",
+        "cell",
+        "wall",
+        "2,3-dihydroxybenzoate",
+        "1,4-alpha-glucan",
+        "electron transport/NADH",
+        "interleukin 1",
+        "GO:0005524",
+        "a b c",
+    ]
+    read_labels(LabelSource(write(tmp_path / "t.tsv", [(f"P{row}", name) for row, name in enumerate(names)])))
+    assert caplog.records == []
+
+
 def test_binary_that_is_no_text_is_refused(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
