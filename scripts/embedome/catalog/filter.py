@@ -25,7 +25,7 @@ from embedome.catalog.identical_sequences import RepeatedDigests
 from embedome.catalog.members import write_members
 from embedome.catalog.rejects import REJECTS
 from embedome.catalog.sorted_runs import RUN_SCHEMA, RunTask, SortedRun, make_run
-from embedome.catalog.table import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS
+from embedome.catalog.table import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS, check_own_catalog
 from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
@@ -83,12 +83,13 @@ def filter_records(
     Raises
     ------
     UserError
-        Where a file is neither FASTA nor UniRef XML or is damaged, and where two records have one id (both are named).
+        Where a file is neither FASTA nor UniRef XML or is damaged, where it is not the one that was downloaded, and
+        where two records have one id (both are named).
     """
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
     keep_freed_memory()
-    with atomic_directory(catalog) as folder:
+    with atomic_directory(catalog, check_own_catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
@@ -101,17 +102,30 @@ def filter_records(
             counts.members = write_members(indices, folder, members, sum(run.n_members for run in runs))
         for path in {run.records.path for run in runs}:
             path.unlink()
+        downloaded = read_json(release) if release else None
+        if downloaded:
+            check_downloaded(counts, downloaded)
         if not counts.kept:
             names = ", ".join(map(str, fasta))
             raise UserError(
                 f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
             )
-        result = counts.summary(files, read_json(release) if release else None, limits.taxa_identity())
+        result = counts.summary(files, downloaded, limits.taxa_identity())
     write_json(summary, result)
     log.info(
         "read %s records, kept %s; rejected %s", f"{counts.read:,}", f"{counts.kept:,}", counts.reasons() or "none"
     )
     return result
+
+
+def check_downloaded(counts: "Counts", release: Mapping[str, Any]) -> None:
+    """Fail where the file that was read is not the one that was downloaded and verified."""
+    [path], [sha256] = counts.paths, counts.inputs_sha256
+    if sha256 != release["sha256"]:
+        raise UserError(
+            f"{path}: changed since it was downloaded: sha256 {sha256}, by its release.json {release['sha256']}; "
+            "delete it and run again"
+        )
 
 
 def source_identity(summary: str | os.PathLike, config_sha256: str | None = None) -> dict[str, Any]:
@@ -124,11 +138,15 @@ def source_identity(summary: str | os.PathLike, config_sha256: str | None = None
     config_sha256 : str, optional
         Digest of the configuration that chose and split them.
     """
-    account = read_json(summary)
+    return {**identity_of(read_json(summary)), "config_sha256": config_sha256}
+
+
+def identity_of(account: Mapping[str, Any]) -> dict[str, Any]:
+    """What a filter's summary says of where sequences come from."""
     # The same bytes from another mirror, or on another day, are the same.
     release = account["release"] and {k: v for k, v in account["release"].items() if k not in ("url", "date")}
     inputs = [{"file": each["file"], "sha256": each["sha256"]} for each in account["inputs"]]
-    return {"release": release, "inputs": inputs, "taxa": account.get("taxa"), "config_sha256": config_sha256}
+    return {"release": release, "inputs": inputs, "taxa": account.get("taxa")}
 
 
 class Counts:

@@ -82,7 +82,8 @@ def embed_shard(
     Raises
     ------
     UserError
-        Where the shard is not one, the model directory is not whole, or the device is not there.
+        Where the shard is not one, or not the one that the shard stage wrote, the model directory is not whole, or the
+        device is not there.
     """
     manifest = Path(manifest)
     clock = Clock()
@@ -101,6 +102,8 @@ def embed_shard(
         earlier=read_json(shards)["earlier"] if shards else None,
         clock=clock,
     )
+    if total and result["content_sha256"] != total["content_sha256"]:
+        raise UserError(f"{fasta}: not the sequences that {shards} tells of, or changed since; rerun the shard stage")
     if metrics:
         used = (str(model), json_sha256(result["provenance"]["model"]), settings, machine)
         write_metrics(metrics, result, clock, load_engine(*used) if clock.seconds[DEVICE] else None)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.catalog.table import check_catalog
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
@@ -68,6 +69,7 @@ def write_shards(
         Where catalog and splits do not belong together.
     """
     account = read_json(split_summary)
+    check_catalog(catalog, account.get("catalog_sha256"), split_summary)
     owners, reused = shard_of_rows(catalog, splits, n_shards, cost, reuse)
     shards = {name: [Shard() for _ in range(n_shards[name])] for name in SPLITS}
     with (
@@ -92,6 +94,7 @@ def write_shards(
         },
         "reused": reused,
         "earlier": reuse and reuse.earlier,
+        "catalog_sha256": account.get("catalog_sha256"),
     }
     check_counts(result, account)
     write_json(summary, result)

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from embedome.catalog.filter import identity_of
+from embedome.catalog.table import known_catalog
 from embedome.common.counts import add_counts, check_equal
+from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.terms import DUPLICATE, EMBEDDED, SPLITS, TRUNCATED, WINDOWED
 
@@ -57,6 +60,7 @@ def make_ledger(
     dataset: Mapping[str, Any],
 ) -> dict:
     """Add up the stages' counts and check them against each other; as `write_ledger`."""
+    check_digests(filtered, split, shards, dataset)
     splits = {name: split_account(name, split, shards, manifests[name], dataset) for name in SPLITS}
     states = add_counts([account["states"] for account in splits.values()])
     skipped = add_counts([account["skipped"] for account in splits.values()])
@@ -121,8 +125,31 @@ def shard_account(split: str, shard: Mapping[str, Any], manifest: Mapping[str, A
     """The account of one shard: what it holds and what became of it."""
     states, skipped = manifest.get("states", {}), manifest.get("skipped", {})
     where = f"split {split}, shard {shard['shard']}"
+    agree(f"{where}: sequences", shard, "in its manifest", manifest, "content_sha256")
     check_equal(f"{where}: sequences", shard["sequences"], "in its manifest", manifest.get("sequences", 0))
     check_equal(
         f"{where}: sequences", shard["sequences"], "embedded and skipped", sum(states.values()) + sum(skipped.values())
     )
     return {**{key: shard[key] for key in ("shard", "sequences", "residues")}, "states": states, "skipped": skipped}
+
+
+def check_digests(
+    filtered: Mapping[str, Any], split: Mapping[str, Any], shards: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> None:
+    """Compare what stages say of the input files, of the catalog and of an earlier data set."""
+    known = {"catalog_sha256": known_catalog(filtered)}
+    agree("the filter's catalog", known, "that of the split stage", split, "catalog_sha256")
+    agree("the filter's catalog", known, "that of the shards", shards, "catalog_sha256")
+    agree("the shards' earlier data set", shards, "that of the data set", dataset, "earlier")
+    source = dataset.get("provenance", {}).get("source", {})
+    for key in ("inputs", "release", "taxa") if source else ():
+        agree(f"the filter's {key}", identity_of(filtered), f"{key} of the data set", source, key)
+
+
+def agree(left: str, one: Mapping[str, Any], right: str, other: Mapping[str, Any], key: str) -> None:
+    """Fail where two accounts know something by other digests; one that does not know it agrees."""
+    if None not in (one.get(key), other.get(key)) and one[key] != other[key]:
+        raise UserError(
+            f"the ledger does not close: {left} and {right} are not the same ({key}); files of different runs are "
+            "mixed: rerun the workflow, with --forceall if that does not help"
+        )

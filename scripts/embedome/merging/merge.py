@@ -6,6 +6,7 @@ the table of skipped sequences.
 
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedome.catalog.table import CATALOG
+from embedome.catalog.table import CATALOG, check_catalog
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
 from embedome.common.log import Progress
+from embedome.common.outputs import check_own_folder
 from embedome.common.parallel import map_in_order
 from embedome.common.terms import SPLITS
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
@@ -31,6 +33,7 @@ from embedome.dataset.format import (
     ALL_SKIPPED,
     COMMON_METADATA,
     KEYS,
+    MANIFEST,
     METADATA,
     RESIDUES_FOLDER,
     SKIPPED_FILE,
@@ -38,7 +41,7 @@ from embedome.dataset.format import (
     embedding_schema,
 )
 from embedome.dataset.manifest import OTHER_FILES, describe_bytes, write_manifest
-from embedome.dataset.part_file import describe_file, embedding_sink
+from embedome.dataset.part_file import describe_file, embedding_sink, is_own_file
 from embedome.dataset.provenance import check_same_vectors, worst_deviation
 from embedome.dataset.reuse import Reuse
 from embedome.merging.joined_files import FileTask, build_file, link_or_copy, plan_files
@@ -50,6 +53,11 @@ from embedome.parquet.row_file import read_file
 from embedome.splits.split_table import read_split_catalog
 
 log = logging.getLogger(__name__)
+
+DATASET_NAMES = re.compile(
+    r"_(manifest|metadata|common_metadata|skipped)(\.\w+)?|README\.md|"
+    r"(_residues/)?split=\w+/((part|duplicates)-[\d-]+(\.residues)?\.parquet)?"
+)
 
 
 DUPLICATE_ROWS = 100_000
@@ -101,11 +109,12 @@ def merge_shards(
         Names the part that is missing, damaged, stale or not of its shard, and how to rebuild it.
     """
     account, file_bytes = read_json(shards), round(file_mb * 1_000_000)
+    check_catalog(catalog, account.get("catalog_sha256"), shards)
     parts, provenance = list_parts([Path(path) for path in manifests], account)
     if reuse:
         provenance |= worst_deviation([provenance, reuse.earlier["provenance"]])
     workers = workers or DaskWorkers()
-    with atomic_directory(dataset) as folder:
+    with atomic_directory(dataset, check_own_dataset) as folder:
         merger = Merger(folder, catalog, splits, provenance, reuse)
         with workers.client() as client, Progress("merge", "parts", len(parts)) as progress:
             do = partial(map_in_order, client.get_executor(pure=False), ahead=workers.at_once + 1)
@@ -119,6 +128,21 @@ def merge_shards(
         manifest = merger.finish()
     log.info("%s: %s rows in %d splits", dataset, f"{manifest['rows']:,}", len(SPLITS))
     return manifest
+
+
+def check_own_dataset(folder: str | os.PathLike) -> None:
+    """Refuse a folder that is no data set, or holds something else too, before it is replaced."""
+    check_own_folder(folder, DATASET_NAMES, is_dataset)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether all files of splits are in the manifest or say themselves that they are embedome's.
+
+    Snakemake removes the manifest before the rule runs.
+    """
+    listed = (folder / MANIFEST).read_text(encoding="utf-8") if (folder / MANIFEST).is_file() else ""
+    names = (path.relative_to(folder).as_posix() for path in folder.glob("**/split=*/*"))
+    return all(f'"{name}"' in listed or is_own_file(folder / name) for name in names)
 
 
 class Merger:

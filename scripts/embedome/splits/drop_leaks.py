@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from embedome.catalog.rejects import write_rejects
 from embedome.catalog.rows import RowNames, row_type
+from embedome.catalog.table import check_catalog
 from embedome.common.atomic_files import scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
@@ -59,6 +60,8 @@ def drop_leaks(
     UserError
         As `measure_leakage`; and where a split has its duplicates apart from their canonical ids.
     """
+    account, result = read_json(filter_summary), read_json(drawn_summary)
+    check_catalog(catalog, result.get("catalog_sha256"), drawn_summary)
     held = HeldOut(catalog, drawn)
     if held.apart:
         raise UserError(f"{drawn}: duplicates are not in the split of their canonical id, so leaks cannot be dropped")
@@ -75,7 +78,6 @@ def drop_leaks(
             # No more than there are; its own numbers end at 2^31.
             candidates = min(candidates * MORE_CANDIDATES, max(MAX_CANDIDATES, len(held.codes)))
     dropped = leaks.found[held.canonical]
-    account, result = read_json(filter_summary), read_json(drawn_summary)
     write_rejects(rejects, catalog, account["inputs"], dropped, LEAK, leaks.details(held))
     counts = write_splits(catalog, np.where(dropped, np.int8(REJECTED), held.codes), splits)
     lost = counts.pop(DROPPED)

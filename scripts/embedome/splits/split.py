@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from embedome.catalog.rejects import write_rejects
 from embedome.catalog.rows import RowNames
-from embedome.catalog.table import count_rows
+from embedome.catalog.table import check_catalog, count_rows, known_catalog
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.terms import REJECTED
@@ -66,6 +66,8 @@ def split_catalog(
         raise UserError(
             f"{catalog}: {total:,} records, but the filter kept {account['kept']:,}; rerun the filter stage"
         )
+    known = known_catalog(account)
+    check_catalog(catalog, known, filter_summary)
     groups = read_clusters(catalog, clusters) if clusters else None
     dropped = groups.redundant if rejects else np.zeros(total, bool)
     if plan.method == "cluster":
@@ -80,8 +82,14 @@ def split_catalog(
     rejected = {REDUNDANT: lost} if rejects else {}
     kept = account["kept"] - lost["sequences"]
     result = {
-        "format": 1, "method": plan.method, "seed": plan.seed, "kept": kept, "rejected": rejected, "splits": counts
-    }  # fmt: skip
+        "format": 1,
+        "method": plan.method,
+        "seed": plan.seed,
+        "kept": kept,
+        "rejected": rejected,
+        "splits": counts,
+        "catalog_sha256": known,
+    }
     write_json(summary, result)
     log.info("%s", ", ".join(f"{name}: {split['sequences']:,} sequences" for name, split in counts.items()))
     return result
