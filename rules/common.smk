@@ -1,5 +1,4 @@
 # The configuration checked, and where files are; no rules. What is computed from it is in scripts/embedome/workflow.
-import os
 import sys
 from pathlib import Path
 
@@ -7,10 +6,6 @@ from snakemake.io import strip_wildcard_constraints
 
 SCRIPTS = str(Path(workflow.basedir) / "scripts")
 sys.path.insert(0, SCRIPTS)
-# Jobs use the library that belongs to these rules, too, whatever version of it is installed.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [SCRIPTS, *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS
@@ -21,12 +16,16 @@ from embedome.workflow.config import (
     uses_clusters,
     without,
 )
+from embedome.workflow.library import use_in_jobs
 from embedome.workflow.paths import FAMILIES, Paths
 from embedome.workflow.resources import (
     by_attempt,
     by_attempt_and_records,
     by_attempt_and_size,
 )
+
+# Not another version of it that is installed.
+use_in_jobs(SCRIPTS)
 
 try:
     # Jobs read this file, too, and need not see what stages before theirs have read.
