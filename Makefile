@@ -41,6 +41,9 @@ setup: .venv/ready
 
 # A lock that ends with its holder, so that a killed run leaves nothing to unlock (Snakemake's own locks would stay).
 run: setup
+	@# Snakemake starts scripts with the path of its own Python, unquoted.
+	@case "$(CURDIR)" in *\ *) echo "$(CURDIR): Snakemake cannot start .venv/bin/python, as its path has a blank;" \
+		"move the checkout, or run Snakemake from an environment elsewhere" >&2; exit 1;; esac
 	@exec 9>.embedome.lock; flock --nonblock 9 || { echo "another run is going on in this folder" >&2; exit 1; }; \
 	$(BIN)/snakemake --cores $(CORES) --nolock $(ARGS)
 
