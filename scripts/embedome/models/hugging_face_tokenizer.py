@@ -202,9 +202,7 @@ def is_plain_esm(contents: Mapping[str, Any], config: Mapping[str, Any]) -> bool
         and not config.get("tokenizer_class")
         and contents.keys() <= {"vocab.txt", "special_tokens_map.json", "tokenizer_config.json"}
         and all(each.get("tokenizer_class") in (None, ESM_CLASS) for each in about)
-        and all(
-            {*ESM_TOKENS, *OTHER_KEYS, "tokenizer_class", "added_tokens_decoder"}.issuperset(each) for each in about
-        )
+        and all(PLAIN_ESM_KEYS.issuperset(each) for each in about)
         and set(ESM_TOKENS.values()).issuperset(added)
         and all(each.get(name, token) == token for each in about for name, token in ESM_TOKENS.items())
     )
