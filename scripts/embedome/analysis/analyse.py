@@ -5,7 +5,6 @@ Shapes: D dimensions, k sampled sequences.
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from embedome.analysis.tables import component_table, composition_table, dimensi
 from embedome.common.atomic_files import atomic_path
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.json_files import rounded, write_json
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.common.terms import SPLITS
 from embedome.dataset.open import open_dataset
 from embedome.parquet.vectors import vector_matrix
@@ -40,7 +39,7 @@ DIMENSIONS, COMPONENTS, SAMPLE = "dimensions.parquet", "components.parquet", "sa
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(SectionSettings):
     """How many distinct sequences are sampled for what; each is the beginning of the largest.
 
     Parameters
@@ -54,11 +53,6 @@ class Samples:
     sample_sequences: int = 20_000
     pca_sequences: int = 2000
     umap_sequences: int = 1000
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "Samples":
-        """Take the settings of the configuration's section ``report``."""
-        return from_section(cls, section)
 
     @property
     def largest(self) -> int:

@@ -1,7 +1,7 @@
 """The look-up set: the annotated proteins of a data set, whose labels are carried over to their neighbours."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import MANIFEST
 from embedome.dataset.to_faiss import EXACT_UP_TO
@@ -30,7 +30,7 @@ VECTORS, INDEX = "vectors.npy", "index.faiss"
 
 
 @dataclass(frozen=True, slots=True)
-class AnnotateSettings:
+class AnnotateSettings(SectionSettings):
     """How labels are carried over.
 
     Parameters
@@ -58,11 +58,6 @@ class AnnotateSettings:
     max_identity: float | None = None
     min_reliability: float = 0.0
     exact_up_to: int = EXACT_UP_TO
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "AnnotateSettings":
-        """Take the settings of the configuration's section ``annotate``."""
-        return from_section(cls, section)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON, in one form however numbers were typed."""

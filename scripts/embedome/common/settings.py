@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -15,3 +15,14 @@ def from_section(settings: type[T], section: Mapping[str, Any], **others: Any) -
     names = [field.name for field in fields(settings) if field.init and field.name not in others]
     values = [tuple(value) if isinstance(value := section[name], list) else value for name in names]
     return settings(**dict(zip(names, values, strict=True)), **others)
+
+
+class SectionSettings:
+    """Base of settings that are a section of the configuration, key by key."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> Self:
+        """Take the settings of their section of the configuration."""
+        return from_section(cls, section)

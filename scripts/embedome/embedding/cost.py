@@ -1,12 +1,11 @@
 """Predicted device time of a sequence: linear in its length for the layers, quadratic for attention."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.engine.windows import NO_LIMIT, LongPolicy
 from embedome.models.encoders.flops import operations
 
@@ -22,7 +21,7 @@ SUSTAINED_FLOPS = {"cpu": 5e10, "cuda": 1e14}
 
 
 @dataclass(frozen=True, slots=True)
-class CostModel:
+class CostModel(SectionSettings):
     """Predicted seconds of a sequence of L residues: ``linear * L + quadratic * L**2``.
 
     Parameters
@@ -38,11 +37,6 @@ class CostModel:
     linear: float
     quadratic: float
     longest: int | None = None
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "CostModel":
-        """Take the settings of the configuration's section ``cost``."""
-        return from_section(cls, section)
 
     def picoseconds(self, lengths: np.ndarray) -> np.ndarray:
         """Cost of each length as whole picoseconds.

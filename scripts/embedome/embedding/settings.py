@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.common.terms import MEAN
 from embedome.embedding.cost import CostModel
 from embedome.engine.windows import LongPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedSettings:
+class EmbedSettings(SectionSettings):
     """What changes the numbers of an embedding, beside the model.
 
     Parameters
@@ -42,11 +42,6 @@ class EmbedSettings:
     layer: int = -1
     pooling: tuple[str, ...] = (MEAN,)
     per_residue: bool = False
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "EmbedSettings":
-        """Take the settings of the configuration's section ``embed``."""
-        return from_section(cls, section)
 
     @property
     def policy(self) -> LongPolicy:

@@ -5,10 +5,8 @@ Memory of this process: some 40 bytes per record; of MMseqs2: what it is given.
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +17,7 @@ from embedome.catalog.table import check_catalog, known_catalog, read_catalog
 from embedome.common.atomic_files import atomic_path, scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.parquet.writer import ParquetSink
 from embedome.splits.cluster_table import CLUSTERS
 from embedome.splits.mmseqs import PLAIN_SCORES, Mmseqs, NoWordsError, index_bytes, read_table
@@ -44,7 +42,7 @@ CLUSTER_S = 4.7e-3
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterSettings:
+class ClusterSettings(SectionSettings):
     """How to cluster.
 
     Parameters
@@ -63,11 +61,6 @@ class ClusterSettings:
     identity: float
     coverage: float
     coverage_mode: int
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "ClusterSettings":
-        """Take the settings of the configuration's section ``cluster``."""
-        return from_section(cls, section)
 
     @property
     def arguments(self) -> list[str]:

@@ -1,15 +1,13 @@
 """Held-out sequences and those of train, by row of the catalog, and how the ones are searched against the others."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from embedome.catalog.rows import canonical_rows, is_canonical
 from embedome.catalog.table import read_catalog
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.common.terms import REJECTED, TEST, TRAIN, VAL
 from embedome.splits.mmseqs import MAX_RESIDUES
 from embedome.splits.split_table import read_split_catalog
@@ -24,7 +22,7 @@ MAX_CANDIDATES, MORE_CANDIDATES = 300, 10
 
 
 @dataclass(frozen=True, slots=True)
-class SearchSettings:
+class SearchSettings(SectionSettings):
     """How held-out sequences are searched against train.
 
     Parameters
@@ -43,11 +41,6 @@ class SearchSettings:
     coverage: float
     coverage_mode: int
     e_value: float
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "SearchSettings":
-        """Take the settings of the configuration's section ``leakage``."""
-        return from_section(cls, section)
 
     @property
     def arguments(self) -> list[str]:

@@ -2,9 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,7 @@ import pyarrow.compute as pc
 from embedome.catalog.rows import is_canonical
 from embedome.catalog.table import read_catalog
 from embedome.common.errors import UserError
-from embedome.common.settings import from_section
+from embedome.common.settings import SectionSettings
 from embedome.common.terms import SPLITS, TEST, TRAIN, VAL
 from embedome.sequences.digests import hash_ids
 from embedome.splits.cluster_table import Clusters
@@ -26,7 +24,7 @@ DRAW_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class SplitSettings:
+class SplitSettings(SectionSettings):
     """How to split.
 
     Parameters
@@ -47,11 +45,6 @@ class SplitSettings:
     val: int | float
     test: int | float
     length_filter: str = "after"
-
-    @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "SplitSettings":
-        """Take the settings of the configuration's section ``split``."""
-        return from_section(cls, section)
 
     def sizes(self, total: int) -> tuple[int, int]:
         """Number of val and of test sequences among `total`.
