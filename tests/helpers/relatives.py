@@ -130,7 +130,7 @@ def identities(
 
 
 def mmseqs(threads: int = 1, memory_mb: int | None = None) -> Mmseqs:
-    """MMseqs2 on so many threads."""
+    """MMseqs2 on a number of threads."""
     return Mmseqs(threads, memory_mb)
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 log = logging.getLogger(__name__)
 
 
-# A full disk, an exceeded quota or file size limit: mended by the user, wherever it strikes.
+# A full disk, an exceeded quota or file size limit: the user's to correct, whichever file is being written.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 USER_ERROR_EXIT = 2
 # Characters of a value in a message.
@@ -19,7 +19,7 @@ SHOWN = 80
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong, where, and what to do.
+    """A fault that the user can correct: one line that says what is wrong, where, and what to do.
 
     Command line and rule scripts print its message alone and exit with code 2; every other exception is a
     defect of embedome and keeps its traceback.

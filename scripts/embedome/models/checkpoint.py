@@ -29,7 +29,7 @@ WEIGHT_FILES = (
 )
 # What Git has in the place of a file that Git LFS keeps elsewhere.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-# Names of plain floats in safetensors; those of other types are told as they are.
+# Plain float types by their names in safetensors; messages name other types as safetensors does.
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # The class or function that torch does not unpickle.
 FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")

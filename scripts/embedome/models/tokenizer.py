@@ -212,7 +212,7 @@ def check_rows(tokenizer: HuggingFaceTokenizer, config: Mapping[str, Any]) -> No
     Raises
     ------
     UserError
-        Names the first that is not, and a registered model that has so many rows.
+        Names the first row that is no token's, and a registered model with as many rows.
     """
     rows = config.get("vocab_size")
     if not isinstance(rows, int):

@@ -181,13 +181,13 @@ def release_facts(response: "requests.Response") -> dict[str, Any]:
 
 
 def resumable_note(url: str, response: "requests.Response", about: dict[str, Any]) -> dict[str, Any]:
-    """The note by which a file can be gone on with; empty where the server names no version of it, or no size."""
+    """What a later try needs to resume a download; empty if the server sends no strong ETag or no size."""
     etag = response.headers.get("ETag", "")
     return {"url": url, "ETag": etag, **about} if etag.startswith('"') and about["bytes"] else {}
 
 
 def content_fault(part: PartialDownload, records: int | None) -> str:
-    """What keeps a file from being read as sequences, front to back, so many of them; empty for nothing."""
+    """Why a file cannot be read as `records` sequences from beginning to end; empty if it can."""
     part.handle.flush()
     count, last = 0, None
     try:

@@ -16,8 +16,8 @@ from embedome.splits.split_table import read_split_catalog
 QUERY_COVERAGE = 2
 # Lengths may differ by more than the coverage that is asked for, as gaps count as covered.
 ROUGH_COVERAGE = 0.5
-# Candidates of a query that are aligned: MMseqs2's own default. Where leaks are dropped there may be more of them than
-# that: each further search takes so many times as many.
+# Candidates of a query that are aligned: MMseqs2's own default. A query may have more leaks than that, so where leaks
+# are dropped each further search takes MORE_CANDIDATES times as many.
 MAX_CANDIDATES, MORE_CANDIDATES = 300, 10
 
 

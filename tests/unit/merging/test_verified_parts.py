@@ -1,4 +1,4 @@
-"""Faults in what is merged: none is passed over, and each message says how to mend it."""
+"""Faults in what is merged: each is found, and its message says how to correct it."""
 
 import hashlib
 import json

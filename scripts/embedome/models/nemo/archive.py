@@ -77,7 +77,7 @@ class Member(tarfile.TarInfo):
 
 
 class Budget:
-    """What an archive may unpack to: no more than weights of so many bytes compressed can be.
+    """Limits on what an archive unpacks to, in proportion to its size on disk.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Budget:
         self.left = MOST_OTHER_BYTES + MOST_EXPANSION * os.path.getsize(archive)
 
     def spend(self, name: str, size: int) -> None:
-        """Take in a member of so many bytes.
+        """Count a member of `size` bytes against the limits.
 
         Raises
         ------
