@@ -11,6 +11,7 @@ from typing import Any
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_text
 from embedome.common.log import Progress
+from embedome.common.outputs import SNAKEMAKE_MARK
 from embedome.common.parallel import map_in_order
 from embedome.dataset.format import (
     ALL_SKIPPED,
@@ -32,8 +33,6 @@ from embedome.parquet.reader import ParquetFile
 log = logging.getLogger(__name__)
 
 SIDE_FILES = (COMMON_METADATA, METADATA, SKIPPED_FILE)
-# Written by Snakemake, where a rule has a folder as its output.
-STAMP = ".snakemake_timestamp"
 # Faults in the one line of the error; the log has all.
 NAMED = 10
 
@@ -203,7 +202,7 @@ class DatasetCheck:
         known = {entry["file"] for entry in self.others} | {entry["file"] for *_, entry in self.entries} | {MANIFEST}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder)
-            if path.is_dir() or str(name) in known or name.name == STAMP:
+            if path.is_dir() or str(name) in known or name.name == SNAKEMAKE_MARK:
                 continue
             if is_read_as_data(name):
                 yield f"{name}: not in {MANIFEST}, but read with the others"
