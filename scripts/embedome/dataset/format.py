@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedome.common.json_files import canonical_json
+from embedome.common.outputs import DATASET_MARK
 from embedome.common.terms import MEAN
 from embedome.parquet.file_format import FILE_FORMAT, METADATA_KEY
 from embedome.parquet.vectors import residues_type, vector_type
@@ -20,7 +21,7 @@ READ_FORMATS = (2, FORMAT)
 # Of a file of residues' vectors, whose rows are hundreds of times larger.
 RESIDUE_GROUP_ROWS = 64
 # Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
-MANIFEST = "_manifest.json"
+MANIFEST = DATASET_MARK
 SKIPPED_FILE = "_skipped.parquet"
 METADATA, COMMON_METADATA = "_metadata", "_common_metadata"
 RESIDUES_FOLDER = "_residues"

@@ -28,7 +28,7 @@ from embedome.dataset.manifest import OTHER_FILES, read_manifest
 from embedome.dataset.open import count_states
 from embedome.dataset.provenance import lasting
 from embedome.parquet.file_format import read_about
-from embedome.parquet.reader import ParquetFile
+from embedome.parquet.reader import ParquetFile, rows_of_groups
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class DatasetCheck:
         yield "folder", str(Path(entry["file"]).parent), str(root / f"split={split}")
         yield "rows", file.metadata.num_rows, entry["rows"]
         if kind == "files" and "row_groups" in entry:
-            yield "row_groups", rows_of_groups(file), entry["row_groups"]
+            yield "row_groups", rows_of_groups(file.metadata), entry["row_groups"]
         first, last = ends(file)
         yield "first_id", first, entry.get("first_id")
         yield "last_id", last, entry.get("last_id")
@@ -176,7 +176,7 @@ class DatasetCheck:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             found = [(group.column(0).file_path, group.num_rows) for group in groups]
             names = [entry["file"] for _, kind, entry in self.entries if kind == "files"]
-            there = [(each, n) for each in names for n in rows_of_groups(ParquetFile(self.folder / each))]
+            there = [(each, n) for each in names for n in rows_of_groups(ParquetFile(self.folder / each).metadata)]
             yield "row groups", found, there
 
     @property
@@ -234,11 +234,6 @@ def short(value: Any) -> str:
     """A value in one line, cut where it is long."""
     text = " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def rows_of_groups(file: ParquetFile) -> list[int]:
-    """Rows of each row group."""
-    return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
 
 
 def ends(file: ParquetFile) -> tuple[str | None, str | None]:

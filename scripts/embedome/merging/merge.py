@@ -48,7 +48,7 @@ from embedome.merging.joined_files import FileTask, build_file, link_or_copy, pl
 from embedome.merging.reused_rows import ReusedRows, merge_in_catalog_order, write_files
 from embedome.merging.verified_parts import ListedPart, VerifiedPart, check_keys, list_parts
 from embedome.parquet.id_lookup import find_in_files
-from embedome.parquet.reader import ParquetFile, RowReader
+from embedome.parquet.reader import ParquetFile, RowReader, rows_of_groups
 from embedome.parquet.row_file import read_file
 from embedome.splits.split_table import read_split_catalog
 
@@ -351,7 +351,7 @@ class Merger:
         for file in (file for split in SPLITS for file in self.files[split]):
             footer = ParquetFile(self.folder / file["file"]).metadata
             footer.set_file_path(file["file"])
-            file["row_groups"] = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+            file["row_groups"] = rows_of_groups(footer)
             footers.append(footer)
         pq.write_metadata(self.schema, self.folder / METADATA, footers)
 

@@ -95,3 +95,8 @@ def damage_named(path: str | os.PathLike) -> Iterator[None]:
     except UNREADABLE as error:
         fault = f"{path}: damaged ({first_line(error)}); restore it from a copy, or rerun the stage that wrote it"
         raise UserError(fault) from None
+
+
+def rows_of_groups(metadata: pq.FileMetaData) -> list[int]:
+    """Rows of each row group, by a file's footer."""
+    return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedome.parquet.file_format import read_about
-from embedome.parquet.reader import ParquetFile, damage_named
+from embedome.parquet.reader import ParquetFile, damage_named, rows_of_groups
 from embedome.parquet.vector_pages import OtherLayoutError, read_chunk, read_rows_of_chunk
 from embedome.parquet.vectors import vector_array, vector_matrix
 
@@ -37,8 +37,7 @@ class RowFile:
         self.path = Path(path)
         self.metadata = file.metadata
         self.schema = file.schema_arrow.remove_metadata()
-        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+        self.starts = np.concatenate([[0], np.cumsum(rows_of_groups(file.metadata), dtype=np.int64)])
         names = [file.metadata.schema.column(number).path for number in range(file.metadata.num_columns)]
         self.numbers = {name.split(".")[0]: number for number, name in enumerate(names)}
 
