@@ -9,6 +9,7 @@ import pytest
 import torch
 from embedome.engine.engine import Engine
 from embedome.models.directory import load_model
+from embedome.models.encoders.esm2 import Rotary, rotate
 from helpers.rough_encoders import (
     ESM2,
     ESM2_TOKENS,
@@ -187,3 +188,34 @@ def test_other_vocabularies_are_refused(esm2: Path, text: bytes, what: str) -> N
 def test_no_vocabulary_is_refused_with_what_there_may_be(esm2: Path) -> None:
     shutil.move(esm2 / "vocab.txt", esm2 / "vocabulary.txt")
     assert refusal(esm2).endswith("the model directory has no tokenizer.json, vocab.txt or spiece.model")
+
+
+# Rotation
+
+
+def rotated(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """The formula as it is published, step by step."""
+    front, back = x.chunk(2, -1)
+    cosines, sines = (torch.cat([each, each], -1) for each in (cosines, sines))
+    return (x.float() * cosines + torch.cat([-back, front], -1).float() * sines).to(x.dtype)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rotation_is_that_of_the_formula(dtype: torch.dtype) -> None:
+    shapes = [torch.Size([3, 40]), torch.Size([1, 700]), torch.Size([5, 1])]
+    cosines, sines = Rotary(16)(shapes, torch.device("cpu"))
+    positions = torch.cat([torch.arange(length).repeat(count) for count, length in shapes])
+    angles = positions[:, None] * Rotary(16).frequencies
+    assert torch.equal(cosines[:, 0, 0], angles.cos())
+    assert torch.equal(sines[:, 0, 0], angles.sin())
+    x = torch.randn(len(positions), 2, 4, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+    exact = rotated(x.double(), cosines.double(), sines.double())
+    found, expected = rotate(x, cosines, sines), rotated(x, cosines, sines)
+    assert found.dtype == dtype
+    if dtype == torch.float32:
+        assert (found - expected).abs().max() < 1e-6
+    else:
+        # Products and sums in one rounding instead of two: hardly ever another narrow number, and then the nearer one.
+        assert (found != expected).float().mean() < 1e-3
+    assert (found.double() - exact).abs().sum() <= (expected.double() - exact).abs().sum() * (1 + 1e-6)

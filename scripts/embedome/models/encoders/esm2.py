@@ -46,20 +46,31 @@ class Rotary(nn.Module):
         """Take frequencies [R]."""
         self.frequencies = state.float()
 
-    def forward(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles, float32 [L, 1, 2R]."""
+    def forward(self, shapes: Sequence[torch.Size], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of the angles of all tokens of groups of these shapes, float32 [T, 1, 1, R]."""
         if self.frequencies.device != device:
             # Once: the host would wait for the device at each copy.
             self.frequencies = self.frequencies.to(device)
-        positions = torch.arange(length, device=device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies).repeat(1, 2)[:, None]
-        return angles.cos(), angles.sin()
+        positions = torch.arange(max(length for _, length in shapes), device=device, dtype=torch.float32)
+        angles = torch.outer(positions, self.frequencies)
+        cosines, sines = (
+            join([values[:length].expand(count, -1, -1) for count, length in shapes])[:, None, None]
+            for values in (angles.cos(), angles.sin())
+        )
+        return cosines, sines
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn the pairs (i, i + R) of [B, L, H, 2R] by the angles; in float32, given back in x's type."""
-    front, back = x.float().chunk(2, -1)
-    return (x.float() * cosines + torch.cat((-back, front), -1) * sines).to(x.dtype)
+    """Turn the pairs (i, i + R) of [T, ..., 2R] by the angles, in float32; the result has x's type.
+
+    Passes over x are what it costs on a GPU: three, and one more to narrow the result.
+    """
+    front, back = x.chunk(2, -1)
+    turned = x * torch.cat([cosines, cosines], -1)
+    pairs = sines.shape[-1]
+    turned.narrow(-1, 0, pairs).addcmul_(back, sines, value=-1)
+    turned.narrow(-1, pairs, pairs).addcmul_(front, sines)
+    return turned.to(x.dtype)
 
 
 class ESM2Layer(nn.Module):
@@ -75,17 +86,21 @@ class ESM2Layer(nn.Module):
         self.mlp_in = nn.Linear(dimension, feed_forward)
         self.mlp_out = nn.Linear(feed_forward, dimension)
 
-    def forward(self, x: Tensor, shapes: Sequence[torch.Size], angles: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Map hidden states [T, D] of groups of these shapes, with their cosines and sines, to hidden states [T, D]."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        attended = [self.attend(part, *each) for part, each in zip(split(qkv, shapes), angles, strict=True)]
-        x = x + self.attention_out(join(attended))
-        return x + self.mlp_out(functional.gelu(self.mlp_in(self.mlp_norm(x))))
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size], cosines: Tensor, sines: Tensor) -> Tensor:
+        """Map hidden states [T, D] of groups of these shapes, and the angles of `Rotary`, to hidden states [T, D]."""
+        parts = (split(each, shapes) for each in self.project(x, cosines, sines))
+        return self.finish(x, join([attention(*each) for each in zip(*parts, strict=True)]))
 
-    def attend(self, qkv: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Attention within each sequence of a group, [B, L, 3, H, D/H] to [B, L, D]."""
-        query, key, value = qkv.unbind(2)
-        return attention(rotate(query, cosines, sines), rotate(key, cosines, sines), value)
+    def project(self, x: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, rotated, and values, [T, H, D/H] each."""
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        query, key = rotate(qkv[:, :2], cosines, sines).unbind(1)
+        return query, key, qkv[:, 2]
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the hidden states [T, D] after the layer, from those before it and what attention gave."""
+        x = x + self.attention_out(attended)
+        return x + self.mlp_out(functional.gelu(self.mlp_in(self.mlp_norm(x))))
 
 
 class ESM2Encoder(StreamEncoder):
@@ -132,9 +147,9 @@ class ESM2Encoder(StreamEncoder):
         """As `StreamEncoder.stream`."""
         shapes = [tokens.shape for tokens in groups]
         x = join([self.embed(tokens) for tokens in groups])
-        angles = [self.rotary(tokens.shape[1], tokens.device) for tokens in groups]
+        cosines, sines = self.rotary(shapes, x.device)
         for layer in self.layers:
-            x = layer(x, shapes, angles)
+            x = layer(x, shapes, cosines, sines)
         return split(self.final_norm(x), shapes)
 
     def embed(self, tokens: Tensor) -> Tensor:

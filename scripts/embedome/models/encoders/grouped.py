@@ -26,6 +26,10 @@ class StreamEncoder(nn.Module):
         """What `forward` gives for each group, but for rounding."""
         raise NotImplementedError
 
+    def group_bytes(self, length: int) -> int:
+        """Bytes that a group takes beside its tokens: of sequences of `length` tokens, however many they are."""
+        return 0
+
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
         """What the tensors of a Hugging Face checkpoint are to this module."""

@@ -37,9 +37,16 @@ class PreLNLayer(nn.Module):
 
     def forward(self, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
         """Map hidden states [T, D] of groups of these shapes to hidden states [T, D]."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        attended = [attention(*part.unbind(2)) for part in split(qkv, shapes)]
-        x = x + self.attention_out(join(attended))
+        attended = [attention(*part.unbind(2)) for part in split(self.project(x), shapes)]
+        return self.finish(x, join(attended))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values, [T, 3, H, D/H]."""
+        return self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the hidden states [T, D] after the layer, from those before it and what attention gave."""
+        x = x + self.attention_out(attended)
         return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
 
 

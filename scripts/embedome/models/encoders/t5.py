@@ -70,12 +70,17 @@ class RelativeBias(nn.Module):
             ahead = torch.arange(1 - length, length, device=weight.device) > 0
             by_distance = by_distance.masked_fill(ahead, float("-inf"))
         rows = by_distance.unfold(1, length, 1)  # [H, L, L], the last query's first
-        bias = weight.new_empty(len(rows), length, -(-length // ALIGNMENT) * ALIGNMENT)[..., :length]
+        bias = weight.new_empty(len(rows), length, aligned(length))[..., :length]
         # A few queries at a time, as turning them round makes a copy.
         for start in range(0, length, BIAS_QUERIES):
             end = min(start + BIAS_QUERIES, length)
             bias[:, start:end] = rows[:, length - end : length - start].flip(1)
         return bias[None]
+
+    def bytes_of(self, length: int) -> int:
+        """Bytes of the bias of so many tokens."""
+        weight = self.table.weight
+        return weight.shape[1] * length * aligned(length) * weight.element_size()
 
     def classes_within(self, length: int) -> Tensor:
         """Class of each distance, key minus query, of so many tokens, int64 [2L - 1].
@@ -103,6 +108,11 @@ class RelativeBias(nn.Module):
         return classes if self.causal else classes + count * (distances > 0)
 
 
+def aligned(length: int) -> int:
+    """The elements of a row of the bias in memory."""
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
 class T5Layer(nn.Module):
     """One layer: ``x += Attention(RMSNorm(x)); x += MLP(RMSNorm(x))``, without biases and without attention scaling."""
 
@@ -121,17 +131,23 @@ class T5Layer(nn.Module):
 
     def forward(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
         """Map hidden states [T, D] of groups of these shapes, with biases [1, H, L, L], to hidden states [T, D]."""
-        return self.feed_forward(self.attend(x, shapes, biases))
+        return self.finish(x, self.attend(x, shapes, biases))
 
     def attend(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
-        """The attention half of the layer."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        parts = zip(split(qkv, shapes), biases, strict=True)
-        attended = [attention(*part.unbind(2), bias, scale=1.0) for part, bias in parts]
-        return x + self.attention_out(join(attended))
+        """Return what each token takes from its sequence, [T, H * K]."""
+        parts = zip(split(self.project(x), shapes), biases, strict=True)
+        return join([attention(*part.unbind(2), bias, scale=1.0) for part, bias in parts])
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values, [T, 3, H, K]."""
+        return self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the hidden states [T, D] after the layer, from those before it and what attention gave."""
+        return self.feed_forward(x + self.attention_out(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The other half."""
+        """Map hidden states [T, D] to hidden states [T, D]."""
         return x + self.mlp_out(self.activate(self.mlp_in(self.mlp_norm(x))))
 
     def activate(self, x: Tensor) -> Tensor:
@@ -185,6 +201,10 @@ class T5Encoder(StreamEncoder):
         for layer in self.layers:
             x = layer(x, shapes, biases)
         return split(self.final_norm(x), shapes)
+
+    def group_bytes(self, length: int) -> int:
+        """As `StreamEncoder.group_bytes`: the bias."""
+        return self.bias.bytes_of(length)
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:

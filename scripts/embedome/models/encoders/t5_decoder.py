@@ -47,15 +47,22 @@ class T5DecoderLayer(T5Layer):
 
     def forward(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor], encoded: Tensor) -> Tensor:
         """Map hidden states [T, D], as `T5Layer` does, given the encoder's output [T, D]."""
-        return self.feed_forward(self.cross_attend(self.attend(x, shapes, biases), shapes, encoded))
-
-    def cross_attend(self, x: Tensor, shapes: Sequence[torch.Size], encoded: Tensor) -> Tensor:
-        """Attention of every token to all tokens of its sequence in the encoder, without a bias."""
-        queries = split(self.cross_query(self.cross_norm(x)).unflatten(-1, (self.heads, -1)), shapes)
+        x, queries = self.turn(x, self.attend(x, shapes, biases))
         pairs = split(self.cross_key_value(encoded).unflatten(-1, (2, self.heads, -1)), shapes)
-        parts = zip(queries, pairs, strict=True)
-        attended = [attention(query, *pair.unbind(2), scale=1.0) for query, pair in parts]
-        return x + self.cross_attention_out(join(attended))
+        parts = zip(split(queries, shapes), pairs, strict=True)
+        return self.finish(x, join([attention(query, *pair.unbind(2), scale=1.0) for query, pair in parts]))
+
+    def turn(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hidden states [T, D] after self-attention, and the queries [T, H, K] to the encoder's output.
+
+        Every token looks at all tokens of its sequence there, without a bias.
+        """
+        x = x + self.attention_out(attended)
+        return x, self.cross_query(self.cross_norm(x)).unflatten(-1, (self.heads, -1))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """As `T5Layer.finish`, of what attention to the encoder gave."""
+        return self.feed_forward(x + self.cross_attention_out(attended))
 
 
 class T5Decoder(StreamEncoder):
@@ -98,6 +105,10 @@ class T5Decoder(StreamEncoder):
         for layer in self.layers:
             x = layer(x, shapes, biases, encoded)
         return split(self.final_norm(x), shapes)
+
+    def group_bytes(self, length: int) -> int:
+        """As `StreamEncoder.group_bytes`: its bias, and the encoder's last one."""
+        return self.bias.bytes_of(length) + self.encoder.group_bytes(length)
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
