@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from embedome.cli.options import add_machine_options, chosen_device
+from embedome.cli.options import add_engine_options, chosen_device, chosen_dtype
 from embedome.common.parallel import available_cores, start_server
 
 
@@ -16,7 +16,7 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
-    add_machine_options(parser, int8=True)
+    add_engine_options(parser)
     parser.add_argument(
         "--features",
         choices=["encoder", "decoder"],
@@ -80,7 +80,7 @@ def run_embed(options: argparse.Namespace) -> None:
         options.model,
         options.out,
         settings=EmbedSettings(
-            dtype=options.dtype,
+            dtype=chosen_dtype(options, device),
             long_sequences=options.long,
             overlap=options.overlap,
             max_residues=options.max_residues,
@@ -88,6 +88,7 @@ def run_embed(options: argparse.Namespace) -> None:
             layer=options.layer,
             pooling=tuple(dict.fromkeys(options.pooling)),
             per_residue=options.per_residue,
+            fused=options.fused,
         ),
         machine=Machine(device, workers=options.workers or (available_cores() if device == "cpu" else 1)),
     )

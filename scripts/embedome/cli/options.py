@@ -1,20 +1,42 @@
 """The command-line options of all commands that run a model: on what, in which precision."""
 
 import argparse
+import logging
+
+log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_machine_options(parser: argparse.ArgumentParser, *, int8: bool = False) -> None:
-    """Add ``--model``, ``--device`` and ``--dtype``, with int8 where the command can."""
-    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one (default)")
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--device`` and ``--dtype``."""
+    add_model_and_device(parser)
     parser.add_argument(
         "--dtype",
-        choices=["float32", "bfloat16", "float16", *(["int8"] if int8 else [])],
+        choices=DTYPES,
         default="float32",
-        help=f"arithmetic of the model; float16 not for T5{', int8 on a CPU' if int8 else ''} (default: float32)",
+        help="arithmetic of the model; float16 not for T5 (default: float32)",
     )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `add_machine_options` does, with what the engine can beyond it, and ``--fused``."""
+    add_model_and_device(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *DTYPES, "int8"),
+        default="auto",
+        help="arithmetic of the model; float16 not for T5, int8 on a CPU (default: bfloat16 on a GPU that has it, else "
+        "float32)",
+    )
+    parser.add_argument("--fused", action="store_true", help="on a GPU: fewer passes over memory")
+
+
+def add_model_and_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` and ``--device``."""
+    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="Hugging Face model directory")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one (default)")
 
 
 def chosen_device(options: argparse.Namespace) -> str:
@@ -24,3 +46,15 @@ def chosen_device(options: argparse.Namespace) -> str:
     if options.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return options.device
+
+
+def chosen_dtype(options: argparse.Namespace, device: str) -> str:
+    """The arithmetic asked for, or the fastest that is safe on the device."""
+    from embedome.engine.device import computes_bfloat16, use_device
+
+    if options.dtype != "auto":
+        return options.dtype
+    if device == "cuda" and computes_bfloat16(use_device(device)):
+        log.info("the GPU multiplies bfloat16: vectors are made in it (--dtype float32 for more digits, far slower)")
+        return "bfloat16"
+    return "float32"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.cli.options import add_machine_options, chosen_device
+from embedome.cli.options import add_engine_options, chosen_device, chosen_dtype
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Measure the peak of the device at a large matrix product, and the engine by length of sequence. "
         "The cost it prints goes into config.yaml; with --out the whole result is kept for `embedome plan`.",
     )
-    add_machine_options(parser, int8=True)
+    add_engine_options(parser)
     parser.add_argument("-o", "--out", metavar="FILE", help="JSON file for the result")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long to measure (default: 30)")
     parser.add_argument("--fasta", nargs="+", metavar="FILE", help="take lengths from here (default: as in UniRef50)")
@@ -81,14 +81,15 @@ def run_bench(options: argparse.Namespace) -> None:
     if options.out:
         check_output(options.out, options.fasta or (), is_bench)
     device = chosen_device(options)
-    engine = Engine(load_model(options.model), device=device, dtype=options.dtype)
+    dtype = chosen_dtype(options, device)
+    engine = Engine(load_model(options.model), device=device, dtype=dtype, fused=options.fused)
     lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
     found = bench(engine, lengths, options.seconds)
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread"
+    name = torch.cuda.get_device_name(engine.device) if device == "cuda" else "cpu, one thread"
     about = {
         "model": model_identity(options.model),
         "device": name,
-        "dtype": options.dtype,
+        "dtype": dtype,
         "torch": torch.__version__,
         "token_budget": engine.token_budget,
     }

@@ -16,7 +16,7 @@ from torch.nn import functional
 from embedome.common.errors import UserError
 from embedome.decoding.length_batches import Batches
 from embedome.engine.device import TOKEN_BUDGET, use_device
-from embedome.engine.engine import DTYPES
+from embedome.engine.engine import DTYPES, check_dtype
 from embedome.models.directory import Model, load_model, open_checkpoint, read_config
 from embedome.models.registry import ESM, MEGATRON_BERT
 from embedome.models.tensors import LAYER_NORMS, Checkpoint, TensorMap, fill
@@ -108,6 +108,7 @@ class MaskedLM:
             raise UserError(f"the model's vocabulary has no {MASK}")
         self.mask = self.tokenizer.ids[MASK]
         self.device = use_device(device)
+        check_dtype(model.encoder, dtype, self.device)
         self.batches = Batches(TOKEN_BUDGET[device])
         self.encoder = model.encoder.to(self.device, DTYPES[dtype])
         self.head = head.to(self.device, DTYPES[dtype])

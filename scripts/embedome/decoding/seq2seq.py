@@ -154,7 +154,7 @@ def load_seq2seq(directory: str | os.PathLike, device: str = "cpu", dtype: str =
     if config["model_type"] not in CLASSES:
         raise UserError(f"{directory}: {config['model_type']} has no decoder; expected one of {', '.join(CLASSES)}")
     architecture = ARCHITECTURES[config["model_type"]]
-    check_dtype(architecture.encoder(), dtype, device)
+    check_dtype(architecture.encoder(), dtype, use_device(device))
     tokenizer = load_tokenizer(directory, architecture.first, architecture.last, tasks=TASKS)
     return Seq2Seq(fill_model(directory, config), tokenizer, config.get("max_position_embeddings"), device, dtype)
 

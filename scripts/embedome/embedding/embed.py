@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 # Raised when the engine's numbers change: parts written before are then not used again.
-NUMERICS_VERSION = 4
+NUMERICS_VERSION = 5
 
 
 def embed_shard(
@@ -169,6 +169,8 @@ def embed_records(
         check_same_vectors(earlier["provenance"], provenance)
     if provenance["model"]["trained"] is False:
         log.warning("%s is an untrained model: its vectors have no biological meaning", provenance["model"]["name"])
+    if machine.device == "cuda" and settings.dtype == "float32":
+        log.warning("float32 on a GPU is several times slower than bfloat16; see docs/performance.md")
     content = hashlib.sha256()
     entries: list[dict[str, Any]] = []
 

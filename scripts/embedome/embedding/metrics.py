@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,16 +98,19 @@ def speed(engine: "Engine", clock: Clock) -> dict[str, Any]:
     from embedome.embedding.benchmark import gemm_peak
 
     seconds = clock.seconds[DEVICE]
-    peak = gemm_peak(engine.device, engine.dtype)
+    peak = None
+    # It takes memory, and its failure must not cost a finished shard its manifest.
+    with suppress(RuntimeError):
+        peak = gemm_peak(engine.device, engine.dtype)
     rates = {
-        "device": torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "cpu",
         "token_budget": engine.token_budget,
         "residues_embedded": clock.residues,
         "residues_per_second": round(clock.residues / seconds, 1),
         "flop_per_second": round(clock.operations / seconds),
-        "gemm_peak_flop_per_second": round(peak),
-        "fraction_of_gemm_peak": round(clock.operations / seconds / peak, 4),
+        "gemm_peak_flop_per_second": peak and round(peak),
+        "fraction_of_gemm_peak": peak and round(clock.operations / seconds / peak, 4),
     }
     if engine.device.type == "cuda":
-        rates["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+        rates["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated(engine.device)
     return rates

@@ -222,5 +222,6 @@ def build_engine(model: str, settings: EmbedSettings, machine: Machine) -> Engin
         layer=settings.layer,
         poolings=settings.pooling,
         per_residue=settings.per_residue,
+        fused=settings.fused,
         attempt=machine.attempt,
     )

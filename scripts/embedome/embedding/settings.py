@@ -32,6 +32,8 @@ class EmbedSettings(SectionSettings):
         Of `terms.POOLINGS`; one vector each.
     per_residue : bool
         Write the vectors of the residues too.
+    fused : bool
+        As in `engine.Engine`.
     """
 
     dtype: str = "float32"
@@ -42,6 +44,7 @@ class EmbedSettings(SectionSettings):
     layer: int = -1
     pooling: tuple[str, ...] = (MEAN,)
     per_residue: bool = False
+    fused: bool = False
 
     @property
     def policy(self) -> LongPolicy:

@@ -1,7 +1,8 @@
 """The embedding engine: sequences in, vectors out, in dense batches of sequences in groups of equal length.
 
 No padding and no mask anywhere: a vector does not depend on what else is in the batch, beyond rounding. Tokenising and
-ordering are array operations on the host (layout.py), pooling is one on the device; only finished vectors cross back.
+ordering are array operations on the host (batch_layout.py), pooling is one on the device; only finished vectors cross
+back.
 Shapes: n sequences, D dimension.
 """
 
@@ -12,17 +13,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from embedome.common.errors import UserError
 from embedome.common.process import keep_freed_memory
 from embedome.common.terms import EMBEDDED, FIRST, MEAN, NON_FINITE, OUT_OF_MEMORY, TOO_LONG, TRUNCATED, WINDOWED
 from embedome.engine.batch_layout import BatchLayout, DeviceLayout, Group, lay_out
-from embedome.engine.device import TOKEN_BUDGET, HostCopy, free_memory, is_out_of_memory, use_device
+from embedome.engine.device import (
+    TOKEN_BUDGET,
+    HostCopy,
+    computes_bfloat16,
+    first_line,
+    free_memory,
+    is_out_of_memory,
+    unused_memory,
+    use_device,
+)
 from embedome.engine.pooling import PooledVectors, ResidueStates
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model
 from embedome.models.encoders.flops import operations
+from embedome.models.encoders.fused import fuse_passes
 from embedome.models.encoders.int8 import products_are_exact, quantise_linears
 from embedome.parquet.vectors import finite_rows
 
@@ -32,9 +43,13 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Linear layers in integers, all else in float32.
 INT8 = "int8"
-# Where a batch may have groups of several lengths, as parts are small: a tenth faster than one sequence at a time
-# (docs/performance.md). On a GPU, whose parts fill batches of one length, it has not been measured.
-MIXED_LENGTHS = {"cpu"}
+# Tokens of one length that are a batch by themselves. Fewer are run together with those of other lengths: a GPU would
+# wait for the host at every layer, and a CPU's products, whose batches are never that large, would be too small.
+LONE_GROUP_TOKENS = 8192
+# Of a batch of several lengths, what its groups may hold beside their tokens, such as T5's biases.
+GROUP_BYTES = 1 << 30
+# Pieces of a batch: kernels of attention number them along a dimension of the grid, which CUDA ends there.
+MOST_PIECES = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,8 @@ class Engine:
         Of `terms.POOLINGS`.
     per_residue : bool
         Give the hidden states of the residues too.
+    fused : bool
+        On a GPU, pass over hidden states less often, see `models.encoders.fused`.
     attempt : int
         Of a job that failed before: each time batches are half as large, on a GPU.
 
@@ -107,6 +124,7 @@ class Engine:
         layer: int = -1,
         poolings: Sequence[str] = (MEAN,),
         per_residue: bool = False,
+        fused: bool = False,
         attempt: int = 1,
     ) -> None:
         self.policy = policy or LongPolicy()
@@ -115,7 +133,7 @@ class Engine:
         if self.device.type == "cpu":
             torch.set_num_threads(1)
             keep_freed_memory()
-        check_dtype(model.encoder, dtype, self.device.type)
+        check_dtype(model.encoder, dtype, self.device)
         if FIRST in poolings and not model.tokenizer.first:
             raise UserError("embed.pooling is 'first', but the model has no token before the residues")
         self.poolings, self.per_residue = tuple(poolings), per_residue
@@ -127,6 +145,30 @@ class Engine:
         if dtype == INT8:
             quantise_linears(self.encoder)
         self.token_budget = token_budget(self.encoder, self.device, attempt)
+        if fused:
+            self.fuse()
+
+    @torch.inference_mode()
+    def fuse(self) -> None:
+        """Fuse the encoder's passes, and try it on a few tokens.
+
+        Raises
+        ------
+        UserError
+            On a CPU, and where torch cannot compile.
+        """
+        if self.device.type != "cuda":
+            raise UserError("embed.fused is true, which is for GPUs; set it to false")
+        fuse_passes(self.encoder)
+        try:
+            self.encoder.stream([torch.zeros(2, 2, dtype=torch.int32, device=self.device)])
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"embed.fused is true, but torch cannot compile on {socket.gethostname()} ({first_line(error)}); "
+                "install a C compiler, or set it to false"
+            ) from None
 
     def embed(self, sequences: Sequences) -> Embedded:
         """Embed sequences of one residue or more."""
@@ -139,21 +181,27 @@ class Engine:
         pooled = PooledVectors(self.poolings, layout, self.dimension, self.device)
         states = ResidueStates(layout, self.dimension) if self.per_residue else None
         lost: set[int] = set()
-        begin = 0
+        budget, begin = self.token_budget, 0
         while begin < len(layout.order):
-            end = self.batch_end(layout, begin)
+            end = self.batch_end(layout, begin, budget)
+            arriving = None
             try:
-                self.run_batch(list(row.groups(begin, end)), pooled, states)
-                fits = True
+                arriving = self.run_batch(list(row.groups(begin, end)), pooled, states)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                fits = False
             # Outside the handler, whose exception keeps the batch's tensors alive.
-            if not fits:
+            if arriving is not None:
+                # Not run again: residues of windows would be added up twice.
+                if states:
+                    states.keep(arriving)
+            else:
                 free_memory()
                 if end - begin > 1:
-                    self.halve_budget(layout.tokens_between(begin, end))
+                    # For the rest of these sequences: the next ones may be shorter.
+                    tokens = layout.tokens_between(begin, end)
+                    budget = max(1, tokens // 2)
+                    log.warning("out of memory with %d tokens at once; going on with %d", tokens, budget)
                     continue
                 lost.add(int(layout.pieces.owner[layout.order[begin]]))
             begin = end
@@ -170,16 +218,31 @@ class Engine:
         work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
         return Embedded(vectors, layout.used.astype(np.int32), state, skipped, work, residues)
 
-    def batch_end(self, layout: BatchLayout, begin: int) -> int:
-        """Where the batch ends that begins with a piece: within the token budget, but not before the next piece."""
-        room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + self.token_budget
-        end = max(begin + 1, int(np.searchsorted(layout.token_ends, room, side="right")))
-        if self.device.type in MIXED_LENGTHS:
-            return end
-        return min(end, int(layout.cuts[np.searchsorted(layout.cuts, begin, side="right")]))
+    def batch_end(self, layout: BatchLayout, begin: int, budget: int) -> int:
+        """Return where the batch ends that begins with a piece: within the token budget, but not before the next one.
 
-    def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> None:
-        """Run pieces, and hand their hidden states on."""
+        A large group is alone. A small one takes others with it, as long as what they hold by group is bounded.
+        """
+        room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + budget
+        end = max(begin + 1, int(np.searchsorted(layout.token_ends, room, side="right")))
+        end = min(end, begin + MOST_PIECES)
+        cut = int(np.searchsorted(layout.cuts, begin, side="right"))
+        group_end, held = int(layout.cuts[cut]), self.group_bytes(layout, begin)
+        if layout.tokens_between(begin, min(end, group_end)) >= LONE_GROUP_TOKENS:
+            return min(end, group_end)
+        while group_end < end and (held := held + self.group_bytes(layout, group_end)) <= GROUP_BYTES:
+            cut += 1
+            group_end = int(layout.cuts[cut])
+        return min(end, group_end)
+
+    def group_bytes(self, layout: BatchLayout, piece: int) -> int:
+        """Bytes that the group of a piece holds beside its tokens."""
+        return self.encoder.group_bytes(int(layout.lengths[piece]) + self.tokenizer.n_special)
+
+    def run_batch(
+        self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None
+    ) -> list[tuple[Tensor, HostCopy]]:
+        """Run pieces, and pool their hidden states; return those of residues, where asked for, as they are fetched."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
         found = self.encoder.stream([group.tokens.int() for group in groups])
         arriving = []
@@ -188,14 +251,7 @@ class Engine:
             pooled.add(group.places, hidden, inner, group.weights)
             if states:
                 arriving.append(states.fetch(group.pieces, inner, group.weights))
-        # Once nothing can run out of memory any more: what is done twice is added up twice.
-        if states:
-            states.keep(arriving)
-
-    def halve_budget(self, tokens: int) -> None:
-        """Remember that a batch of so many tokens did not fit."""
-        self.token_budget = max(1, tokens // 2)
-        log.warning("out of memory with %d tokens at once; going on with %d", tokens, self.token_budget)
+        return arriving
 
     def judge(
         self,
@@ -217,23 +273,29 @@ class Engine:
         return state, skipped | ~finite | unfit
 
 
-def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: str) -> None:
+def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: torch.device) -> None:
     """Refuse half precision where an encoder's hidden states are known to overflow it, and integers where they would.
 
     Raises
     ------
     UserError
-        For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295). For int8 on a GPU, and
-        on a CPU without VNNI.
+        For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295). For bfloat16 on a GPU
+        that has it not. For int8 on a GPU, and on a CPU without VNNI.
     """
-    if dtype == INT8 and device != "cpu":
+    narrow = getattr(encoder, "float16_safe", True)
+    if dtype == "bfloat16" and device.type == "cuda" and not computes_bfloat16(device):
+        raise UserError(
+            f"embed.dtype is bfloat16, which {torch.cuda.get_device_name(device)} has not (compute capability below "
+            f"8.0); use {'float16 or float32' if narrow else 'float32'}, or another GPU"
+        )
+    if dtype == INT8 and device.type != "cpu":
         raise UserError("embed.dtype is int8, which is for CPUs; use bfloat16 on a GPU")
     if dtype == INT8 and not products_are_exact():
         raise UserError(
             f"embed.dtype is int8, but {socket.gethostname()}'s processor has no VNNI, without which products of "
             "integers overflow; use bfloat16 or float32, or other nodes"
         )
-    if dtype == "float16" and not getattr(encoder, "float16_safe", True):
+    if dtype == "float16" and not narrow:
         raise UserError("embed.dtype is float16, which T5 models overflow; use bfloat16 or float32")
 
 
@@ -265,9 +327,9 @@ def token_budget(encoder: nn.Module, device: torch.device, attempt: int = 1) -> 
     if device.type == "cpu":
         return most
     if len(encoder.layers):
-        free, _ = torch.cuda.mem_get_info(device)
         # Outputs of a layer's matrices, and about as many copies of the hidden state as a layer has operations.
         widths = sum(module.out_features for module in encoder.layers[0].modules() if isinstance(module, nn.Linear))
         token_bytes = (widths + 8 * encoder.dimension) * next(encoder.parameters()).element_size()
-        most = min(most, 1 << max(0, (free // (2 * token_bytes)).bit_length() - 1))
+        fitting = unused_memory(device) // (2 * token_bytes)
+        most = min(most, 1 << max(0, fitting.bit_length() - 1))
     return max(1, most >> (attempt - 1))

@@ -1,0 +1,50 @@
+"""Fewer passes over the hidden states of an encoder on a GPU, where memory and not arithmetic is the limit.
+
+What is done to each token by itself, before attention and after it, is compiled for all layers alike: norms, residual
+sums, gates and rotations become one pass each. GELU by tanh is part of the matrix product before it. Attention is not
+compiled: it is called for each length, and a compiler would start anew for each number of them.
+
+Shapes: T tokens, D dimension, F feed-forward dimension.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from embedome.models.encoders.grouped import StreamEncoder
+from embedome.models.encoders.layers import tanh_gelu
+
+# Of a layer, what takes each token by itself.
+TOKENWISE = ("project", "turn", "finish")
+
+
+class TanhGeluLinear(nn.Module):
+    """A linear layer and GELU by tanh in one operation, which cuBLASLt has for its results before they are written.
+
+    On a CPU torch's operation has the other form of GELU, by the error function: this is for GPUs.
+
+    Parameters
+    ----------
+    linear : torch.nn.Linear
+        With a bias.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [T, D] to [T, F]."""
+        return torch._addmm_activation(self.bias, x, self.weight.t(), use_gelu=True)
+
+
+def fuse_passes(encoder: StreamEncoder) -> None:
+    """Change an encoder for inference on a GPU, so that it passes over its hidden states less often.
+
+    Its results differ in the last bits.
+    """
+    for module in encoder.modules():
+        if getattr(module, "activation", None) is tanh_gelu and module.mlp_in.bias is not None:
+            module.mlp_in, module.activation = TanhGeluLinear(module.mlp_in), nn.Identity()
+        for name in TOKENWISE:
+            if hasattr(module, name):
+                setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
