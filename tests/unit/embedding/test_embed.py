@@ -18,6 +18,7 @@ import torch
 from embedome.common.errors import UserError
 from embedome.common.process import peak_memory
 from embedome.embedding.embed import embed_shard
+from embedome.embedding.part_pipeline import Machine
 from embedome.embedding.settings import EmbedSettings
 from helpers import small_run as line
 from helpers.embedded_shard import arguments, assert_same, parts, run, stamps, work
@@ -185,6 +186,30 @@ def test_metrics_tell_what_was_done(prepared: Line, model: Path, tmp_path: Path)
     again = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert again["seconds"]["device"] == 0
     assert "residues_per_second" not in again
+
+
+def test_a_peak_that_does_not_fit_costs_no_manifest(
+    shard: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(device: torch.device, dtype: torch.dtype) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("embedome.embedding.benchmark.gemm_peak", full)
+    embed_shard(shard, model, tmp_path / "00000.json", **arguments(), metrics=tmp_path / "metrics.jsonl")
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["gemm_peak_flop_per_second"] is None
+    assert row["fraction_of_gemm_peak"] is None
+    assert row["residues_per_second"] > 0
+
+
+def test_float32_on_a_gpu_is_warned_of(
+    shard: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("embedome.engine.engine.use_device", lambda device: torch.device("cpu"))
+    for name, machine in (("cpu", Machine()), ("gpu", Machine("cuda"))):
+        caplog.clear()
+        embed_shard(shard, model, tmp_path / name / "00000.json", **arguments(), machine=machine)
+        assert ("float32 on a GPU is several times slower" in caplog.text) == (name == "gpu")
 
 
 # Faulty shards
