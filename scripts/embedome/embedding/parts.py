@@ -33,15 +33,15 @@ from embedome.dataset.provenance import lasting
 from embedome.embedding.cost import PICOSECONDS
 from embedome.embedding.settings import PartLimits
 from embedome.engine.engine import Embedded
-from embedome.parquet.vectors import residues_array, vector_array
+from embedome.parquet.vectors import residues_column, vector_array
 from embedome.sequences.digests import refget_digests
 from embedome.sequences.headers import parse_descriptions
 from embedome.sequences.records import Record
 
-# Residues of a part at most, whatever its predicted time, and bytes of its residues' vectors, where they are written
-# (4 for each number, as windows are averaged in float32): what bounds memory.
+# Residues of a part at most, whatever its predicted time, and bytes of its residues' vectors, where they are written:
+# what bounds memory.
 PART_RESIDUES = 256 << 20
-PART_RESIDUE_BYTES = 1 << 30
+PART_RESIDUE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,11 @@ def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
 
 
 def most_residues(provenance: Mapping[str, Any], dimension: int) -> int:
-    """Residues of a part at most, from what it holds of each."""
+    """Residues of a part at most, from what it holds of each: half floats, or where windows are averaged, floats."""
     if not provenance["per_residue"]:
         return PART_RESIDUES
-    return min(PART_RESIDUES, PART_RESIDUE_BYTES // (4 * dimension))
+    size = 4 if provenance["long_sequences"] == "window" else 2
+    return min(PART_RESIDUES, PART_RESIDUE_BYTES // (size * dimension))
 
 
 def cut_parts(records: Iterable[Record], limits: PartLimits, most: int) -> Iterator[list[Record]]:
@@ -128,10 +129,9 @@ def write(part: Part, result: EmbeddedPart) -> None:
     digest = None
     if embedded.residues is not None:
         dimension = next(iter(embedded.vectors.values())).shape[1]
-        states = residues_array([embedded.residues[index] for index in kept], dimension)
+        states = residues_column([embedded.residues[index] for index in kept], dimension)
         rows = pa.table([table["id"], table["digest"], states], schema=residue_schema(dimension))
-        write_residues(residues_path(part.path), rows, part.provenance, there)
-        digest = file_sha256(residues_path(part.path))
+        digest = write_residues(residues_path(part.path), rows, part.provenance, there)
     metadata = embedding_metadata(part.provenance, skipped, part.fingerprint, result.recomputed, digest)
     write_part(part.path, table, metadata, there)
 

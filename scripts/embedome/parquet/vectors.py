@@ -45,8 +45,8 @@ def finite_rows(vectors: np.ndarray) -> np.ndarray:
     return finite
 
 
-def residues_array(states: Sequence[np.ndarray], dimension: int) -> pa.Array:
-    """Wrap matrices [L, D] of float16 as an Arrow array of lists of vectors."""
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in states])]).astype(np.int32)
-    joined = np.concatenate(states) if states else np.empty((0, dimension), np.float16)
-    return pa.ListArray.from_arrays(offsets, vector_array(joined), type=residues_type(dimension))
+def residues_column(states: Sequence[np.ndarray], dimension: int) -> pa.ChunkedArray:
+    """Wrap matrices [L, D] of float16 as a column of lists of vectors, a chunk each, without a copy."""
+    kind = residues_type(dimension)
+    chunks = [pa.ListArray.from_arrays([0, len(each)], vector_array(each), kind) for each in states]
+    return pa.chunked_array(chunks, kind)

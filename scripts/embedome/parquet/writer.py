@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedome.common.digested_file import DigestedFile
 from embedome.common.parallel import map_in_order
 from embedome.parquet.concatenation import Concatenation
 from embedome.parquet.reader import RowReader
@@ -36,14 +37,22 @@ class ParquetSink:
     schema : pyarrow.Schema
     rows : int
         Rows of a row group; memory is that of one.
+    encoded_rows : int, optional
+        Of these, how many are encoded at once; None for all. What pyarrow makes of them on its way takes ten times the
+        room of half floats: where rows are large, few at once fit the processor's caches.
     **options
         Passed to `pyarrow.parquet.ParquetWriter`, e.g. `use_dictionary` and `write_statistics`.
     """
 
     def __init__(
-        self, path: str | os.PathLike | BinaryIO | pa.NativeFile, schema: pa.Schema, rows: int, **options
+        self,
+        path: str | os.PathLike | BinaryIO | pa.NativeFile | DigestedFile,
+        schema: pa.Schema,
+        rows: int,
+        encoded_rows: int | None = None,
+        **options,
     ) -> None:
-        self.group_rows = rows
+        self.group_rows, self.encoded_rows = rows, encoded_rows or rows
         self.rows = 0
         self.waiting: list[pa.Table] = []
         self.n_waiting = 0
@@ -66,8 +75,10 @@ class ParquetSink:
         self.writer.add_key_value_metadata(dict(metadata))
 
     def write_group(self, table: pa.Table) -> None:
-        # One chunk per column: pages end where chunks end, and bytes must not depend on how rows arrived.
-        self.writer.write_table(table.combine_chunks(), row_group_size=self.group_rows)
+        # Chunks of as many rows, however they arrived: a chunk is encoded at once, and bytes depend on where they end.
+        starts = range(0, len(table), self.encoded_rows)
+        chunks = [table.slice(start, self.encoded_rows).combine_chunks() for start in starts]
+        self.writer.write_table(pa.concat_tables(chunks), row_group_size=self.group_rows)
 
     def __enter__(self) -> "ParquetSink":
         return self

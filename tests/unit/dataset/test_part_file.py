@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedome.common.errors import UserError
-from embedome.dataset.format import embedding_metadata, embedding_schema
-from embedome.dataset.part_file import read_rows, write_part
+from embedome.common.json_files import file_sha256
+from embedome.dataset import part_file
+from embedome.dataset.format import embedding_metadata, embedding_schema, residue_schema
+from embedome.dataset.part_file import never, read_rows, residue_sink, write_part, write_residues
 from embedome.parquet.id_lookup import find_rows
-from embedome.parquet.vectors import vector_array, vector_matrix
+from embedome.parquet.vectors import residues_column, vector_array, vector_matrix
 from embedome.parquet.writer import ParquetSink
 from helpers import small_run as line
 from hypothesis import example, given, settings
@@ -112,3 +114,60 @@ def test_rows_are_found_by_id(large_part: Path, wanted: set[int]) -> None:
     assert found["length"].to_pylist() == sorted(i for i in wanted if 0 <= i < 20_000)
     values = np.load(large_part.with_suffix(".npy"))
     assert np.array_equal(vector_matrix(found["embedding"]), values[found["length"].to_numpy()])
+
+
+# Vectors of residues
+
+
+def residue_rows(count: int) -> tuple[pa.Table, list[np.ndarray]]:
+    """Rows with 16 random numbers for each of 0 to 200 residues."""
+    generator = np.random.default_rng(count)
+    states = [generator.normal(size=(n, 16)).astype(np.float16) for n in generator.integers(0, 200, count)]
+    ids = [f"P{number:05d}" for number in range(count)]
+    return pa.table([ids, ids, residues_column(states, 16)], schema=residue_schema(16)), states
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 150])
+def test_residues_are_written_in_groups_and_digested_on_the_way(tmp_path: Path, count: int) -> None:
+    table, states = residue_rows(count)
+    path = tmp_path / "part.residues.parquet"
+    assert write_residues(path, table, {"pooling": ["mean"]}, never) == file_sha256(path)
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    assert file.schema_arrow.remove_metadata() == residue_schema(16)
+    groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    assert groups == [64] * (count // 64) + [count % 64] * (count % 64 > 0)
+    found = file.read()
+    assert found["id"].to_pylist() == table["id"].to_pylist()
+    for row, each in zip(found["residue_embeddings"], states, strict=True):
+        assert np.array_equal(row.values.flatten().to_numpy(), each.reshape(-1))
+
+
+@given(st.lists(st.integers(0, 150), max_size=4))
+@settings(deadline=None, max_examples=20)
+def test_residues_have_the_same_bytes_however_they_arrive(ends: list[int]) -> None:
+    table, _ = residue_rows(150)
+    written = []
+    for cuts, whole in (([0, 150], False), (sorted([0, 150, *ends]), True)):
+        stream = io.BytesIO()
+        with residue_sink(stream, 16) as sink:
+            for start, end in pairwise(cuts):
+                piece = table.slice(start, end - start)
+                sink.write(piece.combine_chunks() if whole else piece)
+        written.append(stream.getvalue())
+    assert written[0] == written[1]
+
+
+def test_the_digest_is_that_of_the_file_that_another_job_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "part.residues.parquet"
+    write_residues(path, residue_rows(3)[0], {"pooling": ["mean"]}, never)
+    theirs = file_sha256(path)
+    assert write_residues(path, residue_rows(4)[0], {"pooling": ["mean"]}, lambda: True) == theirs
+    assert file_sha256(path) == theirs
+
+
+def test_a_full_disk_is_told_of_with_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open` gives a device that is full, as a file system is."""
+    monkeypatch.setattr(part_file, "open", lambda path, mode: io.FileIO("/dev/full", mode), raising=False)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_residues(tmp_path / "part.residues.parquet", residue_rows(3)[0], {"pooling": ["mean"]}, never)
+    assert caught.value.filename == str(tmp_path / "part.residues.parquet")

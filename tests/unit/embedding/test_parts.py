@@ -97,10 +97,15 @@ def test_parts_are_cut_by_the_limits_alone(model: Path, shard: Path, tmp_path: P
     assert ranges("e", limits=line.limits(80, 1e-4), settings=EmbedSettings("float32", "skip")) == seconds
 
 
-def test_residues_bound_the_size_of_a_part(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("policy", "number"), [("truncate", 2), ("window", 4)])
+def test_residues_bound_the_size_of_a_part(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, number: int
+) -> None:
+    """They are half floats, and where windows are averaged floats."""
     shard = line.write_shard(tmp_path / "00000.fasta.gz", line.random_records(3, [40] * 10))
-    monkeypatch.setattr(embedome_parts, "PART_RESIDUE_BYTES", 4 * 32 * 130)  # 130 residues of 32 dimensions
-    manifest = run(shard, model, tmp_path / "out", settings=EmbedSettings(per_residue=True), limits=line.limits(100))
+    monkeypatch.setattr(embedome_parts, "PART_RESIDUE_BYTES", number * 32 * 130)  # 130 residues of 32 dimensions
+    settings = EmbedSettings(per_residue=True, long_sequences=policy)
+    manifest = run(shard, model, tmp_path / "out", settings=settings, limits=line.limits(100))
     assert [part["sequences"] for part in manifest["parts"]] == [3, 3, 3, 1]
     assert len(run(shard, model, tmp_path / "plain", limits=line.limits(100))["parts"]) == 1
 
