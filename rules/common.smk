@@ -19,6 +19,7 @@ from embedome.workflow.config import (
 from embedome.workflow.library import use_in_jobs
 from embedome.workflow.paths import FAMILIES, Paths
 from embedome.workflow.resources import (
+    RESIDUES_MB,
     by_attempt,
     by_attempt_and_records,
     by_attempt_and_size,

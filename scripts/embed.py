@@ -16,7 +16,7 @@ with rule_log(snakemake.log):
         settings=EmbedSettings.from_config(snakemake.params.embed),
         limits=PartLimits.from_config(snakemake.params.embed, snakemake.params.cost),
         source=source_identity(snakemake.input.summary, snakemake.params.config_sha256),
-        machine=Machine.of_job(snakemake.resources),
+        machine=Machine.of_job(snakemake.resources, snakemake.threads),
         shards=snakemake.input.shards,
         metrics=snakemake.output.metrics,
     )

@@ -66,7 +66,7 @@ def run_embed(options: argparse.Namespace) -> None:
     if options.device != "cuda" and options.workers != 1:
         start_server("embedome.embedding.part_pipeline")
     from embedome.common.errors import UserError
-    from embedome.embedding.part_pipeline import Machine
+    from embedome.embedding.part_pipeline import MOST_WRITERS, Machine
     from embedome.embedding.settings import EmbedSettings
     from embedome.embedding.single_file import embed_fasta
 
@@ -74,7 +74,7 @@ def run_embed(options: argparse.Namespace) -> None:
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
-    device = chosen_device(options)
+    device, cores = chosen_device(options), available_cores()
     account = embed_fasta(
         options.fasta,
         options.model,
@@ -90,6 +90,10 @@ def run_embed(options: argparse.Namespace) -> None:
             per_residue=options.per_residue,
             fused=options.fused,
         ),
-        machine=Machine(device, workers=options.workers or (available_cores() if device == "cpu" else 1)),
+        machine=Machine(
+            device,
+            workers=options.workers or (cores if device == "cpu" else 1),
+            writers=min(cores, MOST_WRITERS) if device == "cuda" else 1,
+        ),
     )
     print(f"{options.out}: {json.dumps(account)}")

@@ -82,9 +82,9 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def thread() -> Iterator[ThreadPoolExecutor]:
-    """A thread for some work. On SIGTERM or Ctrl-C what it has not begun is dropped."""
-    with ThreadPoolExecutor(1) as pool:
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for some work. On SIGTERM or Ctrl-C what they have not begun is dropped."""
+    with ThreadPoolExecutor(count) as pool:
         try:
             yield pool
         except (SystemExit, KeyboardInterrupt, GeneratorExit):

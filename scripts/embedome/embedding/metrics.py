@@ -49,6 +49,12 @@ class Clock:
                 if not self.inside[stage]:
                     self.seconds[stage] += time.perf_counter() - self.entered[stage]
 
+    def count(self, residues: int, operations: int) -> None:
+        """Add what was done on the device for a part."""
+        with self.lock:
+            self.residues += residues
+            self.operations += operations
+
     def items(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
         """Pass items on, counting the time it takes to get them."""
         iterator = iter(items)

@@ -1,7 +1,7 @@
 """What is done to each part of a shard: laid out, run on the device, fetched, made anew where it must be, and written.
 
-While one part runs on the device, the next is read and laid out, and the last is fetched and written: memory is that of
-three parts.
+While one part runs on the device, the next is read and laid out, and those before it are fetched and written: one at a
+time, or with vectors of residues, which take long to encode, one in each of several threads.
 """
 
 import gc
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from embedome.common.json_files import json_sha256
-from embedome.common.parallel import ahead, map_in_order, process_pool, thread
+from embedome.common.parallel import ahead, map_in_order, process_pool, threads
 from embedome.common.terms import NON_FINITE
 from embedome.embedding.metrics import DEVICE, READING, WRITING, Clock
 from embedome.embedding.parts import EmbeddedPart, Part, is_written, part_entry, write
@@ -31,6 +31,8 @@ from embedome.models.directory import Model, empty_model, load_model
 log = logging.getLogger(__name__)
 
 
+# Writers at most where nobody says how many: each takes the memory of a part.
+MOST_WRITERS = 8
 # What to do where memory runs out.
 LARGER_DEVICE = "run again on a device with more memory; finished parts are kept"
 SMALLER_PARTS = f"{LARGER_DEVICE}. Or lower embed.part_sequences, which cuts all parts anew"
@@ -48,15 +50,18 @@ class Machine:
         As in `engine.Engine`.
     workers : int
         Processes that embed one part each.
+    writers : int
+        Threads that fetch and write one part each, where vectors of residues are written.
     """
 
     device: str = "cpu"
     attempt: int = 1
     workers: int = 1
+    writers: int = 1
 
     @classmethod
-    def of_job(cls, resources: Mapping[str, Any]) -> "Machine":
-        """The machine of a job: a GPU where it asked for one, by ``gpu`` or ``gres``.
+    def of_job(cls, resources: Mapping[str, Any], threads: int = 1) -> "Machine":
+        """The machine of a job: a GPU where it asked for one, by ``gpu`` or ``gres``, and a writer in each thread.
 
         The variable EMBEDOME_DEVICE says otherwise, for trying out a cluster without GPUs.
         """
@@ -66,7 +71,7 @@ class Machine:
             device = chosen
         elif device == "cpu" and torch.cuda.is_available():
             log.warning("there is a GPU, but this job did not ask for one; see docs/cluster.md, One machine with a GPU")
-        return cls(device, resources.get("attempt", 1))
+        return cls(device, resources.get("attempt", 1), writers=threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +102,16 @@ class PartPipeline:
             yield from map_in_order(pool, job, self.clock.items(READING, parts), self.machine.workers + 1)
 
     def run_here(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
-        """Embed parts one after the other: one is laid out ahead, one run, one fetched and written at a time.
+        """Embed parts one after the other: one is laid out ahead, one run, and each writer fetches and writes one.
 
-        What is made anew is so by this thread, which a signal interrupts.
+        What is made anew is so by this thread, which a signal interrupts. Vectors are in memory of one part more than
+        there are writers.
         """
-        with thread() as reader, thread() as writer:
+        writers = self.machine.writers if self.settings.per_residue else 1
+        with threads(1) as reader, threads(writers) as pool:
             laid_out = ahead(reader, self.clock.items(READING, map(self.lay_out, parts)))
             running = (self.run_part(*each) for each in laid_out)
-            for outcome in map_in_order(writer, self.finish, running, 2):
+            for outcome in map_in_order(pool, self.finish, running, writers + 1):
                 yield self.complete(*outcome)
 
     def lay_out(self, part: Part) -> tuple[Part, BatchLayout | None]:
@@ -134,8 +141,7 @@ class PartPipeline:
             return part, None, self.store(part, None)
         with self.clock.time(DEVICE), room_for_part(part):
             embedded = self.engine(part).finish(running)
-        self.clock.residues += int(embedded.used[~embedded.skipped].sum())
-        self.clock.operations += embedded.operations
+        self.clock.count(int(embedded.used[~embedded.skipped].sum()), embedded.operations)
         if self.settings.dtype != "float32" and (embedded.state == NON_FINITE).any():
             return part, embedded, None
         return part, None, self.store(part, EmbeddedPart(embedded, []))

@@ -7,16 +7,23 @@ from typing import Any
 
 Resource = Callable[..., int]
 
+# Megabytes of the largest part's vectors of residues, and of what one that is being encoded takes beside them.
+RESIDUES_MB = 2300
+
 
 def by_attempt(amount: int) -> Resource:
     """Ask for an amount times the attempt."""
     return lambda wildcards, attempt: amount * attempt
 
 
-def by_attempt_and_size(amount: int, times: float) -> Resource:
-    """Ask for megabytes: a base and `times` the input's size, times the attempt."""
+def by_attempt_and_size(amount: int, times: float, each: int = 0) -> Resource:
+    """Ask for megabytes: a base, `each` for a thread, and `times` the input's size, times the attempt."""
+
     # Snakemake passes arguments by these names.
-    return lambda wildcards, input, attempt: attempt * int(amount + times * input.size_mb)  # noqa: A006
+    def megabytes(wildcards: Any, input: Any, attempt: int, threads: int = 1) -> int:  # noqa: A002
+        return attempt * int(amount + each * threads + times * input.size_mb)
+
+    return megabytes
 
 
 def by_attempt_and_records(amount: int, each: int) -> Resource:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from unittest import mock
 
 import embedome
@@ -24,6 +24,7 @@ from embedome.embedding import parts as embedome_parts
 from embedome.embedding.embed import embed_records, shard_records
 from embedome.embedding.part_pipeline import Machine, PartPipeline
 from embedome.embedding.settings import EmbedSettings
+from embedome.engine.pooling import ResidueStates
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import products_are_exact
 from helpers import small_run as line
@@ -328,6 +329,10 @@ def test_a_machine_knows_its_attempt(model: Path, monkeypatch: pytest.MonkeyPatc
     assert found == [3]
 
 
+def test_a_job_writes_in_each_of_its_threads() -> None:
+    assert (Machine.of_job({}, 4).writers, Machine.of_job({}).writers) == (4, 1)
+
+
 # Several processes, or threads
 
 
@@ -401,15 +406,105 @@ def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> Non
         stoppable(work)
 
 
-def test_sigterm_waits_for_one_write_at_the_most(
-    model: Path, shard: Path, tmp_path: Path, processes: Processes
+@pytest.mark.parametrize("writers", [1, 3])
+def test_sigterm_waits_for_one_write_of_each_writer(
+    model: Path, shard: Path, tmp_path: Path, processes: Processes, writers: int
 ) -> None:
     folder, begun = tmp_path / "out", tmp_path / "begun"
-    process = processes.start(partial(write_slowly, work(shard, model, folder), begun, 2))
+    rich = {"settings": EmbedSettings(per_residue=True), "machine": Machine(writers=writers)}
+    process = processes.start(partial(write_slowly, work(shard, model, folder, **rich), begun, 3))
     wait_for(begun.exists)
-    time.sleep(1)  # the next part is embedded meanwhile, and waits
+    time.sleep(1)  # those after them are embedded meanwhile, and one waits
     process.terminate()
     process.join(60)
     assert process.exitcode == 128 + signal.SIGTERM
-    assert begun.read_text().splitlines() == ["00000-00000.parquet"]
-    assert [path.name for path in folder.iterdir()] == ["00000-00000.parquet"]
+    expected = [f"00000-{number:05d}" for number in range(writers)]
+    assert sorted(begun.read_text().splitlines()) == [f"{name}.parquet" for name in expected]
+    there = [f"{name}{end}" for name in expected for end in (".parquet", ".residues.parquet")]
+    assert sorted(path.name for path in folder.iterdir()) == there
+
+
+# Several writers of vectors of residues
+
+
+@pytest.mark.parametrize(("policy", "overlap"), [("truncate", 0), ("window", 11)])
+def test_writers_change_no_byte(model: Path, shard: Path, tmp_path: Path, policy: str, overlap: int) -> None:
+    rich = {"settings": EmbedSettings(long_sequences=policy, overlap=overlap, per_residue=True)}
+    found = [run(shard, model, tmp_path / str(count), machine=Machine(writers=count), **rich) for count in (1, 3)]
+    assert found[0] == found[1]
+    assert_same(tmp_path / "1", tmp_path / "3")
+    assert len(list((tmp_path / "3").glob("*.residues.parquet"))) == 16
+
+
+def test_memory_is_that_of_a_part_for_each_writer_and_one_more(
+    model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_part, finish = PartPipeline.run_part, PartPipeline.finish
+    together, run_so_far, at_the_first_three = Barrier(3), [], []
+
+    def run_and_tell(self: PartPipeline, part: embedome_parts.Part, layout: object) -> object:
+        run_so_far.append(part)
+        return run_part(self, part, layout)
+
+    def finish_together(self: PartPipeline, task: tuple[embedome_parts.Part, object]) -> object:
+        if task[0] in run_so_far[:3]:
+            together.wait(20)
+            time.sleep(1)  # what can be run meanwhile is
+            at_the_first_three.append(len(run_so_far))
+            together.wait(20)
+        return finish(self, task)
+
+    monkeypatch.setattr(PartPipeline, "run_part", run_and_tell)
+    monkeypatch.setattr(PartPipeline, "finish", finish_together)
+    run(shard, model, tmp_path, settings=EmbedSettings(per_residue=True), machine=Machine(writers=3))
+    assert at_the_first_three == [4, 4, 4]
+    assert len(run_so_far) == 16
+
+
+def publish_slowly(work: Callable[[], object], waiting: Path) -> None:
+    """Work, with a long time between a part's vectors of residues and the part itself, for all but the first part."""
+    write_part = embedome_parts.write_part
+
+    def slow(path: Path, *given: object) -> None:
+        if not path.stem.endswith("-00000"):
+            with waiting.open("a") as handle:
+                handle.write(f"{path.name}\n")
+            time.sleep(60)
+        write_part(path, *given)
+
+    with mock.patch.object(embedome_parts, "write_part", slow):
+        stoppable(work)
+
+
+def test_a_killed_run_of_three_writers_goes_on(model: Path, shard: Path, tmp_path: Path, processes: Processes) -> None:
+    rich, folder, waiting = {"settings": EmbedSettings(per_residue=True)}, tmp_path / "killed", tmp_path / "waiting"
+    run(shard, model, tmp_path / "expected", **rich)
+    three = work(shard, model, folder, machine=Machine(writers=3), **rich)
+    process = processes.start(partial(publish_slowly, three, waiting))
+    assert processes.kill(process, 0.0, lambda: waiting.exists() and len(waiting.read_text().splitlines()) == 3)
+    kept = stamps(folder)
+    assert {"00000-00000.parquet"} == {name for name in kept if "residues" not in name}
+    assert len(kept) == 5
+    three()
+    assert_same(folder, tmp_path / "expected")
+    first = {name: stamp for name, stamp in kept.items() if name.startswith("00000-00000.")}
+    assert first.items() <= stamps(folder).items()
+
+
+def test_memory_that_a_writer_lacks_is_told(
+    model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = ResidueStates.finish
+
+    def fail(self: ResidueStates) -> object:
+        if self.states.shape[0] == lengths[5]:
+            raise MemoryError
+        return finish(self)
+
+    sequences = [min(len(each), MAX_RESIDUES) for each in line.read_fasta(shard).values()]
+    lengths = [sum(sequences[start : start + 5]) for start in range(0, 80, 5)]
+    assert lengths.count(lengths[5]) == 1
+    monkeypatch.setattr(ResidueStates, "finish", fail)
+    with pytest.raises(UserError, match=r"^00000-00005\.parquet with its 5 sequences does not fit .* more memory"):
+        run(shard, model, tmp_path, settings=EmbedSettings(per_residue=True), machine=Machine(writers=3))
+    assert not (tmp_path / "00000.json").exists()

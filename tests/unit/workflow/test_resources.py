@@ -4,7 +4,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from embedome.workflow.resources import by_attempt, by_attempt_and_records, by_attempt_and_size
+from embedome.embedding.parts import PART_RESIDUE_BYTES
+from embedome.workflow.resources import RESIDUES_MB, by_attempt, by_attempt_and_records, by_attempt_and_size
 
 
 class Input(dict):
@@ -21,6 +22,13 @@ def test_more_is_asked_for_with_each_attempt():
 def test_more_is_asked_for_of_larger_inputs():
     ask = by_attempt_and_size(1000, 0.25)
     assert [ask(None, SimpleNamespace(size_mb=size), attempt=2) for size in (0, 400)] == [2000, 2200]
+
+
+def test_each_writer_of_residues_has_room_for_a_part():
+    ask = by_attempt_and_size(6000, 3, RESIDUES_MB)
+    one, four = (ask(None, SimpleNamespace(size_mb=100), attempt=1, threads=threads) for threads in (1, 4))
+    assert (one, four - one) == (6300 + RESIDUES_MB, 3 * RESIDUES_MB)
+    assert RESIDUES_MB * 10**6 > PART_RESIDUE_BYTES
 
 
 def test_more_is_asked_for_of_more_records_and_rows(tmp_path):
