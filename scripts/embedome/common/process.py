@@ -31,9 +31,9 @@ def keep_freed_memory() -> None:
 def exit_on_sigterm() -> None:
     """From now on end this process on SIGTERM, as an exception does, and its workers at once.
 
-    Here the part on the device is given up, the one that is being written is finished, and temporary files are removed;
+    Here the part on the device is given up, what is being written is finished, and temporary files are removed;
     those of workers are swept away by the next run. It takes as long as the operation under way on the device, a
-    fraction of a second, and the reading and writing under way: with vectors of residues some seconds.
+    fraction of a second, and the reading and writing under way: with vectors of residues up to half a minute.
     """
     signal.signal(signal.SIGTERM, stop)
 

@@ -1,7 +1,7 @@
 """Embed stage: one shard, part by part, on one device.
 
 A run that finds a part with the fingerprint it would write leaves it alone, so a killed run loses the parts under way
-and nothing else: the one on the device and the one being written, or with several processes one each.
+and nothing else: the one on the device and those being written, or with several processes one each.
 """
 
 import hashlib
