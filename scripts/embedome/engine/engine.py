@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from embedome.common.errors import UserError
 from embedome.common.process import keep_freed_memory
@@ -241,7 +241,7 @@ class Engine:
 
     def run_batch(
         self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None
-    ) -> list[tuple[Tensor, HostCopy]]:
+    ) -> list[tuple[np.ndarray, HostCopy]]:
         """Run pieces, and pool their hidden states; return those of residues, where asked for, as they are fetched."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
         found = self.encoder.stream([group.tokens.int() for group in groups])

@@ -103,7 +103,8 @@ class ResidueStates:
             residues = residues.float() if weights is None else residues.float() * weights[:, :, None]
         else:
             residues = residues.half()
-        return self.start[batch], HostCopy(residues.contiguous())
+        # Joined, so that what is copied lies in one piece.
+        return self.start[batch], HostCopy(residues.flatten(0, 1))
 
     def keep(self, fetched: Sequence[tuple[np.ndarray, HostCopy]]) -> None:
         """Take a batch's states; from a GPU they arrive while the next batch is running."""
@@ -115,7 +116,8 @@ class ResidueStates:
     def settle(self) -> None:
         """Put what has arrived in its place, piece by piece: twice as fast as by an index of rows."""
         for begins, states in self.waiting:
-            for begin, piece in zip(begins.tolist(), states.wait().numpy(), strict=True):
+            found = states.wait().numpy()
+            for begin, piece in zip(begins.tolist(), found.reshape(len(begins), -1, found.shape[1]), strict=True):
                 place = self.states[begin : begin + len(piece)]
                 if self.windowed:
                     place += piece
