@@ -24,6 +24,7 @@ from embedome.embedding.metrics import Clock
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
+from embedome.models.encoders.grouped import StreamEncoder
 from isal import igzip
 from made_inputs import random_sequences
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 HEADER = b">UniRef50_%s Some protein n=%d Tax=Homo sapiens TaxID=9606 RepID=%s_HUMAN\n"
 
 
-class Stub(nn.Module):
+class Stub(StreamEncoder):
     """Hidden states that are the same for all tokens; they take no memory and no time."""
 
     def __init__(self, like: nn.Module) -> None:

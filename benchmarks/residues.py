@@ -30,6 +30,7 @@ from embedome.embedding.part_pipeline import Machine
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model
+from embedome.models.encoders.grouped import StreamEncoder
 from embedome.parquet.vectors import residues_type, vector_array
 from embedome.parquet.writer import PAGE_OPTIONS
 from embedome.sequences.records import Record
@@ -42,7 +43,7 @@ PART_SEQUENCES = 400
 PLAIN = "pyarrow alone"
 
 
-class Stub(nn.Module):
+class Stub(StreamEncoder):
     """Hidden states that are views of random numbers."""
 
     def __init__(self, like: nn.Module) -> None:

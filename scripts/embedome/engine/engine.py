@@ -29,7 +29,7 @@ from embedome.engine.device import (
     unused_memory,
     use_device,
 )
-from embedome.engine.pooling import PooledVectors, ResidueStates
+from embedome.engine.pooling import Fetched, PooledVectors, ResidueStates
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model
 from embedome.models.encoders.flops import operations
@@ -184,16 +184,16 @@ class Engine:
         budget, begin = self.token_budget, 0
         while begin < len(layout.order):
             end = self.batch_end(layout, begin, budget)
-            arriving = None
             try:
-                arriving = self.run_batch(list(row.groups(begin, end)), pooled, states)
+                arriving, fits = self.run_batch(list(row.groups(begin, end)), pooled, states), True
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                arriving, fits = None, False
             # Outside the handler, whose exception keeps the batch's tensors alive.
-            if arriving is not None:
+            if fits:
                 # Not run again: residues of windows would be added up twice.
-                if states:
+                if states and arriving:
                     states.keep(arriving)
             else:
                 free_memory()
@@ -239,19 +239,14 @@ class Engine:
         """Bytes that the group of a piece holds beside its tokens."""
         return self.encoder.group_bytes(int(layout.lengths[piece]) + self.tokenizer.n_special)
 
-    def run_batch(
-        self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None
-    ) -> list[tuple[np.ndarray, HostCopy]]:
+    def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> Fetched | None:
         """Run pieces, and pool their hidden states; return those of residues, where asked for, as they are fetched."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
         found = self.encoder.stream([group.tokens.int() for group in groups])
-        arriving = []
-        for group, hidden in zip(groups, found, strict=True):
-            inner = hidden[:, first : hidden.shape[1] - last]
+        residues = [hidden[:, first : hidden.shape[1] - last] for hidden in found]
+        for group, hidden, inner in zip(groups, found, residues, strict=True):
             pooled.add(group.places, hidden, inner, group.weights)
-            if states:
-                arriving.append(states.fetch(group.pieces, inner, group.weights))
-        return arriving
+        return states and states.fetch(groups, residues)
 
     def judge(
         self,

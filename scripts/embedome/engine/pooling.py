@@ -5,14 +5,16 @@ Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of e
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embedome.common.terms import FIRST, MAX, MEAN
-from embedome.engine.batch_layout import BatchLayout
+from embedome.engine.batch_layout import BatchLayout, Group
 from embedome.engine.device import HostCopy, copy_to_device
+from embedome.models.encoders.grouped import join
 
 # Rows rounded at once by `narrow`: they stay in the cache.
 NARROWED_ROWS = 64
@@ -77,6 +79,17 @@ class PooledVectors:
         return rows
 
 
+class Fetched(NamedTuple):
+    """Hidden states of a batch's residues, on their way to the host."""
+
+    begins: np.ndarray
+    """int64 [B], the row of each piece's first residue among all states."""
+    lengths: np.ndarray
+    """int64 [B], residues of each piece."""
+    states: HostCopy
+    """[residues of all pieces, D]"""
+
+
 class ResidueStates:
     """Hidden states of residues, collected in the host's memory in the order of the sequences.
 
@@ -95,35 +108,39 @@ class ResidueStates:
         # NumPy asks the kernel for large pages, torch does not: to touch pages of 4 kB first takes six times as long.
         self.states = np.zeros((self.offsets[-1], dimension), np.float32 if self.windowed else np.float16)
         self.start = self.offsets[pieces.owner] + layout.begins
-        self.waiting: Sequence[tuple[np.ndarray, HostCopy]] = ()
+        self.waiting: Fetched | None = None
 
-    def fetch(self, batch: np.ndarray, residues: Tensor, weights: Tensor | None) -> tuple[np.ndarray, HostCopy]:
-        """Begin to copy the hidden states [B, L, D] of some pieces to the host; also the row [B] where each begins."""
-        if self.windowed:
-            residues = residues.float() if weights is None else residues.float() * weights[:, :, None]
-        else:
-            residues = residues.half()
-        # Joined, so that what is copied lies in one piece.
-        return self.start[batch], HostCopy(residues.flatten(0, 1))
+    def fetch(self, groups: Sequence[Group], residues: Sequence[Tensor]) -> "Fetched":
+        """Begin to copy the hidden states [B, L, D] of a batch's groups to the host, all of them at once."""
+        begins = np.concatenate([self.start[group.pieces] for group in groups])
+        lengths = np.concatenate([np.full(len(each), each.shape[1]) for each in residues])
+        return Fetched(begins, lengths, HostCopy(join(map(self.weighted, groups, residues))))
 
-    def keep(self, fetched: Sequence[tuple[np.ndarray, HostCopy]]) -> None:
+    def weighted(self, group: Group, residues: Tensor) -> Tensor:
+        """What is kept of a group's hidden states: as they are, or what each adds to its residue's mean."""
+        if not self.windowed:
+            return residues.half()
+        return residues.float() if group.weights is None else residues.float() * group.weights[:, :, None]
+
+    def keep(self, fetched: "Fetched") -> None:
         """Take a batch's states; from a GPU they arrive while the next batch is running."""
         self.settle()
         self.waiting = fetched
-        if all(states.event is None for _, states in fetched):
+        if fetched.states.event is None:
             self.settle()
 
     def settle(self) -> None:
         """Put what has arrived in its place, piece by piece: twice as fast as by an index of rows."""
-        for begins, states in self.waiting:
-            found = states.wait().numpy()
-            for begin, piece in zip(begins.tolist(), found.reshape(len(begins), -1, found.shape[1]), strict=True):
-                place = self.states[begin : begin + len(piece)]
-                if self.windowed:
-                    place += piece
-                else:
-                    place[:] = piece
-        self.waiting = ()
+        if self.waiting is None:
+            return
+        found, end = self.waiting.states.wait().numpy(), 0
+        for begin, length in zip(self.waiting.begins.tolist(), self.waiting.lengths.tolist(), strict=True):
+            place, end = self.states[begin : begin + length], end + length
+            if self.windowed:
+                place += found[end - length : end]
+            else:
+                place[:] = found[end - length : end]
+        self.waiting = None
 
     def finish(self) -> list[np.ndarray]:
         """The states of each sequence, n times float16 [residues used, D]."""

@@ -14,7 +14,7 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
 from embedome.dataset import part_file
 from embedome.dataset.format import embedding_metadata, embedding_schema, residue_schema
-from embedome.dataset.part_file import never, read_rows, residue_sink, write_part, write_residues
+from embedome.dataset.part_file import never, read_rows, write_part, write_residues
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.vectors import residues_column, vector_array, vector_matrix
 from embedome.parquet.writer import ParquetSink
@@ -140,21 +140,6 @@ def test_residues_are_written_in_groups_and_digested_on_the_way(tmp_path: Path, 
     assert found["id"].to_pylist() == table["id"].to_pylist()
     for row, each in zip(found["residue_embeddings"], states, strict=True):
         assert np.array_equal(row.values.flatten().to_numpy(), each.reshape(-1))
-
-
-def test_residues_have_the_same_bytes_however_they_arrive() -> None:
-    """A row group has several pages, which end where what is encoded at once does."""
-    table, _ = residue_rows(70, 256)
-    written = []
-    for cuts in ([0, 70], [0, 5, 6, 63, 66, 70]):
-        for one_chunk in (False, True):
-            stream = io.BytesIO()
-            with residue_sink(stream, 256) as sink:
-                for start, end in pairwise(cuts):
-                    piece = table.slice(start, end - start)
-                    sink.write(piece.combine_chunks() if one_chunk else piece)
-            written.append(stream.getvalue())
-    assert len(set(written)) == 1
 
 
 def test_the_digest_is_that_of_the_file_that_another_job_has_written(tmp_path: Path) -> None:

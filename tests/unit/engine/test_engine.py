@@ -550,9 +550,10 @@ def test_one_window_too_many_skips_its_sequence(model: Path) -> None:
 def test_residues_of_windows_are_added_up_once_however_often_a_batch_is_tried(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory runs out behind the encoder, between the groups of a batch."""
+    """Memory runs out after the encoder, where states begin to be copied."""
     sequences = randoms(67, [100, 100, 70, 40, 12])
     engine = Engine(load_model(model), policy=LongPolicy("window", 20), per_residue=True)
+    engine.token_budget = 130
     expected = engine.embed(join(sequences)).residues
     fetch, fetched = ResidueStates.fetch, []
 

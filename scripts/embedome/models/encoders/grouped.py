@@ -6,7 +6,7 @@ matrix product. Attention takes each group by itself. Nothing is padded, and not
 Shapes: a group's B sequences of L tokens, T tokens of all groups, D model dimension, H heads, K dimension of a head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class StreamEncoder(nn.Module):
         """What remains to be done once all tensors are filled."""
 
 
-def join(parts: Sequence[Tensor]) -> Tensor:
+def join(parts: Iterable[Tensor]) -> Tensor:
     """Put what there is of each group's tokens [B, L, ...] in one row [T, ...]."""
     rows = [part.flatten(0, 1) for part in parts]
     return rows[0] if len(rows) == 1 else torch.cat(rows)
