@@ -7,6 +7,8 @@ compiled: it is called for each length, and a compiler would start anew for each
 Shapes: T tokens, D dimension, F feed-forward dimension.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -37,14 +39,25 @@ class TanhGeluLinear(nn.Module):
         return torch._addmm_activation(self.bias, x, self.weight.t(), use_gelu=True)
 
 
-def fuse_passes(encoder: StreamEncoder) -> None:
+def compile_any_length(function: Callable) -> Callable:
+    """Have torch compile a function once for any number of tokens."""
+    return torch.compile(function, dynamic=True)
+
+
+def fuse_passes(encoder: StreamEncoder, compiled: Callable[[Callable], Callable] = compile_any_length) -> None:
     """Change an encoder for inference on a GPU, so that it passes over its hidden states less often.
 
     Its results differ in the last bits.
+
+    Parameters
+    ----------
+    encoder : StreamEncoder
+    compiled : callable
+        What makes a function one with fewer passes.
     """
     for module in encoder.modules():
         if getattr(module, "activation", None) is tanh_gelu and module.mlp_in.bias is not None:
             module.mlp_in, module.activation = TanhGeluLinear(module.mlp_in), nn.Identity()
         for name in TOKENWISE:
             if hasattr(module, name):
-                setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
+                setattr(module, name, compiled(getattr(module, name)))
