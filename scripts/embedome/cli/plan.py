@@ -10,11 +10,13 @@ from embedome.cli.options import add_engine_options, chosen_device, chosen_dtype
 if TYPE_CHECKING:
     from torch import nn
 
+    from embedome.embedding.cost import CostModel
     from embedome.embedding.length_histogram import Lengths
 
 PLAN_EPILOG = """\
-The cost of a sequence comes from --bench, a file of `embedome bench`, or else from the model's size and --flops, the
-floating-point operations per second that the device is taken to sustain.
+The cost of a sequence comes from --bench, a file of `embedome bench`; or else it is predicted for a GPU in bfloat16,
+from the kernels, bytes and operations of the model's layers and from what the GPU can do at most. Such figures are
+not measured, and may be off by a fifth. The cost is printed as it goes into config.yaml.
 """
 
 
@@ -48,8 +50,10 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="MODEL",
         help="a name of `embedome models`, or a Hugging Face model directory, which needs no weights",
     )
-    parser.add_argument("--bench", metavar="FILE", help="what `embedome bench` measured on the device")
-    parser.add_argument("--flops", type=float, metavar="N", help="operations per second of a device, e.g. 4e14")
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument("--bench", metavar="FILE", help="what `embedome bench` measured on the device")
+    device.add_argument("--gpu", metavar="NAME", help="predict for H200 (the default), H100, A100 or L40S")
+    parser.add_argument("--fused", action="store_true", help="with --gpu: with embed.fused")
     lengths = parser.add_mutually_exclusive_group()
     lengths.add_argument("--fasta", nargs="+", metavar="FILE", help="the sequences")
     lengths.add_argument("--catalog", metavar="DIR", help="the filtered sequences of a run, results/catalog")
@@ -116,44 +120,69 @@ def print_bench(about: dict[str, Any], found: dict[str, Any]) -> None:
             f"{length:>14}  {1e3 * row['seconds_per_sequence']:12,.3f}  {row['residues_per_second']:12,.0f}  "
             f"{row['fraction_of_gemm_peak']:11.0%}"
         )
-    cost = found["cost"]
+    print(cost_text(found["cost"]))
+
+
+def cost_text(cost: dict[str, Any]) -> str:
+    """A cost as in config.yaml."""
     longest = "null" if cost["longest"] is None else cost["longest"]
-    print(f"cost:\n  linear: {cost['linear']:.3e}\n  quadratic: {cost['quadratic']:.3e}\n  longest: {longest}")
+    return f"cost:\n  linear: {cost['linear']:.3e}\n  quadratic: {cost['quadratic']:.3e}\n  longest: {longest}"
 
 
 def run_plan(options: argparse.Namespace) -> None:
     """Predict and print."""
-    from dataclasses import replace
+    from dataclasses import asdict
 
     from embedome.common.errors import UserError
-    from embedome.common.json_files import read_json
-    from embedome.embedding.cost import SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
+    from embedome.embedding.cost import longest_costed
     from embedome.embedding.forecast import Job, make_plan
     from embedome.engine.windows import LongPolicy
 
     for name in ("poolings", "devices", "minutes"):
         if not getattr(options, name) > 0:
             raise UserError(f"--{name} is {getattr(options, name)}; expected more than 0")
-    if options.flops is not None and not options.flops > 0:
-        raise UserError(f"--flops is {options.flops:g}; expected more than 0")
     encoder, held = planned_encoder(options.model)
     longest = longest_costed(LongPolicy(max_residues=options.max_residues), held)
-    flops = options.flops or SUSTAINED_FLOPS["cuda"]
-    basis = f"{flops:.3g} operations per second" + (
-        "" if options.flops else ", a guess for a data centre's GPU: see --flops"
-    )
-    cost = cost_of(encoder, None, flops)
+    lengths = read_lengths(options)
     if options.bench:
-        if not is_bench(options.bench):
-            raise UserError(f"{options.bench}: not a file of `embedome bench`")
-        found = read_json(options.bench)
-        check_same_model(options, found["model"])
-        cost = CostModel(**found["cost"])
-        basis = f"measured with {found['model']['name']} on {found['device']}, {found['dtype']}"
-    cost = replace(cost, longest=longest)
-    job = Job(read_lengths(options), cost, encoder.dimension, options.poolings, options.devices, options.minutes)
-    plan = make_plan(job) | {"basis": basis}
+        cost, basis = measured_cost(options, longest)
+    else:
+        cost, basis = predicted_cost(options, encoder, longest, lengths)
+    job = Job(lengths, cost, encoder.dimension, options.poolings, options.devices, options.minutes)
+    plan = make_plan(job) | basis | {"cost": asdict(cost)}
     print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
+
+
+def measured_cost(options: argparse.Namespace, longest: int | None) -> "tuple[CostModel, dict[str, Any]]":
+    """The cost in a file of `embedome bench`, and where it is from."""
+    from dataclasses import replace
+
+    from embedome.common.errors import UserError
+    from embedome.common.json_files import read_json
+    from embedome.embedding.cost import CostModel
+
+    if not is_bench(options.bench):
+        raise UserError(f"{options.bench}: not a file of `embedome bench`")
+    found = read_json(options.bench)
+    check_same_model(options, found["model"])
+    cost = replace(CostModel(**found["cost"]), longest=longest)
+    return cost, {"basis": f"measured with {found['model']['name']} on {found['device']}, {found['dtype']}"}
+
+
+def predicted_cost(
+    options: argparse.Namespace, encoder: "nn.Module", longest: int | None, lengths: "Lengths"
+) -> "tuple[CostModel, dict[str, Any]]":
+    """The cost that is predicted for a GPU, where it is from, and what holds the GPU up."""
+    from embedome.embedding.roofline import DEFAULT_DEVICE, find_device, predict
+
+    device = find_device(options.gpu or DEFAULT_DEVICE)
+    found = predict(encoder, device, longest, max(1, lengths.residues // lengths.sequences), fused=options.fused)
+    batch, fused = found.batch, " with embed.fused" if options.fused else ""
+    return found.cost, {
+        "basis": f"predicted for the {device.name} in bfloat16{fused}, not measured (see `embedome bench`)",
+        "bound": batch.bound,
+        "share_of_device_time": {kind: seconds / batch.device for kind, seconds in batch.kinds.items() if seconds},
+    }
 
 
 def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> None:
@@ -206,10 +235,19 @@ def plan_text(plan: dict[str, Any]) -> str:
         ("sequences", f"{plan['sequences']:,}"),
         ("residues used", used),
         ("cost", plan["basis"]),
+        *bound_rows(plan),
         ("device hours", f"{plan['device_hours']:,.2f}"),
         ("shards", f"{plan['shards']:,} of {plan['minutes_per_shard']:,.1f} minutes"),
         ("wall-clock hours", f"{plan['wall_clock_hours']:,.2f} on {plan['devices']:,} devices"),
         ("data set", f"{plan['bytes_per_protein'] / 1e9:,.1f} GB"),
         ("vectors of residues", f"{plan['bytes_per_residue'] / 1e9:,.1f} GB more, where asked for"),
     ]
-    return "\n".join(f"{name:<20} {value}" for name, value in rows)
+    return "\n".join([*(f"{name:<20} {value}" for name, value in rows), cost_text(plan["cost"])])
+
+
+def bound_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """The row that says what holds the GPU up, where that is predicted."""
+    if "bound" not in plan:
+        return []
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in plan["share_of_device_time"].items())
+    return [("bound by", f"{plan['bound']} (of the GPU's time: {shares})")]

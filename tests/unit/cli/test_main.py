@@ -443,7 +443,7 @@ def test_get_prints_a_line_per_id_in_the_order_given(made):
         (("embed", "{fasta}", "-m", "{model}", "-o", "{fasta}"), "in.fasta: is a file that is to be read"),
         (("translate", "{fasta}", "-m", "{model}", "-o", "{fasta}"), "in.fasta: is a file that is to be read"),
         (("models", "score", "{fasta}", "-m", "{model}", "-o", "{fasta}"), "in.fasta: is a file that is to be read"),
-        (("plan", "-m", "esm1nv", "--flops", "0"), "--flops is 0; expected more than 0"),
+        (("plan", "-m", "esm1nv", "--minutes", "0"), "--minutes is 0.0; expected more than 0"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_code_2(made, model, tmp_path, processes, arguments, message):

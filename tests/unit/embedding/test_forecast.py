@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,12 @@ import pytest
 import torch
 import yaml
 from embedome.cli.main import main
+from embedome.cli.plan import planned_encoder
 from embedome.embedding.benchmark import bench, fit_cost, gemm_peak
 from embedome.embedding.cost import CostModel, cost_of, longest_costed
 from embedome.embedding.forecast import Job, make_plan
 from embedome.embedding.length_histogram import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
+from embedome.embedding.roofline import DEVICES, LAUNCHES, predict
 from embedome.engine.engine import Engine
 from embedome.engine.windows import NO_LIMIT, LongPolicy, Sequences
 from embedome.models.create import make_config
@@ -200,22 +204,51 @@ def test_plans_by_name_by_directory_and_by_measurement_agree(
 ) -> None:
     folder = rough_model(tmp_path / "model")
     (tmp_path / "in.fasta").write_text(fasta_text(random_records(1, [20, 30, 500])))
-    found = planned(capsys, "-m", folder, "--fasta", tmp_path / "in.fasta", "--flops", 1e9)
-    cost = cost_of(empty_model(folder).encoder, MAX_RESIDUES, 1e9)
-    seconds = sum(cost.linear * n + cost.quadratic * n * n for n in (20, 30, MAX_RESIDUES))
-    assert found["device_hours"] == pytest.approx(seconds / 3600, rel=1e-4)
+    found = planned(capsys, "-m", folder, "--fasta", tmp_path / "in.fasta", "--gpu", "a100")
+    encoder = empty_model(folder).encoder
+    assert found["cost"] == asdict(predict(encoder, DEVICES["A100"], MAX_RESIDUES, 183).cost)
+    seconds = sum(found["cost"]["linear"] * n + found["cost"]["quadratic"] * n * n for n in (20, 30, MAX_RESIDUES))
+    assert found["device_hours"] == pytest.approx(seconds / 3600, rel=1e-3)
     assert found["residues_used"] == 50 + MAX_RESIDUES
+    assert found["bound"] == LAUNCHES  # of a model this small
     measured = {"linear": 2e-3, "quadratic": 0.0, "longest": None}
     about = {"model": model_identity(folder), "device": "x", "dtype": "float32"}
     (tmp_path / "bench.json").write_text(json.dumps({"cost": measured, **about}))
     found = planned(capsys, "-m", folder, "--fasta", tmp_path / "in.fasta", "--bench", tmp_path / "bench.json")
     assert found["device_hours"] == pytest.approx(2e-3 * (50 + MAX_RESIDUES) / 3600, rel=1e-4)
     assert found["basis"] == f"measured with {model_identity(folder)['name']} on x, float32"
-    found = planned(capsys, "-m", "ankh2-ext2", "--flops", 3.7e14)
+    found = planned(capsys, "-m", "ankh2-ext2", "--max-residues", 4096)
     assert found["sequences"] == 60_315_044
-    # About 30 hours: 17.3e9 residues of 2.3 GFLOP and some for attention.
-    assert 25 < found["device_hours"] < 40
+    # 17.3e9 residues of 2.36 GFLOP, with 284 residues to look at, are 14 hours at 790 TFLOP/s, of which half is lost.
+    assert 16 < found["device_hours"] < 28
     assert planned(capsys, "-m", "ankh2-ext2", "--uniref50", 1000)["sequences"] == 1000
+
+
+def test_a_plan_says_what_is_predicted_and_what_holds_the_gpu_up(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "-m", "esm1nv", "--uniref50", "1000000", "--gpu", "L40S"])
+    rows = capsys.readouterr().out
+    assert re.search(r"^cost +predicted for the L40S in bfloat16, not measured", rows, re.MULTILINE)
+    bound, shares = re.search(r"^bound by +(.+) \(of the GPU's time: (.+)\)$", rows, re.MULTILINE).groups()
+    shown = {kind: int(share) for kind, share in re.findall(r"([a-z ]+?) (\d+)%", shares)}
+    assert sum(shown.values()) == pytest.approx(100, abs=2)
+    assert bound == max(shown, key=shown.get)
+    printed = yaml.safe_load(rows[rows.index("cost:") :])["cost"]
+    expected = predict(planned_encoder("esm1nv")[0], DEVICES["L40S"], 510, 285).cost
+    assert printed["longest"] == 510
+    assert float(printed["linear"]) == pytest.approx(expected.linear, rel=1e-3)
+    assert float(printed["quadratic"]) == pytest.approx(expected.quadratic, rel=1e-3)
+
+
+def test_fused_kernels_are_planned_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, fused = (planned(capsys, "-m", "esm1nv", *options) for options in ([], ["--fused"]))
+    assert fused["device_hours"] < 0.95 * plain["device_hours"]
+    assert "with embed.fused" in fused["basis"]
+
+
+def test_the_help_lists_the_gpus_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    assert set(re.findall(r"\b[A-Z]+\d+S?\b", capsys.readouterr().out)) == set(DEVICES)
 
 
 def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +305,7 @@ def test_without_a_longest_sequence_a_bench_names_none(tmp_path: Path) -> None:
         (("plan", "-m", "{tmp}/none"), "none: no such model directory"),
         (("plan", "-m", "esm1nv", "--devices", "0"), "--devices is 0; expected more than 0"),
         (("plan", "-m", "esm1nv", "--uniref50", "0"), "--uniref50 is 0; expected 1 or more"),
+        (("plan", "-m", "esm1nv", "--gpu", "V100"), "no GPU is called 'V100'; expected one of H200, H100, A100, L40S"),
         (("plan", "-m", "esm1nv", "--bench", "{tmp}/bad.json"), "bad.json: not a file of `embedome bench`"),
         (("plan", "-m", "esm1nv", "--max-residues", "600"), "embed.max_residues is 600; expected 1 to 510"),
         (("bench", "-m", "{tmp}/none"), "none: no such model directory"),
