@@ -1,14 +1,17 @@
-"""Plain, gzip and zstandard files as blocks of bytes, digested as they are read."""
+"""Plain, gzip and zstandard files as blocks of bytes, digested as they are read.
+
+What unpacks a file is imported when one comes that needs it: plain files are read without these packages.
+"""
 
 import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import IO
+from typing import IO, NamedTuple
 
 from embedome.common.errors import UserError
 
@@ -35,13 +38,53 @@ class Digested(io.RawIOBase):
         return count
 
 
-def load_zstd() -> ModuleType:
-    """The standard library's module from Python 3.14 on, and before that its backport."""
+class Unpacker(NamedTuple):
+    """What unpacks a compressed file."""
+
+    open: Callable[[IO[bytes]], IO[bytes]]
+    """Give the uncompressed bytes of a file that is open."""
+    error: type[Exception]
+    """Raised where the compressed data are damaged."""
+
+
+def gzip_unpacker() -> Unpacker:
+    """The one for gzip, in a thread of its own."""
+    from isal import igzip_threaded
+    from isal.isal_zlib import IsalError
+
+    return Unpacker(partial(igzip_threaded.open, mode="rb", threads=1), IsalError)
+
+
+def zstd_unpacker() -> Unpacker:
+    """The one for zstandard: of the standard library from Python 3.14 on, and before that its backport."""
     try:
         from compression import zstd
     except ImportError:
         from backports import zstd
-    return zstd
+    return Unpacker(zstd.ZstdFile, zstd.ZstdError)
+
+
+def find_unpacker(path: Path, magic: bytes) -> Unpacker | None:
+    """What unpacks the file with these first bytes; None where it is plain.
+
+    Raises
+    ------
+    UserError
+        Where the package for it is missing.
+    """
+    if magic.startswith(GZIP_MAGIC):
+        name, package, make = "gzip", "isal", gzip_unpacker
+    elif ZSTD_MAGIC.match(magic):
+        name, package, make = "zstandard", "backports.zstd", zstd_unpacker
+    else:
+        return None
+    try:
+        return make()
+    except ImportError as error:
+        raise UserError(
+            f"{path}: compressed with {name}, for which the package {package} is needed ({error}); install it, or "
+            "decompress the file"
+        ) from None
 
 
 @contextmanager
@@ -57,60 +100,57 @@ def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = 
     Raises
     ------
     UserError
-        Where the file is missing, is no regular file, cannot be read, or is empty.
+        Where the file is missing, is no regular file, cannot be read, or is empty; where the package is missing that
+        unpacks it; and where the compressed data turn out to be cut short or damaged.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file"
-        raise UserError(f"{path} is {what}; expected a FASTA file")
-    try:
-        handle = open(path, "rb")  # noqa: SIM115 (closed below)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a FASTA file") from None
-    with handle:
+    with open_regular(path) as handle:
         magic = handle.read(4)
         handle.seek(0)
         if not magic:
             raise UserError(f"{path}: the file is empty; expected FASTA records")
         raw = Digested(handle, digest) if digest else handle
-        if magic.startswith(GZIP_MAGIC):
-            from isal import igzip_threaded
-
-            with igzip_threaded.open(raw, "rb", threads=1) as stream:
-                yield stream
-        elif ZSTD_MAGIC.match(magic):
-            with load_zstd().ZstdFile(raw) as stream:
-                yield stream
-        else:
+        unpacker = find_unpacker(path, magic)
+        if unpacker is None:
             yield raw
+            return
+        with unpacker.open(raw) as stream:
+            try:
+                yield stream
+            except EOFError:
+                raise UserError(
+                    f"{path}: the compressed data end too early, or something else follows them; download or copy the "
+                    "file again"
+                ) from None
+            except (unpacker.error, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                if "too much memory" in str(error):
+                    raise UserError(f"{path}: compressed with zstd --long; compress it again without") from None
+                raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
 
 
-def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[bytes]:
-    """Yield a file's uncompressed bytes in blocks; parameters as of `open_decompressed`.
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file.
 
     Raises
     ------
     UserError
-        As `open_decompressed`, and where the compressed data are cut short or damaged.
+        Where it is missing, is none, or cannot be read.
     """
-    from isal.isal_zlib import IsalError
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise UserError(f"{path} is {what}; expected a FASTA file")
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a FASTA file") from None
 
-    zstd_error = load_zstd().ZstdError
 
+def read_blocks(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[bytes]:
+    """Yield a file's uncompressed bytes in blocks; parameters and errors as of `open_decompressed`."""
     with open_decompressed(path, digest) as stream:
-        try:
-            while block := stream.read(BLOCK_BYTES):
-                yield block
-        except EOFError:
-            raise UserError(
-                f"{path}: the compressed data end too early, or something else follows them; download or copy the "
-                "file again"
-            ) from None
-        except (IsalError, zstd_error, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            if "too much memory" in str(error):
-                raise UserError(f"{path}: compressed with zstd --long; compress it again without") from None
-            raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
+        while block := stream.read(BLOCK_BYTES):
+            yield block
