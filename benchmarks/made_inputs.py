@@ -17,10 +17,10 @@ PROVENANCE = {"pooling": [MEAN], "per_residue": False}
 RANK = 64
 
 
-def random_sequences(count: int) -> list[bytes]:
+def random_sequences(count: int, longest: int = LONGEST) -> list[bytes]:
     """Sequences with the lengths of UniRef50, cut; the same at each call."""
     rng = np.random.default_rng(0)
-    lengths = np.minimum(uniref50_lengths().sample(rng, count), LONGEST)
+    lengths = np.minimum(uniref50_lengths().sample(rng, count), longest)
     text = rng.choice(RESIDUES, lengths.sum()).tobytes()
     ends = np.cumsum(lengths).tolist()
     return [text[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]

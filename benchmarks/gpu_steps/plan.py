@@ -1,0 +1,43 @@
+"""Which steps there are, in their order, and how long each may take on a GPU. What matters most comes first."""
+
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """A function of a module of this folder, which yields rows."""
+
+    name: str
+    module: str
+    seconds: int
+    """After which it stops behind the row it is at. All together are less than `LIMIT_SECONDS`."""
+
+
+# Of a call in all: devices are lent for ten minutes, of which start and end of the process take some.
+LIMIT_SECONDS = 580
+STEPS = (
+    Step("environment", "machine", 10),
+    Step("peak", "machine", 12),
+    Step("bandwidth", "machine", 8),
+    Step("parity", "precision", 60),
+    Step("models", "machine", 45),
+    Step("syncs", "batches", 12),
+    Step("profile", "batches", 20),
+    Step("memory", "memory", 12),
+    Step("files", "whole_files", 110),
+    Step("cores", "whole_files", 50),
+    Step("rotary", "layers", 10),
+    Step("gelu", "layers", 5),
+    Step("compiled", "layers", 35),
+    Step("attention", "attention", 40),
+    Step("mixed", "batches", 45),
+    Step("exhausted", "memory", 10),
+    Step("long", "precision", 12),
+    Step("twice", "precision", 8),
+    Step("copies", "machine", 5),
+    Step("residues", "whole_files", 20),
+    Step("devices", "whole_files", 20),
+    Step("budgets", "batches", 12),
+    Step("float8", "layers", 4),
+    Step("hugging_face", "hugging_face", 15),
+)
+BY_NAME = {step.name: step for step in STEPS}
