@@ -8,6 +8,8 @@ tolerance is broken, and not before all is done.
 
     PYTHONPATH=scripts python benchmarks/gpu.py --out gpu.jsonl                       # one GPU or several
     PYTHONPATH=scripts python benchmarks/gpu.py --out cpu.jsonl --device cpu --small  # proves that the script runs
+
+Models and files, 9 GB, lie in the folder for temporary files: TMPDIR=/dev/shm has it in memory.
 """
 
 import argparse
@@ -19,12 +21,12 @@ import time
 from pathlib import Path
 
 from gpu_steps.plan import BY_NAME, LIMIT_SECONDS, STEPS
-from gpu_steps.runner import BROKEN, ENDED, ERROR, NEW_PROCESS, WHAT, Rows
+from gpu_steps.runner import BROKEN, ENDED, ERROR, NEW_PROCESS, NO_DEVICE, WHAT, Rows
 
 # A process that writes no row for so much longer than its step may take is ended; and one that does not end by itself
 # so long after no step may begin any more.
 SILENT_SECONDS, LAST_SECONDS = 60, 10
-OVER = "the time of the call was over before, or in it"
+OVER, ABSENT = "the time of the call was over before, or in it", "there is no device"
 
 
 def main() -> None:
@@ -51,8 +53,8 @@ def main() -> None:
     found = rows.read()
     print_table(found)
     bad = [f"{row['step']}: {row[key]}" for row in found for key in (BROKEN, ERROR) if key in row]
-    if bad:
-        sys.exit("\n".join(["not as it should be:", *bad]))
+    if bad or any(row.get(ENDED) == ABSENT for row in found):
+        sys.exit("\n".join(["not all is as it should be", *bad]))
 
 
 def run_all(options: argparse.Namespace, steps: list[str], rows: Rows, folder: Path, deadline: float) -> None:
@@ -63,9 +65,9 @@ def run_all(options: argparse.Namespace, steps: list[str], rows: Rows, folder: P
         process = subprocess.Popen(command)
         hung = watch(process, rows, steps, deadline)
         steps = remaining(rows, steps)
-        if time.time() >= deadline:
+        if time.time() >= deadline or process.returncode == NO_DEVICE:
             for name in steps:
-                rows.write(name, ended=OVER)
+                rows.write(name, ended=ABSENT if process.returncode == NO_DEVICE else OVER)
             return
         if steps and process.returncode != NEW_PROCESS:
             why = "hung, and was killed" if hung else f"ended with {process.returncode}"
@@ -95,15 +97,21 @@ def watch(process: "subprocess.Popen[bytes]", rows: Rows, steps: list[str], dead
 
 def child(options: argparse.Namespace, rows: Rows) -> None:
     """Run steps in this process."""
-    import torch
     import transformers
+    from embedome.common.errors import UserError
+    from embedome.engine.device import use_device
     from gpu_steps.bench import Bench
     from gpu_steps.runner import run_steps
 
+    try:
+        device = use_device(options.device)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_DEVICE)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     folder, deadline = options.child
-    run_steps(Bench(torch.device(options.device), options.small, Path(folder)), options.steps, rows, float(deadline))
+    run_steps(Bench(device, options.small, Path(folder)), options.steps, rows, float(deadline))
 
 
 def print_table(rows: list[dict]) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,14 @@ class Bench:
         """A model directory with random weights, which is made once."""
         directory = self.folder / name
         if not directory.exists():
-            make_untrained(directory, name, LIKE.get(name, name), SMALL if self.small else SIZES.get(name, {}), 0)
+            sizes = SMALL if self.small else SIZES.get(name, {})
+            make = partial(make_untrained, directory, name, LIKE.get(name, name), sizes, 0)
+            try:
+                # A core takes half a minute to draw a billion numbers, a GPU no time.
+                with self.device:
+                    make()
+            except RuntimeError:
+                make()
         return directory
 
     def new_engine(self, name: str) -> Engine:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Of every row: what it is about, and whether a tolerance is broken. Of a step's last row: how it ended.
 WHAT, BROKEN, ENDED, ERROR = "what", "broken", "ended", "error"
-# Exit status of a process whose remaining steps are for another one.
-NEW_PROCESS = 75
+# Exit status of a process whose remaining steps are for another one, and of one that finds no device.
+NEW_PROCESS, NO_DEVICE = 75, 69
 NEW_LINE = "\n"
 
 
