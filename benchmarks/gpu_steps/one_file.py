@@ -88,7 +88,7 @@ def result(process: "subprocess.Popen[str]") -> dict[str, Any]:
     """
     out, log = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the process ended with {process.returncode}: {log.strip()[-500:]}")
+        raise RuntimeError(f"the process ended with {process.returncode}: {log.strip().splitlines()[-1:]}")
     return json.loads(out.splitlines()[-1])
 
 

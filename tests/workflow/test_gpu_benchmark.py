@@ -109,6 +109,11 @@ def test_without_a_gpu_it_says_so_once(tmp_path):
     assert [row["ended"] for row in rows_of(out)] == ["there is no device"] * 2
 
 
+def test_all_steps_fit_into_one_call(gpu):
+    assert sum(step.seconds for step in gpu["STEPS"]) <= gpu["LIMIT_SECONDS"]
+    assert gpu["LIMIT_SECONDS"] + gpu["LAST_SECONDS"] < 600
+
+
 # In the place of the process that runs the steps: one that is well, one that ends the process, one that hangs, and one
 # after which the device needs another process.
 STEPS = """
