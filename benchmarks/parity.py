@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from embedome.common.errors import UserError
-from embedome.engine.engine import DTYPES, INT8, Engine, check_dtype
+from embedome.engine.engine import DTYPES, INT8, Engine
 from embedome.models.architectures import DECODER, ENCODER
 from embedome.models.create import make_untrained
 from embedome.models.directory import Model, load_model
@@ -113,10 +113,11 @@ def compare(device: str, sizes: Mapping[str, int] | None, cases: Sequence[Case] 
         label, layers = case.name + (", decoder" if case.features == DECODER else ""), model.encoder.n_layers
         for dtype in (*DTYPES, INT8):
             try:
-                check_dtype(model.encoder, dtype, device)
-            except UserError:
+                # A copy: rounded weights do not come back.
+                engine = Engine(copy.deepcopy(model), device=device, dtype=dtype)
+            except UserError:  # where the model, or the device, is not fit for it
                 continue
-            found = distance(model, batches, exact, device, dtype)
+            found = distance(engine, batches, exact)
             yield Compared(label, layers, dtype, found, found.within(tolerance(dtype, layers)))
 
 
@@ -127,16 +128,12 @@ def draw(model: Model) -> list[torch.Tensor]:
 
 
 @torch.inference_mode()
-def distance(
-    model: Model, batches: list[torch.Tensor], exact: list[torch.Tensor], device: str, dtype: str
-) -> Deviation:
+def distance(engine: Engine, batches: list[torch.Tensor], exact: list[torch.Tensor]) -> Deviation:
     """How far hidden states are off, and their means."""
-    # A copy: rounded weights do not come back. Its encoder as the engine runs it.
-    encoder = Engine(copy.deepcopy(model), device=device, dtype=dtype).encoder
-    first, last = len(model.tokenizer.first), -len(model.tokenizer.last) or None
+    first, last = len(engine.tokenizer.first), -len(engine.tokenizer.last) or None
     deviations = []
     for batch, states in zip(batches, exact, strict=True):
-        mine, true = (each[:, first:last].double().cpu() for each in (encoder(batch.to(device)), states))
+        mine, true = (each[:, first:last].double().cpu() for each in (engine.encoder(batch.to(engine.device)), states))
         cosines = torch.cosine_similarity(mine.mean(1), true.mean(1))
         deviations.append(Deviation(float(cosines.min()), float((mine - true).abs().max())))
     return Deviation(min(each.cosine for each in deviations), max(each.residues for each in deviations))

@@ -4,15 +4,15 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import MethodType
+from typing import Any
 
 import numpy as np
 import torch
-from embedome.engine.batch_layout import BatchLayout
+from embedome.engine.batch_layout import BatchLayout, Group
 from embedome.engine.engine import Engine
 from tolerances import tolerance
 from torch.autograd import DeviceType
@@ -44,7 +44,8 @@ def syncs(bench: Bench) -> Iterator[Row]:
         for per_residue in (False, True):
             engine.per_residue = per_residue
             try:
-                engine.finish(engine.run(layout))  # what is made once is there now
+                with counted_batches(engine) as batches:  # what is made once is there then
+                    engine.finish(engine.run(layout))
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     torch.cuda.set_sync_debug_mode("warn")
@@ -58,15 +59,24 @@ def syncs(bench: Bench) -> Iterator[Row]:
                 f"{Path(each.filename).name}:{each.lineno}" for each in caught if "synchroniz" in str(each.message)
             ]
             what = f"{name}, vectors of {'residues' if per_residue else 'sequences'}"
-            yield {"what": what, "batches": batches_of(engine, layout), "syncs": len(lines), "where": Counter(lines)}
+            yield {"what": what, "batches": len(batches), "syncs": len(lines), "where": Counter(lines)}
 
 
-def batches_of(engine: Engine, layout: BatchLayout) -> int:
-    """Into how many batches a layout is cut."""
-    begin = count = 0
-    while begin < len(layout.order):
-        begin, count = engine.batch_end(layout, begin), count + 1
-    return count
+@contextmanager
+def counted_batches(engine: Engine) -> Iterator[list[int]]:
+    """Groups of each batch that an engine runs in the block."""
+    found: list[int] = []
+    run = engine.run_batch
+
+    def counted(groups: Sequence[Group], *others: Any) -> Any:
+        found.append(len(groups))
+        return run(groups, *others)
+
+    engine.run_batch = counted
+    try:
+        yield found
+    finally:
+        del engine.run_batch
 
 
 def profile(bench: Bench) -> Iterator[Row]:
@@ -132,16 +142,16 @@ def mixed(bench: Bench) -> Iterator[Row]:
             embed_layout(engine, layout_of(engine, sequences[:200]))
             exact = None
             for way in (ONE, SEVERAL, OWN):
-                with lengths_in_batches(engine, way):
+                with lengths_in_batches(engine, way), counted_batches(engine) as batches:
                     begin = time.perf_counter()
                     vectors = embed_layout(engine, layout)["mean"]
                     seconds = time.perf_counter() - begin
-                    batches = batches_of(engine, layout)
                 exact = vectors if exact is None else exact
                 row: Row = {
                     "what": f"{name}, part of {len(sequences):,}, {way}",
                     "residues_per_second": int(layout.used.sum()) / seconds,
-                    "mean_tokens": float(layout.token_ends[-1]) / batches,
+                    "mean_tokens": float(layout.token_ends[-1]) / len(batches),
+                    "groups_a_batch": sum(batches) / len(batches),
                     "cosine": smallest_cosine(exact, vectors),
                 }
                 if not row["cosine"] >= bound:
@@ -153,15 +163,15 @@ def mixed(bench: Bench) -> Iterator[Row]:
 def lengths_in_batches(engine: Engine, way: str) -> Iterator[None]:
     """Have an engine cut its batches at each length, or at none, whatever its own rule is."""
 
-    def batch_end(engine: Engine, layout: BatchLayout, begin: int) -> int:
-        room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + engine.token_budget
+    def batch_end(layout: BatchLayout, begin: int, budget: int = engine.token_budget) -> int:
+        room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + budget
         end = max(begin + 1, int(np.searchsorted(layout.token_ends, room, side="right")))
         if way == SEVERAL:
             return end
         return min(end, int(layout.cuts[np.searchsorted(layout.cuts, begin, side="right")]))
 
     if way != OWN:
-        engine.batch_end = MethodType(batch_end, engine)
+        engine.batch_end = batch_end
     try:
         yield
     finally:
