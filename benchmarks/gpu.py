@@ -63,7 +63,7 @@ def run_all(options: argparse.Namespace, steps: list[str], rows: Rows, folder: P
         command = [sys.executable, "-u", __file__, "--out", str(options.out), "--device", options.device]
         command += ["--small"] * options.small + ["--child", str(folder), str(deadline), "--steps", *steps]
         process = subprocess.Popen(command)
-        hung = watch(process, rows, steps, deadline)
+        hung = watch(process, rows, steps, deadline, SILENT_SECONDS * (10 if options.small else 1))
         steps = remaining(rows, steps)
         if time.time() >= deadline or process.returncode == NO_DEVICE:
             for name in steps:
@@ -82,12 +82,12 @@ def remaining(rows: Rows, steps: list[str]) -> list[str]:
     return [name for name in steps if name not in ended]
 
 
-def watch(process: "subprocess.Popen[bytes]", rows: Rows, steps: list[str], deadline: float) -> bool:
+def watch(process: "subprocess.Popen[bytes]", rows: Rows, steps: list[str], deadline: float, patience: float) -> bool:
     """Wait for a process, and kill it where it hangs; whether it did."""
     begin, hung = time.time(), False
     while process.poll() is None:
         time.sleep(0.2)
-        allowed = SILENT_SECONDS + sum(BY_NAME[name].seconds for name in remaining(rows, steps)[:1])
+        allowed = patience + sum(BY_NAME[name].seconds for name in remaining(rows, steps)[:1])
         silent = time.time() - max(begin, os.stat(rows.path).st_mtime)
         if silent > allowed or time.time() > deadline + LAST_SECONDS:
             process.kill()
@@ -97,6 +97,7 @@ def watch(process: "subprocess.Popen[bytes]", rows: Rows, steps: list[str], dead
 
 def child(options: argparse.Namespace, rows: Rows) -> None:
     """Run steps in this process."""
+    import torch
     import transformers
     from embedome.common.errors import UserError
     from embedome.engine.device import use_device
@@ -108,6 +109,8 @@ def child(options: argparse.Namespace, rows: Rows) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(NO_DEVICE)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as the engine does
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     folder, deadline = options.child

@@ -78,6 +78,7 @@ def test_every_step_runs_on_a_bare_machine(tmp_path, bare_environment):
     assert result.returncode == 0, result.stderr[-2000:] + result.stdout[-2000:]
     rows = rows_of(out)
     assert [row for row in rows if "error" in row] == []
+    assert {row["ended"] for row in rows if "ended" in row} == {"done"}
     steps = [row["step"] for row in rows if "ended" in row]
     listing = subprocess.run(
         [sys.executable, "-c", "from gpu_steps.plan import STEPS; print(*[step.name for step in STEPS])"],
