@@ -80,7 +80,7 @@ def counted_batches(engine: Engine) -> Iterator[list[int]]:
 
 
 def profile(bench: Bench) -> Iterator[Row]:
-    """Kernels of one full batch: time by kind, the share of the time that the device is busy, and the longest."""
+    """Kernels of one full batch: their time beside that of the batch, shares by kind, and the longest."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if bench.on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
