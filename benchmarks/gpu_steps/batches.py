@@ -163,7 +163,7 @@ def mixed(bench: Bench) -> Iterator[Row]:
 def lengths_in_batches(engine: Engine, way: str) -> Iterator[None]:
     """Have an engine cut its batches at each length, or at none, whatever its own rule is."""
 
-    def batch_end(layout: BatchLayout, begin: int, budget: int = engine.token_budget) -> int:
+    def batch_end(layout: BatchLayout, begin: int, budget: int) -> int:
         room = layout.token_ends[begin] - layout.tokens_between(begin, begin + 1) + budget
         end = max(begin + 1, int(np.searchsorted(layout.token_ends, room, side="right")))
         if way == SEVERAL:

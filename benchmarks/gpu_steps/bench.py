@@ -85,9 +85,9 @@ class Bench:
                 make()
         return directory
 
-    def new_engine(self, name: str) -> Engine:
-        """An engine that a step may change."""
-        return Engine(load_model(self.model(name)), device=self.device.type, dtype=self.dtype)
+    def new_engine(self, name: str, **options: Any) -> Engine:
+        """An engine that a step may change, with these options of `Engine`."""
+        return Engine(load_model(self.model(name)), device=self.device.type, dtype=self.dtype, **options)
 
     def engine(self, name: str) -> Engine:
         """An engine that is loaded once."""

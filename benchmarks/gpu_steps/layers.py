@@ -1,5 +1,6 @@
-"""Parts of a layer done in fewer passes: rotary positions, GELU, a compiled layer, products in 8 bits."""
+"""Parts of a layer in fewer passes, and the engine so: rotary positions, GELU, compiled layers, products in 8 bits."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -7,47 +8,49 @@ import torch
 from embedome.engine.batch_layout import BatchLayout
 from embedome.engine.engine import Engine
 from embedome.models.encoders.esm2 import Rotary, rotate
+from tolerances import tolerance
 from torch import Tensor
 from torch.nn import functional
 
-from gpu_steps.batches import ONE, embed_layout, lengths_in_batches
-from gpu_steps.bench import Bench, Row, layout_of
+from gpu_steps.batches import ONE, OWN, embed_layout, lengths_in_batches
+from gpu_steps.bench import NEEDS_GPU, Bench, Row, layout_of
+from gpu_steps.precision import smallest_cosine
 
 # Of a compiled encoder: layers but a T5's first are alike, and each is compiled once more for shapes that change.
 MAX_GRAPHS = 8
+# Sequences by model.
+FUSED = {"esm2-650m": 3000, "esm1nv": 35_000, "ankh2-ext2": 1500}
+COMPILED = {"esm1nv": 20_000, "esm2-650m": 1500}
 
 
 def rotate_plainly(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """The formula as it is written down (Su et al. 2021, arXiv:2104.09864), of [B, L, H, 2R], in float32."""
+    """The formula as it is written down (Su et al. 2021, arXiv:2104.09864), of [T, H, 2R] by [T, 1, R], in float32."""
     front, back = x.float().chunk(2, -1)
+    cosines, sines = (torch.cat((each, each), -1) for each in (cosines, sines))
     return (x.float() * cosines + torch.cat((-back, front), -1) * sines).to(x.dtype)
 
 
 @torch.inference_mode()
 def rotary(bench: Bench) -> Iterator[Row]:
     """Queries and keys of ESM-2 650M turned: by the plain formula, by the library's, and by that one compiled."""
-    heads, length = 20, bench.size(256, 16)
-    shape = (bench.size(256, 2), length, 3, heads, 64)
-    qkv = torch.randn(shape, device=bench.device, dtype=bench.torch_dtype)
-    angles = Rotary(32)(length, bench.device)
-    query, key, _ = qkv.unbind(2)
-
-    def plain() -> Tensor:
-        return torch.stack([rotate_plainly(each, *angles) for each in (query, key)], 2)
-
-    def library() -> Tensor:
-        return torch.stack([rotate(each, *angles) for each in (query, key)], 2)
-
-    exact, moved = plain(), 2 * 2 * query.nbytes
-    compiled = torch.compile(rotate_plainly, dynamic=True, backend=backend(bench))
-    ways: dict[str, Callable[[], Tensor]] = {
-        "plain formula": plain,
-        "library": library,
-        "plain formula, compiled": lambda: torch.stack([compiled(each, *angles) for each in (query, key)], 2),
+    shape = torch.Size(bench.size((256, 256), (2, 16)))
+    qkv = torch.randn(shape.numel(), 3, 20, 64, device=bench.device, dtype=bench.torch_dtype)
+    angles = Rotary(32)([shape], bench.device)
+    pair, (query, key, _) = qkv[:, :2], qkv.unbind(1)
+    flat = [each[:, 0] for each in angles]
+    exact = torch.stack([rotate_plainly(each, *flat) for each in (query, key)], 1).float()
+    compiled = torch.compile(rotate, dynamic=True, backend=backend(bench))
+    ways: dict[str, Callable[[], Tensor | list[Tensor]]] = {
+        "plain formula": lambda: [rotate_plainly(each, *flat) for each in (query, key)],
+        "library": lambda: rotate(pair, *angles),
+        "library, compiled": lambda: compiled(pair, *angles),
     }
     for what, work in ways.items():
-        difference = (work().float() - exact.float()).abs().max().item()
+        found = work()
+        found = found if isinstance(found, Tensor) else torch.stack(found, 1)
+        difference = (found.float() - exact).abs().max().item()
         seconds = bench.per_call(work)
+        moved = 2 * 2 * query.nbytes  # read and written
         yield {"what": what, "ms": 1e3 * seconds, "gb_per_s": 1e-9 * moved / seconds, "difference": difference}
 
 
@@ -73,35 +76,56 @@ def gelu(bench: Bench) -> Iterator[Row]:
             yield row | {"ms": 1e3 * bench.per_call(work)}
 
 
+def fused(bench: Bench) -> Iterator[Row]:
+    """The engine with fewer passes (`fused` of `Engine`) beside the engine as it is, and how far vectors are apart."""
+    if not bench.on_gpu:
+        yield NEEDS_GPU
+        return
+    for name, count in FUSED.items():
+        layout = layout_of(bench.engine(name), bench.part(name, count))
+        yield from beside(bench, name, layout, lambda name=name: bench.new_engine(name, fused=True), OWN)
+
+
 def compiled(bench: Bench) -> Iterator[Row]:
-    """The engine as it is, and with each layer compiled: what is cached by length stays outside."""
+    """The engine with each layer compiled beside the engine as it is: what is cached by length stays outside."""
     from torch._dynamo.utils import counters
 
-    for name, count in (("esm1nv", 20_000), ("esm2-650m", 1500)):
+    def make(name: str) -> Engine:
         engine = bench.new_engine(name)
-        layout = layout_of(engine, bench.part(name, bench.size(count, 30)))
-        residues = int(layout.used.sum())
-
-        def embed(engine: Engine = engine, layout: BatchLayout = layout) -> None:
-            with lengths_in_batches(engine, ONE):
-                embed_layout(engine, layout)
-
-        embed()
-        yield {"what": f"{name} as it is", "residues_per_second": residues / bench.seconds(embed)}
         for index, layer in enumerate(engine.encoder.layers):
             engine.encoder.layers[index] = torch.compile(layer, dynamic=True, backend=backend(bench))
+        return engine
+
+    for name, count in COMPILED.items():
         counters.clear()
-        first = bench.seconds(embed)
-        graphs = counters["stats"]["unique_graphs"]
-        row: Row = {
-            "what": f"{name} compiled",
-            "residues_per_second": residues / bench.seconds(embed),
-            "graphs": graphs,
-            "seconds_first": first,
-        }
-        if graphs > MAX_GRAPHS:
-            row["broken"] = f"compiled {graphs} times; expected {MAX_GRAPHS} at the most, whatever the lengths"
-        yield row
+        layout = layout_of(bench.engine(name), bench.part(name, bench.size(count, 30)))
+        for row in beside(bench, name, layout, partial(make, name), ONE):
+            row["graphs"] = counters["stats"]["unique_graphs"]
+            if row["graphs"] > MAX_GRAPHS:
+                row["broken"] = f"compiled {row['graphs']} times; expected {MAX_GRAPHS} at the most"
+            yield row
+
+
+def beside(bench: Bench, name: str, layout: BatchLayout, make: Callable[[], Engine], way: str) -> Iterator[Row]:
+    """Rates of the engine as it is and of another one, on the same batches, and the smallest cosine of both."""
+    rates, vectors = [], []
+    for engine in (bench.engine(name), make()):
+        with lengths_in_batches(engine, way):
+            first = bench.seconds(partial(embed_layout, engine, layout))
+            begin = time.perf_counter()
+            vectors.append(embed_layout(engine, layout)["mean"])
+            rates.append(int(layout.used.sum()) / (time.perf_counter() - begin))
+    row: Row = {
+        "what": f"{name}, {len(layout.used):,} sequences",
+        "residues_per_second": rates[1],
+        "as_it_is": rates[0],
+        "times": rates[1] / rates[0],
+        "seconds_first": first,
+        "cosine": smallest_cosine(*vectors),
+    }
+    if not row["cosine"] >= tolerance(bench.dtype, bench.engine(name).encoder.n_layers).cosine:
+        row["broken"] = f"{name}: vectors are others"
+    yield row
 
 
 def backend(bench: Bench) -> str:

@@ -58,10 +58,10 @@ def exhausted(bench: Bench) -> Iterator[Row]:
         engine = bench.engine(name)
         layout = layout_of(engine, equal_lengths(engine, 4 * engine.token_budget, 256) + bench.part(name, 300))
         embed = partial(embed_layout, engine, layout)
-        exact, own = embed()["mean"], engine.token_budget
+        exact = embed()["mean"]
         free_memory()
         # Beside a batch, tokens, places, rows and vectors of the part have to fit.
-        room = LEFT_FREE * own * token_bytes(engine.encoder) + layout.tokens.nbytes
+        room = LEFT_FREE * engine.token_budget * token_bytes(engine.encoder) + layout.tokens.nbytes
         room += len(layout.order) * (8 + 12 * engine.dimension)
         torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + room) / total))
         try:
@@ -69,7 +69,6 @@ def exhausted(bench: Bench) -> Iterator[Row]:
                 vectors = embed()["mean"]
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-            engine.token_budget = own
         row: Row = {"what": name, "halvings": len(messages), "cosine": smallest_cosine(exact, vectors)}
         if not row["cosine"] >= tolerance(bench.dtype, engine.encoder.n_layers).cosine:
             row["broken"] = f"{name}: vectors are others where memory ran out"

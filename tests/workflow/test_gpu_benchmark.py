@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 ALLOWED = ("torch", "transformers", "numpy", "pyarrow", "safetensors")
 OWN = "embedome"
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
-GPU_ONLY = {"syncs", "memory", "exhausted", "copies", "devices"}
+GPU_ONLY = {"syncs", "memory", "fused", "exhausted", "copies", "devices"}
 # Python imports it at each start; every process that the benchmark starts has it.
 BLOCK = """
 import json
