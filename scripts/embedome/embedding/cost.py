@@ -16,8 +16,8 @@ PICOSECONDS = 1e12
 # 53 days: costs are added up as 64-bit numbers of picoseconds, and must not run over.
 MAX_TOTAL_PICOSECONDS = 2**62
 # A guess of the floating-point operations per second that a device sustains, where nothing was measured: one CPU
-# core in float32, and a data centre's GPU.
-SUSTAINED_FLOPS = {"cpu": 5e10, "cuda": 1e14}
+# core in float32, and a data centre's GPU in bfloat16.
+SUSTAINED_FLOPS = {"cpu": 5e10, "cuda": 4e14}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from embedome.common.errors import UserError
 from embedome.common.process import keep_freed_memory
@@ -48,6 +48,8 @@ INT8 = "int8"
 LONE_GROUP_TOKENS = 8192
 # Of a batch of several lengths, what its groups may hold beside their tokens, such as T5's biases.
 GROUP_BYTES = 1 << 30
+# What fused passes are tried on, and the least cosine of hidden states with those before, in bfloat16 too.
+FEW_TOKENS, LEAST_COSINE = 32, 0.99
 # Pieces of a batch: kernels of attention number them along a dimension of the grid, which CUDA ends there.
 MOST_PIECES = 65535
 
@@ -150,18 +152,20 @@ class Engine:
 
     @torch.inference_mode()
     def fuse(self) -> None:
-        """Fuse the encoder's passes, and try it on a few tokens.
+        """Fuse the encoder's passes, and compare what it gives for a few tokens before and after.
 
         Raises
         ------
         UserError
-            On a CPU, and where torch cannot compile.
+            On a CPU, and where torch cannot compile, or what it compiles gives other hidden states.
         """
         if self.device.type != "cuda":
             raise UserError("embed.fused is true, which is for GPUs; set it to false")
+        tokens = torch.full((2, FEW_TOKENS), int(self.tokenizer.table[ord("A")]), dtype=torch.int32, device=self.device)
+        before = self.encoder(tokens)
         fuse_passes(self.encoder)
         try:
-            self.encoder.stream([torch.zeros(2, 2, dtype=torch.int32, device=self.device)])
+            after = self.encoder(tokens)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -169,6 +173,7 @@ class Engine:
                 f"embed.fused is true, but torch cannot compile on {socket.gethostname()} ({first_line(error)}); "
                 "install a C compiler, or set it to false"
             ) from None
+        check_close(before, after)
 
     def embed(self, sequences: Sequences) -> Embedded:
         """Embed sequences of one residue or more."""
@@ -292,6 +297,21 @@ def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: torch.
         )
     if dtype == "float16" and not narrow:
         raise UserError("embed.dtype is float16, which T5 models overflow; use bfloat16 or float32")
+
+
+def check_close(before: Tensor, after: Tensor) -> None:
+    """Refuse fused passes that give other hidden states [B, L, D] than those as they are, beyond rounding.
+
+    Raises
+    ------
+    UserError
+    """
+    cosine = torch.cosine_similarity(before.float(), after.float(), -1).min().item()
+    if not cosine > LEAST_COSINE:
+        raise UserError(
+            f"embed.fused is true, but on {socket.gethostname()} its hidden states are others (cosine {cosine:.4f}); "
+            "set it to false, and report it"
+        )
 
 
 def cut_layers(encoder: nn.Module, layer: int) -> nn.Module:

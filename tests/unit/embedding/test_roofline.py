@@ -89,7 +89,7 @@ def test_lengths_end_where_the_model_ends() -> None:
     assert max(costed_lengths(510)) == 510
     assert max(costed_lengths(100)) == 100
     assert costed_lengths(20) == [20]
-    assert max(costed_lengths(None)) == 4096
+    assert max(costed_lengths(None)) == 3000
 
 
 def test_a_gpu_is_found_by_its_name() -> None:

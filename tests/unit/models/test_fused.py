@@ -1,13 +1,15 @@
 """Fused passes: the same hidden states but for rounding, compiled once for all layers, lengths and batches."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from embedome.common.errors import UserError
-from embedome.engine.engine import Engine
+from embedome.engine import engine as engine_module
+from embedome.engine.engine import Engine, check_close
 from embedome.engine.windows import Sequences
 from embedome.models.directory import load_model
 from embedome.models.encoders import fused
@@ -105,12 +107,24 @@ def test_fused_passes_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """All but the compiler, which cannot look into fake tensors of a device that is not there."""
     model = load_model(make(KINDS["megatron"], tmp_path))
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    compared = []
+    monkeypatch.setattr(engine_module, "check_close", lambda *states: compared.append(states))
     with FakeCuda().entered() as cuda:
         engine = Engine(model, device="cuda", dtype="bfloat16", fused=True)
         cuda.operations.clear()
         engine.embed(Sequences.join([b"MKV"]))
         assert cuda.operations["_addmm_activation"] == engine.encoder.n_layers
         assert "gelu" not in cuda.operations
+    ((before, after),) = compared
+    assert before.shape == after.shape == (2, 32, 16)
+
+
+@pytest.mark.parametrize(("error", "is_refused"), [(1e-3, False), (1.0, True), (float("nan"), True)])
+def test_hidden_states_that_are_others_are_refused(error: float, is_refused: bool) -> None:
+    before = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1))
+    after = before + error * torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(2))
+    with pytest.raises(UserError, match="its hidden states are others") if is_refused else nullcontext():
+        check_close(before, after)
 
 
 def test_fused_passes_are_refused_on_a_cpu(tmp_path: Path) -> None:
