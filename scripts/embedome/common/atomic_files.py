@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and their checksums."""
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -10,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedome.common.errors import FULL
-from embedome.common.locks import wait_for_lock
 from embedome.common.outputs import check_new_folder, check_regular
 
 
@@ -125,6 +125,21 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
         remove_directory(folder, base)
     for stale in temporaries_beside(base):
         remove_directory(stale, base)
+
+
+@contextmanager
+def wait_for_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder against others that would hold it, as far as the file system knows locks.
+
+    The folder itself is locked, so that no lock file is left in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def replace_directory(temporary: Path, path: Path) -> None:

@@ -2,41 +2,61 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from embedome.common.atomic_files import sync
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
-from embedome.common.locks import lock_file
+from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import check_regular
 from embedome.sources.http import BLOCK_BYTES
 from embedome.sources.mirrors import Expected
 
 
+@contextmanager
+def partial_download(target: Path) -> Iterator["PartialDownload"]:
+    """Give the partial download beside a target, held against other processes until the block ends.
+
+    One that cannot be resumed, or holds nothing, is removed then.
+
+    Raises
+    ------
+    UserError
+        Where another process holds it, and where at one of its names is something else than a regular file.
+    """
+    path, note_path, lock_path = (target.with_name(f".{target.name}.part{end}") for end in ("", ".json", ".lock"))
+    for each in (target, path, note_path, lock_path):
+        check_regular(each)
+    with try_lock(lock_path) as is_held:
+        if not is_held:
+            raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
+        try:
+            with open(path, "a+b") as handle:
+                part = PartialDownload(target, path, note_path, handle)
+                try:
+                    yield part
+                finally:
+                    part.remove_unless_resumable()
+        finally:
+            # While it is held: who opened it meanwhile does not get it, and who comes next makes a new one.
+            lock_path.unlink(missing_ok=True)
+
+
 class PartialDownload:
-    """The partial download beside its target, held by one process at a time, and the note of what it is part of.
+    """The bytes of a download that have arrived, in a file that this process holds, and the note of what they are.
 
     The note (url, bytes, md5, ETag, Last-Modified) is removed before the part is emptied and written before its
     first byte: a part without a note is never resumed, whatever was killed and when.
     """
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.with_name(f".{target.name}.part")
-        self.note_path = target.with_name(f".{target.name}.part.json")
-        for path in (target, self.path, self.note_path):
-            check_regular(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.handle = open(self.path, "a+b")  # noqa: SIM115 - __exit__ closes it
-        if not lock_file(self.handle, self.path):
-            self.handle.close()
-            raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
-        self.note = read_json(self.note_path) if self.note_path.exists() else {}
+    def __init__(self, target: Path, path: Path, note_path: Path, handle: BinaryIO) -> None:
+        self.target, self.path, self.note_path, self.handle = target, path, note_path, handle
+        self.note = read_json(note_path) if note_path.exists() else {}
         self.joined = True  # whether the bytes come from more than one answer
-        self.published = False
 
     @property
     def size(self) -> int:
@@ -100,15 +120,10 @@ class PartialDownload:
         os.fsync(self.handle.fileno())
         self.note_path.unlink(missing_ok=True)
         os.replace(self.path, self.target)
-        self.published = True  # from here on, what has the part's name is another process's
         sync(self.target.parent)
 
-    def __enter__(self) -> "PartialDownload":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Let go of the part; one that cannot be resumed, or holds nothing, is removed."""
-        with self.handle:
-            if not self.published and not (self.note and self.size):
-                self.note_path.unlink(missing_ok=True)
-                self.path.unlink(missing_ok=True)
+    def remove_unless_resumable(self) -> None:
+        """Remove a part that cannot be resumed, or holds nothing."""
+        if not (self.note and self.size):
+            self.note_path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)

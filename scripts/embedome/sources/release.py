@@ -33,7 +33,7 @@ from embedome.sources.mirrors import (
     read_metalink,
     recorded_url,
 )
-from embedome.sources.partial_download import PartialDownload
+from embedome.sources.partial_download import PartialDownload, partial_download
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def download_release(
     for mirror in mirrors:
         check_mirror(mirror)
     name = f"{database}.{file_format}.gz"
-    with PartialDownload(Path(target)) as part:
+    with partial_download(Path(target)) as part:
         if release:
             folders = archive_folders(mirrors, database, release)
             facts = from_mirrors(folders, name, lambda folder: fetch_archived(folder, release, database, name, part))

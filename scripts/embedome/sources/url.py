@@ -21,7 +21,7 @@ from embedome.sources.http import (
     with_retries,
 )
 from embedome.sources.mirrors import file_blocks, host_of, is_file, recorded_url
-from embedome.sources.partial_download import PartialDownload
+from embedome.sources.partial_download import PartialDownload, partial_download
 
 if TYPE_CHECKING:
     import requests
@@ -70,7 +70,7 @@ def download_url(
     check_url(url)
     name = urlsplit(url).path.rpartition("/")[2] or database
     wanted = {"md5": md5, "sha256": sha256}
-    with PartialDownload(Path(target)) as part:
+    with partial_download(Path(target)) as part:
         try:
             facts = fetch_checked(url, name, part, {key: value.lower() for key, value in wanted.items() if value})
         except MirrorError as error:

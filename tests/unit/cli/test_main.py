@@ -1,8 +1,6 @@
 """The command line, as a user types it."""
 
 import csv
-import errno
-import fcntl
 import json
 import os
 import re
@@ -20,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from embedome.cli.main import main
-from embedome.common.locks import try_lock
 from embedome.embedding.cost import CostModel
 from embedome.embedding.parts import cut_parts
 from embedome.embedding.settings import EmbedSettings, PartLimits
@@ -359,28 +356,6 @@ def test_a_run_without_any_work_leaves_no_folder_for_it(model, tmp_path, process
     assert code == 2
     assert "two records have the id 'a'" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "said"]
-
-
-def test_a_lock_is_let_go_and_needs_a_file_system_that_knows_locks(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "lock"
-    with try_lock(path) as first, try_lock(path) as second:
-        assert (first, second) == (True, False)
-    with try_lock(path) as again:
-        assert again
-        # Who opened it before it was moved away holds nothing.
-        (tmp_path / "folder").rename(tmp_path / "moved")
-        with try_lock(path) as other:
-            assert other
-
-    def refuse(number, *_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", partial(refuse, errno.ENOLCK))
-    with try_lock(path) as without:
-        assert without
-    monkeypatch.setattr(fcntl, "flock", partial(refuse, errno.EIO))
-    with pytest.raises(OSError, match="Input/output"), try_lock(path):
-        pass
 
 
 def test_vectors_of_residues_of_an_earlier_run_do_not_stay_beside_other_rows(model, tmp_path, processes):

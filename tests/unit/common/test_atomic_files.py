@@ -13,10 +13,15 @@ from threading import Thread
 
 import pytest
 from embedome.common import atomic_files
-from embedome.common.atomic_files import atomic_directory, atomic_path, remove_directory, replace_directory
+from embedome.common.atomic_files import (
+    atomic_directory,
+    atomic_path,
+    remove_directory,
+    replace_directory,
+    wait_for_lock,
+)
 from embedome.common.errors import UserError, user_errors
 from embedome.common.json_files import file_sha256, json_sha256, read_json, write_json
-from embedome.common.locks import wait_for_lock
 from embedome.embedding.cost import CostModel
 from embedome.embedding.shard import write_shards
 from embedome.splits.split import split_catalog

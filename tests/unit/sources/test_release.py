@@ -419,7 +419,7 @@ def test_partial_file_of_something_else_is_not_resumed(mirror, target, other):
 
 
 def test_two_downloads_to_one_file_do_not_meet(mirror, target):
-    with release.PartialDownload(target):
+    with release.partial_download(target):
         message = refuse(target, mirror.url)
     assert "another process is downloading it" in message
     fetch(target, mirror.url)

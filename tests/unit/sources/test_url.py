@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from embedome.common.errors import UserError
 from embedome.sources import http
-from embedome.sources.partial_download import PartialDownload
+from embedome.sources.partial_download import partial_download
 from embedome.sources.url import download_url
 from helpers.mirror_server import drop, flipped, redirect, stall, status, unannounced
 from helpers.paths import SCRIPTS
@@ -242,7 +242,7 @@ def test_complete_partial_file_is_checked_without_a_download(mirror, target):
 
 
 def test_two_downloads_to_one_file_do_not_meet(mirror, target):
-    with PartialDownload(target):
+    with partial_download(target):
         assert "another process is downloading it" in refuse(mirror.url, target)
 
 
