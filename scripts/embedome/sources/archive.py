@@ -28,9 +28,7 @@ from embedome.sources.http import (
     MirrorError,
     Retries,
     RetryableError,
-    http_get,
-    is_continuation,
-    range_headers,
+    open_rest,
     read_body,
     validators_of,
 )
@@ -270,16 +268,13 @@ class ArchiveStream(io.RawIOBase):
         while self.size < end:
             start = self.size
             try:
-                with http_get(self.url, range_headers(start, known) if start else {}) as response:
-                    if not start:
-                        self.expected.check_length(response.headers.get("Content-Length", ""))
-                        known = validators_of(response)
-                    elif is_continuation(response, start, end, known):
-                        log.info("%s: resumed at %d of %d bytes", name, start, end)
-                        self.joined = True
-                    else:
-                        self.joined = True
+                with open_rest(self.url, name, start, end, known) as (response, begins):
+                    self.joined = start > 0
+                    if begins != start:
                         raise ChangedError(f"{name}: the server could not go on at byte {start}")
+                    if not start:
+                        self.expected.check_answer(response)
+                        known = validators_of(response)
                     yield from read_body(response)
                 failure = RetryableError(f"the connection ended after {self.size} of {end} bytes")
             except RetryableError as error:

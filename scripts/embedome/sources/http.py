@@ -118,6 +118,25 @@ def is_continuation(response: "requests.Response", start: int, size: int, known:
     return all(known.get(header, value) == value for header, value in validators_of(response).items())
 
 
+@contextmanager
+def open_rest(
+    url: str, name: str, start: int, size: int, known: Mapping[str, Any]
+) -> Iterator[tuple["requests.Response", int | None]]:
+    """Ask for a file from byte `start` on; give the answer, and the byte at which it begins: `start`, or 0.
+
+    None stands for an answer that is neither: the server no longer has the file of `size` bytes that is `known`, by
+    its validators.
+    """
+    with http_get(url, range_headers(start, known) if start else {}) as response:
+        if response.status_code == 200:
+            yield response, 0
+        elif is_continuation(response, start, size, known):
+            log.info("%s: resumed at %d of %d bytes", name, start, size)
+            yield response, start
+        else:
+            yield response, None
+
+
 class Retries:
     """Counts failed tries, and waits before the next: at most `RETRIES` without getting `PROGRESS_BYTES` further.
 

@@ -4,13 +4,16 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 from embedome.common.errors import UserError
 from embedome.sources.http import BLOCK_BYTES, MirrorError, http_get, with_retries
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,12 @@ class Expected:
     bytes: int
     md5: str
 
-    def check_length(self, length: str) -> None:
-        """Refuse an answer whose Content-Length, where it has one, is not that of the file."""
+    def check_answer(self, response: "requests.Response") -> dict[str, Any]:
+        """Refuse an answer whose Content-Length, where it has one, is not that of the file; give its size and md5."""
+        length = response.headers.get("Content-Length", "")
         if length not in ("", str(self.bytes)):
             raise MirrorError(f"{self.name}: expected {self.bytes} bytes ({METALINK}), got {length} bytes")
+        return {"bytes": self.bytes, "md5": self.md5}
 
     def differs_from(self, size: int, md5: str) -> str:
         """Say that what came is not the file."""

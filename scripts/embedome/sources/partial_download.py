@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embedome.common.atomic_files import sync
 from embedome.common.errors import UserError
@@ -13,8 +13,15 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import check_regular
-from embedome.sources.http import BLOCK_BYTES
-from embedome.sources.mirrors import Expected
+from embedome.sources.http import BLOCK_BYTES, VALIDATORS, RetryableError, open_rest, read_body, validators_of
+
+if TYPE_CHECKING:
+    import requests
+
+
+# What is known of a file that was begun: url, bytes (None: the server did not say), validators, md5 where it is known
+# beforehand, and what the kind of download adds.
+Note = Mapping[str, Any]
 
 
 @contextmanager
@@ -49,13 +56,13 @@ def partial_download(target: Path) -> Iterator["PartialDownload"]:
 class PartialDownload:
     """The bytes of a download that have arrived, in a file that this process holds, and the note of what they are.
 
-    The note (url, bytes, md5, ETag, Last-Modified) is removed before the part is emptied and written before its
-    first byte: a part without a note is never resumed, whatever was killed and when.
+    The note is removed before the part is emptied and written before its first byte: a part without a note is never
+    resumed, whatever was killed and when.
     """
 
     def __init__(self, target: Path, path: Path, note_path: Path, handle: BinaryIO) -> None:
         self.target, self.path, self.note_path, self.handle = target, path, note_path, handle
-        self.note = read_json(note_path) if note_path.exists() else {}
+        self.note: Note = read_json(note_path) if note_path.exists() else {}
         self.joined = True  # whether the bytes come from more than one answer
 
     @property
@@ -63,27 +70,20 @@ class PartialDownload:
         """How many bytes have arrived."""
         return self.handle.seek(0, os.SEEK_END)
 
-    def usable_bytes(self, expected: Expected) -> int:
-        """How many bytes can be kept for the file that the metalink names."""
-        same = (self.note.get("bytes"), self.note.get("md5")) == (expected.bytes, expected.md5)
-        return self.size if same and self.size <= expected.bytes else 0
+    def drop_unless(self, wanted: Mapping[str, Any]) -> None:
+        """Empty the part, unless its note says all that is `wanted`."""
+        if any(self.note.get(key) != value for key, value in wanted.items()):
+            self.restart({})
 
-    def known(self, url: str) -> Mapping[str, Any]:
-        """What is known of the file on the server that was begun with.
-
-        Another server names the same file by another ETag; there the metalink's md5 alone must agree.
-        """
-        return self.note if self.note.get("url") == url else {}
-
-    def restart(self, note: Mapping[str, str | int]) -> None:
-        """Empty the part, for the file that the note describes; an empty note lets nobody resume it."""
+    def restart(self, note: Note) -> None:
+        """Empty the part, for the file that the note describes."""
         self.note_path.unlink(missing_ok=True)
         self.handle.truncate(0)
         if note:
             self.keep(note)
         self.note, self.joined = note, False
 
-    def keep(self, note: Mapping[str, str | int]) -> None:
+    def keep(self, note: Note) -> None:
         """Keep what has arrived, to be continued by an answer of the server that the note describes."""
         write_json(self.note_path, note)
         self.note, self.joined = note, True
@@ -124,6 +124,54 @@ class PartialDownload:
 
     def remove_unless_resumable(self) -> None:
         """Remove a part that cannot be resumed, or holds nothing."""
-        if not (self.note and self.size):
+        if not (is_resumable(self.note) and self.size):
             self.note_path.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
+
+
+def is_resumable(note: Note) -> bool:
+    """Whether the rest of a file may come with a later answer: its md5 tells in the end, or a strong ETag at once."""
+    return bool(note.get("bytes")) and ("md5" in note or note.get("ETag", "").startswith('"'))
+
+
+def fetch_rest(part: PartialDownload, url: str, name: str, describe: Callable[["requests.Response"], Note]) -> None:
+    """Fetch what `part` lacks of a file on a server, or all of it where it or the server cannot go on.
+
+    Parameters
+    ----------
+    part : PartialDownload
+        Empty, or the beginning of the file by `drop_unless`. Its note describes the file in the end.
+    url : str
+    name : str
+        What the file is called in messages.
+    describe : callable
+        What an answer says of the whole file: bytes at the least. May refuse it by MirrorError.
+
+    Raises
+    ------
+    RetryableError
+        Where the connection ended too soon, or the server no longer has the file that was begun.
+    MirrorError
+
+    References
+    ----------
+    Validators: RFC 9110, section 8.8.1. Range requests: sections 13.1.5 (If-Range), 14 and 15.3.7.
+    """
+    start, size = part.size if is_resumable(part.note) else 0, part.note.get("bytes")
+    if start and start == size:
+        return
+    # Another server names the same file by another ETag; there the md5 alone must agree.
+    known = part.note if part.note.get("url") == url else {}
+    with open_rest(url, name, start, size, known) as (response, begins):
+        here = {"url": url, **validators_of(response)}
+        if begins is None:
+            part.restart({})
+            raise RetryableError("the file on the server is not the one that was begun, starting from zero")
+        if begins == 0:
+            part.restart({**here, **describe(response)})
+        else:
+            part.keep({key: value for key, value in part.note.items() if known or key not in VALIDATORS} | here)
+        size = part.note["bytes"]
+        part.append(read_body(response), name, size)
+    if size is not None and part.size < size:
+        raise RetryableError(f"the connection ended after {part.size} of {size} bytes")

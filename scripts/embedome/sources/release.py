@@ -6,24 +6,13 @@ lies in ``.<name>.part`` beside the target, and ``.<name>.part.json`` says which
 so that the next try, or the next run, goes on from there. Old releases are in archives, see `archive`.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from embedome.sources.archive import archive_folders, fetch_archived
-from embedome.sources.http import (
-    MirrorError,
-    RetryableError,
-    http_get,
-    is_continuation,
-    range_headers,
-    read_body,
-    validators_of,
-    with_retries,
-)
+from embedome.sources.http import MirrorError, with_retries
 from embedome.sources.mirrors import (
     METALINK,
-    Expected,
     check_mirror,
     file_blocks,
     from_mirrors,
@@ -33,9 +22,7 @@ from embedome.sources.mirrors import (
     read_metalink,
     recorded_url,
 )
-from embedome.sources.partial_download import PartialDownload, partial_download
-
-log = logging.getLogger(__name__)
+from embedome.sources.partial_download import PartialDownload, fetch_rest, partial_download
 
 
 def download_release(
@@ -79,7 +66,6 @@ def download_release(
     References
     ----------
     Metalink 3.0, as UniProt writes it: https://ftp.uniprot.org/pub/databases/uniprot/uniref/uniref50/RELEASE.metalink.
-    Range requests: RFC 9110, sections 13.1.5 (If-Range), 14 and 15.3.7.
     """
     for mirror in mirrors:
         check_mirror(mirror)
@@ -102,7 +88,8 @@ def fetch_verified(mirror: str, database: str, name: str, part: PartialDownload)
             part.restart({})
             part.append(file_blocks(url), name, expected.bytes)
         else:
-            with_retries(lambda: fetch_rest(url, expected, part), name, lambda: part.usable_bytes(expected))
+            part.drop_unless({"bytes": expected.bytes, "md5": expected.md5})
+            with_retries(lambda: fetch_rest(part, url, name, expected.check_answer), name, lambda: part.size)
         size = part.size
         md5, sha256 = part.digests(name)
         if (size, md5) == (expected.bytes, expected.md5):
@@ -115,25 +102,3 @@ def fetch_verified(mirror: str, database: str, name: str, part: PartialDownload)
         if not joined:
             break
     raise MirrorError(expected.differs_from(size, md5))
-
-
-def fetch_rest(url: str, expected: Expected, part: PartialDownload) -> None:
-    """Fetch what `part` lacks of a file on a server, or all of it where the server cannot go on."""
-    start = part.usable_bytes(expected)
-    if start == expected.bytes:
-        return
-    known = part.known(url)
-    with http_get(url, range_headers(start, known) if start else {}) as response:
-        note = {"url": url, "bytes": expected.bytes, "md5": expected.md5, **validators_of(response)}
-        if response.status_code == 200:
-            expected.check_length(response.headers.get("Content-Length", ""))
-            part.restart(note)
-        elif is_continuation(response, start, expected.bytes, known):
-            log.info("%s: resumed at %d of %d bytes", expected.name, start, expected.bytes)
-            part.keep(note)
-        else:
-            part.restart({})
-            raise RetryableError("the file on the server is not the one that was begun, starting from zero")
-        part.append(read_body(response), expected.name, expected.bytes)
-    if part.size < expected.bytes:
-        raise RetryableError(f"the connection ended after {part.size} of {expected.bytes} bytes")

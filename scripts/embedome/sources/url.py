@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,17 +12,9 @@ from embedome.sequences.any_format import read_any_chunks
 from embedome.sequences.fasta import Chunk
 from embedome.sequences.record_columns import check_chunk
 from embedome.sequences.uniref_xml import XmlChunk, parse_chunk
-from embedome.sources.http import (
-    MirrorError,
-    RetryableError,
-    http_get,
-    is_continuation,
-    range_headers,
-    read_body,
-    with_retries,
-)
+from embedome.sources.http import MirrorError, RetryableError, with_retries
 from embedome.sources.mirrors import file_blocks, host_of, is_file, recorded_url
-from embedome.sources.partial_download import PartialDownload, partial_download
+from embedome.sources.partial_download import PartialDownload, fetch_rest, partial_download
 
 if TYPE_CHECKING:
     import requests
@@ -62,10 +55,6 @@ def download_url(
     UserError
         Where the address is none, holds a password, or serves no such file, and where another process downloads to
         `target`.
-
-    References
-    ----------
-    Validators: RFC 9110, section 8.8.1.
     """
     check_url(url)
     name = urlsplit(url).path.rpartition("/")[2] or database
@@ -91,10 +80,11 @@ def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, 
     """Fill `part` and check it; gives what release.json says. What is not whole is fetched again, from zero."""
 
     def attempt() -> dict[str, Any]:
-        facts, records = fetch_rest(url, name, part)
-        facts = facts | digests_of(part, name)
+        fetch_rest(part, url, name, partial(describe, name=name))
+        check_size(part, name)
+        facts = part.note["facts"] | digests_of(part, name)
         fault, joined = checksum_fault(facts, wanted), part.joined
-        broken = content_fault(part, records)
+        broken = content_fault(part, part.note["records"])
         if not fault and not broken:
             return facts
         part.restart({})
@@ -104,6 +94,8 @@ def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, 
         raise MirrorError(f"{name}: {fault}")
 
     if not is_file(url):
+        # Where only the address is known beforehand; see `is_resumable`.
+        part.drop_unless({"url": url, "md5": None})
         return with_retries(attempt, name, lambda: part.size)
     part.restart({})
     part.append(file_blocks(url), name, None)
@@ -111,6 +103,15 @@ def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, 
     if fault := checksum_fault(facts, wanted) or content_fault(part, None):
         raise MirrorError(f"{name}: {fault}")
     return facts
+
+
+def check_size(part: PartialDownload, name: str) -> None:
+    """Refuse a file that is longer than the server said; warn where it said nothing."""
+    size = part.note["bytes"]
+    if size is None:
+        log.warning("%s: the server did not say how long the file is; %d bytes came", name, part.size)
+    elif part.size > size:
+        raise MirrorError(f"{name}: longer than the {size} bytes that the server announced")
 
 
 def digests_of(part: PartialDownload, name: str) -> dict[str, Any]:
@@ -125,37 +126,11 @@ def checksum_fault(facts: dict[str, Any], wanted: dict[str, str]) -> str:
     return "; ".join(f"expected {key} {wanted[key]} (source.{key}), got {facts[key]}" for key in wrong)
 
 
-def fetch_rest(url: str, name: str, part: PartialDownload) -> tuple[dict[str, Any], int | None]:
-    """Fetch what `part` lacks of a file on a server, or all of it.
-
-    Gives release and date, and how many records there are, all as far as the server says.
-    """
-    known = part.known(url)
-    size = known.get("bytes")
-    start = part.size if size and part.size <= size else 0
-    if start and start == size:
-        return dict(known.get("facts", {})), known.get("records")
-    with http_get(url, range_headers(start, known) if start else {}) as response:
-        check_one_page(response, name)
-        facts = release_facts(response)
-        if response.status_code == 200:
-            size, records = header_number(response, "Content-Length"), header_number(response, "X-Total-Results")
-            part.restart(resumable_note(url, response, {"bytes": size, "records": records, "facts": facts}))
-        elif is_continuation(response, start, size, known):
-            log.info("%s: resumed at %d of %d bytes", name, start, size)
-            records = known.get("records")
-            part.keep(known)
-        else:
-            part.restart({})
-            raise RetryableError("the file on the server is not the one that was begun, starting from zero")
-        part.append(read_body(response), name, size)
-    if size is None:
-        log.warning("%s: the server did not say how long the file is; %d bytes came", name, part.size)
-    elif part.size < size:
-        raise RetryableError(f"the connection ended after {part.size} of {size} bytes")
-    elif part.size > size:
-        raise MirrorError(f"{name}: longer than the {size} bytes that the server announced")
-    return facts, records
+def describe(response: "requests.Response", name: str) -> dict[str, Any]:
+    """What an answer says of its file: its size, how many records there are, and its release, each None if unsaid."""
+    check_one_page(response, name)
+    size, records = header_number(response, "Content-Length"), header_number(response, "X-Total-Results")
+    return {"bytes": size, "records": records, "facts": release_facts(response)}
 
 
 def check_one_page(response: "requests.Response", name: str) -> None:
@@ -178,12 +153,6 @@ def release_facts(response: "requests.Response") -> dict[str, Any]:
     headers = response.headers
     date = headers.get("X-UniProt-Release-Date") or headers.get("Last-Modified")
     return {"release": headers.get("X-UniProt-Release"), "date": date}
-
-
-def resumable_note(url: str, response: "requests.Response", about: dict[str, Any]) -> dict[str, Any]:
-    """What a later try needs to resume a download; empty if the server sends no strong ETag or no size."""
-    etag = response.headers.get("ETag", "")
-    return {"url": url, "ETag": etag, **about} if etag.startswith('"') and about["bytes"] else {}
 
 
 def content_fault(part: PartialDownload, records: int | None) -> str:

@@ -321,6 +321,15 @@ def test_second_mirror_goes_on_where_the_first_broke(server, target):
     assert second.sent == len(DATA) - HALF
 
 
+def test_validators_of_the_first_mirror_are_not_asked_of_the_second(server, target):
+    first, second = server(), server()
+    second.etag = second.modified = None
+    first.faults, second.faults = [drop()] * 100, [drop(HALF + 100_003)]
+    fetch(target, first.url, second.url)
+    assert second.ranges == [f"bytes={HALF}-", f"bytes={HALF + 100_003}-"]
+    assert second.sent == len(DATA) - HALF
+
+
 def test_second_mirror_starts_from_zero_where_the_first_gave_rubbish_and_broke(server, target):
     first, second = server(), server()
     first.faults = [lambda handler, data: drop()(handler, bytes(len(data)))] + [status(500)] * 100

@@ -142,6 +142,14 @@ def test_without_a_strong_etag_a_broken_download_starts_from_zero(mirror, target
     assert mirror.ranges == [None, None]
 
 
+@pytest.mark.parametrize("etag", ['"one"', 'W/"one"'])
+def test_only_what_can_be_resumed_is_kept(mirror, target, etag):
+    mirror.etag = etag
+    mirror.faults = [drop(HALF)] * 100
+    refuse(mirror.url, target)
+    assert left(target) == (DATA[:HALF] if etag == '"one"' else None)
+
+
 def test_answer_without_length_is_taken_with_a_warning(mirror, target, caplog):
     mirror.faults = [unannounced()]
     fetch(mirror.url, target)
@@ -228,6 +236,16 @@ def test_partial_file_of_another_address_is_not_resumed(mirror, target):
     assert left(target) == DATA[:HALF]
     mirror.faults, mirror.ranges = [], []
     fetch(mirror.url.replace("127.0.0.1", "localhost"), target)
+    assert mirror.ranges == [None]
+
+
+def test_partial_file_of_a_release_is_not_resumed(mirror, target):
+    """Its note needs no ETag, as it has an md5 that would be compared."""
+    target.parent.mkdir()
+    target.with_name(".sequences.part").write_bytes(DATA[:HALF])
+    note = {"url": mirror.url, "bytes": len(DATA), "md5": hashlib.md5(DATA).hexdigest()}
+    target.with_name(".sequences.part.json").write_text(json.dumps(note))
+    fetch(mirror.url, target)
     assert mirror.ranges == [None]
 
 
