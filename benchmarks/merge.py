@@ -2,8 +2,7 @@
 
 Shards of one part each, of random vectors with some structure, are written as the embed stage writes them, with a
 catalog to check them against. Merge runs in a process of its own, whose peak memory is printed: once with parts linked,
-once with parts joined into larger files. Beside it all parts are read once by pyarrow with all threads. Parts of one
-file are also joined alone, unchecked, by one thread, and for comparison encoded anew, as pyarrow would have it. Then
+once with parts joined into larger files. Beside it all parts are read once by pyarrow with all threads. Then
 `embedome verify`'s check runs beside `sha256sum` on the same files. The files lie in the page cache, as far as they go
 into it. Last, random ids are looked up in the joined files, cold. Run with
 
@@ -25,17 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from embedome.catalog.table import CATALOG, CATALOG_GROUP_ROWS
 from embedome.common.dask_workers import DaskWorkers
-from embedome.common.json_files import file_sha256, write_json
+from embedome.common.json_files import write_json
 from embedome.common.parallel import available_cores
 from embedome.common.process import peak_memory
 from embedome.common.terms import SPLITS
 from embedome.dataset import open_dataset
-from embedome.dataset.format import FORMAT, SKIPPED, embedding_metadata
-from embedome.dataset.part_file import describe_file, embedding_sink, write_part
+from embedome.dataset.format import SKIPPED, embedding_metadata
+from embedome.dataset.part_file import describe_file, write_part
 from embedome.dataset.verify import verify_dataset
 from embedome.merging.merge import merge_shards
-from embedome.parquet.concatenation import Concatenation
-from embedome.parquet.row_file import read_file
+from embedome.parquet.file_format import FILE_FORMAT
 from embedome.parquet.writer import ParquetSink
 from embedome.splits.split_table import SCHEMA
 from made_inputs import PROVENANCE, random_axes, random_rows
@@ -62,7 +60,6 @@ def main() -> None:
         print(f"{len(parts)} parts of {options.rows:,} rows, D = {options.dimension}: {size:,.0f} MB")
         for _ in range(options.rounds):
             measure(folder, parts, size)
-        print(f"joining alone, one thread: {joined_alone(folder, parts[:ONE_FILE])}")
         for name, seconds in SECONDS.items():
             ratio = statistics.median(one / two for one, two in zip(seconds, SECONDS[BASE[name]], strict=True))
             median = statistics.median(seconds)
@@ -73,8 +70,6 @@ def main() -> None:
 
 READ, LINKED, JOINED, VERIFY, SHA = "read by pyarrow", "merge, linked", "merge, joined", "verify", "sha256sum"
 BASE = {READ: READ, LINKED: READ, JOINED: READ, VERIFY: SHA, SHA: SHA}
-# Parts of 72 MB of a file of 384 MB.
-ONE_FILE = 5
 SECONDS: dict[str, list[float]] = {name: [] for name in BASE}
 PEAKS: tuple[list[float], list[float]] = [], []
 
@@ -90,28 +85,6 @@ def measure(folder: Path, parts: list[Path], size: float) -> None:
     files = sorted((folder / "dataset").rglob("part-*.parquet"))
     SECONDS[VERIFY].append(timed(lambda: verify_dataset(folder / "dataset", available_cores())))
     SECONDS[SHA].append(timed(lambda: sha256sums(files)))
-
-
-def joined_alone(folder: Path, parts: list[Path]) -> str:
-    """Speeds of making one file of parts: row groups copied, and encoded anew; each with the file's digest."""
-    size = sum(path.stat().st_size for path in parts) / 1e6
-    schema = pq.read_schema(parts[0]).remove_metadata()
-
-    def copy() -> None:
-        with Concatenation(folder / "copied.parquet") as joined:
-            for path in parts:
-                with open(path, "rb") as source:
-                    joined.append(source)
-            joined.finish({})
-
-    def encode() -> None:
-        with embedding_sink(folder / "encoded.parquet", schema) as sink:
-            for path in parts:
-                sink.write(read_file(path))
-        file_sha256(folder / "encoded.parquet")
-
-    speeds = [size / timed(work) for work in (copy, encode)]
-    return f"{speeds[0]:,.0f} MB/s copied, {speeds[1]:,.0f} MB/s encoded anew"
 
 
 def read_all(parts: list[Path]) -> None:
@@ -167,7 +140,7 @@ def write_manifest(path: Path, table: pa.Table) -> None:
     """Write the manifest of a shard of one part."""
     entry = describe_file(path, len(table), table["id"].to_pylist())
     entry |= {"fingerprint": "made", "sequences": len(table), "per_residue": None}
-    manifest = {"format": FORMAT, "provenance": PROVENANCE, "content_sha256": "made", "parts": [entry]}
+    manifest = {"format": FILE_FORMAT, "provenance": PROVENANCE, "content_sha256": "made", "parts": [entry]}
     write_json(path.with_name(f"{path.stem[:5]}.json"), manifest)
 
 

@@ -78,7 +78,7 @@ def filter_records(
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
     workers : int
-        Processes that check records, with 1 this one does; and threads that then sort and encode them.
+        Processes that check records, with 1 this one does; and threads that then sort them.
 
     Raises
     ------
@@ -95,8 +95,7 @@ def filter_records(
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
             ranges = ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
-            # One row group more: one is being written.
-            files = write_sorted(rows, folder, rejects, counts, pool, workers + 2)
+            files = write_sorted(rows, folder, rejects, counts, pool)
         if members:
             indices = [run.members for run in runs if run.members]
             counts.members = write_members(indices, folder, members, sum(run.n_members for run in runs))
@@ -301,7 +300,6 @@ def write_sorted(
     rejects: str | os.PathLike,
     counts: Counts,
     pool: Executor,
-    under_way: int,
 ) -> dict[Path, str]:
     """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files' digests."""
     with (
@@ -315,7 +313,6 @@ def write_sorted(
             rows=CATALOG_GROUP_ROWS,
             file_groups=CATALOG_FILE_GROUPS,
             pool=pool,
-            ahead=under_way,
             use_dictionary=["taxon", "name"],
             write_statistics=STATISTICS,
         )

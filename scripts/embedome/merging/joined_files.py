@@ -1,27 +1,22 @@
-"""Files of the data set from parts: a large part is linked as it is, small ones in a row are joined into one file."""
+"""Files of the data set from parts: a large part is linked as it is, small ones in a row are written into one."""
 
-import io
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import describe_file, embedding_sink
 from embedome.merging.verified_parts import ListedPart, VerifiedPart, check_part
-from embedome.parquet.concatenation import Concatenation, OtherSchemaError
-from embedome.parquet.vectors import GROUP_ROWS
 
 log = logging.getLogger(__name__)
 
 
 # Of a file whose rows are new ones and reused ones, where no other size is asked for.
-FILE_BYTES = 384_000_000
+FILE_BYTES = 128_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,79 +57,32 @@ def plan_files(parts: Iterable[ListedPart], file_bytes: int) -> list[list[Listed
 
 
 def build_file(task: FileTask) -> BuiltFile:
-    """Check parts and make their file, one part in memory at a time.
+    """Check parts and make their file, one part in memory at a time, in whole row groups.
 
     Raises
     ------
     UserError
-        As `verified_parts.check_part`; and for a part whose columns are not written as those before it.
+        As `verified_parts.check_part`; and for a part whose columns are not those of the parts before it.
     """
-    first = task.parts[0]
+    first, *others = task.parts
     path = task.folder / first.name
-    if len(task.parts) == 1:
-        checked, _ = check_part(first)
+    checked, table = check_part(first)
+    if not others:
         link_or_copy(first.path, path)
         keep = ("rows", "first_id", "last_id", "bytes", "sha256")
         return BuiltFile({"file": first.name, **{key: first.entry[key] for key in keep}}, [checked])
-    found = []
-    try:
-        with JoinedFile(path) as joined:
-            for part in task.parts:
-                checked, table = check_part(part)
-                joined.add(part.path, table)
-                found.append(checked)
-            joined.finish(embedding_metadata(task.provenance))
-    except OtherSchemaError as error:
-        raise part.fault(str(error)) from None
+    found, schema = [checked], table.schema
+    with embedding_sink(path, schema) as sink:
+        sink.write(table)
+        for part in others:
+            checked, table = check_part(part)
+            if table.schema != schema:
+                raise part.fault("its columns are not those of the parts before it")
+            sink.write(table)
+            found.append(checked)
+        sink.describe(embedding_metadata(task.provenance))
     ends = [part.entry[key] for part in task.parts if part.entry["rows"] for key in ("first_id", "last_id")]
-    return BuiltFile({**describe_file(path, joined.rows, ends, joined.sha256.hexdigest()), "file": first.name}, found)
-
-
-class JoinedFile(Concatenation):
-    """Writes a file of parts: row groups of large ones are copied, rows of small ones encoded anew in whole groups.
-
-    Large is a part with a whole row group: many short ones would make a file that is slow to read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.waiting: list[pa.Table] = []
-
-    def add(self, path: Path, table: pa.Table) -> None:
-        """Add a part, given its rows.
-
-        Raises
-        ------
-        OtherSchemaError
-        """
-        if len(table) < GROUP_ROWS:
-            self.waiting.append(table)
-            self.encode(self.n_waiting - self.n_waiting % GROUP_ROWS)
-            return
-        self.encode(self.n_waiting)
-        with open(path, "rb") as source:
-            self.append(source)
-
-    @property
-    def n_waiting(self) -> int:
-        """Rows that wait."""
-        return sum(map(len, self.waiting))
-
-    def encode(self, count: int) -> None:
-        """Write the first of the waiting rows; of the file's first part at least the columns, as it may have no row."""
-        if not (count or (self.waiting and not self.footer)):
-            return
-        table = pa.concat_tables(self.waiting)
-        encoded = io.BytesIO()
-        with embedding_sink(encoded, table.schema) as sink:
-            sink.write(table.slice(0, count))
-        self.append(encoded)
-        self.waiting = [table.slice(count)]
-
-    def finish(self, metadata: Mapping[bytes, bytes]) -> None:
-        """Write what is waiting, and the footer."""
-        self.encode(self.n_waiting)
-        super().finish(metadata)
+    return BuiltFile({**describe_file(path, sink.rows, ends), "file": first.name}, found)
 
 
 def link_or_copy(path: Path, target: Path) -> None:

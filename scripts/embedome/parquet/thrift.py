@@ -1,38 +1,25 @@
-"""Structures of Thrift's compact protocol, in which Parquet's headers and footers are written: read, and written again.
+"""Structures of Thrift's compact protocol, in which the headers of Parquet's pages are written, parsed.
 
-A structure is a dict of its fields by number. As the kind of a value must be known to write it, each is held with it.
+A structure is a dict of its fields' values by number: bools, integers, bytes, dicts of fields, and lists of these.
 
 References
 ----------
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-# Kinds of values; lists of the kind that the first of their two items says. Maps and sets are not in Parquet's.
+# Kinds of values. Maps and sets are not in Parquet's structures.
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 12
-# Items of a short list; a longer one has its length behind its first byte.
+# Items of a short list; a longer one has its length after its first byte.
 SHORT = 15
 
 Data = memoryview | bytes
+Struct = dict[int, Any]
 
 
 class ThriftError(ValueError):
     """The bytes are no structure, or one of kinds that Parquet does not use."""
-
-
-class Value(NamedTuple):
-    """A value, with its kind.
-
-    `value` is a bool, int, bytes or dict of fields; of a list, a tuple of the items' kind and the list of their values.
-    """
-
-    kind: int
-    value: Any
-
-
-Struct = dict[int, Value]
 
 
 def parse_struct(data: Data, position: int) -> tuple[Struct, int]:
@@ -52,8 +39,10 @@ def parse_struct(data: Data, position: int) -> tuple[Struct, int]:
                 number += step
             else:
                 number, position = parse_number(data, position)
-            value, position = (kind == TRUE, position) if kind <= FALSE else parse_value(data, position, kind)
-            fields[number] = Value(kind, value)
+            if kind <= FALSE:
+                fields[number] = kind == TRUE
+            else:
+                fields[number], position = parse_value(data, position, kind)
     except (IndexError, RecursionError):
         raise ThriftError("cut short") from None
     return fields, position + 1
@@ -77,8 +66,8 @@ def parse_value(data: Data, position: int, kind: int) -> tuple[Any, int]:
     raise ThriftError(f"kind {kind}")
 
 
-def parse_list(data: Data, position: int) -> tuple[tuple[int, list[Any]], int]:
-    """Parse a list: its items' kind and their values."""
+def parse_list(data: Data, position: int) -> tuple[list[Any], int]:
+    """Parse a list of values."""
     length, kind = data[position] >> 4, data[position] & 15
     position += 1
     if length == SHORT:
@@ -87,7 +76,7 @@ def parse_list(data: Data, position: int) -> tuple[tuple[int, list[Any]], int]:
     for _ in range(length):
         item, position = parse_value(data, position, kind)
         items.append(item)
-    return (kind, items), position
+    return items, position
 
 
 def parse_number(data: Data, position: int) -> tuple[int, int]:
@@ -105,64 +94,3 @@ def parse_varint(data: Data, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 128:
             return value, position
-
-
-def write_struct(fields: Struct) -> bytes:
-    """The bytes of a structure, its fields in the order of their numbers."""
-    pieces = []
-    last = 0
-    for number, (kind, value) in sorted(fields.items()):
-        step = number - last
-        pieces.append(bytes([step << 4 | kind]) if step <= SHORT else bytes([kind]) + write_number(number))
-        if kind > FALSE:
-            pieces.append(WRITERS[kind](value))
-        last = number
-    return b"".join(pieces) + b"\0"
-
-
-def write_list(value: tuple[int, list[Any]]) -> bytes:
-    """The bytes of a list."""
-    kind, items = value
-    write = WRITERS[kind]
-    length = len(items)
-    head = bytes([length << 4 | kind]) if length < SHORT else bytes([SHORT << 4 | kind]) + write_varint(length)
-    return head + b"".join(write(item) for item in items)
-
-
-def write_byte(value: int) -> bytes:
-    """The byte of a small number, or of a truth value in a list."""
-    return bytes([value])
-
-
-def write_binary(value: bytes) -> bytes:
-    """The bytes of a string, its length before it."""
-    return write_varint(len(value)) + value
-
-
-def write_number(value: int) -> bytes:
-    """The bytes of a signed number (zigzag)."""
-    return write_varint(2 * value if value >= 0 else -2 * value - 1)
-
-
-def write_varint(value: int) -> bytes:
-    """The bytes of an unsigned number."""
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
-WRITERS: dict[int, Callable[[Any], bytes]] = {
-    TRUE: write_byte,
-    FALSE: write_byte,
-    BYTE: write_byte,
-    I16: write_number,
-    I32: write_number,
-    I64: write_number,
-    DOUBLE: bytes,
-    BINARY: write_binary,
-    LIST: write_list,
-    STRUCT: write_struct,
-}

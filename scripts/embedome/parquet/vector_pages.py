@@ -11,7 +11,6 @@ Parquet format, "Data Pages" and `parquet.thrift` (https://parquet.apache.org/do
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -128,12 +127,12 @@ def list_pages(
 
 def page_of(header: Struct, first: int, offset: int, dimension: int) -> Page:
     """What a page's header says; a damaged one must not make us ask for all the memory there is."""
-    data_page = value_of(header, DATA_PAGE)
+    data_page = header.get(DATA_PAGE)
     if not isinstance(data_page, dict):
         raise OtherLayoutError
-    crc = value_of(header, CRC)
-    numbers = [value_of(header, TYPE), value_of(data_page, ENCODING), value_of(data_page, VALUES)]
-    numbers += [value_of(header, SIZE), value_of(header, COMPRESSED)]
+    crc = header.get(CRC)
+    numbers = [header.get(TYPE), data_page.get(ENCODING), data_page.get(VALUES), header.get(SIZE)]
+    numbers.append(header.get(COMPRESSED))
     if not all(isinstance(number, int) for number in [*numbers, crc or 0]):
         raise OtherLayoutError
     kind, encoding, values, size, compressed = numbers
@@ -148,11 +147,6 @@ def page_of(header: Struct, first: int, offset: int, dimension: int) -> Page:
     ):
         raise OtherLayoutError
     return Page(first, rows, offset, compressed, size, crc)
-
-
-def value_of(fields: Struct, number: int) -> Any:
-    """A field's value; none where it is not there."""
-    return fields[number].value if number in fields else None
 
 
 def decode_page(page: Page, data: memoryview, chunk: pq.ColumnChunkMetaData, dimension: int) -> np.ndarray:

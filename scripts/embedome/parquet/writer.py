@@ -2,18 +2,15 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
-from functools import partial
+from concurrent.futures import Executor, Future
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedome.common.digested_file import DigestedFile
-from embedome.common.parallel import map_in_order
-from embedome.parquet.concatenation import Concatenation
+from embedome.common.json_files import file_sha256
 from embedome.parquet.reader import RowReader
 
 # How pages of all files are written.
@@ -32,7 +29,7 @@ class ParquetSink:
 
     Parameters
     ----------
-    path : path or file-like
+    path : path or DigestedFile
         The file, written in place: wrap it in `atomic_files.atomic_path` or `atomic_files.atomic_directory`.
     schema : pyarrow.Schema
     rows : int
@@ -46,7 +43,7 @@ class ParquetSink:
 
     def __init__(
         self,
-        path: str | os.PathLike | BinaryIO | pa.NativeFile | DigestedFile,
+        path: str | os.PathLike | DigestedFile,
         schema: pa.Schema,
         rows: int,
         encoded_rows: int | None = None,
@@ -97,10 +94,9 @@ def write_folder(
     rows: int,
     file_groups: int,
     pool: Executor,
-    ahead: int,
     **options,
 ) -> dict[Path, str]:
-    """Write tables to a folder of Parquet files ``part-NNNNN.parquet``, row groups being encoded in a pool.
+    """Write tables to a folder of Parquet files ``part-NNNNN.parquet``.
 
     Without any row there is one empty file, so that the schema is there.
 
@@ -112,9 +108,7 @@ def write_folder(
     rows, file_groups : int
         Rows of a row group, and row groups of a file.
     pool : concurrent.futures.Executor
-        Of threads.
-    ahead : int
-        Row groups in memory.
+        Where the digest of a file is computed, while the next one is written.
     **options
         As of `ParquetSink`.
 
@@ -123,16 +117,15 @@ def write_folder(
     dict of Path to str
         The files, and each one's SHA-256.
     """
-    encode = partial(encode_group, schema, rows, options)
-    encoded = map_in_order(pool, encode, row_groups(tables, schema, rows), ahead)
-    files = {}
-    for first in encoded:
-        with Concatenation(folder / f"part-{len(files):05d}.parquet") as file:
-            for group in chain([first], islice(encoded, file_groups - 1)):
-                file.append(pa.BufferReader(group))
-            file.finish({})
-        files[file.path] = file.sha256.hexdigest()
-    return files
+    groups = row_groups(tables, schema, rows)
+    digests: dict[Path, Future[str]] = {}
+    for first in groups:
+        path = folder / f"part-{len(digests):05d}.parquet"
+        with ParquetSink(path, schema, rows, **options) as sink:
+            for group in chain([first], islice(groups, file_groups - 1)):
+                sink.write(group)
+        digests[path] = pool.submit(file_sha256, path)
+    return {path: digest.result() for path, digest in digests.items()}
 
 
 def row_groups(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
@@ -141,11 +134,3 @@ def row_groups(tables: Iterable[pa.Table], schema: pa.Schema, rows: int) -> Iter
     yield reader.take(rows)
     while len(group := reader.take(rows)):
         yield group
-
-
-def encode_group(schema: pa.Schema, rows: int, options: Mapping[str, Any], group: pa.Table) -> pa.Buffer:
-    """A Parquet file of one row group."""
-    stream = pa.BufferOutputStream()
-    with ParquetSink(stream, schema, rows, **options) as sink:
-        sink.write(group)
-    return stream.getvalue()
