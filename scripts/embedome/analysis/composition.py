@@ -42,11 +42,11 @@ def count_residues(
         for code, split in enumerate(SPLITS):
             mine = table["sequence"].filter(pa.array(codes == code)).combine_chunks()
             sequences[split] += len(mine)
-            residues[split] += count_letters(mine)
+            residues[split] += letter_totals(mine)
     return sequences, residues
 
 
-def count_letters(column: pa.LargeStringArray) -> np.ndarray:
+def letter_totals(column: pa.LargeStringArray) -> np.ndarray:
     """How often each of `LETTERS` is in n texts of nothing else, int64 [26]."""
     if not len(column):
         return np.zeros(len(LETTERS), np.int64)
