@@ -1,10 +1,14 @@
 """Rule analyse."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.analysis.analyse import Samples, analyse_dataset
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.log import rule_log
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     analyse_dataset(

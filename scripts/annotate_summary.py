@@ -1,9 +1,13 @@
 """Rule annotate_summary."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.annotation.summary import summarise
 from embedome.common.log import rule_log
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     summarise(

@@ -1,8 +1,13 @@
 """Rule cluster."""
 
+from typing import TYPE_CHECKING
+
 from embedome.common.log import rule_log
 from embedome.splits.cluster import ClusterSettings, cluster_catalog
 from embedome.splits.mmseqs import Mmseqs
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     cluster_catalog(

@@ -1,9 +1,13 @@
 """Rule download."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
 from embedome.sources.release import download_release
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     download_release(

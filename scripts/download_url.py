@@ -1,9 +1,13 @@
 """Rule download_url."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
 from embedome.sources.url import download_url
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     download_url(

@@ -1,9 +1,14 @@
 """Rule drop_leaks."""
 
+from typing import TYPE_CHECKING
+
 from embedome.common.log import rule_log
 from embedome.splits.drop_leaks import drop_leaks
 from embedome.splits.held_out import SearchSettings
 from embedome.splits.mmseqs import Mmseqs
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     drop_leaks(

@@ -1,12 +1,16 @@
 """Rule embed."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.catalog.filter import source_identity
 from embedome.common.log import rule_log
 from embedome.embedding.embed import embed_shard
 from embedome.embedding.part_pipeline import Machine
 from embedome.embedding.settings import EmbedSettings, PartLimits
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     embed_shard(

@@ -1,8 +1,13 @@
 """Rule filter."""
 
+from typing import TYPE_CHECKING
+
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
 from embedome.common.log import rule_log
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 # Worker processes import this file.
 if __name__ == "__main__":

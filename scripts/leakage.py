@@ -1,9 +1,14 @@
 """Rule leakage."""
 
+from typing import TYPE_CHECKING
+
 from embedome.common.log import rule_log
 from embedome.splits.held_out import SearchSettings
 from embedome.splits.leakage import measure_leakage
 from embedome.splits.mmseqs import Mmseqs
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     measure_leakage(

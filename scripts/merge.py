@@ -1,11 +1,15 @@
 """Rule merge."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.log import rule_log
 from embedome.dataset.reuse import Reuse
 from embedome.merging.merge import merge_shards
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     merge_shards(

@@ -1,9 +1,13 @@
 """Rule report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.analysis.report import write_report
 from embedome.common.log import rule_log
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     write_report(

@@ -1,11 +1,15 @@
 """Rule shard."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
 from embedome.dataset.reuse import Reuse
 from embedome.embedding.cost import CostModel
 from embedome.embedding.shard import write_shards
+
+if TYPE_CHECKING:
+    from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
     write_shards(
