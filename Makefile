@@ -65,6 +65,9 @@ test-slurm: setup
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy --package embedome
+	$(BIN)/mypy scripts/*.py
+	$(BIN)/codespell
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 

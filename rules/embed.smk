@@ -20,7 +20,9 @@ rule embed:
         "../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt_and_size(6000, 3, RESIDUES_MB if config["embed"]["per_residue"] else 0),
+        mem_mb=by_attempt_and_size(
+            6000, 3, RESIDUES_MB if config["embed"]["per_residue"] else 0
+        ),
         runtime=by_attempt(240),
         gpu=0,
         attempt=by_attempt(1),
