@@ -5,7 +5,7 @@ that a machine whose speed drifts is the same for all; what counts are the ratio
 
     PYTHONPATH=scripts python benchmarks/engine_cpu.py [--fasta FILE] [--residues N] [--rounds N]
 
-Sequences are random with the lengths of UniRef50, or every so many-th of FILE. ESM-1nv is compared with the Hugging
+Sequences are random with the lengths of UniRef50, or every n-th of FILE. ESM-1nv is compared with the Hugging
 Face class one sequence at a time, in padded batches of 32 in input order, and sorted with a token budget; ESM-2 8M with
 the steps of the extraction script of the package fair-esm, where that is installed. The peak is that of large matrix
 products on all cores at once; shares of it are of the model's operations in the time from file to file.
@@ -111,7 +111,7 @@ def core_peak(_: int) -> float:
 
 
 def take(fasta: str | None, residues: int) -> Iterator[tuple[str, str]]:
-    """Records of so many residues in all."""
+    """Records of a number of residues in all."""
     if fasta:
         entries = [entry.body.replace(b"\n", b"").decode() for entry in read_entries(fasta)]
         order: Iterable[str] = (entries[index] for index in np.random.default_rng(0).permutation(len(entries)))

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def run_all(options: argparse.Namespace, steps: list[str], rows: Rows, folder: Path, deadline: float) -> None:
-    """Run steps in a process, and where it ends in one of them, those behind it in another."""
+    """Run steps in a process, and where it ends in one of them, those after it in another."""
     while steps:
         command = [sys.executable, "-u", __file__, "--out", str(options.out), "--device", options.device]
         command += ["--small"] * options.small + ["--child", str(folder), str(deadline), "--steps", *steps]

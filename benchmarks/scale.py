@@ -56,7 +56,7 @@ def project(smaller: tuple[int, dict], larger: tuple[int, dict]) -> None:
         print(f"    at {UNIREF50_RECORDS:,}: {in_words(*far)}")
         if stage in STAGES:
             total = np.array([total[0] + far[0], max(total[1], far[1]), total[2] + far[2]])
-    print(f"{', '.join(STAGES)}, one behind the other, at {UNIREF50_RECORDS:,}: {in_words(*total)}")
+    print(f"{', '.join(STAGES)}, one after the other, at {UNIREF50_RECORDS:,}: {in_words(*total)}")
 
 
 def in_words(seconds: float, peak_mb: float, written: float) -> str:

@@ -134,7 +134,7 @@ def config_of(name: str, device: Device) -> dict[str, Any]:
 
 
 def draw_part(run: Run, sequences: int, rng: np.random.Generator) -> np.ndarray:
-    """Lengths of a part of at most so many sequences, as many as the preset's limits let into one."""
+    """Lengths of a part of at most a number of sequences, as many as the preset's limits let into one."""
     limits = run.config["embed"]
     lengths = run.lengths.sample(rng, min(sequences, limits["part_sequences"]))
     ends = CostModel(**run.config["cost"]).picoseconds(lengths).cumsum()
@@ -254,7 +254,7 @@ a kernel: at least {roofline.SHORTEST_KERNEL * 1e6:.0f} us and {roofline.GAP * 1
 {roofline.HOST_KERNEL * 1e6:.0f} us to start it, and {roofline.HOST_BATCH * 1e3:.1f} ms a batch
 a job: {START[0]:.0f} to {START[1]:.0f} s of start, weights at {WEIGHT_BYTES_PER_SECOND / 1e9:.0f} GB/s; reading \
 {READ / 1e6:.0f} M residues/s and writing {WRITTEN / 1e6:.0f} MB/s, beside the device but for the first and last part
-a part: {SAMPLED} of its batches, sorted by size, stand for all; a shard is so many parts like the first one
+a part: {SAMPLED} of its batches, sorted by size, stand for all; a shard is as many parts like the first one as it holds
 fused: with embed.fused, as the compiler and cuBLASLt are taken to do it
 shares of the peak are of {device.products / 1e12:,.0f} TFLOP/s"""
     )

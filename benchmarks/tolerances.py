@@ -13,7 +13,7 @@ class Deviation(NamedTuple):
     cosine: float
     """The smallest of a pooled vector with the exact one."""
     residues: float
-    """The largest difference of an element of a residue's vector. Behind the final norm elements are about 1."""
+    """The largest difference of an element of a residue's vector. After the final norm elements are about 1."""
 
     def within(self, bound: "Deviation") -> bool:
         """Whether neither number is beyond that of a tolerance; NaN is."""
@@ -26,12 +26,12 @@ TOLERANCES = {
     "float16": Deviation(0.99999, 0.03),
     "int8": Deviation(0.998, 0.6),
 }
-# Of so many layers. Rounding errors of deeper models add up as random steps do.
+# Of this many layers. Rounding errors of deeper models add up as random steps do.
 LAYERS = 12
 
 
 def tolerance(dtype: str, layers: int) -> Deviation:
-    """How far vectors of a model with so many layers may be off."""
+    """How far vectors of a model with a number of layers may be off."""
     cosine, residues = TOLERANCES[dtype]
     depth = max(1.0, layers / LAYERS)
     return Deviation(1 - (1 - cosine) * depth, residues * math.sqrt(depth))

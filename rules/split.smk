@@ -26,7 +26,7 @@ rule split:
         runtime=by_attempt(60),
     params:
         plan=config["split"],
-        # Not read: whether redundant records are rejected is a reason to split anew.
+        # Not read: whether redundant records are rejected is a reason to split again.
         clusters=config["cluster"]["as"],
     message:
         "Splitting into val, test and train ({params.plan[method]})"

@@ -121,7 +121,7 @@ class Bench:
             return False
 
     def per_call(self, work: Callable[[], Any], seconds: float = 0.05) -> float:
-        """Mean seconds of a call among many, behind one another; on a GPU by its own clock."""
+        """Mean seconds of a call among many, one after another; on a GPU by its own clock."""
         work()
         count = max(3, min(1000, int(self.size(seconds, 0.0) / max(self.seconds(work), 1e-9))))
         if not self.on_gpu:
@@ -141,6 +141,6 @@ def layout_of(engine: Engine, sequences: list[bytes]) -> BatchLayout:
 
 
 def equal_lengths(engine: Engine, tokens: int, length: int) -> list[bytes]:
-    """Sequences of `length` tokens that are one batch of so many tokens."""
+    """Sequences of `length` tokens that are one batch of `tokens` tokens."""
     residues = length - engine.tokenizer.n_special
     return [b"M" * residues] * max(1, tokens // length)

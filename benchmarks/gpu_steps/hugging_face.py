@@ -37,7 +37,7 @@ def hugging_face(bench: Bench) -> Iterator[Row]:
 
 
 def padded(engine: Engine, sequences: list[bytes], budget: int) -> list[dict[str, torch.Tensor]]:
-    """Padded batches of sequences sorted by length, of so many tokens at the most, padding included."""
+    """Padded batches of sequences sorted by length, of a number of tokens at the most, padding included."""
     left = sorted(sequences, key=len, reverse=True)
     found = []
     while left:

@@ -25,7 +25,7 @@ from embedome.models.directory import model_identity
 HERE = Path(__file__).parent.parent
 # A model is read for its digest once: in a job that takes seconds of minutes.
 IDENTITY = cache(model_identity)
-# What is timed comes after so many sequences, which load the model and the device's kernels.
+# What is timed comes after this many sequences, which load the model and the device's kernels.
 WARM = 256
 
 
@@ -94,7 +94,7 @@ def result(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 @contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """Processes that are started in the block get so many cores."""
+    """Processes that are started in the block get a number of cores."""
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(own)[:count])
     try:

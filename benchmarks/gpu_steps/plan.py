@@ -9,7 +9,7 @@ class Step(NamedTuple):
     name: str
     module: str
     seconds: int
-    """After which it stops behind the row it is at. All together are less than `LIMIT_SECONDS`."""
+    """After which it stops after the row it is at. All together are less than `LIMIT_SECONDS`."""
 
 
 # Of a call in all, which has ten minutes: the rest is for the start and the end.

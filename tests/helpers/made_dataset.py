@@ -35,7 +35,7 @@ def random_rows(first: int, rows: int, dimension: int) -> pa.Table:
 
 
 def make_dataset(folder: Path, splits: Mapping[str, Sequence[int]], dimension: int = 8) -> Path:
-    """A data set with so many rows in each file of each split."""
+    """A data set with a number of rows in each file of each split."""
     first, entries = 0, {}
     for split, sizes in splits.items():
         files = []

@@ -19,7 +19,7 @@ needs_mmseqs = pytest.mark.skipif(not shutil.which("mmseqs"), reason="MMseqs2 is
 def families(
     count: int, members: int, changed: tuple[float, float], length: int = 120, seed: int = 1
 ) -> list[tuple[str, str]]:
-    """Records `F<family>M<member>` of random ancestors, each with some of its residues drawn anew; ids in no order."""
+    """Records `F<family>M<member>` of random ancestors, each with some of its residues drawn again; ids in no order."""
     chance = random.Random(seed)
     records = []
     for family in range(count):
@@ -36,8 +36,8 @@ def families(
 def repetitive_families(count: int, seed: int = 1) -> list[tuple[str, str]]:
     """Records of families that repeat or have few letters, and of ordinary ones.
 
-    Of each kind so many families: tandem repeats, one letter, a few letters, repeats beside an ordinary stretch, and
-    ordinary ones of 30 to 300 residues; named by kind, ids in no order.
+    Of each kind a number of families: tandem repeats, one letter, a few letters, repeats beside an ordinary stretch,
+    and ordinary ones of 30 to 300 residues; named by kind, ids in no order.
     """
     chance = random.Random(seed)
 
@@ -65,7 +65,7 @@ def repetitive_families(count: int, seed: int = 1) -> list[tuple[str, str]]:
 
 
 def changed(chance: random.Random, sequence: str, rate: float) -> str:
-    """A sequence with some residues drawn anew, and a few of them lost or doubled."""
+    """A sequence with some residues drawn again, and a few of them lost or doubled."""
     copies = {True: (0, 2), False: (1,)}
     return "".join(
         chance.choice(AMINO_ACIDS) if chance.random() < rate else letter * chance.choice(copies[chance.random() < 0.01])

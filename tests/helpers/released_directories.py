@@ -100,7 +100,7 @@ def write_ankh(
 
 
 def write_ankh3(folder: Path, residues: str = T5_RESIDUES) -> Path:
-    """With its task tokens behind the sentinels."""
+    """With its task tokens after the sentinels."""
     return write_ankh(folder, residues, 256, {"[NLU]": 254, "[S2S]": 255})
 
 

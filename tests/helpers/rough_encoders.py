@@ -74,7 +74,7 @@ def write_vocab_txt(folder: Path) -> None:
 
 
 def write_prott5_tokenizer(folder: Path, residues: str = T5_RESIDUES + T5_RARE, extra: tuple[str, ...] = ()) -> None:
-    """Pieces of residues behind a space."""
+    """Pieces of residues after a space."""
     pieces = [(token, 0.0) for token in T5_SPECIAL] + [(f"▁{residue}", -2.0) for residue in residues]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=5)
     tokenizer.add_tokens(list(extra), special_tokens=True)

@@ -107,7 +107,7 @@ class Run:
         return found
 
     def under_way(self, cluster: Cluster, parts: int) -> tuple[list[str], dict[Path, tuple[int, int]]]:
-        """Wait until each node embeds and so many parts are there; the jobs, and the parts."""
+        """Wait until each node embeds and `parts` parts are there; the jobs, and the parts."""
 
         def found() -> list[str]:
             jobs = cluster.running("rule_embed")

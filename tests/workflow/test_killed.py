@@ -64,7 +64,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a catalog, its splits, and a data set of the half of its sequences."""
     folder = tmp_path_factory.mktemp("many")
     run = run_and_split(folder, random_proteins(10_000, length=10))
-    # The writer of data sets takes what it puts behind "SQ." for the sequence.
+    # The writer of data sets takes what it puts after "SQ." for the sequence.
     rows = run.rows("id, digest[4:]")[::2]
     proteins = [Protein(name, "train", digest, np.zeros(1)) for name, digest in rows]
     write_dataset(folder / "old", proteins, 1, file_rows=2000)
