@@ -16,18 +16,18 @@ from embedome.common.outputs import check_new_folder, check_regular
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; publish it as `path` when the block ends.
+    """Yield a temporary path beside `path` to write to; publish it as `path` when the block ends.
 
     The file is flushed to disk before it is renamed, so that a reader sees the old file or the new one, whole,
     whatever is killed and when. The temporary name is new each time: two processes that write one file do not
-    meet. Temporaries that a killed process left behind are removed with the next publication.
+    meet. Temporaries that a killed process left are removed with the next publication.
 
     Raises
     ------
     UserError
         Where at `path` is something else than a regular file: a folder, a link, a pipe, a device.
     OSError
-        As the file system gives it; of a full disk with the path's name. The temporary file is removed.
+        As the file system raises it; of a full disk with the path's name. The temporary file is removed.
     """
     path = Path(path)
     check_regular(path)
@@ -71,7 +71,7 @@ def publish(temporary: Path, path: Path) -> None:
 def atomic_directory(
     path: str | os.PathLike, check: Callable[[str | os.PathLike], None] = check_new_folder
 ) -> Iterator[Path]:
-    """Give a temporary folder beside `path` to fill; put it in the place of `path` when the block ends.
+    """Yield a temporary folder beside `path` to fill; put it in the place of `path` when the block ends.
 
     What stood at `path` stays until the new folder is whole. Folders that killed processes left are removed.
 
@@ -94,7 +94,7 @@ def atomic_directory(
             for entry in [*temporary.rglob("*"), temporary]:
                 sync(entry)
         if not os.path.samestat(os.fstat(own), os.stat(temporary)):
-            # Swept away by another process, and made again by `atomic_path` with what came later.
+            # Swept away by another process, and created again by `atomic_path` for what came later.
             raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
         with wait_for_lock(path.parent):
             check(path)
@@ -109,7 +109,7 @@ def atomic_directory(
 
 @contextmanager
 def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a folder beside `path` for what is needed only while `path` is made; removed when the block ends.
+    """Yield a folder beside `path` for what is needed only while `path` is made; removed when the block ends.
 
     Folders that killed processes left are removed when the block ends well.
     """
@@ -172,12 +172,12 @@ def remove_directory(temporary: Path, path: Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new temporary name in the folder of `path`."""
+    """Return a new temporary name in the folder of `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
 def temporaries_beside(path: Path) -> list[Path]:
-    """Files and folders that were given a temporary name beside `path`."""
+    """List files and folders that have a temporary name beside `path`."""
     start, end, length = f".{path.name}.", ".tmp", len(path.name) + 18
     # By plain comparisons: a folder of a thousand shards is looked through a thousand times.
     names = (name for name in os.listdir(path.parent) if name.startswith(start) and name.endswith(end))
@@ -185,12 +185,12 @@ def temporaries_beside(path: Path) -> list[Path]:
 
 
 def temporaries_of(folder: Path, pattern: str) -> list[Path]:
-    """Files and folders that were given a temporary name for a path in `folder` whose name matches a glob pattern."""
+    """List files and folders that have a temporary name for a path in `folder` whose name matches a glob pattern."""
     return [path for path in folder.glob(f".{pattern}.????????????.tmp") if is_temporary(path.name)]
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name ends as `temporary_beside` has it, and not as somebody else's may."""
+    """Return whether a name ends as `temporary_beside` has it, and not as somebody else's may."""
     return all(letter in string.hexdigits.lower() for letter in name[-16:-4])
 
 

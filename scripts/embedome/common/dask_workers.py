@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import embedome
 from embedome.common.settings import from_section
@@ -49,7 +49,7 @@ class DaskWorkers:
     logs: str = "."
 
     @classmethod
-    def from_config(cls, section: Mapping[str, Any], threads: int, log: object) -> "DaskWorkers":
+    def from_config(cls, section: Mapping[str, Any], threads: int, log: object) -> Self:
         """Take the configuration's section ``dask``, and of a job its cores and log; Dask's logs lie beside that."""
         return from_section(cls, section, threads=threads, logs=f"{log}.dask")
 
@@ -60,7 +60,7 @@ class DaskWorkers:
 
     @contextmanager
     def client(self) -> "Iterator[Client]":
-        """Start the workers, and end them behind."""
+        """Start the workers, yield a client of theirs, and end them after the block."""
         from distributed import Client
 
         with self.start() as cluster, Client(cluster) as client:
@@ -72,7 +72,7 @@ class DaskWorkers:
 
         logging.getLogger("distributed").setLevel(logging.WARNING)
         if self.cluster == HERE:
-            # Within this process: no port is opened, and nothing is left behind where it is killed.
+            # Within this process: no port is opened, and nothing is left where it is killed.
             return LocalCluster(
                 n_workers=1, threads_per_worker=self.at_once, processes=False, dashboard_address=None, memory_limit=0
             )

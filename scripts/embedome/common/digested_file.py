@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 
 class DigestedFile:
-    """What is written to a file, digested on its way; for pyarrow a file.
+    """A file, for pyarrow too, that digests what is written to it.
 
     Parameters
     ----------
@@ -24,10 +24,10 @@ class DigestedFile:
         self.file, self.sha256 = file, hashlib.sha256()
 
     def write(self, block: bytes) -> int:
-        """Write a block; give its length."""
+        """Write a block; return its length."""
         self.sha256.update(block)
         return self.file.write(block)
 
     def flush(self) -> None:
-        """Have all that was written lie in the file."""
+        """Flush the file."""
         self.file.flush()

@@ -1,4 +1,4 @@
-"""Is there room on the disk for what is about to be written?"""
+"""Whether the disk has room for what is about to be written."""
 
 import logging
 import shutil

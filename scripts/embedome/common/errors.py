@@ -61,17 +61,17 @@ def load_optional(name: str, package: str) -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
+    """Return the first line of an exception's message."""
     return str(error).split("\n", 1)[0]
 
 
 def cut(text: str) -> str:
-    """A text as it may stand in a message: in one line, without control characters, and not long.
+    r"""Return a text as it may stand in a message: in one line, without control characters, and not long.
 
     Examples
     --------
-    >>> cut("a\\x1b[1m")
-    'a\\\\x1b[1m'
+    >>> cut("a\x1b[1m")
+    'a\\x1b[1m'
     >>> len(cut("a" * 1000))
     80
     """
@@ -80,7 +80,7 @@ def cut(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """What was found in a file, as it may stand in a message.
+    """Return what was found in a file, as it may stand in a message.
 
     Examples
     --------

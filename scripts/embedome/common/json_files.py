@@ -11,18 +11,18 @@ from embedome.common.errors import UserError, cut
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """Hexadecimal SHA-256 of a file's bytes, read as a stream."""
+    """Return the hexadecimal SHA-256 of a file's bytes, read as a stream."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string per JSON value: sorted keys, no white space, so that equal values have equal digests."""
+    """Return the one byte string of a JSON value: sorted keys, no white space, so that equal values have one digest."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def json_sha256(value: Any) -> str:
-    """Hexadecimal SHA-256 of a JSON value's canonical form."""
+    """Return the hexadecimal SHA-256 of a JSON value's canonical form."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
@@ -38,7 +38,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def rounded(value: float) -> float:
-    """A number to six digits, for JSON that is read by people; whole numbers stay."""
+    """Round a number to six digits, for JSON that is read by people; whole numbers stay."""
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 

@@ -13,7 +13,7 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Make a lock file and hold it until the block ends; give whether it is held, or another process's.
+    """Make a lock file and hold it until the block ends; yield whether it is held, or another process's.
 
     The holder may remove it, or move its folder away. Where the file system knows no locks, nobody else holds it.
     """

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
 
 from embedome.common.errors import user_errors
 from embedome.common.process import exit_on_sigterm
@@ -29,7 +30,7 @@ def setup_logging(path: str | None = None) -> None:
 def rule_log(paths: Sequence[str]) -> Iterator[None]:
     """Run a rule's script: log to the rule's file and to stderr, end on a user's error with one line.
 
-    On SIGTERM it ends as on an exception. Compute nodes often have no network: libraries are told not to look for one.
+    On SIGTERM it ends as on an exception. Compute nodes often have no network: libraries are set not to look for one.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     setup_logging(paths[0])
@@ -73,7 +74,7 @@ class Progress:
             logging.getLogger(__name__).info("%s", self.line())
 
     def line(self) -> str:
-        """The state as a line of text: count, rate, time left."""
+        """Return the state as a line of text: count, rate, time left."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate = self.done / elapsed
         text = f"{self.label}: {self.done:,} {self.unit}, {rate:,.0f}/s"
@@ -81,7 +82,7 @@ class Progress:
             text += f", {100 * self.done / self.total:.0f} %, {(self.total - self.done) / rate:,.0f} s left"
         return text
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -21,7 +21,7 @@ DATASET_MARK, SNAKEMAKE_MARK = "_manifest.json", ".snakemake_timestamp"
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """What is at a path, links not followed: a word of `KINDS`, empty for a regular file; None where nothing is."""
+    """Return what is at a path, links not followed: a word of `KINDS`, empty for a regular file; None for nothing."""
     try:
         return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "")
     except (FileNotFoundError, NotADirectoryError):
@@ -95,7 +95,7 @@ def check_new_folder(path: str | os.PathLike) -> None:
 
 
 def is_empty_folder(path: str | os.PathLike) -> bool:
-    """Whether a folder, and no link to one, holds nothing; one that another process has just removed, too."""
+    """Return whether a folder, and no link to one, holds nothing; one that another process has just removed, too."""
     try:
         return kind_of(path) == "a folder" and not os.listdir(path)
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def check_own_folder(
 
 
 def others_in(folder: Path, names: re.Pattern[str]) -> Iterator[str]:
-    """Paths below a folder that are no regular files of the names; of empty folders the name ends in a slash."""
+    """Yield paths below a folder that are no regular files of the names; of empty folders the name ends in a slash."""
     for root, folders, files in os.walk(folder):
         here = Path(root)
         if not folders and not files:

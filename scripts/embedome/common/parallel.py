@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
@@ -20,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Cores this process may use, which on a cluster are fewer than the machine has."""
+    """Return how many cores this process may use, which on a cluster are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -48,7 +49,7 @@ def variable(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that have a module loaded.
+    """Yield a pool of worker processes that have a module loaded.
 
     Raises
     ------
@@ -73,9 +74,11 @@ def begin_worker() -> None:
 
 def end_with_parent() -> None:
     """End this process when its parent is gone, even by kill -9: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None, "not a worker process"
 
     def watch() -> None:
-        wait([parent_process().sentinel])
+        wait([parent.sentinel])
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
@@ -83,7 +86,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for some work. On SIGTERM or Ctrl-C what they have not begun is dropped."""
+    """Yield a pool of threads. On SIGTERM or Ctrl-C what they have not begun is dropped."""
     with ThreadPoolExecutor(count) as pool:
         try:
             yield pool
@@ -93,7 +96,7 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Map `work` over `items` in a pool, at most `ahead` of them begun and not yet given back."""
+    """Map `work` over `items` in a pool, at most `ahead` of them begun and not yet yielded."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))
@@ -104,9 +107,13 @@ def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable
 
 
 def ahead(pool: Executor, items: Iterable[Item]) -> Iterator[Item]:
-    """Pass items on, the next one being made in the pool meanwhile; one at a time, as generators want it."""
-    iterator, end = iter(items), object()
-    following = pool.submit(next, iterator, end)
-    while (item := following.result()) is not end:
-        following = pool.submit(next, iterator, end)
-        yield item
+    """Pass items on, while the pool computes the next one; one at a time, as generators want it."""
+    iterator = iter(items)
+
+    def take() -> list[Item]:
+        return list(islice(iterator, 1))
+
+    following = pool.submit(take)
+    while item := following.result():
+        following = pool.submit(take)
+        yield from item

@@ -1,4 +1,4 @@
-"""This process: ending on SIGTERM, keeping freed memory, peak memory."""
+"""The running process: ending on SIGTERM, keeping freed memory, peak memory."""
 
 import ctypes
 import multiprocessing
@@ -11,7 +11,7 @@ from types import FrameType
 # Options of glibc's mallopt, see malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
-# As a shell tells of a process that the signal ended; Snakemake takes it for a failure and tries again.
+# As a shell reports a process that the signal ended; Snakemake takes it for a failure and tries again.
 TERMINATED_EXIT = 128 + signal.SIGTERM
 
 
@@ -29,11 +29,11 @@ def keep_freed_memory() -> None:
 
 
 def exit_on_sigterm() -> None:
-    """From now on end this process on SIGTERM, as an exception does, and its workers at once.
+    """End this process on SIGTERM from now on, as an exception does, and its workers at once.
 
     Here the part on the device is given up, what is being written is finished, and temporary files are removed;
     those of workers are swept away by the next run. It takes as long as the operation under way on the device, a
-    fraction of a second, and the reading and writing under way: with vectors of residues up to half a minute.
+    fraction of a second, and the reading and writing under way: with per-residue embeddings up to half a minute.
     """
     signal.signal(signal.SIGTERM, stop)
 

@@ -1,14 +1,17 @@
 """Settings of a stage: frozen dataclasses, made from a section of the configuration by their `from_config`."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
-def from_section(settings: type[T], section: Mapping[str, Any], **others: Any) -> T:
-    """Make settings of a section's keys, each field of the key of its name, and of others that stand elsewhere.
+def from_section(settings: type[Settings], section: Mapping[str, Any], **others: Any) -> Settings:
+    """Make settings from a section's keys, each field from the key of its name, and from values that come elsewhere.
 
     A list becomes a tuple, as settings are immutable. Keys of the section that are no fields are for other stages.
     """
@@ -17,12 +20,11 @@ def from_section(settings: type[T], section: Mapping[str, Any], **others: Any) -
     return settings(**dict(zip(names, values, strict=True)), **others)
 
 
+@dataclass(frozen=True, slots=True)
 class SectionSettings:
     """Base of settings that are a section of the configuration, key by key."""
 
-    __slots__ = ()
-
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> Self:
-        """Take the settings of their section of the configuration."""
+        """Take the settings from their section of the configuration."""
         return from_section(cls, section)

@@ -26,7 +26,7 @@ def check_aliases(value: Any, name: str) -> None:
     """
     counts = NodeCounts()
     try:
-        expanded = counts.expanded(value)
+        expanded = counts.count_expanded(value)
     except RecursionError:
         raise UserError(f"{name}: nested too deeply, or an alias stands within itself") from None
     if expanded - counts.written > MOST_REPEATED:
@@ -41,8 +41,8 @@ class NodeCounts:
         self.sizes: dict[int, int | None] = {}
         """Of each list and mapping, by its identity; None while it is counted."""
 
-    def expanded(self, value: Any) -> int:
-        """Number of values with each alias expanded; each object is counted once.
+    def count_expanded(self, value: Any) -> int:
+        """Count the values with each alias expanded; each object is counted once.
 
         Raises
         ------
@@ -54,7 +54,7 @@ class NodeCounts:
         if id(value) not in self.sizes:
             self.written += len(inner)
             self.sizes[id(value)] = None
-            self.sizes[id(value)] = 1 + sum(map(self.expanded, inner))
+            self.sizes[id(value)] = 1 + sum(map(self.count_expanded, inner))
         size = self.sizes[id(value)]
         if size is None:
             raise RecursionError
@@ -62,7 +62,7 @@ class NodeCounts:
 
 
 def children(value: Any) -> Sequence[Any]:
-    """What is directly within a value or a node."""
+    """Return what is directly within a value or a node."""
     inner = getattr(value, "value", value)
     if isinstance(inner, Mapping):
         return list(inner.values())

@@ -356,7 +356,7 @@ def test_file_size_limit(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     assert tree(tmp_path / "out") == {}
 
 
-# What the user is told, and JSON.
+# What the user reads, and JSON.
 
 
 def test_user_errors_end_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
