@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# A run is written in so many batches: the merge holds one batch of each run, and takes ranges of so many batches.
+# Batches of a run: the merge holds one batch of each run, and takes ranges of this many batches.
 RUN_BATCHES = 200
 
 
 def sort_order(table: pa.Table) -> np.ndarray:
-    """The order by id, in that of UTF-8 bytes, and among rows of one id by their position in the input."""
+    """Return the order by id, as UTF-8 bytes, and among rows of one id by their position in the input; int64 [n]."""
     return pc.sort_indices(table, [("id", "ascending"), ("record", "ascending")]).to_numpy()
 
 
 def in_order(table: pa.Table) -> pa.Table:
-    """Rows in the order of `sort_order`."""
+    """Return the rows in the order of `sort_order`."""
     table = table.combine_chunks()
     return table.take(pa.array(sort_order(table)))
 
@@ -52,9 +52,9 @@ def write_run(folder: Path, table: pa.Table) -> RunIndex:
 
 
 def merge_runs(indices: list[RunIndex], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield the rows of all runs range by range of ids, none empty, each about as large as a run, batch behind batch.
+    """Yield the rows of all runs range by range of ids, none empty, each about as large as a run, batch after batch.
 
-    What is left is to put each in order (`sort_order`). Rows of one id are in one range. Scratch files are read batch
+    The caller puts each range in order (`sort_order`). Rows of one id are in one range. Scratch files are read batch
     by batch, each once, the kernel reading ahead, and not mapped into memory: mapped pages count as memory used.
 
     Parameters
@@ -94,7 +94,7 @@ class Run:
         return pa.ipc.read_record_batch(pa.py_buffer(os.pread(self.file.fileno(), size, offset)), self.schema)
 
     def take_below(self, pivot: str | None) -> list[pa.RecordBatch]:
-        """The next rows whose ids are below `pivot`; with None, all that are left."""
+        """Take the next rows whose ids are below `pivot`; with None, all that are left."""
         first_ids = self.index.first_ids
         batches = [self.rest] if self.rest else []
         end = len(first_ids) if pivot is None else bisect.bisect_left(first_ids, pivot)

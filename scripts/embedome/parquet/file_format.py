@@ -13,7 +13,7 @@ FILE_FORMAT = 2
 
 
 def read_about(path: str | os.PathLike, metadata: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
-    """Read what a file's metadata says; None where it is no embedding file.
+    """Read what a file's metadata says; return None where it is no embedding file.
 
     Raises
     ------

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from embedome.common.parallel import map_in_order
 from embedome.parquet.row_file import RowFile
@@ -19,7 +20,7 @@ from embedome.parquet.scan import threads_ahead
 def find_rows(path: str | os.PathLike, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     """Read the rows of a file that have one of the ids, in the file's order.
 
-    Ids are read of the row groups whose statistics admit one of them, other columns where one is there, and vectors
+    Ids are read of the row groups whose statistics admit one of them, other columns where one is found, and vectors
     of the pages that hold it.
 
     Parameters
@@ -67,14 +68,14 @@ def find_in_files(
     return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
 
-def overlaps(ids: Sequence[str], statistics: object) -> bool:
-    """Whether a row group's id statistics admit one of the sorted ids; without statistics it may."""
+def overlaps(ids: Sequence[str], statistics: pq.Statistics | None) -> bool:
+    """Return whether a row group's id statistics admit one of the sorted ids; without statistics it may."""
     if statistics is None or not statistics.has_min_max:
         return True
     return within(ids, statistics.min, statistics.max)
 
 
 def within(ids: Sequence[str], first: str, last: str) -> bool:
-    """Whether one of the sorted ids lies between first and last, both included."""
+    """Return whether one of the sorted ids lies between first and last, both included."""
     position = bisect.bisect_left(ids, first)
     return position < len(ids) and ids[position] <= last

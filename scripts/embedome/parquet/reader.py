@@ -24,7 +24,7 @@ class RowReader:
         self.rest = schema.empty_table()
 
     def take(self, count: int) -> pa.Table:
-        """The next `count` rows, fewer at the end."""
+        """Take the next `count` rows, fewer at the end."""
         pieces, length = [self.rest], len(self.rest)
         while length < count and (table := next(self.tables, None)) is not None:
             pieces.append(table)
@@ -34,10 +34,9 @@ class RowReader:
         return joined.slice(0, count).combine_chunks()
 
     def take_through(self, last: str) -> pa.Table:
-        """The next rows whose ids are not above `last`, of a stream in id order."""
+        """Take the next rows whose ids are not above `last`, of a stream in id order."""
         pieces = [self.rest.slice(0, 0)]
-        while len(self.rest) or (table := next(self.tables, None)) is not None:
-            rows = self.rest if len(self.rest) else table
+        while (rows := self.rest if len(self.rest) else next(self.tables, None)) is not None:
             count = pc.sum(pc.less_equal(rows["id"], last), min_count=0).as_py()
             pieces.append(rows.slice(0, count))
             self.rest = rows.slice(count)
@@ -65,17 +64,17 @@ class ParquetFile(pq.ParquetFile):
             raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
 
     def read_row_group(self, *args: Any, **kwargs: Any) -> pa.Table:
-        """As pyarrow's."""
+        """Read a row group, as pyarrow's method does."""
         with damage_named(self.path):
             return super().read_row_group(*args, **kwargs)
 
     def read(self, *args: Any, **kwargs: Any) -> pa.Table:
-        """As pyarrow's."""
+        """Read the file, as pyarrow's method does."""
         with damage_named(self.path):
             return super().read(*args, **kwargs)
 
     def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[pa.RecordBatch]:
-        """As pyarrow's."""
+        """Yield batches of rows, as pyarrow's method does."""
         batches = super().iter_batches(*args, **kwargs)
         while True:
             with damage_named(self.path):
@@ -98,5 +97,5 @@ def damage_named(path: str | os.PathLike) -> Iterator[None]:
 
 
 def rows_of_groups(metadata: pq.FileMetaData) -> list[int]:
-    """Rows of each row group, by a file's footer."""
+    """Return the rows of each row group, by a file's footer."""
     return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

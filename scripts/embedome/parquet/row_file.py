@@ -42,7 +42,7 @@ class RowFile:
         self.numbers = {name.split(".")[0]: number for number, name in enumerate(names)}
 
     def read(self, group: int, columns: Sequence[str], wanted: np.ndarray | None = None) -> pa.Table:
-        """Some columns of a row group.
+        """Read some columns of a row group.
 
         Parameters
         ----------
@@ -60,18 +60,18 @@ class RowFile:
         return pa.table({name: arrays[name] for name in columns}, self.select(columns))
 
     def select(self, columns: Sequence[str]) -> pa.Schema:
-        """The schema of some columns."""
+        """Return the schema of some columns."""
         return pa.schema([self.schema.field(name) for name in columns])
 
     def vectors(self, group: int, name: str, wanted: np.ndarray | None = None) -> np.ndarray:
-        """Vectors of a row group, float16 [n, D], all or those of the `wanted` rows."""
+        """Read vectors of a row group, float16 [n, D], all or those of the `wanted` rows."""
         rows = int(self.starts[group + 1] - self.starts[group])
         dimension = self.schema.field(name).type.list_size
         if wanted is None:
             out = np.empty((rows, dimension), np.float16)
             self.fill(group, name, out)
             return out
-        with self.opened() as descriptor:
+        with self.open_descriptor() as descriptor:
             try:
                 return read_rows_of_chunk(descriptor, self.chunk(group, name), rows, dimension, wanted)
             except OtherLayoutError:
@@ -79,18 +79,18 @@ class RowFile:
 
     def fill(self, group: int, name: str, out: np.ndarray) -> None:
         """Read the vectors of a row group into a float16 matrix [n, D]."""
-        with self.opened() as descriptor:
+        with self.open_descriptor() as descriptor:
             try:
                 read_chunk(descriptor, self.chunk(group, name), out)
             except OtherLayoutError:
                 out[:] = vector_matrix(self.arrow(group, [name])[name])
 
     def chunk(self, group: int, name: str) -> pq.ColumnChunkMetaData:
-        """What the footer says of a column in a row group."""
+        """Return what the footer says of a column in a row group."""
         return self.metadata.row_group(group).column(self.numbers[name])
 
     def arrow(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a row group, by pyarrow."""
+        """Read some columns of a row group by pyarrow."""
         with damage_named(self.path):
             # A reader of its own: one cannot be used by two threads.
             table = ParquetFile(self.path, self.metadata).read_row_group(group, columns, use_threads=False)
@@ -100,19 +100,19 @@ class RowFile:
         return table
 
     @contextmanager
-    def opened(self) -> Iterator[int]:
-        """The descriptor of the file, opened."""
+    def open_descriptor(self) -> Iterator[int]:
+        """Open the file and yield its descriptor."""
         with damage_named(self.path), open(self.path, "rb", buffering=0) as handle:
             yield handle.fileno()
 
 
 def is_vector(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds a vector a row, none of them null."""
+    """Return whether a column of this type holds one vector per row, none of them null."""
     return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
 
 
 def read_file(path: str | os.PathLike) -> pa.Table:
-    """All rows of an embedding file, without its metadata.
+    """Read all rows of an embedding file, without its metadata.
 
     Raises
     ------

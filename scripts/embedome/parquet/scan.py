@@ -1,4 +1,4 @@
-"""Streams of rows over many files: decoded in threads ahead of the reader, given in order, in bounded memory."""
+"""Streams of rows over many files: decoded in threads ahead of the reader, yielded in order, in bounded memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,12 +34,12 @@ class RowRange:
         return self.stop - self.start
 
     def part(self, start: int, stop: int) -> "RowRange":
-        """Some of its rows, counted from its first."""
+        """Return some of its rows, counted from its first."""
         return RowRange(self.path, self.split, self.rows, self.start + start, self.start + stop)
 
 
 def list_row_ranges(folder: Path, split: str, files: Iterable[Mapping[str, Any]]) -> Iterator[RowRange]:
-    """The files of a split, cut where row groups are; `files` are entries of the manifest.
+    """Yield the files of a split, cut where row groups are; `files` are entries of the manifest.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def list_row_ranges(folder: Path, split: str, files: Iterable[Mapping[str, Any]]
 
 
 def groups_of_one_size(rows: int) -> list[int]:
-    """Rows of each row group, where the manifest does not tell: of vectors of residues, several are read at once."""
+    """Return the rows of each row group, where the manifest lacks them: of residues several are read at once."""
     return [min(GROUP_ROWS, rows - start) for start in range(0, rows, GROUP_ROWS)]
 
 
@@ -72,7 +72,7 @@ class Footers:
         self.known: dict[Path, RowFile] = {}
 
     def of(self, piece: RowRange) -> RowFile:
-        """The file of a piece.
+        """Return the file of a range of rows.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Footers:
 
 
 def scan(pieces: Iterable[RowRange], columns: Sequence[str], threads: int) -> Iterator[pa.Table]:
-    """Yield some columns of pieces, a table each, in order; at most `threads` + 2 of them in memory.
+    """Yield some columns of ranges of rows, a table each, in order; at most `threads` + 2 of them in memory.
 
     `columns` may name `SPLIT`.
     """
@@ -103,7 +103,7 @@ def scan(pieces: Iterable[RowRange], columns: Sequence[str], threads: int) -> It
 
 @contextmanager
 def threads_ahead(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that, where the reader stops early, do not begin what they have not begun."""
+    """Yield a pool of threads that, where the reader stops early, begins nothing more."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool
@@ -112,18 +112,18 @@ def threads_ahead(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def read_row_range(task: tuple[RowFile, RowRange, Sequence[str]]) -> pa.Table:
-    """Some columns of a piece."""
+    """Read some columns of a range of rows."""
     file, piece, columns = task
     stored = [name for name in columns if name != SPLIT] or ["id"]
-    tables = [file.read(group, stored).slice(first, last - first) for group, first, last in groups_of(file, piece)]
+    tables = [file.read(group, stored).slice(first, last - first) for group, first, last in find_groups(file, piece)]
     table = pa.concat_tables([file.select(stored).empty_table(), *tables])
     if SPLIT in columns:
         table = table.append_column(SPLIT, pa.array([piece.split] * len(piece), pa.string()))
     return table.select(columns)
 
 
-def groups_of(file: RowFile, piece: RowRange) -> Iterator[tuple[int, int, int]]:
-    """The row groups that a piece lies in, and from which to which of their rows."""
+def find_groups(file: RowFile, piece: RowRange) -> Iterator[tuple[int, int, int]]:
+    """Yield the row groups that a range of rows lies in, and from which to which of their rows."""
     group = int(np.searchsorted(file.starts, piece.start, side="right")) - 1
     while group < len(file.starts) - 1 and file.starts[group] < piece.stop:
         begin, end = file.starts[group], file.starts[group + 1]

@@ -49,7 +49,7 @@ def parse_struct(data: Data, position: int) -> tuple[Struct, int]:
 
 
 def parse_value(data: Data, position: int, kind: int) -> tuple[Any, int]:
-    """Parse a value of a kind, and tell where it ends; truth values are here those of a list, a byte each."""
+    """Parse a value of a kind, and where it ends; truth values here are those of a list, one byte each."""
     if kind in (I16, I32, I64):
         return parse_number(data, position)
     if kind == BINARY:

@@ -1,6 +1,6 @@
 """Vectors straight from the pages of a Parquet file, several times as fast as through Arrow's lists, page by page.
 
-A column of vectors (docs/format.md) is PLAIN: behind the levels, which say nothing as no vector is null and all have D
+A column of vectors (docs/format.md) is PLAIN: after the levels, which say nothing as no vector is null and all have D
 items, a page holds the vectors themselves, whole. Pages of any other layout are left to pyarrow (`OtherLayoutError`).
 
 References
@@ -39,7 +39,7 @@ class OtherLayoutError(Exception):
 
 
 class DamagedPageError(OSError):
-    """A page whose checksum is another."""
+    """A page does not have its checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +73,20 @@ def read_chunk(descriptor: int, chunk: pq.ColumnChunkMetaData, out: np.ndarray) 
     """
     start = chunk.data_page_offset
     data = memoryview(os.pread(descriptor, chunk.total_compressed_size, start))
-    for page in list_pages(chunk, *out.shape, lambda offset: data[offset - start :]):
-        out[page.first : page.first + page.rows] = decode_page(page, data[page.offset - start :], chunk, out.shape[1])
+    rows, dimension = out.shape
+    for page in list_pages(chunk, rows, dimension, lambda offset: data[offset - start :]):
+        out[page.first : page.first + page.rows] = decode_page(page, data[page.offset - start :], chunk, dimension)
 
 
 def read_rows_of_chunk(
     descriptor: int, chunk: pq.ColumnChunkMetaData, rows: int, dimension: int, wanted: np.ndarray
 ) -> np.ndarray:
-    """Read some vectors of a row group of so many rows, and of the file only the pages that hold them.
+    """Read some vectors of a row group, and of the file only the pages that hold them.
 
     Parameters
     ----------
     descriptor, chunk
-        As for `read_chunk`, which see for exceptions.
+        As for `read_chunk`; see there for exceptions.
     rows, dimension : int
         Shape of the column in the row group.
     wanted : numpy.ndarray, dtype=int64, shape=(k,)
@@ -109,7 +110,7 @@ def read_rows_of_chunk(
 def list_pages(
     chunk: pq.ColumnChunkMetaData, rows: int, dimension: int, read: Callable[[int], memoryview | bytes]
 ) -> Iterator[Page]:
-    """The pages of a column in a row group; `read` gives the bytes from a position in the file on."""
+    """Yield the pages of a column in a row group; `read` returns the bytes from a position in the file on."""
     if chunk.has_dictionary_page or not set(chunk.encodings) <= {"PLAIN", "RLE"}:
         raise OtherLayoutError
     offset, first = chunk.data_page_offset, 0
@@ -118,24 +119,21 @@ def list_pages(
             header, length = parse_struct(read(offset), 0)
         except ThriftError:
             raise OtherLayoutError from None
-        page = page_of(header, first, offset + length, dimension)
+        page = parse_page(header, first, offset + length, dimension)
         yield page
         offset, first = page.offset + page.compressed, first + page.rows
     if first != rows:
         raise OtherLayoutError
 
 
-def page_of(header: Struct, first: int, offset: int, dimension: int) -> Page:
-    """What a page's header says; a damaged one must not make us ask for all the memory there is."""
+def parse_page(header: Struct, first: int, offset: int, dimension: int) -> Page:
+    """Check what a page's header says: a damaged one must not make us ask for all the memory of the machine."""
     data_page = header.get(DATA_PAGE)
     if not isinstance(data_page, dict):
         raise OtherLayoutError
-    crc = header.get(CRC)
-    numbers = [header.get(TYPE), data_page.get(ENCODING), data_page.get(VALUES), header.get(SIZE)]
-    numbers.append(header.get(COMPRESSED))
-    if not all(isinstance(number, int) for number in [*numbers, crc or 0]):
-        raise OtherLayoutError
-    kind, encoding, values, size, compressed = numbers
+    kind, size, compressed = (number_in(header, key) for key in (TYPE, SIZE, COMPRESSED))
+    values, encoding = (number_in(data_page, key) for key in (VALUES, ENCODING))
+    crc = None if header.get(CRC) is None else number_in(header, CRC)
     rows, rest = divmod(values, dimension)
     # Levels take a bit an item at most, and two lengths.
     levels = size - values * ITEM.itemsize
@@ -149,8 +147,16 @@ def page_of(header: Struct, first: int, offset: int, dimension: int) -> Page:
     return Page(first, rows, offset, compressed, size, crc)
 
 
+def number_in(fields: Struct, key: int) -> int:
+    """Return a field of a header that must be a number."""
+    value = fields.get(key)
+    if not isinstance(value, int):
+        raise OtherLayoutError
+    return value
+
+
 def decode_page(page: Page, data: memoryview, chunk: pq.ColumnChunkMetaData, dimension: int) -> np.ndarray:
-    """The vectors of a page, float16 [n, D]; `data` begins with its compressed bytes."""
+    """Return the vectors of a page, float16 [n, D]; `data` begins with its compressed bytes."""
     data = data[: page.compressed]
     if page.crc is not None and crc32(data) != page.crc & 0xFFFFFFFF:
         raise DamagedPageError("CRC checksum verification failed")

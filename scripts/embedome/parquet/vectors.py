@@ -11,12 +11,12 @@ FINITE_BLOCK = 1 << 18
 
 
 def residues_type(dimension: int) -> pa.DataType:
-    """Arrow type of a sequence's vectors: a list of float16[dimension], nothing nullable."""
+    """Return the Arrow type of a sequence's vectors: a list of float16[dimension], nothing nullable."""
     return pa.list_(pa.field("element", vector_type(dimension), nullable=False))
 
 
 def vector_type(dimension: int) -> pa.DataType:
-    """Arrow type of a vector: float16[dimension], nothing nullable."""
+    """Return the Arrow type of a vector: float16[dimension], nothing nullable."""
     return pa.list_(pa.field("element", pa.float16(), nullable=False), dimension)
 
 
@@ -27,13 +27,13 @@ def vector_array(vectors: np.ndarray) -> pa.Array:
 
 
 def vector_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """The float16 matrix [n, D] of an embedding column."""
+    """Return the float16 matrix [n, D] of an embedding column."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
 
 
 def finite_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of a float16 matrix [n, D] in which no number is infinite or none, bool [n]; faster than NumPy's test.
+    """Return which rows of a float16 matrix [n, D] hold no infinity and no NaN, bool [n]; faster than NumPy's test.
 
     In half floats (IEEE 754 binary16) these have the highest exponent: without the sign, they are 0x7C00 or above.
     """

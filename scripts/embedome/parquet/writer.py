@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,10 +34,10 @@ class ParquetSink:
         The file, written in place: wrap it in `atomic_files.atomic_path` or `atomic_files.atomic_directory`.
     schema : pyarrow.Schema
     rows : int
-        Rows of a row group; memory is that of one.
+        Rows per row group. At most one row group is held in memory.
     encoded_rows : int, optional
-        Of these, how many are encoded at once; None for all. What pyarrow makes of them on its way takes ten times the
-        room of half floats: where rows are large, few at once fit the processor's caches.
+        Rows of a group that are encoded at once; None for all. While pyarrow encodes half floats they take
+        ten times their room: where rows are large, few at once fit the processor's caches.
     **options
         Passed to `pyarrow.parquet.ParquetWriter`, e.g. `use_dictionary` and `write_statistics`.
     """
@@ -47,7 +48,7 @@ class ParquetSink:
         schema: pa.Schema,
         rows: int,
         encoded_rows: int | None = None,
-        **options,
+        **options: Any,
     ) -> None:
         self.group_rows, self.encoded_rows = rows, encoded_rows or rows
         self.rows = 0
@@ -77,7 +78,7 @@ class ParquetSink:
         chunks = [table.slice(start, self.encoded_rows).combine_chunks() for start in starts]
         self.writer.write_table(pa.concat_tables(chunks), row_group_size=self.group_rows)
 
-    def __enter__(self) -> "ParquetSink":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -94,11 +95,11 @@ def write_folder(
     rows: int,
     file_groups: int,
     pool: Executor,
-    **options,
+    **options: Any,
 ) -> dict[Path, str]:
     """Write tables to a folder of Parquet files ``part-NNNNN.parquet``.
 
-    Without any row there is one empty file, so that the schema is there.
+    Without any row one empty file is written, for its schema.
 
     Parameters
     ----------
