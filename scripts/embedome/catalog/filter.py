@@ -3,7 +3,7 @@
 An external sort in two passes: the stream is cut into runs, each checked and sorted by id in a process of its own and
 written to a scratch file; then the runs are merged range by range, of which several are sorted and encoded at once.
 Memory: a run or a range per process, and for the search for duplicate sequences 8 bytes per kept record, then 44 and an
-id per sequence that is there more than once.
+id per sequence that occurs more than once.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 # Text of a run: a worker holds it several times over. Of a chunk, whose records are checked at once: array operations
-# cost some 50 us each beside what they do (2 MiB or more is as good, 256 KiB takes half as long again).
+# cost some 50 us each beside their work (2 MiB or more is as good, 256 KiB takes half as long again).
 RUN_BYTES, CHUNK_BYTES = 24 << 20, 4 << 20
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
 
@@ -64,7 +64,7 @@ def filter_records(
     Parameters
     ----------
     fasta : sequence of paths
-        Files in order; plain, gzip or zstandard. What they are is told by their first bytes.
+        Files in order; plain, gzip or zstandard. Their format is detected from their first bytes.
     limits : Criteria
         What a record must meet.
     catalog : path
@@ -78,7 +78,7 @@ def filter_records(
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
     workers : int
-        Processes that check records, with 1 this one does; and threads that then sort them.
+        Processes that check records (1: this process does), and threads that then sort them.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def check_downloaded(counts: "Counts", release: Mapping[str, Any]) -> None:
 
 
 def source_identity(summary: str | os.PathLike, config_sha256: str | None = None) -> dict[str, Any]:
-    """Where sequences come from, for the provenance of their embeddings.
+    """Return where sequences come from, for the provenance of their embeddings.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def source_identity(summary: str | os.PathLike, config_sha256: str | None = None
 
 
 def identity_of(account: Mapping[str, Any]) -> dict[str, Any]:
-    """What a filter's summary says of where sequences come from."""
+    """Return what a filter's summary says of where sequences come from."""
     # The same bytes from another mirror, or on another day, are the same.
     release = account["release"] and {k: v for k, v in account["release"].items() if k not in ("url", "date")}
     inputs = [{"file": each["file"], "sha256": each["sha256"]} for each in account["inputs"]]
@@ -175,7 +175,7 @@ class Counts:
         return sum(self.records)
 
     def reasons(self) -> str:
-        """Rejected records by reason, as words."""
+        """Return the rejected records by reason, as words."""
         return ", ".join(f"{reason}: {count:,}" for reason, count in sorted(self.rejected.items()))
 
     def where(self, file: int, number: int) -> str:
@@ -190,7 +190,7 @@ class Counts:
         return np.unique(prefixes[1:][prefixes[1:] == prefixes[:-1]])
 
     def summary(self, catalog: Mapping[Path, str], release: dict | None, taxa: dict) -> dict:
-        """The account as JSON; fails where it does not add up."""
+        """Return the account as JSON; fail where it does not add up."""
         dropped = sum(self.rejected.values())
         if self.read != self.kept + dropped:
             raise AssertionError(f"filter: read {self.read} != kept {self.kept} + rejected {dropped}")
@@ -220,16 +220,16 @@ def read_tasks(fasta: Sequence[str | os.PathLike], limits: Criteria, folder: Pat
     with Progress("filter", "records") as progress:
         for file, path in enumerate(fasta):
             sha256 = hashlib.sha256()
-            for chunks in batched(read_any_chunks(path, CHUNK_BYTES, sha256), RUN_BYTES):
+            for chunks in group_chunks(read_any_chunks(path, CHUNK_BYTES, sha256), RUN_BYTES):
                 yield RunTask(path, file, before, chunks, limits, folder)
-                count = sum(chunk.count for chunk in chunks)
+                count = sum(chunk.n_entries for chunk in chunks)
                 counts.records[file] += count
                 progress.update(count)
             counts.inputs_sha256.append(sha256.hexdigest())
             before += counts.records[file]
 
 
-def batched(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chunk | XmlChunk]]:
+def group_chunks(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chunk | XmlChunk]]:
     """Group chunks to `size` bytes or a little more."""
     group: list[Chunk | XmlChunk] = []
     for chunk in chunks:
@@ -254,15 +254,15 @@ def make_runs(tasks: Iterator[RunTask], folder: Path, counts: Counts, workers: i
 
 
 def make_in_pool(tasks: Iterator[RunTask], folder: Path, workers: int) -> Iterator[tuple[SortedRun, np.ndarray]]:
-    """`make_run` of each task in processes."""
-    # One more than there are workers: one is waiting.
+    """Make runs of each task in processes, as `make_run`."""
+    # One more than the workers: one is waiting.
     under_way = workers + 1
     with process_pool(workers, "embedome.catalog.filter") as pool, Spool(folder, under_way) as spool:
         yield from map_in_order(pool, make_run, (task.through(spool) for task in tasks), under_way)
 
 
 def sort_range(counts: Counts, batches: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Put the rows of a range in order, those to be kept and those to be dropped, as long as ids are unique."""
+    """Put the rows of a range in order, those that are kept and those that are dropped, as long as ids are unique."""
     table = batches.combine_chunks()
     order = sort_order(table)
     check_unique_ids(table, order, counts)
@@ -271,13 +271,13 @@ def sort_range(counts: Counts, batches: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def check_unique_ids(table: pa.Table, order: np.ndarray, counts: Counts) -> None:
-    """Fail where neighbours in a table's order share an id; records with no id or a bad one are no matter."""
-    if not len(repeated(table["id"].take(pa.array(order)))):
+    """Fail where neighbours in a table's order share an id; records with no id or a bad one do not count."""
+    if not len(find_repeated(table["id"].take(pa.array(order)))):
         return
     rows = table.select(["id", "reason", "file", "number"]).take(pa.array(order))
     nameless = pc.is_in(rows["reason"], value_set=pa.array(["no-id", "invalid-id"]))
     named = rows.filter(pc.invert(nameless))
-    same = repeated(named["id"]).to_pylist()
+    same = find_repeated(named["id"]).to_pylist()
     if not same:
         return
     first, second = (counts.where(named["file"][i].as_py(), named["number"][i].as_py()) for i in (same[0], same[0] + 1))
@@ -288,8 +288,8 @@ def check_unique_ids(table: pa.Table, order: np.ndarray, counts: Counts) -> None
     )
 
 
-def repeated(ids: pa.ChunkedArray) -> pa.Array:
-    """Rows whose id is that of the next one."""
+def find_repeated(ids: pa.ChunkedArray) -> pa.Array:
+    """Return the rows whose id is that of the next one."""
     names = ids.combine_chunks()
     return pc.indices_nonzero(pc.equal(names[1:], names[:-1]))
 
@@ -301,7 +301,7 @@ def write_sorted(
     counts: Counts,
     pool: Executor,
 ) -> dict[Path, str]:
-    """Write the kept rows as catalog files and the dropped ones as rejects; give the catalog's files' digests."""
+    """Write the kept rows as catalog files and the dropped ones as rejects; return the digests of the former."""
     with (
         atomic_path(rejects) as path,
         ParquetSink(path, REJECTS, CATALOG_GROUP_ROWS, use_dictionary=["reason", "file"]) as sink,
@@ -319,7 +319,7 @@ def write_sorted(
 
 
 def kept_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, counts: Counts) -> Iterator[pa.Table]:
-    """Count all rows, write those to be dropped, and pass on those to be kept."""
+    """Count all rows, write those that are dropped, and yield those that are kept."""
     duplicates = RepeatedDigests(counts.repeated_prefixes())
     with Progress("sort", "records", counts.read) as progress:
         for kept, dropped in rows:
@@ -333,7 +333,7 @@ def kept_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, c
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """What to call files: the ends of their paths, as short as tells them apart.
+    """Return names for files: the ends of their paths, as short as distinguishes them.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Sequence files of either form, told by their first bytes."""
+"""Sequence files of either format, recognised by their first bytes."""
 
 import hashlib
 import os

@@ -6,7 +6,7 @@ The files are written over and over, so that they stay in the page cache and use
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from embedome.sequences.fasta import Chunk
 from embedome.sequences.uniref_xml import XmlChunk
@@ -22,7 +22,7 @@ class Spooled(NamedTuple):
     size: int
 
     def fetch(self) -> Chunk | XmlChunk:
-        """The chunk with its data."""
+        """Return the chunk with its data."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return self.chunk._replace(data=file.read(self.size))
@@ -35,14 +35,14 @@ class Spool:
     ----------
     folder : Path
     files : int
-        What is put is there until so many more times something was put.
+        Number of files used in rotation: a chunk is overwritten after `files` more calls of `put`.
     """
 
     def __init__(self, folder: Path, files: int) -> None:
         self.paths = [folder / f"spool-{number}" for number in range(files)]
         self.puts = 0
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.files = [stack.enter_context(open(path, "wb")) for path in self.paths]
             self.stack = stack.pop_all()

@@ -1,6 +1,6 @@
 """Plain, gzip and zstandard files as blocks of bytes, digested as they are read.
 
-What unpacks a file is imported when one comes that needs it: plain files are read without these packages.
+The unpacker of a file is imported when one comes that needs it: plain files are read without these packages.
 """
 
 import hashlib
@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from embedome.common.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 BLOCK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
@@ -24,15 +27,15 @@ ZSTD_MAGIC = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 class Digested(io.RawIOBase):
     """A file that adds to a digest what is read of it."""
 
-    def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
+    def __init__(self, file: io.BufferedReader, digest: "hashlib._Hash") -> None:
         self.file, self.digest = file, digest
 
     def readable(self) -> bool:
-        """As of any file that is read."""
+        """Return whether the file can be read, as of any file: yes."""
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read, and digest."""
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill a buffer, or a part of it, and digest that; return its bytes."""
         count = self.file.readinto(buffer)
         self.digest.update(memoryview(buffer)[:count])
         return count
@@ -41,22 +44,23 @@ class Digested(io.RawIOBase):
 class Unpacker(NamedTuple):
     """What unpacks a compressed file."""
 
-    open: Callable[[IO[bytes]], IO[bytes]]
-    """Give the uncompressed bytes of a file that is open."""
+    open: Callable[[io.RawIOBase | IO[bytes]], IO[bytes]]
+    """Open the stream of uncompressed bytes of a file that is open."""
     error: type[Exception]
     """Raised where the compressed data are damaged."""
 
 
 def gzip_unpacker() -> Unpacker:
-    """The one for gzip, in a thread of its own."""
+    """Return the unpacker for gzip, which works in a thread of its own."""
     from isal import igzip_threaded
     from isal.isal_zlib import IsalError
 
-    return Unpacker(partial(igzip_threaded.open, mode="rb", threads=1), IsalError)
+    open_gzip = partial(igzip_threaded.open, mode="rb", threads=1)
+    return Unpacker(open_gzip, IsalError)  # type: ignore[arg-type]  # isal's stub has the class as an instance
 
 
 def zstd_unpacker() -> Unpacker:
-    """The one for zstandard: of the standard library from Python 3.14 on, and before that its backport."""
+    """Return the unpacker for zstandard: of the standard library from Python 3.14 on, and before that its backport."""
     try:
         from compression import zstd
     except ImportError:
@@ -65,7 +69,7 @@ def zstd_unpacker() -> Unpacker:
 
 
 def find_unpacker(path: Path, magic: bytes) -> Unpacker | None:
-    """What unpacks the file with these first bytes; None where it is plain.
+    """Return the unpacker for a file with these first bytes; None where it is plain.
 
     Raises
     ------
@@ -88,8 +92,10 @@ def find_unpacker(path: Path, magic: bytes) -> Unpacker | None:
 
 
 @contextmanager
-def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = None) -> Iterator[IO[bytes]]:
-    """Open a file for reading its uncompressed bytes; the first bytes tell the compression, not the name.
+def open_decompressed(
+    path: str | os.PathLike, digest: "hashlib._Hash | None" = None
+) -> Iterator[io.RawIOBase | IO[bytes]]:
+    """Open a file for reading its uncompressed bytes; the first bytes decide on the compression, not the name.
 
     Parameters
     ----------
@@ -100,8 +106,8 @@ def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = 
     Raises
     ------
     UserError
-        Where the file is missing, is no regular file, cannot be read, or is empty; where the package is missing that
-        unpacks it; and where the compressed data turn out to be cut short or damaged.
+        Where the file is missing, is not a regular file, cannot be read, or is empty; where the package that unpacks it
+        is missing; and where the compressed data turn out to be cut short or damaged.
     """
     path = Path(path)
     with open_regular(path) as handle:
@@ -130,13 +136,13 @@ def open_decompressed(path: str | os.PathLike, digest: "hashlib._Hash | None" = 
                 raise UserError(f"{path}: the compressed data are damaged ({error}); copy the file again") from None
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file.
 
     Raises
     ------
     UserError
-        Where it is missing, is none, or cannot be read.
+        Where it is missing, is not a regular file, or cannot be read.
     """
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no regular file"

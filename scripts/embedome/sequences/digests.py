@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-# Of a digest: "SQ." and 32 behind it.
+# Of a digest: "SQ." and the 32 after it.
 DIGEST_CHARACTERS = 35
 
 
 def refget_digest(sequence: bytes) -> str:
-    """GA4GH refget digest of an upper-case sequence: ``SQ.`` and its sha512t24u.
+    """Return the GA4GH refget digest of an upper-case sequence: ``SQ.`` and its sha512t24u.
 
     References
     ----------
@@ -27,14 +27,14 @@ def refget_digest(sequence: bytes) -> str:
 
 
 def refget_digests(sequences: Iterable[bytes]) -> list[str]:
-    """The digests of many sequences at once, see `refget_digest`."""
+    """Return the digests of many sequences, see `refget_digest`."""
     text = digest_texts(sequences)
     return ["SQ." + text[start : start + 32].decode() for start in range(0, len(text), 32)]
 
 
 def digest_texts(sequences: Iterable[bytes]) -> bytes:
-    """The 32 characters behind ``SQ.`` of each sequence's digest, joined."""
-    # A copy is begun faster than another one.
+    """Return the 32 characters after ``SQ.`` of each sequence's digest, joined."""
+    # A copy is made faster than a new object.
     begin = hashlib.sha512().copy
     digests = []
     for sequence in sequences:
@@ -46,7 +46,7 @@ def digest_texts(sequences: Iterable[bytes]) -> bytes:
 
 
 def hash_ids(ids: pa.ChunkedArray | pa.Array, seed: int | str) -> np.ndarray:
-    """BLAKE2b hash (RFC 7693), keyed with the seed, of each id as a 64-bit number, shape (n,)."""
+    """Return the BLAKE2b hash (RFC 7693), keyed with the seed, of each id as a 64-bit number, shape (n,)."""
     # A copy has taken the key in already.
     begin = hashlib.blake2b(digest_size=8, key=str(seed).encode()).copy
     digests = []

@@ -15,12 +15,12 @@ COLUMNS = ("state", "id", "reason", "detail", "length")
 
 
 def dropped_path(out: Path) -> Path:
-    """Where the list of a result lies."""
+    """Return the path of the list of a result."""
     return out.with_name(out.name + ".dropped.tsv")
 
 
 def check_dropped(out: Path) -> None:
-    """Refuse a result whose list would be written over a file that is none.
+    """Refuse a result whose list would be written over a file that is no such list.
 
     Raises
     ------
@@ -31,13 +31,13 @@ def check_dropped(out: Path) -> None:
 
 
 def begins_with(path: Path, columns: Sequence[str]) -> bool:
-    """Whether a table, separated by tabs, has these columns."""
+    """Return whether a table, separated by tabs, has these columns."""
     with open(path, "rb") as handle:
         return handle.readline() == "\t".join(columns).encode() + b"\n"
 
 
 def write_dropped(out: Path, rows: Iterable[tuple]) -> None:
-    """List the records that got no row in ``<out>.dropped.tsv``; with none, leave no list of an earlier run.
+    """List the records without a row in ``<out>.dropped.tsv``; without any, remove the list of an earlier run.
 
     Parameters
     ----------

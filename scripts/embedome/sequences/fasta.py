@@ -35,13 +35,13 @@ class Chunk(NamedTuple):
 
     first: int
     """Position of the first in the file, from 1."""
-    count: int
+    n_entries: int
     """Number of entries."""
     data: bytes
     """Their text, from the first ``>``."""
 
     def texts(self) -> list[bytes]:
-        """The text of each entry, without its ``>``."""
+        """Return the text of each entry, without its ``>``."""
         return self.data[1:].split(b"\n>")
 
 
@@ -59,8 +59,9 @@ def read_chunks(path: str | os.PathLike, size: int) -> Iterator[Chunk]:
 
 
 def cut_chunks(path: str | os.PathLike, blocks: Iterable[bytes], size: int) -> Iterator[Chunk]:
-    """As `read_chunks`, of a file whose uncompressed bytes are given."""
-    first, held, n_held = 1, [], 0
+    """Cut a file's uncompressed bytes into chunks, as `read_chunks` does."""
+    first, n_held = 1, 0
+    held: list[bytes] = []
     for block in blocks:
         text = block if held else first_text(path, block)
         if not text:
@@ -73,7 +74,7 @@ def cut_chunks(path: str | os.PathLike, blocks: Iterable[bytes], size: int) -> I
             continue
         chunk = make_chunk(first, [*held[:-1], text[:cut]])
         yield chunk
-        first += chunk.count
+        first += chunk.n_entries
         held, n_held = [text[cut + 1 :]], len(text) - cut - 1
     if not held:
         raise UserError(f"{path}: the file holds white space only; expected FASTA records")
@@ -92,7 +93,7 @@ def make_chunk(first: int, texts: list[bytes]) -> Chunk:
 def check_length(path: str | os.PathLike, first: int, held: list[bytes], n_held: int, size: int) -> None:
     """Refuse what would not fit the memory: text in which no entry ends."""
     if n_held > MAX_ENTRY_BYTES + size:
-        last = first + make_chunk(first, held).count - 1
+        last = first + make_chunk(first, held).n_entries - 1
         raise UserError(
             f"{path}: record {last} is longer than {MAX_ENTRY_BYTES >> 20} MiB; is this a protein FASTA file?"
         )
@@ -113,7 +114,7 @@ def read_entries(path: str | os.PathLike) -> Iterator[FastaEntry]:
 
 
 def first_text(path: str | os.PathLike, block: bytes) -> bytes:
-    """What of a file's first block is FASTA; empty where it is white space only."""
+    """Return what of a file's first block is FASTA; empty where it is white space only."""
     data = block.removeprefix(BYTE_ORDER_MARK).lstrip()
     if data and data[:1] != b">":
         line = data.split(b"\n", 1)[0][:SHOWN_BYTES]
@@ -137,7 +138,7 @@ def split_entry(path: str | os.PathLike, number: int, text: bytes) -> FastaEntry
             "files together with a line end between them, and convert bare carriage returns, e.g. with tr '\\r' '\\n'"
         )
     if strange := strange_line(body):
-        # Whatever wrote it there has not written what was to come.
+        # Whatever wrote it broke off: the rest of the sequence is missing.
         line, found = strange
         raise UserError(
             f"{path}: record {number}: line {line} below its header is no sequence, {found[:SHOWN_BYTES]!r}; is the "
@@ -154,7 +155,7 @@ def write_entry(stream: io.BufferedIOBase | IO[bytes], name: str, description: s
 
 
 def join_text(*parts: pa.Array | pa.Scalar) -> tuple[memoryview, np.ndarray]:
-    """Texts joined row by row, the last part between them, and where each of n begins, int64 [n + 1]."""
+    """Join texts row by row, the last part between them; return the bytes and where each of n begins, int64 [n + 1]."""
     rows = pc.binary_join_element_wise(*parts)
     _, offsets, data = rows.buffers()
     return memoryview(data), np.frombuffer(offsets, np.int64, len(rows) + 1)

@@ -1,4 +1,4 @@
-"""Header grammars: what UniRef and UniProtKB say of a sequence behind its id.
+"""Header grammars: what UniRef and UniProtKB say of a sequence after its id.
 
 References
 ----------
@@ -50,7 +50,7 @@ UNIPROTKB = re.compile(r"(?P<name>.*) OS=(?P<taxon>.*?)(?: OX=(?P<taxid>\d+))?(?
 
 
 def parse_description(description: str) -> Header:
-    """Parse what stands behind the id of a header line: UniRef, UniProtKB (sp, tr), or free text.
+    """Parse what follows the id of a header line: UniRef, UniProtKB (sp, tr), or free text.
 
     Of UniRef's fields the name may be missing, and one of Tax and TaxID; values of n, Tax and TaxID may be empty.
 
@@ -77,7 +77,7 @@ def parse_description(description: str) -> Header:
 
 
 def parse_descriptions(descriptions: pa.StringArray) -> pa.Table:
-    """`parse_description` of many: a column for each field of `Header`.
+    """Parse many descriptions, as `parse_description`: a column for each field of `Header`.
 
     UniRef's fields are split off from the right by array operations; what does not come out clean that way is parsed
     one by one.
@@ -94,7 +94,7 @@ def parse_descriptions(descriptions: pa.StringArray) -> pa.Table:
 
 
 def split_uniref(descriptions: pa.StringArray) -> tuple[pa.Table, np.ndarray]:
-    """Fields as of UniRef headers, and which rows [n] are such, as far as can be told without `UNIREF`.
+    """Return the fields as of UniRef headers, and which rows [n] are surely such without matching `UNIREF`.
 
     Where the last part is one word and the part between the last `` n=`` and `` Tax=`` is a number, that pattern can
     match in no other way. Headers with an empty field are left to it.
@@ -112,7 +112,7 @@ def split_uniref(descriptions: pa.StringArray) -> tuple[pa.Table, np.ndarray]:
 
 
 def split_right(texts: pa.StringArray, pattern: str) -> tuple[pa.StringArray, pa.StringArray, np.ndarray]:
-    """Text before and behind the last occurrence of a pattern, and whether there is one [n]."""
+    """Return the text before and after the last occurrence of a pattern, and whether there is one [n]."""
     parts = pc.split_pattern(texts, pattern=pattern, max_splits=1, reverse=True)
     ends = parts.offsets.to_numpy()
     values = parts.flatten()
@@ -120,24 +120,24 @@ def split_right(texts: pa.StringArray, pattern: str) -> tuple[pa.StringArray, pa
 
 
 def holds_space(texts: pa.StringArray) -> np.ndarray:
-    """Whether there is a space in each text [n]."""
+    """Return whether there is a space in each text [n]."""
     return to_numpy(pc.match_substring(texts, " "))
 
 
 def to_numpy(flags: pa.BooleanArray) -> np.ndarray:
-    """Arrow's bits as NumPy's bools."""
+    """Return Arrow's bits as NumPy's bools."""
     return flags.to_numpy(zero_copy_only=False)
 
 
 def to_ints(texts: pa.StringArray) -> pa.Int32Array:
-    """`to_int` of each text."""
+    """Convert each text as `to_int` does."""
     number = pc.and_(pc.ascii_is_decimal(texts), pc.less_equal(pc.binary_length(texts), 10))
     values = pc.cast(pc.if_else(number, texts, pa.scalar(None, pa.string())), pa.int64())
     return pc.if_else(pc.less_equal(values, MAX_INT32), values, pa.scalar(None, pa.int64())).cast(pa.int32())
 
 
 def to_int(text: str | None) -> int | None:
-    """A field as a 32-bit integer; None where it is missing or is none."""
+    """Return a field as a 32-bit integer; None where it is missing or is no such number."""
     if not text or len(text) > 10 or not text.isascii() or not text.isdecimal():
         return None
     value = int(text)

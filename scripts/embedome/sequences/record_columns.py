@@ -30,14 +30,14 @@ class Records:
     """By position in the file."""
 
     def sound(self) -> Iterator[Record]:
-        """The sound records one by one, as they come in the file."""
+        """Yield the sound records one by one, in the order of the file."""
         columns = (self.ids, self.descriptions, self.sequences.cast(pa.binary()))
         records = list(map(Record, *(column.to_pylist() for column in columns)))
         return (records[row] for row in np.argsort(self.number).tolist())
 
 
 def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
-    """`records.check_entry` of all entries of a chunk.
+    """Check all entries of a chunk, as `records.check_entry` does.
 
     Most are plain: a header of printable ASCII above lines of upper-case letters. The others are checked one by one.
 
@@ -63,14 +63,14 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
             record = check_entry(split_entry(path, chunk.first + row, text))
             (faulty if record.reason else sound)[chunk.first + row] = record
         number = np.concatenate([number[plain], np.array(list(sound), np.int64)])
-        mended = (
+        checked = (
             [record.id.encode() for record in sound.values()],
             [record.description.encode() for record in sound.values()],
             [record.sequence for record in sound.values()],
         )
         columns = [
             pa.concat_arrays([column.filter(pa.array(plain)), pa.array(values, pa.binary())])
-            for column, values in zip(columns, mended, strict=True)
+            for column, values in zip(columns, checked, strict=True)
         ]
     # Plain ones are ASCII, and the others come from text: UTF-8 need not be checked.
     ids, descriptions, sequences = (column.view(pa.string()) for column in columns)
@@ -112,12 +112,12 @@ def join_lines(bodies: pa.BinaryArray, lines: np.ndarray) -> pa.BinaryArray:
 
 
 def binary_array(offsets: np.ndarray, data: bytes) -> pa.BinaryArray:
-    """Texts that stand back to back in `data`, from offsets, int32 [n + 1]."""
+    """Return texts that stand back to back in `data`, from offsets, int32 [n + 1]."""
     return pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def odd_rows(ids: pa.BinaryArray, descriptions: pa.BinaryArray, sequences: pa.BinaryArray) -> np.ndarray:
-    """Rows that are not plain, see `check_chunk`."""
+    """Return the rows that are not plain, see `check_chunk`."""
     name_lengths, lengths = np.diff(offsets_of(ids)), np.diff(offsets_of(sequences))
     odd = (name_lengths == 0) | (name_lengths > MAX_ID_CHARACTERS) | (lengths == 0)
     for column, first, last in ((ids, "!", "~"), (descriptions, " ", "~"), (sequences, "A", "Z")):
@@ -126,25 +126,25 @@ def odd_rows(ids: pa.BinaryArray, descriptions: pa.BinaryArray, sequences: pa.Bi
 
 
 def rows_beyond(column: pa.BinaryArray, first: int, last: int) -> np.ndarray:
-    """Rows with a byte below `first` or above `last`."""
+    """Return the rows with a byte below `first` or above `last`."""
     # Unsigned: what is below `first` wraps around and is large.
     places = np.flatnonzero(bytes_of(column) - np.uint8(first) > last - first)
     return np.searchsorted(offsets_of(column), places, side="right") - 1
 
 
 def offsets_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
-    """Where each of n texts begins in `bytes_of`, int32 [n + 1]; of an array that is no slice of another."""
+    """Return where each of n texts begins in `bytes_of`, int32 [n + 1]; of an array that is no slice of another."""
     return np.frombuffer(column.buffers()[1], np.int32, len(column) + 1)
 
 
 def bytes_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
-    """All texts back to back, uint8; of an array that is no slice of another."""
+    """Return all texts back to back, uint8; of an array that is no slice of another."""
     end = offsets_of(column)[-1]
     return np.frombuffer(column.buffers()[2] or b"", np.uint8, end)
 
 
 def count_letters(sequences: pa.StringArray, letters: str) -> np.ndarray:
-    """Residues of each of n sequences that are one of the letters, int64 [n]; no sequence is empty."""
+    """Count the residues of each of n sequences that are one of the letters, int64 [n]; no sequence is empty."""
     if not len(sequences):
         return np.zeros(0, np.int64)
     table = np.zeros(256, np.int64)

@@ -69,14 +69,14 @@ def decode(text: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with spaces for control characters and others that do not print."""
+    """Replace control characters and others that do not print by spaces."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def id_fault(name: bytes, text: str) -> tuple[str, str] | None:
-    """Reason and detail for which an id cannot be used, if any."""
+    """Return reason and detail for which an id cannot be used, if any."""
     if not name:
         return "no-id", "the header holds no word"
     if len(text) > MAX_ID_CHARACTERS:
@@ -91,7 +91,7 @@ def id_fault(name: bytes, text: str) -> tuple[str, str] | None:
 
 
 def sequence_fault(sequence: bytes) -> tuple[str, str] | None:
-    """Reason and detail for which a sequence cannot be used, if any."""
+    """Return reason and detail for which a sequence cannot be used, if any."""
     if not sequence:
         return "empty-sequence", "the header has no sequence below it"
     # RESIDUES are all the upper-case letters, so that the fast test will do for sound sequences.

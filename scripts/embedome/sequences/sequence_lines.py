@@ -28,14 +28,14 @@ LONGEST_WORD = 50
 
 
 def strange_line(body: bytes) -> tuple[int, bytes] | None:
-    """The first line below a header that is no sequence: its number, from 1, and its text.
+    r"""Return the first line below a header that is no sequence: its number, from 1, and its text; None without one.
 
     Examples
     --------
-    >>> strange_line(b"MKVL\\nInternal Server Error\\n")
+    >>> strange_line(b"MKVL\nInternal Server Error\n")
     (2, b'Internal Server Error')
-    >>> strange_line(b"MKVLaaagsgsFF\\nmkv*\\n")
-    >>> strange_line(b"  MKVLAAGIVG LLLAQWERTY AC\\n")
+    >>> strange_line(b"MKVLaaagsgsFF\nmkv*\n")
+    >>> strange_line(b"  MKVLAAGIVG LLLAQWERTY AC\n")
     """
     if not body.translate(None, USUAL):
         return None
@@ -49,7 +49,7 @@ def strange_line(body: bytes) -> tuple[int, bytes] | None:
 
 
 def is_strange(line: bytes, has_upper: bool) -> bool:
-    """Whether a line is no sequence; `has_upper` says that its record has lines in upper case."""
+    """Return whether a line is no sequence; `has_upper` says that its record has lines in upper case."""
     if b" " in line:
         return not (BLOCKS.fullmatch(line) or APART.fullmatch(line))
     if MARKS.search(line) or (len(line) >= LEAST_BYTES and not IN_SEQUENCES.search(line)):

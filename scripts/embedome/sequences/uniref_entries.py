@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
@@ -27,16 +27,16 @@ class ParsedEntries(NamedTuple):
 
     records: Records
     faults: dict[int, tuple[str, str]]
-    """Reason and detail of records that are to be dropped, by row."""
+    """Reason and detail of records that must be dropped, by row."""
     members: pa.Table
     """Rows of the `uniref_members.MEMBER_RUN` schema."""
 
 
 def check_clusters(path: str | os.PathLike, chunk: XmlChunk) -> ParsedEntries:
-    """Records and members of the entries of a chunk.
+    """Return records and members of the entries of a chunk.
 
     A cluster's record is what UniRef's FASTA file has of it: the representative's sequence under a header. It is
-    checked as such. Where the sequence is not as long as the entry says, the record is to be dropped.
+    checked as such. Where the sequence is not as long as the entry says, the record must be dropped.
 
     Raises
     ------
@@ -104,13 +104,13 @@ class Found:
             one_word(representative[1].get("id", "")),
         )
         sequence = self.sequence(representative[0], number)
-        # An id that is missing must not be taken from what stands behind it.
+        # A missing id must not be taken from what follows it.
         line = f">{cluster} {description(header)}" if cluster else ">"
-        # A sequence that begins as a header does is told from one by a space, and found faulty.
+        # A sequence that begins as a header does gets a space before it, and is found faulty.
         self.texts.append(line.encode() + b"\n" + (b" " if sequence.startswith(b">") else b"") + sequence)
 
     def sequence(self, representative: Element, number: int) -> bytes:
-        """The sequence of a representative member, empty where there is none."""
+        """Return the sequence of a representative member, empty where there is none."""
         for element in children(representative, "sequence"):
             text = (element.text or "").encode()
             sequence = text.translate(None, WHITE_SPACE)
@@ -125,7 +125,7 @@ class Found:
         return b""
 
     def records(self, path: str | os.PathLike, first: int) -> Records:
-        """The records, checked."""
+        """Check the records and return them."""
         if self.texts:
             return check_chunk(path, Chunk(first, len(self.texts), b"\n".join(self.texts)))
         none = pa.array([], pa.string())
@@ -139,13 +139,13 @@ def check_no_text(parent: Element) -> None:
             raise SchemaError(f"between its elements stands {' '.join(text.split())[:SHOWN_BYTES]!r}")
 
 
-def children(parent: Element, name: str) -> Iterable[Element]:
-    """Elements of a name right below another."""
+def children(parent: Element, name: str) -> Iterator[Element]:
+    """Yield the elements of a name directly below another."""
     return (element for element in parent if LOCAL[element.tag] == name)
 
 
 def reference(member: Element) -> Element:
-    """What a member refers to."""
+    """Return the dbReference of a member."""
     found = next(iter(children(member, "dbReference")), None)
     if found is None or not found.get("id"):
         raise SchemaError("a member has no dbReference with an id")
@@ -153,16 +153,16 @@ def reference(member: Element) -> Element:
 
 
 def one_word(name: str) -> str:
-    """The name of a representative, which in a header must be one word."""
+    """Return the name of a representative, which in a header must be one word."""
     if " " in name or not name.isprintable():
         raise SchemaError(f"the id {name!r} of its representative holds white space, or what does not print")
     return name
 
 
 def description(header: Header) -> str:
-    """The header of UniRef's FASTA file, behind the id; the value of what is not known is left empty.
+    """Return the header of UniRef's FASTA file, after the id; the value of what is not known is left empty.
 
-    `headers.parse_description` finds the same fields in it, as all keys are there: only of a taxon that itself holds
+    `headers.parse_description` finds the same fields in it, as all keys are present: only of a taxon that itself holds
     something like `` n=3 Tax=`` it takes that for the fields. So the catalog's are taken from it, as everywhere else.
 
     Examples

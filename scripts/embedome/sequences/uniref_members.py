@@ -38,7 +38,9 @@ class MemberColumns:
 
     def add(self, cluster: str, reference: Element, is_representative: bool) -> None:
         """Add a member, by its ``dbReference``. Of properties that are given more than once the first one counts."""
-        name, accessions, known = reference.get("id"), [], {}
+        name = reference.get("id")
+        accessions: list[str] = []
+        known: dict[str | None, str | None] = {}
         for each in reference:
             kind = each.get("type")
             if kind == "UniProtKB accession":
@@ -60,6 +62,6 @@ class MemberColumns:
         columns["is_seed"].append(known.get("isSeed") == "true")
 
     def table(self, offset: int) -> pa.Table:
-        """Rows of the `MEMBER_RUN` schema, numbered from an offset on."""
+        """Return rows of the `MEMBER_RUN` schema, numbered from an offset on."""
         columns = {**self.columns, "record": range(offset, offset + len(self.columns["id"]))}
         return pa.table([pa.array(columns[field.name], field.type) for field in MEMBER_RUN], schema=MEMBER_RUN)

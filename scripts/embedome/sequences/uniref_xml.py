@@ -1,12 +1,12 @@
-"""UniRef XML, cut into pieces by whole entries.
+"""UniRef XML, cut into chunks of whole entries.
 
-The text is cut at the end tags of entries, which costs little, and each piece is parsed by itself (see `clusters`), in
-a process of its own where there are several. An entry that is longer than a piece is cut at the end tags of members,
+The text is cut at the end tags of entries, which costs little, and each chunk is parsed by itself (`uniref_entries`),
+where there are several in a process of its own. An entry that is longer than a chunk is cut at the end tags of members,
 so that memory does not grow with a cluster. Cutting trusts the text to be laid out as UniProt writes it; where it is
-not (an end tag in a comment, say) the pieces are not well-formed or their entries do not add up, and the run stops.
+not (an end tag in a comment, say) the chunks are not well-formed or their entries do not add up, and the run stops.
 
-The parser of a piece is given the root's start tag and the entries, but nothing that stands before them. So there is
-no document type for it, whose entities could grow without end or name other files: a reference to any entity but XML's
+The parser of a chunk is given the root's start tag and the entries, but nothing that stands before them. So it sees
+no document type, whose entities could grow without end or name other files: a reference to any entity but XML's
 own five is an error. The parser of the beginning refuses a document type that declares anything, and fetches none.
 
 References
@@ -39,7 +39,7 @@ class XmlChunk(NamedTuple):
 
     first: int
     """Position in the file, from 1, of the first entry that begins here."""
-    count: int
+    n_entries: int
     """Number of entries that begin here."""
     data: bytes
     before: bytes
@@ -47,7 +47,7 @@ class XmlChunk(NamedTuple):
     after: bytes
     """The end tags of an entry that goes on in the next chunk, and of the root."""
     continued: bool
-    """Whether the first entry began in an earlier chunk: its record is there."""
+    """Whether the first entry began in an earlier chunk, which has its record."""
     offset: int
     """Where the data begin in the uncompressed file, some constant apart."""
 
@@ -104,7 +104,7 @@ class Cutter:
         self.entry_start = re.compile(rb"<%sentry(?=[\s>])" % re.escape(prolog.prefix) + START_TAG)
 
     def place(self, data: bytes) -> int:
-        """Where to cut: behind the last entry, or in a long one behind the last member; 0 for not yet."""
+        """Return where to cut: after the last entry, or in a long one after the last member; 0 for not yet."""
         end = data.rfind(self.prolog.entry_end)
         if end >= 0:
             return end + len(self.prolog.entry_end)
@@ -119,7 +119,7 @@ class Cutter:
         return 0
 
     def chunk(self, data: bytes) -> XmlChunk:
-        """A chunk of text that `place` has cut."""
+        """Make a chunk of text that was cut by `place`."""
         before, continued = self.prolog.before + self.entry_tag, bool(self.entry_tag)
         ends = data.count(self.prolog.entry_end)
         after = b"</%s>" % self.prolog.root
@@ -135,19 +135,19 @@ class Cutter:
         return self.advance(XmlChunk(self.first, count, data, before, after, continued, self.offset))
 
     def last(self, data: bytes) -> XmlChunk:
-        """The chunk at the end of the file, with the root's end tag."""
+        """Make the chunk at the end of the file, with the root's end tag."""
         continued = bool(self.entry_tag)
         count = data.count(self.prolog.entry_end) - continued
         before = self.prolog.before + self.entry_tag
         return self.advance(XmlChunk(self.first, max(0, count), data, before, b"", continued, self.offset))
 
     def advance(self, chunk: XmlChunk) -> XmlChunk:
-        self.first += chunk.count
+        self.first += chunk.n_entries
         self.offset += len(chunk.data)
         return chunk
 
     def open_entry(self, data: bytes) -> bytes:
-        """The start tag of the entry that text ends in."""
+        """Return the start tag of the entry that text ends in."""
         start = data.rfind(b"<%sentry" % self.prolog.prefix)
         tag = self.entry_start.match(data, start) if start >= 0 else None
         if not tag:
@@ -159,7 +159,7 @@ class Cutter:
 
 
 def read_prolog(path: str | os.PathLike, blocks: Iterator[bytes]) -> tuple[Prolog, bytes]:
-    """Read up to the root's start tag; gives it, and the text behind it as far as it has been read.
+    """Read up to the root's start tag; return that, and the text after it as far as it has been read.
 
     Raises
     ------
@@ -193,7 +193,7 @@ class Beginning:
         self.parser.StartElementHandler = self.element
 
     def parse(self, text: bytes) -> bool:
-        """Whether the text holds the root's start tag."""
+        """Return whether the text holds the root's start tag."""
         try:
             self.parser.Parse(text, False)
         except self.RootFoundError:
@@ -222,9 +222,11 @@ class Beginning:
         raise self.RootFoundError
 
     def prolog(self, text: bytes) -> tuple[Prolog, bytes]:
-        """What was found, and the text behind it."""
+        """Return what was found, and the text after it."""
         prefix, colon, name = self.root.rpartition(":")
-        tag = re.compile(rb"<" + START_TAG).match(text, self.start)[0]
+        match = re.compile(rb"<" + START_TAG).match(text, self.start)
+        assert match, "expat has found a start tag there"
+        tag = match[0]
         if name not in ROOTS or tag.endswith(b"/>"):
             what = "holds no entry" if name in ROOTS else f"is {ascii(self.root)[:40]}"
             raise UserError(f"{self.path}: the root element {what}; expected one of {', '.join(ROOTS)}, with entries")
@@ -244,7 +246,7 @@ LOCAL = LocalNames()
 
 
 def parse_chunk(path: str | os.PathLike, chunk: XmlChunk) -> list[ElementTree.Element]:
-    """The entries of a chunk.
+    """Parse the entries of a chunk.
 
     Raises
     ------
@@ -269,16 +271,17 @@ def parse_chunk(path: str | os.PathLike, chunk: XmlChunk) -> list[ElementTree.El
             "Download it again"
         )
     entries = [element for element in root if LOCAL[element.tag] == "entry"]
-    if len(entries) != chunk.count + chunk.continued:
+    expected = chunk.n_entries + chunk.continued
+    if len(entries) != expected:
         raise UserError(
-            f"{path}: from entry {chunk.first} on, {len(entries)} entries are where {chunk.count + chunk.continued} "
-            "end; copy the file again, or write it as UniProt does"
+            f"{path}: from entry {chunk.first} on, {len(entries)} entries are where {expected} end; copy "
+            "the file again, or write it as UniProt does"
         )
     return entries
 
 
 def entry_at(chunk: XmlChunk, line: int, column: int) -> int:
-    """Number of the entry at a position in a chunk's document."""
+    """Return the number of the entry at a position in a chunk's document."""
     lines = (chunk.before + chunk.data + chunk.after).split(b"\n")
     ends = re.findall(rb"</(?:[^<>:\s]+:)?entry\s*>", b"\n".join([*lines[: line - 1], lines[line - 1][:column]]))
     return chunk.first - chunk.continued + len(ends)

@@ -15,10 +15,10 @@ import io
 import logging
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from gzip import BadGzipFile
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
@@ -30,7 +30,7 @@ from embedome.sources.http import (
     RetryableError,
     open_rest,
     read_body,
-    validators_of,
+    read_validators,
 )
 from embedome.sources.mirrors import (
     METALINK,
@@ -43,6 +43,9 @@ from embedome.sources.mirrors import (
     recorded_url,
 )
 from embedome.sources.partial_download import PartialDownload
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +65,9 @@ class DamagedError(Exception):
 
 
 def archive_folders(mirrors: Sequence[str], database: str, release: str) -> list[str]:
-    """The folders in which a release's archive may be, of mirrors that are named by the folder of the current release
-    or by that of all of UniProt.
+    """List the folders in which a release's archive may be.
+
+    Mirrors are named by the folder of the current release or by that of all of UniProt.
 
     Examples
     --------
@@ -76,7 +80,7 @@ def archive_folders(mirrors: Sequence[str], database: str, release: str) -> list
 
 
 def fetch_archived(folder: str, release: str, database: str, name: str, part: PartialDownload) -> dict[str, Any]:
-    """Fill `part` with a file out of a release's archive; gives what release.json says.
+    """Fill `part` with a file out of a release's archive; return what release.json says.
 
     The whole archive is read and must have the size and md5 of the metalink. A broken connection is continued at the
     byte that was reached; a new run starts from zero, as compressed data cannot be read from the middle.
@@ -90,7 +94,7 @@ def fetch_archived(folder: str, release: str, database: str, name: str, part: Pa
         Whose file is wanted.
     name : str
         Of that file.
-    part : Part
+    part : PartialDownload
 
     Returns
     -------
@@ -116,7 +120,7 @@ def fetch_archived(folder: str, release: str, database: str, name: str, part: Pa
                 stream.drain()
             failure = stream.fault()
             if not failure and not member:
-                # Whole and right, and of no other mirror is it another one.
+                # Whole and right: other mirrors have the same archive.
                 raise UserError(missing(expected, name, others))
         except ChangedError as error:
             failure = str(error)
@@ -125,8 +129,8 @@ def fetch_archived(folder: str, release: str, database: str, name: str, part: Pa
         if not failure:
             size = part.size
             md5, sha256 = part.digests(name)
-            facts = {"url": recorded_url(url), "database": database, "release": release, "date": expected.date}
-            facts |= {"bytes": size, "md5": md5, "sha256": sha256, "member": member}
+            facts: dict[str, Any] = {"url": recorded_url(url), "database": database, "release": release}
+            facts |= {"date": expected.date, "bytes": size, "md5": md5, "sha256": sha256, "member": member}
             return facts | {"archive": {"file": expected.name, **stream.digests()}}
         # What was put together from several answers may be wrong where the mirror is right: once more, from zero.
         if not stream.joined:
@@ -142,7 +146,7 @@ def missing(expected: Expected, name: str, others: Sequence[str]) -> str:
     return f"{expected.name}: holds no {name}, but {found}; see source.database and source.format"
 
 
-def copy_member(archive: IO[bytes], database: str, name: str, part: PartialDownload) -> tuple[str | None, list[str]]:
+def copy_member(archive: io.RawIOBase, database: str, name: str, part: PartialDownload) -> tuple[str | None, list[str]]:
     """Copy the first file of a name into `part`, out of an archive or of the database's tar file in it.
 
     Returns
@@ -178,7 +182,7 @@ def note(path: str, others: list[str]) -> None:
 
 
 @contextmanager
-def readable_tar(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
+def readable_tar(stream: io.RawIOBase | io.BufferedReader) -> Iterator[tarfile.TarFile]:
     """Open a tar file, or one under gzip, that is read once, front to back.
 
     Raises
@@ -196,18 +200,20 @@ def readable_tar(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
         with tarfile.open(fileobj=plain, mode="r|", bufsize=TAR_BUFFER_BYTES) as tar:
             yield tar
         buffered.detach()  # or it would close the stream with itself
-    except (tarfile.TarError, EOFError, IsalError, BadGzipFile) as error:
+    except (tarfile.TarError, EOFError, IsalError, BadGzipFile) as error:  # type: ignore[misc]  # isal's stub is wrong
         raise DamagedError(" ".join(str(error).split())) from None
 
 
-def regular_files(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
-    """The last part of the name of each regular file, and its bytes; links and devices are passed over."""
+def regular_files(tar: tarfile.TarFile) -> Iterator[tuple[str, io.BufferedReader]]:
+    """Yield the last part of the name of each regular file, and the file; links and devices are passed over."""
     for member in tar:
         if member.isreg():
-            yield member.name.rpartition("/")[2], tar.extractfile(member)
+            file = tar.extractfile(member)
+            assert isinstance(file, io.BufferedReader), "a regular file has bytes"
+            yield member.name.rpartition("/")[2], file
 
 
-def copy(file: IO[bytes], part: PartialDownload) -> None:
+def copy(file: io.BufferedReader, part: PartialDownload) -> None:
     """Copy a file into a part."""
     while block := file.read(BLOCK_BYTES):
         part.handle.write(block)
@@ -225,17 +231,18 @@ class ArchiveStream(io.RawIOBase):
         self.size = 0
         self.joined = False  # whether the bytes come from more than one answer
         self.md5, self.sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-        self.blocks = self.counted(file_blocks(url) if is_file(url) else self.server_blocks())
+        self.blocks = self.count(file_blocks(url) if is_file(url) else self.server_blocks())
         self.rest = b""
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         """Fill a buffer, or a part of it; 0 at the end."""
         self.rest = self.rest or next(self.blocks, b"")
-        count = min(len(buffer), len(self.rest))
-        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        view = memoryview(buffer)
+        count = min(len(view), len(self.rest))
+        view[:count], self.rest = self.rest[:count], self.rest[count:]
         return count
 
     def drain(self) -> None:
@@ -244,11 +251,11 @@ class ArchiveStream(io.RawIOBase):
             pass
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self.blocks.close()
         super().close()
 
-    def counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    def count(self, blocks: Iterable[bytes]) -> Generator[bytes]:
         """Pass blocks on, and at most one more than belongs to the archive."""
         with Progress(f"download {self.expected.name}", "bytes", self.expected.bytes) as progress:
             for block in blocks:
@@ -261,7 +268,7 @@ class ArchiveStream(io.RawIOBase):
                 yield block
 
     def server_blocks(self) -> Iterator[bytes]:
-        """The blocks of a file on a server, over as many connections as it takes."""
+        """Yield the blocks of a file on a server, over as many connections as it takes."""
         name, end = self.expected.name, self.expected.bytes
         retries = Retries(name, lambda: self.size)
         known: dict[str, str] = {}
@@ -274,7 +281,7 @@ class ArchiveStream(io.RawIOBase):
                         raise ChangedError(f"{name}: the server could not go on at byte {start}")
                     if not start:
                         self.expected.check_answer(response)
-                        known = validators_of(response)
+                        known = read_validators(response)
                     yield from read_body(response)
                 failure = RetryableError(f"the connection ended after {self.size} of {end} bytes")
             except RetryableError as error:
@@ -283,11 +290,11 @@ class ArchiveStream(io.RawIOBase):
                 retries.after(failure)
 
     def fault(self) -> str | None:
-        """What is wrong with the archive, read to its end."""
+        """Return what is wrong with the archive, read to its end; None for nothing."""
         if (self.size, self.md5.hexdigest()) == (self.expected.bytes, self.expected.md5):
             return None
         return self.expected.differs_from(self.size, self.md5.hexdigest())
 
     def digests(self) -> dict[str, Any]:
-        """Size and digests of what was read."""
+        """Return size and digests of what was read."""
         return {"bytes": self.size, "md5": self.md5.hexdigest(), "sha256": self.sha256.hexdigest()}

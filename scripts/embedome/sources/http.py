@@ -21,13 +21,13 @@ CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
 BLOCK_BYTES = 1 << 20
 RETRIES = 5
-# A download that got this much further has not failed in a row: its retries are counted afresh.
+# After this much progress the count of retries starts again: failures are no longer in a row.
 PROGRESS_BYTES = 64 << 20
 BACKOFF_S = 1.0
 BACKOFF_CAP_S = 60.0
 RETRY_AFTER_CAP_S = 120.0
 VALIDATORS = ("ETag", "Last-Modified")
-# Answers that another try may better (RFC 9110, sections 15.5 and 15.6; RFC 6585, section 4).
+# Answers after which another try may succeed (RFC 9110, sections 15.5 and 15.6; RFC 6585, section 4).
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class MirrorError(Exception):
 
 
 class RetryableError(Exception):
-    """A request failed in a way that another try may better."""
+    """A request failed in a way that another try may put right."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ def http_get(url: str, headers: Mapping[str, str]) -> Iterator["requests.Respons
     import requests
     import urllib3
 
-    # identity: the file is to arrive as it lies on the server, where its size and md5 were taken.
+    # identity: the file must arrive as it lies on the server, where its size and md5 were taken.
     headers = {"User-Agent": f"embedome/{__version__}", "Accept-Encoding": "identity", **headers}
     timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     try:
@@ -65,7 +65,15 @@ def http_get(url: str, headers: Mapping[str, str]) -> Iterator["requests.Respons
 
 
 def check_status(response: "requests.Response", accepted: set[int]) -> None:
-    """Refuse an answer that is none."""
+    """Raise if the status is not an accepted one.
+
+    Raises
+    ------
+    RetryableError
+        For the statuses of `PASSING_STATUSES`.
+    MirrorError
+        For all others.
+    """
     if response.status_code in accepted:
         return
     message = f"{urlsplit(response.url).path.rpartition('/')[2]}: HTTP status {response.status_code} {response.reason}"
@@ -75,7 +83,7 @@ def check_status(response: "requests.Response", accepted: set[int]) -> None:
 
 
 def retry_after_s(text: str) -> float:
-    """The seconds to wait that a Retry-After header asks for, a number or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds to wait that a Retry-After header asks for, a number or a date (RFC 9110, section 10.2.3)."""
     try:
         seconds = int(text) if text.isdecimal() else parsedate_to_datetime(text).timestamp() - time.time()
     except (TypeError, ValueError, OverflowError):
@@ -84,24 +92,24 @@ def retry_after_s(text: str) -> float:
 
 
 def root_cause(error: BaseException) -> str:
-    """The innermost reason of an exception, in one line."""
+    """Return the innermost reason of an exception, in one line."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_body(response: "requests.Response") -> Iterator[bytes]:
-    """The blocks of an answer's body, as they lie on the server."""
+    """Return the blocks of an answer's body, as they lie on the server."""
     return response.raw.stream(BLOCK_BYTES, decode_content=False)
 
 
-def validators_of(response: "requests.Response") -> dict[str, str]:
-    """What an answer says of which version of a file it is."""
+def read_validators(response: "requests.Response") -> dict[str, str]:
+    """Return the headers of an answer that name the version of its file."""
     return {header: response.headers[header] for header in VALIDATORS if header in response.headers}
 
 
 def range_headers(start: int, known: Mapping[str, Any]) -> dict[str, str]:
-    """The headers that ask for a file from byte `start` on, and for all of it where it is no longer the one `known`."""
+    """Return headers that ask for a file from byte `start` on, or for all of it where it is not the one `known`."""
     headers = {"Range": f"bytes={start}-"}
     etag, modified = (known.get(header, "") for header in VALIDATORS)
     # If-Range takes no weak ETag (RFC 9110, section 13.1.5).
@@ -110,22 +118,22 @@ def range_headers(start: int, known: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def is_continuation(response: "requests.Response", start: int, size: int, known: Mapping[str, Any]) -> bool:
-    """Whether an answer is the rest, from byte `start` on, of the very file of `size` bytes that is `known`."""
+def is_continuation(response: "requests.Response", start: int, size: int | None, known: Mapping[str, Any]) -> bool:
+    """Return whether an answer is the rest, from byte `start` on, of the very file of `size` bytes that is `known`."""
     span = f"bytes {start}-[0-9]+/{size}"
     if response.status_code != 206 or not re.fullmatch(span, response.headers.get("Content-Range", "")):
         return False
-    return all(known.get(header, value) == value for header, value in validators_of(response).items())
+    return all(known.get(header, value) == value for header, value in read_validators(response).items())
 
 
 @contextmanager
 def open_rest(
-    url: str, name: str, start: int, size: int, known: Mapping[str, Any]
+    url: str, name: str, start: int, size: int | None, known: Mapping[str, Any]
 ) -> Iterator[tuple["requests.Response", int | None]]:
-    """Ask for a file from byte `start` on; give the answer, and the byte at which it begins: `start`, or 0.
+    """Ask for a file from byte `start` on; yield the answer, and the byte at which it begins: `start`, or 0.
 
     None stands for an answer that is neither: the server no longer has the file of `size` bytes that is `known`, by
-    its validators.
+    its validators. `size` may be None for a file that is not begun.
     """
     with http_get(url, range_headers(start, known) if start else {}) as response:
         if response.status_code == 200:

@@ -36,7 +36,7 @@ class Expected:
     md5: str
 
     def check_answer(self, response: "requests.Response") -> dict[str, Any]:
-        """Refuse an answer whose Content-Length, where it has one, is not that of the file; give its size and md5."""
+        """Refuse an answer whose Content-Length, where it has one, is not that of the file; return its size and md5."""
         length = response.headers.get("Content-Length", "")
         if length not in ("", str(self.bytes)):
             raise MirrorError(f"{self.name}: expected {self.bytes} bytes ({METALINK}), got {length} bytes")
@@ -51,7 +51,7 @@ class Expected:
 
 
 def from_mirrors(mirrors: Sequence[str], name: str, fetch: Callable[[str], T]) -> T:
-    """What `fetch` gives for the first mirror that serves.
+    """Return what `fetch` returns for the first mirror that serves.
 
     Raises
     ------
@@ -74,19 +74,19 @@ def from_mirrors(mirrors: Sequence[str], name: str, fetch: Callable[[str], T]) -
 
 def check_mirror(mirror: str) -> None:
     """Refuse what is not the URL of a folder on this machine or on a web server, and one with a password."""
-    if "@" in host_of(mirror):
+    if "@" in parse_host(mirror):
         raise UserError("source.mirrors has a user's name or password, which would be recorded; expected none in a URL")
     if not re.match(r"https?://[^/]|file://(localhost)?/", mirror):
         raise UserError(f"mirror {mirror!r}: expected file:///absolute/folder or http(s)://host/folder")
 
 
-def host_of(url: str) -> str:
-    """The host of a URL, with what stands before and behind it.
+def parse_host(url: str) -> str:
+    """Return the host of a URL, with user and port where it has them.
 
     Raises
     ------
     UserError
-        Where it is none.
+        Where it is no URL.
     """
     try:
         return urlsplit(url).netloc
@@ -95,23 +95,22 @@ def host_of(url: str) -> str:
 
 
 def is_file(url: str) -> bool:
-    """Whether a URL names a file on this machine."""
+    """Return whether a URL names a file on this machine."""
     return urlsplit(url).scheme == "file"
 
 
 def join_url(mirror: str, name: str) -> str:
-    """The URL of a file in a mirror's folder."""
+    """Return the URL of a file in a mirror's folder."""
     return f"{mirror.rstrip('/')}/{name}"
 
 
 def recorded_url(url: str) -> str:
-    """What a record says of where a file came from: of a file on this machine the name alone, as records depend on
-    no folder."""
+    """Return what a record says of a file's origin: of a local one the name alone, as records depend on no folder."""
     return url.rpartition("/")[2] if is_file(url) else url
 
 
 def read_metalink(url: str) -> bytes:
-    """The bytes of the metalink, from a file or a server."""
+    """Read the bytes of the metalink, from a file or a server."""
     if is_file(url):
         return read_at_most(file_blocks(url))
 
@@ -133,7 +132,7 @@ def read_at_most(blocks: Iterable[bytes]) -> bytes:
 
 
 def parse_metalink(data: bytes, name: str) -> Expected:
-    """What a metalink says of the file `name`."""
+    """Return what a metalink says of the file `name`."""
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -151,7 +150,7 @@ def parse_metalink(data: bytes, name: str) -> Expected:
 
 
 def file_blocks(url: str) -> Iterator[bytes]:
-    """The blocks of a local file; what cannot be read is the mirror's fault."""
+    """Yield the blocks of a local file; what cannot be read is the mirror's fault."""
     path = url2pathname(urlsplit(url).path)
     try:
         with open(path, "rb") as handle:

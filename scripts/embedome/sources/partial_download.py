@@ -13,7 +13,7 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import check_regular
-from embedome.sources.http import BLOCK_BYTES, VALIDATORS, RetryableError, open_rest, read_body, validators_of
+from embedome.sources.http import BLOCK_BYTES, VALIDATORS, RetryableError, open_rest, read_body, read_validators
 
 if TYPE_CHECKING:
     import requests
@@ -26,7 +26,7 @@ Note = Mapping[str, Any]
 
 @contextmanager
 def partial_download(target: Path) -> Iterator["PartialDownload"]:
-    """Give the partial download beside a target, held against other processes until the block ends.
+    """Yield the partial download beside a target, held against other processes until the block ends.
 
     One that cannot be resumed, or holds nothing, is removed then.
 
@@ -49,7 +49,7 @@ def partial_download(target: Path) -> Iterator["PartialDownload"]:
                 finally:
                     part.remove_unless_resumable()
         finally:
-            # While it is held: who opened it meanwhile does not get it, and who comes next makes a new one.
+            # While it is held: who opened it meanwhile does not get the lock, and who comes next makes a new file.
             lock_path.unlink(missing_ok=True)
 
 
@@ -98,7 +98,7 @@ class PartialDownload:
                     break
 
     def digests(self, name: str) -> tuple[str, str]:
-        """The md5 and the sha256 of what lies on the disk."""
+        """Compute the md5 and the sha256 of what lies on the disk."""
         md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
         with Progress(f"verify {name}", "bytes", self.size) as progress:
             self.handle.seek(0)
@@ -109,13 +109,13 @@ class PartialDownload:
         return md5.hexdigest(), sha256.hexdigest()
 
     def publish_with_record(self, record: Path, facts: Mapping[str, Any]) -> None:
-        """Give the verified part its name, then write what is known of it."""
+        """Rename the verified part to its target, then write what is known of it."""
         record.unlink(missing_ok=True)  # an old record must never stand beside a new file
         self.publish()
         write_json(record, facts)
 
     def publish(self) -> None:
-        """Give the verified part its name."""
+        """Rename the verified part to its target."""
         self.handle.flush()
         os.fsync(self.handle.fileno())
         self.note_path.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ class PartialDownload:
 
 
 def is_resumable(note: Note) -> bool:
-    """Whether the rest of a file may come with a later answer: its md5 tells in the end, or a strong ETag at once."""
+    """Return whether a later answer may continue a file: its md5 decides in the end, or a strong ETag at once."""
     return bool(note.get("bytes")) and ("md5" in note or note.get("ETag", "").startswith('"'))
 
 
@@ -145,7 +145,7 @@ def fetch_rest(part: PartialDownload, url: str, name: str, describe: Callable[["
     name : str
         What the file is called in messages.
     describe : callable
-        What an answer says of the whole file: bytes at the least. May refuse it by MirrorError.
+        Returns what an answer says of the whole file: bytes at the least. May refuse it by MirrorError.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def fetch_rest(part: PartialDownload, url: str, name: str, describe: Callable[["
     # Another server names the same file by another ETag; there the md5 alone must agree.
     known = part.note if part.note.get("url") == url else {}
     with open_rest(url, name, start, size, known) as (response, begins):
-        here = {"url": url, **validators_of(response)}
+        here = {"url": url, **read_validators(response)}
         if begins is None:
             part.restart({})
             raise RetryableError("the file on the server is not the one that was begun, starting from zero")

@@ -8,6 +8,7 @@ so that the next try, or the next run, goes on from there. Old releases are in a
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from embedome.sources.archive import archive_folders, fetch_archived
 from embedome.sources.http import MirrorError, with_retries
@@ -79,8 +80,8 @@ def download_release(
         part.publish_with_record(Path(record), facts)
 
 
-def fetch_verified(mirror: str, database: str, name: str, part: PartialDownload) -> dict:
-    """Fill `part` from one mirror and check it; gives what release.json says."""
+def fetch_verified(mirror: str, database: str, name: str, part: PartialDownload) -> dict[str, Any]:
+    """Fill `part` from one mirror and check it; return what release.json says."""
     expected = parse_metalink(read_metalink(join_url(mirror, METALINK)), name)
     url = join_url(mirror, name)
     for _ in range(2):

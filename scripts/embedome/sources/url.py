@@ -13,7 +13,7 @@ from embedome.sequences.fasta import Chunk
 from embedome.sequences.record_columns import check_chunk
 from embedome.sequences.uniref_xml import XmlChunk, parse_chunk
 from embedome.sources.http import MirrorError, RetryableError, with_retries
-from embedome.sources.mirrors import file_blocks, host_of, is_file, recorded_url
+from embedome.sources.mirrors import file_blocks, is_file, parse_host, recorded_url
 from embedome.sources.partial_download import PartialDownload, fetch_rest, partial_download
 
 if TYPE_CHECKING:
@@ -72,17 +72,17 @@ def check_url(url: str) -> None:
     """Refuse what is no address, and one with a password, as it would be recorded in what is made."""
     if not re.match(r"https?://[^/?#]|file://(localhost)?/", url):
         raise UserError(f"source.url is {url!r}; expected http(s)://host/… or file:///absolute/path")
-    if "@" in host_of(url):
+    if "@" in parse_host(url):
         raise UserError("source.url holds a user's name or password, which would be recorded; expected one without")
 
 
 def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, str]) -> dict[str, Any]:
-    """Fill `part` and check it; gives what release.json says. What is not whole is fetched again, from zero."""
+    """Fill `part` and check it; return what release.json says. What is not whole is fetched again, from zero."""
 
     def attempt() -> dict[str, Any]:
         fetch_rest(part, url, name, partial(describe, name=name))
         check_size(part, name)
-        facts = part.note["facts"] | digests_of(part, name)
+        facts = part.note["facts"] | compute_digests(part, name)
         fault, joined = checksum_fault(facts, wanted), part.joined
         broken = content_fault(part, part.note["records"])
         if not fault and not broken:
@@ -99,7 +99,7 @@ def fetch_checked(url: str, name: str, part: PartialDownload, wanted: dict[str, 
         return with_retries(attempt, name, lambda: part.size)
     part.restart({})
     part.append(file_blocks(url), name, None)
-    facts = digests_of(part, name)
+    facts = compute_digests(part, name)
     if fault := checksum_fault(facts, wanted) or content_fault(part, None):
         raise MirrorError(f"{name}: {fault}")
     return facts
@@ -114,20 +114,20 @@ def check_size(part: PartialDownload, name: str) -> None:
         raise MirrorError(f"{name}: longer than the {size} bytes that the server announced")
 
 
-def digests_of(part: PartialDownload, name: str) -> dict[str, Any]:
-    """Size and digests of what has arrived, as release.json has them."""
+def compute_digests(part: PartialDownload, name: str) -> dict[str, Any]:
+    """Return size and digests of what has arrived, as release.json has them."""
     md5, sha256 = part.digests(name)
     return {"bytes": part.size, "md5": md5, "sha256": sha256}
 
 
 def checksum_fault(facts: dict[str, Any], wanted: dict[str, str]) -> str:
-    """Which checksums are not as given; empty for none."""
+    """Say which checksums are not as given; empty for none."""
     wrong = [key for key, value in wanted.items() if value != facts[key]]
     return "; ".join(f"expected {key} {wanted[key]} (source.{key}), got {facts[key]}" for key in wrong)
 
 
 def describe(response: "requests.Response", name: str) -> dict[str, Any]:
-    """What an answer says of its file: its size, how many records there are, and its release, each None if unsaid."""
+    """Return what an answer says of its file: its size, its number of records, and its release, each None if unsaid."""
     check_one_page(response, name)
     size, records = header_number(response, "Content-Length"), header_number(response, "X-Total-Results")
     return {"bytes": size, "records": records, "facts": release_facts(response)}
@@ -143,31 +143,32 @@ def check_one_page(response: "requests.Response", name: str) -> None:
 
 
 def header_number(response: "requests.Response", header: str) -> int | None:
-    """A number that an answer's header holds, if it does."""
+    """Return the number that an answer's header holds, if it does."""
     text = response.headers.get(header, "")
     return int(text) if text.isdecimal() else None
 
 
 def release_facts(response: "requests.Response") -> dict[str, Any]:
-    """What an answer says of its file's release."""
+    """Return what an answer says of its file's release."""
     headers = response.headers
     date = headers.get("X-UniProt-Release-Date") or headers.get("Last-Modified")
     return {"release": headers.get("X-UniProt-Release"), "date": date}
 
 
 def content_fault(part: PartialDownload, records: int | None) -> str:
-    """Why a file cannot be read as `records` sequences from beginning to end; empty if it can."""
+    """Say why a file cannot be read as `records` sequences from beginning to end; empty if it can."""
     part.handle.flush()
-    count, last = 0, None
+    count = 0
+    last: Chunk | XmlChunk | None = None
     try:
         for chunk in read_any_chunks(part.path, CHUNK_BYTES):
             if isinstance(chunk, Chunk):
                 check_chunk(part.path, chunk)
-            count, last = count + chunk.count, chunk
+            count, last = count + chunk.n_entries, chunk
         # An answer that broke off lacks the end.
         if isinstance(last, XmlChunk):
             parse_chunk(part.path, last)
-        elif b"\n" not in last.texts()[-1].strip():
+        elif last and b"\n" not in last.texts()[-1].strip():
             return f"its last record, {count:,}, has no sequence"
     except UserError as error:
         return str(error).replace(f"{part.path}: ", "").replace(f"{part.path} ", "the file ")

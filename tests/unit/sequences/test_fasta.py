@@ -47,7 +47,7 @@ def fast_parse(path: Path) -> list[tuple[bytes, bytes]]:
 
 
 headers = st.binary(max_size=30).map(lambda text: text.replace(b"\n", b" ").replace(b"\r", b" "))
-# Any bytes but blanks, marks and the letters of words, behind a residue, with blanks around them.
+# Any bytes but blanks, marks and the letters of words, after a residue, with blanks around them.
 no_residues = WHITE_SPACE + b"""jou"$%&'(),:;<=>@[]^`{|}"""
 inner = st.binary(max_size=20).map(lambda text: b"M" + text.translate(None, no_residues))
 blanks = st.sampled_from([b"", b"", b" ", b"\t \v"])
@@ -82,7 +82,7 @@ def test_agrees_with_biopython(tmp_path: Path, compression: str, width: int) -> 
         f">id{n} some protein n={n}\n" + "\n".join(s[i : i + width] for i in range(0, len(s), width)) + "\n"
         for n, s in enumerate(sequences)
     )
-    path = tmp_path / "x.fasta"  # the name tells nothing of the compression
+    path = tmp_path / "x.fasta"  # the name says nothing of the compression
     path.write_bytes(COMPRESSIONS[compression](text.encode()))
     expected = [(title.encode(), s.encode()) for title, s in SimpleFastaParser(io.StringIO(text))]
     assert len(expected) == 39

@@ -28,7 +28,7 @@ def by_chunks(path: Path, size: int) -> Checked:
         rows = zip(records.number.tolist(), *columns, strict=True)
         here = {number: Record(name, text, sequence.encode()) for number, name, text, sequence in rows}
         assert not set(here) & set(records.faulty)
-        assert set(here) | set(records.faulty) == set(range(chunk.first, chunk.first + chunk.count))
+        assert set(here) | set(records.faulty) == set(range(chunk.first, chunk.first + chunk.n_entries))
         found.update(here | records.faulty)
     return found
 

@@ -96,7 +96,7 @@ REAL = {
     "lower case to the end of thioredoxin reductase": [*lines_of(SEQUENCE.lower())[:2], "gcug"],
     "masked": lines_of(SEQUENCE[:50] + SEQUENCE[50:130].lower() + SEQUENCE[130:]),
     "a masked line": [SEQUENCE[:60], SEQUENCE[60:120].lower(), SEQUENCE[120:]],
-    "masked behind the first residue of the last line": [SEQUENCE[:60], "Gsssgsssgg"],
+    "masked after the first residue of the last line": [SEQUENCE[:60], "Gsssgsssgg"],
     "all kinds of letters": ["ABCDEFGHIJKLMNOPQRSTUVWXYZ", "OU", "XXXXXXXX"],
     "a stop": [*lines_of(SEQUENCE)[:2], "MKV*"],
     "a stop by itself": [SEQUENCE[:60], "*"],

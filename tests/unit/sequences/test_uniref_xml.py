@@ -1,4 +1,4 @@
-"""UniRef XML through the filter: the catalog that FASTA gives, all members, bounded memory, and no entity expanded."""
+"""UniRef XML through the filter: the catalog that FASTA makes, all members, bounded memory, and no entity expanded."""
 
 import gzip
 import hashlib
@@ -157,7 +157,7 @@ def test_catalog_holds_what_is_found_in_the_headers_of_its_shards(tmp_path_facto
     assert [parse_description(record.description) for record in read_records([shard])] == found
     for name, header, row in zip(ids, given, found, strict=True):
         taxon = printable(header.taxon or "").strip()
-        # Such a taxon cannot be told from fields.
+        # Such a taxon looks like fields.
         if not re.search(r" n=\d* Tax=", taxon):
             assert row == Header(
                 printable(header.name).strip(), header.n_members, taxon or None, header.taxid, f"{name}_0"
@@ -299,7 +299,7 @@ def test_pieces_are_small_whatever_the_entry(size):
     finally:
         uniref_xml.PIECE_BYTES = kept
     assert max(len(chunk.data) for chunk in chunks) < (1 << 15) + 2 * 4096
-    assert sum(chunk.count for chunk in chunks) == 1
+    assert sum(chunk.n_entries for chunk in chunks) == 1
 
 
 def test_text_without_an_end_is_refused(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 NAME = "uniref50.xml.gz"
-# What is wanted lies behind most of the archive, so that connections break before and in it.
+# What is wanted lies after most of the archive, so that connections break before and in it.
 WANTED = random.Random(1).randbytes(300_001)
 
 
@@ -68,7 +68,7 @@ def load(target: Path, *mirrors: str, database: str = "uniref50", file_format: s
 
 
 def fetch(target: Path, *mirrors: str) -> dict:
-    """Take the file out of the archive, check that it is whole and alone with its record, give the record."""
+    """Take the file out of the archive, check that it is whole and alone with its record, return the record."""
     load(target, *mirrors)
     assert target.read_bytes() == WANTED
     assert sorted(path.name for path in target.parent.iterdir()) == ["release.json", NAME]
@@ -76,7 +76,7 @@ def fetch(target: Path, *mirrors: str) -> dict:
 
 
 def refuse(target: Path, *mirrors: str, **options: str) -> str:
-    """Fail, leaving nothing; give the one line."""
+    """Fail, leaving nothing; return the one line."""
     with pytest.raises(UserError) as caught:
         load(target, *mirrors, **options)
     assert list(target.parent.iterdir()) == []
@@ -245,7 +245,7 @@ def test_progress_says_rate_and_time_left(mirror, target, monkeypatch, caplog):
 
 @pytest.fixture
 def folder(tmp_path: Path):
-    """Put an archive where a mirror has it; give the mirror."""
+    """Put an archive where a mirror has it; return the mirror."""
 
     def put(data: bytes = WHOLE) -> str:
         place = tmp_path / "my mirror" / "previous_releases" / f"release-{RELEASE}" / "uniref"

@@ -44,7 +44,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def fetch(target: Path, *mirrors: str) -> dict:
-    """Download to `target`, check that it is whole and alone with its record, give the record."""
+    """Download to `target`, check that it is whole and alone with its record, return the record."""
     record = target.parent / "release.json"
     release.download_release(mirrors, "uniref50", target, record)
     assert target.read_bytes() == DATA
@@ -53,7 +53,7 @@ def fetch(target: Path, *mirrors: str) -> dict:
 
 
 def refuse(target: Path, *mirrors: str) -> str:
-    """Fail to download, leaving neither file nor record; give the one line."""
+    """Fail to download, leaving neither file nor record; return the one line."""
     with pytest.raises(UserError) as caught:
         release.download_release(mirrors, "uniref50", target, target.parent / "release.json")
     assert not target.exists()
@@ -130,7 +130,7 @@ def test_never_ending_drops_are_given_up_and_the_part_is_kept(mirror, target):
     assert mirror.ranges[-1] == f"bytes={HALF}-"
 
 
-def test_retries_are_counted_afresh_when_the_download_gets_further(mirror, target, monkeypatch):
+def test_the_count_of_retries_starts_again_when_the_download_gets_further(mirror, target, monkeypatch):
     monkeypatch.setattr(http, "PROGRESS_BYTES", 50_000)
     mirror.faults = [drop(at) for at in range(60_000, 900_000, 60_000)]
     assert len(mirror.faults) > 2 * http.RETRIES

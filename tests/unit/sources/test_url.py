@@ -117,10 +117,10 @@ def test_wrong_checksum_is_refused(mirror, target, kind):
 )
 def test_what_is_no_whole_file_of_sequences_is_refused(mirror, target, data, message):
     mirror.data = data
-    told = refuse(mirror.url, target)
-    assert told.startswith(f"{mirror.url}: stream: ")
-    assert message in told
-    assert ".part" not in told
+    said = refuse(mirror.url, target)
+    assert said.startswith(f"{mirror.url}: stream: ")
+    assert message in said
+    assert ".part" not in said
     assert list(target.parent.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ ODD_RESIDUES = b"XXXXXBZUO"
 ODD_PER_RECORD = 3
 MUTATION_RATE = (0.05, 0.45)
 INDEL_AA = 5
-RESIDUES_PER_INDEL = 40  # one indel for so many redrawn residues
+RESIDUES_PER_INDEL = 40  # residues drawn again per indel
 ORDINARY, SHORT, LONG, DUPLICATE = range(4)
 
 FAMILY_NAMES = (
@@ -75,7 +75,7 @@ class Plan:
     family: np.ndarray  # int64 [B]
     start: np.ndarray  # int64 [B], residue of the ancestor
     span: np.ndarray  # int64 [B], residues; beyond the ancestor's end it starts again, as in a repeat protein
-    rate: np.ndarray  # float64 [B], share of positions drawn anew
+    rate: np.ndarray  # float64 [B], share of positions drawn again
     fragment: np.ndarray  # bool [B]
     origin: np.ndarray  # int64 [B], the record of the block whose sequence is written: itself, but for duplicates
 
@@ -130,9 +130,9 @@ def plan_block(rng: np.random.Generator, kin: Families, first: int, end: int, se
 
 
 def draw_kinds(order: np.ndarray, founders: int, first: int, end: int) -> tuple[np.ndarray, int | None]:
-    """Give the block's share of each kind to records in random order; founders are no duplicates.
+    """Assign the block's share of each kind to records in random order; founders are no duplicates.
 
-    Also returns which record is the first long one of the release, where it is in this block.
+    Returns also which record is the first long one of the release, where it is in this block.
     """
     kind = np.full(len(order), ORDINARY)
     duplicates = min(quota(DUPLICATE_PER_MILLE, end) - quota(DUPLICATE_PER_MILLE, first), len(order) - founders)
@@ -147,12 +147,12 @@ def draw_kinds(order: np.ndarray, founders: int, first: int, end: int) -> tuple[
 
 
 def quota(per_mille: int, records: int) -> int:
-    """How many of the first `records` are of a kind, rounded to the nearest."""
+    """Return how many of the first `records` are of a kind, rounded to the nearest."""
     return (per_mille * records + 500) // 1000
 
 
 def mutate(rng: np.random.Generator, kin: Families, plan: Plan) -> tuple[str, np.ndarray]:
-    """Copy each record's window of its ancestor with changes; the sequences end to end, and their bounds [B + 1]."""
+    """Copy each record's window of its ancestor with changes; return them end to end, and their bounds [B + 1]."""
     owner = np.repeat(np.arange(len(plan.span)), plan.span)  # [N]
     place = np.arange(len(owner)) - np.repeat(np.cumsum(plan.span) - plan.span, plan.span)
     ancestor = plan.family[owner]
@@ -160,10 +160,10 @@ def mutate(rng: np.random.Generator, kin: Families, plan: Plan) -> tuple[str, np
     chosen = np.repeat(np.arange(len(owner)), draw_copies(rng, plan))  # [N], now with indels
     owner, residues = owner[chosen], residues[chosen]
     bounds = np.concatenate(([0], np.cumsum(np.bincount(owner, minlength=len(plan.span)))))
-    anew = rng.random(len(owner), np.float32) < plan.rate[owner]
-    anew[bounds[:-1]] = False  # a whole protein keeps its first methionine
-    anew[1:] |= chosen[1:] == chosen[:-1]  # inserted
-    places = np.flatnonzero(anew)
+    redrawn = rng.random(len(owner), np.float32) < plan.rate[owner]
+    redrawn[bounds[:-1]] = False  # a whole protein keeps its first methionine
+    redrawn[1:] |= chosen[1:] == chosen[:-1]  # inserted
+    places = np.flatnonzero(redrawn)
     ancestor = plan.family[owner[places]]
     residues[places] = kin.residues[
         kin.starts[ancestor] + (rng.random(len(places)) * kin.lengths[ancestor]).astype(np.int64)
@@ -175,7 +175,7 @@ def mutate(rng: np.random.Generator, kin: Families, plan: Plan) -> tuple[str, np
 
 
 def draw_copies(rng: np.random.Generator, plan: Plan) -> np.ndarray:
-    """How often each residue of the windows is copied: 0 in a deletion, more than 1 at an insertion."""
+    """Draw how often each residue of the windows is copied: 0 in a deletion, more than 1 at an insertion."""
     copies = np.ones(plan.span.sum(), np.int64)
     starts = np.cumsum(plan.span) - plan.span
     # At most one indel of 5 residues in 25: no record loses more than a fifth, and a short one loses nothing.

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -36,14 +35,14 @@ def write_release(directory: str | Path, *, sequences: int, families: int, seed:
     """Write a synthetic UniRef50 release, its metalink and the true family of each record.
 
     Stands in for the folder uniref/uniref50 of UniProt's FTP site where there is no network, and for tests that
-    need a truth. The same arguments give the same bytes with the same versions of NumPy and zlib. Memory is about
+    need a truth. The same arguments write the same bytes with the same versions of NumPy and zlib. Memory is about
     0.3 kB per family and some tens of MB, whatever the number of sequences.
 
     Parameters
     ----------
     directory : path
-        Made where missing. Gets ``uniref50.fasta.gz``, ``families.tsv.gz`` (columns id and family, in the order
-        of the FASTA), ``uniref50.release_note`` and, last, ``RELEASE.metalink``.
+        Created where missing. Receives ``uniref50.fasta.gz``, ``families.tsv.gz`` (columns id and family, in
+        the order of the FASTA), ``uniref50.release_note`` and, last, ``RELEASE.metalink``.
     sequences : int
         Number of records, 1 to 100,000,000.
     families : int
@@ -59,7 +58,7 @@ def write_release(directory: str | Path, *, sequences: int, families: int, seed:
     Notes
     -----
     An ancestor has a log-normal length (mu 5.43, sigma 0.675 in log residues, as UniRef50) and residues drawn from
-    the family's own composition, Dirichlet around that of Swiss-Prot. A member draws 5-45 % of its positions anew
+    the family's own composition, Dirichlet around that of Swiss-Prot. A member draws 5-45 % of its positions again
     from the ancestor's residues, so that it keeps the composition, and has insertions and deletions of 1-5
     residues. Family sizes follow Zipf and Mandelbrot's law. Of 1000 records, 2 are long (2,000-6,000 residues,
     tandem repeats of their ancestor), 10 are short (11-19 residues), and 5 repeat another record's sequence under
@@ -131,7 +130,7 @@ def fasta_records(headers: list[str], text: str, bounds: np.ndarray, origin: np.
 
 
 @contextmanager
-def gzip_stream(path: Path) -> Iterator[BinaryIO]:
+def gzip_stream(path: Path) -> Iterator[gzip.GzipFile]:
     """Open a gzip file to be published when the block ends; its header names no file and no time."""
     with (
         atomic_path(path) as temporary,
@@ -142,7 +141,7 @@ def gzip_stream(path: Path) -> Iterator[BinaryIO]:
 
 
 def release_note(sequences: int) -> str:
-    """Text of the release note, in the form of UniRef's."""
+    """Return the text of the release note, in the form of UniRef's."""
     indent = " " * 22
     return (
         f"{' ' * 18}UniProt Reference Clusters - UniRef50\n\n"
@@ -156,7 +155,7 @@ def release_note(sequences: int) -> str:
 
 
 def metalink_entry(path: Path) -> str:
-    """The metalink's element for one file: its name, size and MD5."""
+    """Return the metalink's element for one file: its name, size and MD5."""
     with open(path, "rb") as handle:
         digest = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return f"""\
@@ -173,7 +172,7 @@ def metalink_entry(path: Path) -> str:
 
 
 def metalink(entries: str) -> str:
-    """Text of RELEASE.metalink (Metalink 3.0), with the elements of UniProt's."""
+    """Return the text of RELEASE.metalink (Metalink 3.0), with the elements of UniProt's."""
     return f"""\
 <metalink xmlns="http://www.metalinker.org/" version="3.0">
   <publisher>
