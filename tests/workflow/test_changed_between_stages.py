@@ -85,7 +85,7 @@ def test_each_stage_reads_the_catalog_that_the_filter_wrote(run: Line, stage: Ca
     stage(run)
     before = {path.name for path in run.folder.iterdir()}
     one_residue_more(run.folder / "catalog")
-    with pytest.raises(UserError, match=r"not the catalog that .*json tells of, or changed since; rerun the filter"):
+    with pytest.raises(UserError, match=r"not the catalog of .*json, or changed since; rerun the filter"):
         stage(run)
     assert {path.name for path in run.folder.iterdir()} == before
 
@@ -98,9 +98,9 @@ def test_stages_with_mmseqs_read_the_catalog_that_the_filter_wrote(run: Line) ->
         run.folder / name for name in ("catalog", "filter.json", "splits.parquet", "splits.json")
     )
     plan = ClusterSettings("linclust", 0.5, 0.8, 0)
-    with pytest.raises(UserError, match=r"not the catalog that .*filter\.json tells of"):
+    with pytest.raises(UserError, match=r"not the catalog of .*filter\.json"):
         cluster_catalog(catalog, filtered, plan, clusters=new.pop("clusters"), summary=new["summary"], mmseqs=None)
-    with pytest.raises(UserError, match=r"not the catalog that .*splits\.json tells of"):
+    with pytest.raises(UserError, match=r"not the catalog of .*splits\.json"):
         drop_leaks(catalog, splits, summary, filtered, SearchSettings(5.7, 0.8, 0, 1e-3), 0.5, **new, mmseqs=None)
     assert {path.name for path in run.folder.iterdir()} == before
 

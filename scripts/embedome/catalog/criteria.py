@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,16 +31,16 @@ class Criteria:
     min_length, max_length : int
         Residues.
     min_members : int
-        Of a UniRef cluster; records that are none are kept.
+        Of a UniRef cluster; records without that number are kept.
     fragments : bool
         Keep sequences whose description says that they are a fragment.
     max_nonstandard : float
         Largest fraction of residues that are one of `NONSTANDARD`.
     mask_residues, reject_residues : str
-        Those of `NONSTANDARD` in whose place X is written, and those with which no sequence is kept.
+        Letters of `NONSTANDARD` that are replaced by X, and letters with which no sequence is kept.
     include_taxa, exclude_taxa : sequence of int
-        NCBI taxonomy identifiers of records to keep alone, and to drop; with their descendants where `taxonomy` is
-        given.
+        NCBI taxonomy identifiers: only records of the first are kept, and those of the second are dropped; with their
+        descendants where `taxonomy` is given.
     taxonomy : path
         NCBI's nodes.dmp, or the taxdump.tar.gz that holds it.
     include_names, exclude_names : sequence of str
@@ -67,8 +67,8 @@ class Criteria:
     taxa: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
 
     @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> "Criteria":
-        """Take the criteria of the configuration's section ``filter``."""
+    def from_config(cls, section: Mapping[str, Any]) -> Self:
+        """Take the criteria from the configuration's section ``filter``."""
         return from_section(cls, section, fragments=section["fragments"] == "keep")
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class Criteria:
         object.__setattr__(self, "taxa", flags)
 
     def taxa_identity(self) -> dict[str, dict[str, Any]]:
-        """Of the taxa that are included and excluded, with all below them, how many there are and a digest of them."""
+        """Return count and digest of the taxa that are included and of those that are excluded, all below them too."""
         listed = {key: np.flatnonzero(flags) for key, flags in self.taxa.items()}
         return {
             key: {"count": len(taxa), "sha256": hashlib.sha256("\n".join(map(str, taxa)).encode()).hexdigest()}
@@ -88,13 +88,13 @@ class Criteria:
         }
 
     def faults(self, sequences: pa.StringArray, fields: pa.Table) -> dict[int, tuple[str, str]]:
-        """Reason and detail of each of n records that is dropped, by its row; of several the first.
+        """Return reason and detail of each of n records that is dropped, by its row; of several the first.
 
         Parameters
         ----------
         sequences : pyarrow.StringArray
         fields : pyarrow.Table
-            As `headers.parse_descriptions` gives them, and the column ``description``.
+            As `headers.parse_descriptions` returns them, and the column ``description``.
         """
         found: dict[int, tuple[str, str]] = {}
         for reason, hit, detail in self.rules(sequences, fields):
@@ -103,7 +103,7 @@ class Criteria:
         return found
 
     def rules(self, sequences: pa.StringArray, fields: pa.Table) -> Iterator[Rule]:
-        """Each limit: its reason, which of n records it drops [n], and what to say of one."""
+        """Yield each limit: its reason, which of n records it drops [n], and what to say of one."""
         lengths = np.diff(offsets_of(sequences))
         yield "too-short", lengths < self.min_length, lambda row: f"{lengths[row]} residues; at least {self.min_length}"
         if self.max_length is not None:
@@ -122,7 +122,7 @@ class Criteria:
             yield "nonstandard-residues", hit, lambda row: f"{odd[row]} of {lengths[row]} residues; {most}"
 
     def header_rules(self, fields: pa.Table) -> Iterator[Rule]:
-        """The limits on what the header says."""
+        """Yield the limits on what the header says."""
         if self.min_members is not None:
             members = pc.fill_null(fields["n_members"], self.min_members).to_numpy()
             hit = members < self.min_members
@@ -138,7 +138,7 @@ class Criteria:
             yield "name", matches(names, self.exclude_names), lambda _: "a match in exclude_names"
 
     def taxon_rules(self, taxids: np.ndarray) -> Iterator[Rule]:
-        """The limits on the taxon [n], which is 0 where none is given."""
+        """Yield the limits on the taxon [n], which is 0 where none is given."""
         if "include" in self.taxa:
             hit = ~look_up(self.taxa["include"], taxids)
             yield "taxon", hit, lambda row: f"taxon {taxids[row] or 'not given'}; not one of include_taxa"
@@ -147,7 +147,7 @@ class Criteria:
             yield "taxon", hit, lambda row: f"taxon {taxids[row]}; one of exclude_taxa"
 
     def mask(self, sequences: pa.StringArray) -> pa.StringArray:
-        """The sequences as they are to be kept."""
+        """Return the sequences as they are kept: with X for the residues that are masked."""
         if not self.mask_residues:
             return sequences
         table = bytes.maketrans(self.mask_residues.encode(), b"X" * len(self.mask_residues))
@@ -168,7 +168,7 @@ def check_pattern(key: str, pattern: str) -> None:
 
 
 def pattern_fault(key: str, pattern: str) -> str | None:
-    """What is wrong with a regular expression, if anything."""
+    """Say what is wrong with a regular expression, if anything."""
     try:
         matches(pa.chunked_array([[""]]), [pattern])
     except pa.ArrowInvalid as error:
@@ -178,11 +178,11 @@ def pattern_fault(key: str, pattern: str) -> str | None:
 
 
 def matches(texts: pa.ChunkedArray, patterns: Sequence[str]) -> np.ndarray:
-    """Whether each of n texts matches one of the patterns anywhere, bool [n]."""
+    """Return whether each of n texts matches one of the patterns anywhere, bool [n]."""
     found = [pc.match_substring_regex(texts, pattern).to_numpy() for pattern in patterns]
     return np.logical_or.reduce(found).astype(bool)
 
 
 def look_up(flags: np.ndarray, taxids: np.ndarray) -> np.ndarray:
-    """The flag of each taxon [n]; identifiers beyond the table have none."""
+    """Return the flag of each taxon, bool [n]; identifiers beyond the table have none."""
     return flags[np.where(taxids < len(flags), taxids, 0)]

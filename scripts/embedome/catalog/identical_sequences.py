@@ -33,13 +33,13 @@ class RepeatedDigests:
         self.others: dict[bytes, str] = {}
 
     def canonical_ids(self, table: pa.Table) -> pa.Array:
-        """For each row of a table with ``id``, ``digest`` and ``digest_prefix`` the id it duplicates, or null."""
+        """Return the id that each row of a table with ``id``, ``digest`` and ``digest_prefix`` duplicates, or null."""
         rows, place = self.candidates(table["digest_prefix"].to_numpy())
         found = pa.nulls(len(table), pa.string())
         if not len(rows):
             return found
         names = table["id"].combine_chunks().take(pa.array(rows))
-        rest = rests(table["digest"].combine_chunks().take(pa.array(rows)))
+        rest = strip_prefixes(table["digest"].combine_chunks().take(pa.array(rows)))
         begun = self.begin(place, rest, names)
         repeats = np.flatnonzero(~begun)
         values = [self.canonical(place[each], bytes(rest[each]), names[each]) for each in repeats.tolist()]
@@ -48,7 +48,7 @@ class RepeatedDigests:
         return pc.replace_with_mask(found, pa.array(mask), pa.array(values, pa.string()))
 
     def candidates(self, prefixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows whose prefix is one of the repeated ones, and which one: int64 [k] each."""
+        """Return the rows whose prefix is one of the repeated ones, and which one: int64 [k] each."""
         if not len(self.prefixes):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         place = np.minimum(np.searchsorted(self.prefixes, prefixes), len(self.prefixes) - 1)
@@ -56,7 +56,7 @@ class RepeatedDigests:
         return rows, place[rows]
 
     def begin(self, place: np.ndarray, rest: np.ndarray, names: pa.StringArray) -> np.ndarray:
-        """Note the rows [k] that are the first with their prefix; which these are, bool [k]."""
+        """Note the rows [k] that are the first with their prefix; return which these are, bool [k]."""
         new = np.flatnonzero(self.rest[place] == b"")
         first = new[np.unique(place[new], return_index=True)[1]]
         texts = names.take(pa.array(first))
@@ -70,7 +70,7 @@ class RepeatedDigests:
         return begun
 
     def canonical(self, place: int, rest: bytes, name: pa.StringScalar) -> str | None:
-        """The id that a row duplicates, if any, which is not the first with its prefix."""
+        """Return the id that a row duplicates, if any; the row is not the first with its prefix."""
         if self.rest[place] == rest:
             start = self.id_start[place]
             return self.ids[start : start + self.id_bytes[place]].decode()
@@ -79,7 +79,7 @@ class RepeatedDigests:
         return first if first != own else None
 
 
-def rests(digests: pa.StringArray) -> np.ndarray:
-    """What is behind the prefix of each of k digests, bytes [k]."""
+def strip_prefixes(digests: pa.StringArray) -> np.ndarray:
+    """Return the characters after the prefix of each of k digests, bytes [k]."""
     characters = bytes_of(digests).reshape(-1, DIGEST_CHARACTERS)[:, PREFIX_END:]
     return np.ascontiguousarray(characters).view(f"S{DIGEST_CHARACTERS - PREFIX_END}").ravel()

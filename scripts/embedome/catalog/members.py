@@ -26,7 +26,7 @@ KEPT = pa.schema([CATALOG.field("id"), CATALOG.field("n_members")])
 def write_members(
     runs: Sequence[RunIndex], catalog: str | os.PathLike, out: str | os.PathLike, n_read: int
 ) -> dict[str, int]:
-    """Write the members of kept clusters, sorted by cluster, in it by their place in the file.
+    """Write the members of kept clusters, sorted by cluster, and within it by their place in the file.
 
     Memory: that of a range of the merge, which holds all members of a cluster.
 
@@ -59,7 +59,7 @@ def write_members(
         for batches in merge_runs(list(runs), MEMBER_RUN):
             table = batches.combine_chunks()
             order = sort_order(table)
-            known = clusters.among(table["id"], table["id"][int(order[-1])])
+            known = clusters.take_among(table["id"], table["id"][int(order[-1])])
             differ = other_counts(table.select(["id"]), known)
             if differ and not n_differ:
                 log.warning("%s holds another number of members than it says; others may, too", min(differ))
@@ -74,7 +74,7 @@ def write_members(
 
 
 def other_counts(ids: pa.Table, clusters: pa.Table) -> list[str]:
-    """Clusters with another number of members, whose ``id`` is given for each, than they say."""
+    """List the clusters with another number of members than they say; `ids` has the cluster of each member."""
     counts = ids.group_by("id").aggregate([("id", "count")])
     both = clusters.join(counts, "id", join_type="left outer")
     return both.filter(pc.not_equal(both["n_members"], pc.fill_null(both["id_count"], 0)))["id"].to_pylist()
@@ -87,8 +87,8 @@ class KeptClusters:
         self.tables = read_catalog(catalog, KEPT.names)
         self.rest: pa.Table | None = next(self.tables, None)
 
-    def among(self, ids: pa.ChunkedArray, last: pa.StringScalar) -> pa.Table:
-        """The kept ones of the clusters with the given ids, up to a last one, all behind those given before."""
+    def take_among(self, ids: pa.ChunkedArray, last: pa.StringScalar) -> pa.Table:
+        """Take the kept ones of the clusters with the given ids, up to a last one, all after those taken before."""
         wanted = pc.unique(ids)
         found = [KEPT.empty_table()]
         while self.rest is not None:

@@ -1,4 +1,4 @@
-"""Lists of rejected records: of the filter, and of stages behind it that reject records of the catalog."""
+"""Lists of rejected records: of the filter, and of later stages that reject records of the catalog."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ def write_rejects(
     reason : str
         Of all of them.
     details : callable
-        Gives the details of rows (numbers, ascending).
+        Returns the details of rows (numbers, ascending).
     """
     ends = np.cumsum([each["records"] for each in inputs])
     files = pa.array([each["file"] for each in inputs], pa.string())

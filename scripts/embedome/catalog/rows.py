@@ -12,12 +12,12 @@ from embedome.sequences.record_columns import bytes_of, offsets_of
 
 
 def row_type(count: int) -> type[np.signedinteger]:
-    """The type for rows of `count` records, and -1: half as wide as NumPy's own, as long as that is enough."""
+    """Return the type for rows of `count` records, and -1: half as wide as NumPy's own, as long as that is enough."""
     return np.int32 if count < 2**31 else np.int64
 
 
 def canonical_rows(catalog: str | os.PathLike) -> np.ndarray:
-    """For each row of the catalog the row of its canonical id, its own where it is no duplicate.
+    """Return for each row of the catalog the row of its canonical id, its own where it is no duplicate.
 
     Memory: 4 bytes per record; meanwhile one more, and for each duplicate some 80 and its canonical id.
 
@@ -39,12 +39,12 @@ def canonical_rows(catalog: str | os.PathLike) -> np.ndarray:
 
 
 def is_canonical(canonical: np.ndarray) -> np.ndarray:
-    """Whether each row is that of a canonical id, from `canonical_rows`; dtype=bool, shape (n,)."""
+    """Return whether each row is that of a canonical id, from `canonical_rows`; dtype=bool, shape (n,)."""
     return canonical == np.arange(len(canonical), dtype=canonical.dtype)
 
 
 def rows_of_ids(catalog: str | os.PathLike, ids: pa.Array) -> np.ndarray:
-    """Rows of the catalog that have the given ids, which are sorted and are all there; dtype=int64, shape (n,)."""
+    """Return the rows of the given ids, which are sorted and are all in the catalog; dtype=int64, shape (n,)."""
     rows, start, row = np.empty(len(ids), np.int64), 0, 0
     for table in read_catalog(catalog, ["id"]):
         names = table["id"].combine_chunks()
@@ -56,9 +56,9 @@ def rows_of_ids(catalog: str | os.PathLike, ids: pa.Array) -> np.ndarray:
 
 
 def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.LargeStringArray:
-    """Ids of the given rows of the catalog, which are ascending, shape (n,), as one array.
+    """Return the ids of the given rows of the catalog, which are ascending, shape (n,), as one array.
 
-    Of an array in chunks each look-up would make a copy.
+    Each look-up in an array of chunks would make a copy.
     """
     text, ends, row, start = bytearray(), np.zeros(len(rows) + 1, np.int64), 0, 0
     for table in read_catalog(catalog, ["id"]):
@@ -66,7 +66,7 @@ def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.LargeStringA
         if end > start:
             ids = table["id"].combine_chunks().take(pa.array(rows[start:end] - row))
             ends[start + 1 : end + 1] = len(text) + offsets_of(ids)[1:]
-            text += memoryview(bytes_of(ids))
+            text += bytes_of(ids).data
         row, start = row + len(table), end
     return pa.LargeStringArray.from_buffers(len(rows), pa.py_buffer(ends), pa.py_buffer(text))
 
@@ -80,7 +80,7 @@ class RowNames:
     total : int
         Records of the catalog.
     rows : numpy.ndarray, dtype=int, shape=(m,)
-        Which ones, in any order, each as often as may be; -1 for none.
+        Row numbers in any order, repeats allowed; -1 means no row.
     """
 
     def __init__(self, catalog: str | os.PathLike, total: int, rows: np.ndarray) -> None:
@@ -90,6 +90,6 @@ class RowNames:
         self.ids = ids_of_rows(catalog, self.rows)
 
     def of(self, rows: np.ndarray) -> pa.StringArray:
-        """The id of each of m rows, which are some of those; null for -1."""
+        """Return the id of each of m rows, which are some of those; null for -1."""
         place = pa.array(np.searchsorted(self.rows, rows), mask=rows < 0)
         return self.ids.take(place).cast(pa.string())

@@ -1,7 +1,7 @@
 """Chunks of FASTA or UniRef XML as a sorted table: the filter's work on many records at once."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ RUN_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class RunTask:
-    """Chunks of one file to be made a run of.
+    """Chunks of one file that become a run.
 
     Parameters
     ----------
@@ -45,23 +45,30 @@ class RunTask:
         Number of it.
     before : int
         Records of the files before it.
-    chunks : list of Chunk or XmlChunk
-        Or where they are.
+    chunks : sequence of Chunk or XmlChunk
     limits : Criteria
     folder : Path
         Where runs go.
+    spooled : sequence of Spooled
+        Chunks that lie in a file.
     """
 
     path: str | os.PathLike
     file: int
     before: int
-    chunks: list[Chunk | XmlChunk] | list[Spooled]
+    chunks: Sequence[Chunk | XmlChunk]
     limits: Criteria
     folder: Path
+    spooled: Sequence[Spooled] = ()
 
     def through(self, spool: Spool) -> "RunTask":
-        """The task for another process, its chunks in a file."""
-        return replace(self, chunks=spool.put(self.chunks))
+        """Return the task for another process, its chunks in a file."""
+        return replace(self, chunks=(), spooled=spool.put(self.chunks))
+
+    def all_chunks(self) -> Iterator[Chunk | XmlChunk]:
+        """Yield the chunks, those in a file one by one."""
+        yield from self.chunks
+        yield from (each.fetch() for each in self.spooled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +84,14 @@ class SortedRun:
 def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     """Check chunks' records, and write them as a run, and members where there are any as another.
 
-    Gives their places, and the digest prefixes of the records that are kept.
+    Returns their places, and the digest prefixes of the records that are kept.
 
     Raises
     ------
     UserError
         As `fasta.split_entry` and `uniref_entries.check_clusters`.
     """
-    found = [check_records(task, each.fetch() if isinstance(each, Spooled) else each) for each in task.chunks]
+    found = [check_records(task, chunk) for chunk in task.all_chunks()]
     table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()
     order = sort_order(table)
     is_row = np.concatenate([mine for _, mine, _ in found])
@@ -97,9 +104,9 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
 
 
 def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
-    """Rows of the schema `RUN_SCHEMA`, which of them count [n], and members, of UniRef XML.
+    """Return rows of the schema `RUN_SCHEMA`, which of them count [n], and members, of UniRef XML.
 
-    A record to be dropped has two rows, of which the first does not count: so all others need not be moved.
+    A rejected record also keeps its original row, flagged to be ignored; this avoids copying the other rows.
     """
     if isinstance(chunk, XmlChunk):
         records, faults, members = check_clusters(task.path, chunk)
@@ -117,7 +124,7 @@ def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.
 
 
 def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTask) -> pa.Table:
-    """Rows of the schema `RUN_SCHEMA` of sound records; only those to be kept have their digests."""
+    """Return rows of the schema `RUN_SCHEMA` of sound records; only those that are kept have their digests."""
     sequences = task.limits.mask(records.sequences)
     text, offsets = bytes_of(sequences).tobytes(), offsets_of(sequences)
     bounds = zip(offsets[:-1][keep].tolist(), offsets[1:][keep].tolist(), strict=True)
@@ -139,7 +146,7 @@ def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTa
 
 
 def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: RunTask) -> pa.Table:
-    """Rows of the schema `RUN_SCHEMA` of the records to be dropped, without their sequences."""
+    """Return rows of the schema `RUN_SCHEMA` of the records that are dropped, without their sequences."""
     dropped = dict(records.faulty)
     for row, fault in faults.items():
         name, description, sequence = (
@@ -162,7 +169,7 @@ def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: 
 
 
 def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
-    """A table of the schema `RUN_SCHEMA`; columns that are not given are null."""
+    """Return a table of the schema `RUN_SCHEMA`; columns that are not given are null."""
     arrays = []
     for field in RUN_SCHEMA:
         values = columns.get(field.name)
@@ -173,7 +180,7 @@ def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
 
 
 def digest_array(digests: np.ndarray) -> pa.StringArray:
-    """Digests from their 32 characters, uint8 [n, 32]."""
+    """Return digests from their 32 characters, uint8 [n, 32]."""
     whole = np.empty((len(digests), DIGEST_CHARACTERS), np.uint8)
     whole[:, :3] = list(b"SQ.")
     whole[:, 3:] = digests

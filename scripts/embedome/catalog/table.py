@@ -38,7 +38,7 @@ CATALOG = pa.schema(
 
 
 def catalog_files(folder: str | os.PathLike) -> list[Path]:
-    """The catalog's files in id order.
+    """List the catalog's files in id order.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def check_own_catalog(folder: str | os.PathLike) -> None:
 
 
 def is_catalog(folder: Path) -> bool:
-    """Whether a folder's files have the columns of a catalog."""
+    """Return whether a folder's files have the columns of a catalog."""
     try:
         return all(
             {"id", "digest", "sequence"} <= {*ParquetFile(path).schema_arrow.names} for path in catalog_files(folder)
@@ -67,22 +67,22 @@ def is_catalog(folder: Path) -> bool:
 
 
 def count_rows(folder: str | os.PathLike) -> int:
-    """Records of the catalog."""
+    """Count the records of the catalog."""
     return sum(ParquetFile(path).metadata.num_rows for path in catalog_files(folder))
 
 
 def catalog_sha256(folder: str | os.PathLike) -> str:
-    """Digest of the catalog's files."""
+    """Digest the catalog's files."""
     return json_sha256([{"file": path.name, "sha256": file_sha256(path)} for path in catalog_files(folder)])
 
 
 def known_catalog(account: Mapping[str, Any]) -> str | None:
-    """The digest of the catalog, as `catalog_sha256`, that a filter's summary tells of."""
+    """Return the digest of the catalog, as `catalog_sha256`, that a filter's summary records; None in an old one."""
     return json_sha256(account["catalog"]) if "catalog" in account else None
 
 
 def check_catalog(folder: str | os.PathLike, sha256: str | None, summary: str | os.PathLike) -> None:
-    """Compare the catalog with the digest that a stage before knew it by, where it did.
+    """Compare the catalog with the digest that an earlier stage recorded, where it did.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def check_catalog(folder: str | os.PathLike, sha256: str | None, summary: str | 
         Where it is another one.
     """
     if sha256 and catalog_sha256(folder) != sha256:
-        raise UserError(f"{folder}: not the catalog that {summary} tells of, or changed since; rerun the filter stage")
+        raise UserError(f"{folder}: not the catalog of {summary}, or changed since; rerun the filter stage")
 
 
 def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -102,7 +102,7 @@ def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[
 
 
 def read_sequences(folder: str | os.PathLike, ids: Sequence[str]) -> pa.LargeStringArray:
-    """The sequences of some ids, in the order asked for; only row groups that may hold one are read.
+    """Read the sequences of some ids, in the order asked for; only row groups that may hold one are read.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ def taxon_flags(taxa: Sequence[int], taxonomy: str | os.PathLike | None) -> np.n
     Raises
     ------
     UserError
-        Where the file is missing or is none, or has no such taxon.
+        Where the file is missing, is no taxonomy, or has no such taxon.
     """
     if taxonomy is None:
         flags = np.zeros(max(taxa) + 1, bool)
@@ -68,7 +68,7 @@ def taxon_flags(taxa: Sequence[int], taxonomy: str | os.PathLike | None) -> np.n
 
 
 def read_pairs(taxonomy: str | os.PathLike, name: str) -> np.ndarray:
-    """The first two fields of a file of the dump, int64 [n, 2]; of merged.dmp none where it is not there.
+    """Read the first two fields of a file of the dump, int64 [n, 2]; none where merged.dmp is missing.
 
     Raises
     ------
@@ -97,14 +97,17 @@ def open_member(path: Path, name: str) -> Iterator[IO[str]]:
             member = next((each for each in archive if each.name.removeprefix("./") == name), None)
             if member is None:
                 raise FileNotFoundError(name)
-            yield io.TextIOWrapper(archive.extractfile(member), "ascii")
+            file = archive.extractfile(member)
+            if file is None:
+                raise tarfile.ReadError(f"{name} is not a regular file")
+            yield io.TextIOWrapper(file, "ascii")
     else:
         with open(path if name == NODES else path.with_name(name), encoding="ascii", errors="strict") as lines:
             yield lines
 
 
 def parse_pairs(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """The first two fields of each line."""
+    """Yield the first two fields of each line."""
     for line in lines:
         one, other = line.split("|", 2)[:2]
         yield int(one), int(other)

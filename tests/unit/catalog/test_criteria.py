@@ -166,6 +166,7 @@ def test_descendants_are_those_of_a_walk_to_the_root(
         ({"include_taxa": [2], "taxonomy": "x.fasta"}, "expected NCBI's nodes.dmp or taxdump.tar.gz"),
         ({"include_taxa": [2], "taxonomy": "empty.dmp"}, "expected NCBI's nodes.dmp or taxdump.tar.gz"),
         ({"include_taxa": [2], "taxonomy": "broken.tar.gz"}, "expected NCBI's nodes.dmp or taxdump.tar.gz"),
+        ({"include_taxa": [2], "taxonomy": "folder.tar"}, "folder.tar: cannot be read; expected NCBI's nodes.dmp"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, limits: dict[str, object], message: str) -> None:
@@ -173,6 +174,10 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, limits: dict[str, object],
     (tmp_path / "empty.dmp").write_text("")
     (tmp_path / "x.fasta").write_text(">a\nMK\n")
     (tmp_path / "broken.tar.gz").write_bytes(b"\x1f\x8b nothing")
+    with tarfile.open(tmp_path / "folder.tar", "w") as tar:
+        folder = tarfile.TarInfo("nodes.dmp")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
     if "taxonomy" in limits:
         limits = {**limits, "taxonomy": tmp_path / str(limits["taxonomy"])}
     with pytest.raises(UserError, match=message):

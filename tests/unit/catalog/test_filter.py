@@ -35,7 +35,7 @@ def filter_bytes(folder: Path, data: bytes, **limits: int) -> Filtered:
     return run_filter(folder / "out", path, **limits)
 
 
-# Records that are kept, as they are or mended.
+# Records that are kept, as they are or corrected.
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def big_fasta(folder: Path) -> bytes:
 
 
 def cut(data: bytes) -> list[bytes]:
-    """The beginning of a file, at many lengths; never so short that its kind cannot be told."""
+    """The beginning of a file, at many lengths; never so short that its format cannot be recognised."""
     return [data[:length] for length in (4, 10, 18, len(data) // 3, len(data) // 2, *range(len(data) - 9, len(data)))]
 
 
