@@ -1,12 +1,13 @@
 """Cluster stage: which distinct sequences are alike, by MMseqs2; groups for splits, or a stricter redundancy filter.
 
-Memory of this process: some 40 bytes per record; of MMseqs2: what it is given.
+Memory of this process: some 40 bytes per record; of MMseqs2: its limit.
 """
 
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 REPEATS_COUNT = ("--mask", "0", *PLAIN_SCORES)
 MEMBERS = {"representative": pa.int64(), "member": pa.int64()}
 
-# Below it linclust hardly pairs any sequences that it would not pair at it: it compares only sequences that share a
-# word, and finds few such pairs. Of 10,500 proteins it made the same 10,502 clusters at 0.5 and at 0.3.
+# Below this identity linclust hardly pairs more sequences than at it: it compares only sequences that share a word, and
+# finds few such pairs. Of 10,500 proteins it made the same 10,502 clusters at 0.5 and at 0.3.
 LINCLUST_IDENTITY = 0.5
 # CPU seconds per sequence. Low: 164 s for 1.5 M random sequences, which are hardly ever aligned (version 14). High:
 # 1.6 G sequences in 10 h on 28 cores (Steinegger and Söding 2018, doi:10.1038/s41467-018-04964-5).
@@ -64,7 +65,7 @@ class ClusterSettings(SectionSettings):
 
     @property
     def arguments(self) -> list[str]:
-        """As MMseqs2 is given them."""
+        """The options of MMseqs2."""
         options = {"--min-seq-id": self.identity, "-c": self.coverage, "--cov-mode": self.coverage_mode}
         return [*(text for option, value in options.items() for text in (option, str(value))), *REPEATS_COUNT]
 
@@ -80,7 +81,7 @@ def cluster_catalog(
 ) -> dict:
     """Cluster the distinct sequences of the catalog.
 
-    They are given to MMseqs2 in the order of their ids, so that clusters depend neither on the order of the input nor
+    They go to MMseqs2 in the order of their ids, so that clusters depend neither on the order of the input nor
     on the number of threads.
 
     Parameters
@@ -114,7 +115,7 @@ def cluster_catalog(
     numbers = cluster_numbers(representative, distinct)
     write_clusters(catalog, clusters, representative, numbers, distinct)
     sizes = np.bincount(numbers[distinct])
-    result = {
+    result: dict[str, Any] = {
         "format": 1,
         "program": "MMseqs2",
         "version": version,
@@ -134,7 +135,7 @@ def cluster_catalog(
 
 
 def warn_of_identity(plan: ClusterSettings) -> None:
-    """Say so where linclust is asked for what it does not do."""
+    """Warn where linclust is asked for an identity below which it finds next to no pairs."""
     if plan.method == "linclust" and plan.identity < LINCLUST_IDENTITY:
         log.warning(
             "cluster.identity is %s: linclust finds next to no pairs below %s, its clusters will be about those of %s; "
@@ -146,7 +147,7 @@ def warn_of_identity(plan: ClusterSettings) -> None:
 
 
 def forecast(method: str, sequences: int, residues: int, threads: int) -> str:
-    """What clustering will take, in words."""
+    """Say what clustering will take, in words."""
     if method == "linclust":
         low, high = (sequences * each / threads / 3600 for each in LINCLUST_S)
         gb = (sequences * LINCLUST_BYTES + residues) / 1e9
@@ -163,7 +164,7 @@ def forecast(method: str, sequences: int, residues: int, threads: int) -> str:
 def run_clustering(
     catalog: str | os.PathLike, distinct: np.ndarray, plan: ClusterSettings, folder: Path, mmseqs: Mmseqs
 ) -> tuple[str, Path]:
-    """Run MMseqs2; give the module that made the clusters, and its table of representatives and members, by row."""
+    """Run MMseqs2; return the module that made the clusters, and its table of representatives and members, by row."""
     database, table = folder / "sequences", folder / "clusters.tsv"
     threads = ["--threads", str(mmseqs.threads)]
 
@@ -188,19 +189,19 @@ def run_clustering(
 
 
 def read_members(table: Path, distinct: np.ndarray) -> np.ndarray:
-    """Row of the representative of each row, -1 for duplicates; dtype=`row_type`, shape (n,)."""
+    """Return the row of the representative of each row, -1 for duplicates; dtype=`row_type`, shape (n,)."""
     representative = np.full(len(distinct), -1, row_type(len(distinct)))
     count = 0
     for batch in read_table(table, MEMBERS):
         representative[batch["member"].to_numpy()] = batch["representative"].to_numpy()
         count += len(batch)
     if count != distinct.sum() or ((representative >= 0) != distinct).any():
-        raise RuntimeError(f"MMseqs2 gave {count:,} members of clusters for {distinct.sum():,} sequences")
+        raise RuntimeError(f"MMseqs2 returned {count:,} members of clusters for {distinct.sum():,} sequences")
     return representative
 
 
 def cluster_numbers(representative: np.ndarray, distinct: np.ndarray) -> np.ndarray:
-    """Number of the cluster of each row, in the order in which clusters first appear, -1 for duplicates."""
+    """Return the number of the cluster of each row, in the order in which clusters first appear, -1 for duplicates."""
     mine = representative[distinct]
     first = np.full_like(representative, -1)
     first[mine[::-1]] = np.flatnonzero(distinct)[::-1]  # of rows that write to one place the last one stays
@@ -235,7 +236,7 @@ def write_clusters(
 
 
 def size_histogram(sizes: np.ndarray) -> list[dict[str, int]]:
-    """Clusters of 1, of 2 to 3, of 4 to 7, … members, with the sequences in them."""
+    """Count clusters of 1, of 2 to 3, of 4 to 7, … members, and the sequences in them."""
     powers = np.frexp(sizes)[1] - 1  # 2^power <= size < 2^(power + 1), exactly
     return [
         {

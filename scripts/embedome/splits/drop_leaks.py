@@ -41,7 +41,7 @@ def drop_leaks(
 ) -> dict:
     """Drop train sequences, with their duplicates, that held-out ones hit at an identity of `drop_above` or more.
 
-    What is left is searched again until there is no such hit.
+    The remaining train sequences are searched again until no such hit is found.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def drop_leaks(
             log.info("%s sequences of train leak", f"{leaks.count:,}")
             if leaks.count == before:
                 break
-            # No more than there are; its own numbers end at 2^31.
+            # At most the number of sequences; MMseqs2's own numbers end at 2^31.
             candidates = min(candidates * MORE_CANDIDATES, max(MAX_CANDIDATES, len(held.codes)))
     dropped = leaks.found[held.canonical]
     write_rejects(rejects, catalog, account["inputs"], dropped, LEAK, leaks.details(held))
@@ -121,7 +121,7 @@ class LeakedRows:
         self.query[target[better]] = query[better]
 
     def details(self, held: HeldOut) -> Callable[[np.ndarray], pa.Array]:
-        """A function from rows to what they leak, as `write_rejects` takes it."""
+        """Return a function from rows to what they leak, as `write_rejects` takes it."""
         names = RowNames(held.catalog, len(self.query), self.query)
 
         def details(rows: np.ndarray) -> pa.Array:

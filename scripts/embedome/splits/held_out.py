@@ -1,4 +1,4 @@
-"""Held-out sequences and those of train, by row of the catalog, and how the ones are searched against the others."""
+"""Held-out sequences and those of train, by row of the catalog, and how they are searched against each other."""
 
 import os
 from dataclasses import dataclass
@@ -44,20 +44,20 @@ class SearchSettings(SectionSettings):
 
     @property
     def arguments(self) -> list[str]:
-        """As MMseqs2 is given them."""
+        """The options of MMseqs2."""
         options = {"-s": self.sensitivity, "-c": self.coverage, "--cov-mode": self.coverage_mode, "-e": self.e_value}
         return [text for option, value in options.items() for text in (option, str(value))]
 
     @property
     def rough_options(self) -> list[str]:
-        """MMseqs2's options by which pairs are ruled out; `covered` is the rule itself.
+        """MMseqs2's options by which pairs are ruled out; `covers_enough` is the rule itself.
 
         It rules out by their lengths pairs that cover too little without gaps, which count as covered too.
         """
         return ["-c", str(ROUGH_COVERAGE * self.coverage), "--cov-mode", str(self.coverage_mode)]
 
-    def covered(self, of_query: np.ndarray, of_target: np.ndarray) -> np.ndarray:
-        """Whether alignments cover enough, by the fractions that they cover, bool [n]."""
+    def covers_enough(self, of_query: np.ndarray, of_target: np.ndarray) -> np.ndarray:
+        """Return whether alignments cover enough, by the fractions that they cover, bool [n]."""
         asked = {0: (of_query, of_target), 1: (of_target,), QUERY_COVERAGE: (of_query,)}[self.coverage_mode]
         return np.min(asked, axis=0) >= self.coverage
 
@@ -71,7 +71,7 @@ class HeldOut:
         self.codes = np.concatenate([codes for _, codes in read_split_catalog(catalog, splits, ["id"])])
         self.lengths = np.concatenate([table["length"].to_numpy() for table in read_catalog(catalog, ["length"])])
         self.fits = self.lengths <= MAX_RESIDUES
-        # One row of each sequence in each split: the canonical id's, or the first of duplicates that are apart from it.
+        # One row of each sequence in each split: the canonical id's, or the first of its duplicates in another split.
         one = is_canonical(self.canonical)
         moved = np.flatnonzero(self.codes != self.codes[self.canonical])
         self.apart = len(moved) > 0
@@ -83,7 +83,7 @@ class HeldOut:
         self.train = one & (self.codes == TRAIN)
 
     def twins(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of val and test whose very sequence train has, and its rows there."""
+        """Return the rows of val and test whose very sequence train has, and its rows in train."""
         in_train = np.full_like(self.canonical, -1)
         in_train[self.canonical[self.train]] = np.flatnonzero(self.train)
         rows = np.flatnonzero(self.queries)

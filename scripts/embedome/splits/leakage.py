@@ -1,6 +1,6 @@
 """Leakage: which held-out sequences have relatives in train, by a search of MMseqs2; and train without them.
 
-Memory of this process: some 60 bytes per record; of MMseqs2: what it is given.
+Memory of this process: some 60 bytes per record; of MMseqs2: its limit.
 """
 
 import logging
@@ -83,7 +83,7 @@ def measure_leakage(
         nearest.unsearchable = find_unsearchable(held, plan, folder, mmseqs)[nearest.rows]
     nearest.add_twins()
     write_nearest(held, nearest, leakage)
-    result = {
+    result: dict[str, Any] = {
         "format": 2,
         "program": "MMseqs2",
         "version": version,
@@ -150,7 +150,7 @@ class NearestHits:
         return self.unsearchable & (self.target < 0)
 
     def account(self, code: int) -> dict[str, Any]:
-        """Counts of one split."""
+        """Return the counts of one split."""
         mine = self.held.codes[self.rows] == code
         total = int(mine.sum())
         identity = self.values["identity"][mine]

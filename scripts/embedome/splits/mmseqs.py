@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ kill "$watch"
 exit "$code"
 """
 
-# From so many residues on MMseqs2 itself takes words of 7 letters if memory allows, else of 6 (optimizeSplit in its
+# From this many residues on MMseqs2 itself takes words of 7 letters if memory allows, else of 6 (optimizeSplit in its
 # Prefiltering.cpp): what is found must not depend on the memory.
 LONG_WORD_RESIDUES = 3_350_000_000
 # Of the memory that a job has, for what MMseqs2 plans; it has buffers beside that.
@@ -69,7 +69,7 @@ class Mmseqs:
     memory_mb : int, optional
         Of the job; all that the machine has if not given.
     log : path, optional
-        File for what its modules print, for who looks for a fault.
+        File for what its modules print, to look for a fault.
 
     Raises
     ------
@@ -89,8 +89,8 @@ class Mmseqs:
         object.__setattr__(self, "program", program)
 
     @classmethod
-    def of_job(cls, threads: int, memory_mb: int, log: object) -> "Mmseqs":
-        """MMseqs2 with a job's cores and memory; what it prints goes beside the job's log."""
+    def of_job(cls, threads: int, memory_mb: int, log: object) -> Self:
+        """Return MMseqs2 with a job's cores and memory; what it prints goes beside the job's log."""
         return cls(threads, memory_mb, f"{log}.mmseqs")
 
     @property
@@ -117,8 +117,8 @@ class Mmseqs:
         UserError
             Where it fails, with the last lines it printed; `NoWordsError` where sequences have no words.
         """
-        command = [self.program, module, *map(os.fspath, arguments)]
-        with self.opened_log() as output:
+        command = [self.program, module, *(os.fspath(each) for each in arguments)]
+        with self.open_log() as output:
             start = output.seek(0, os.SEEK_END)
             code = run_guarded(command, output.fileno())
             if code:
@@ -129,7 +129,7 @@ class Mmseqs:
                 fault = f"mmseqs {module} failed (exit code {code}): {last_lines(text)}{more}"
                 raise (NoWordsError if NO_WORDS in text else UserError)(fault)
 
-    def opened_log(self) -> BinaryIO:
+    def open_log(self) -> BinaryIO:
         """Open the log, at any place, for reading and to append to it."""
         if not self.log:
             return TemporaryFile()
@@ -150,7 +150,7 @@ class Mmseqs:
         with fasta.open("wb") as handle:
             for text in fasta_of_rows(catalog, chosen):
                 handle.write(text)
-        # Told that they are proteins, which it would not believe of ACGT; not shuffled: keys in the order of rows.
+        # As proteins, which it would not assume for ACGT; not shuffled: keys in the order of rows.
         self.run("createdb", fasta, database, "--dbtype", "1", "--shuffle", "0")
         fasta.unlink()
 
@@ -181,7 +181,7 @@ class Mmseqs:
 
 
 def run_guarded(command: Sequence[str], output: int) -> int:
-    """Run a command with its output to a file descriptor; give its exit code. It ends when this process ends."""
+    """Run a command with its output to a file descriptor; return its exit code. It ends when this process ends."""
     process = subprocess.Popen(
         ["/bin/sh", "-c", GUARD, "sh", *command],
         stdin=subprocess.PIPE,
@@ -189,6 +189,7 @@ def run_guarded(command: Sequence[str], output: int) -> int:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    assert process.stdin, "a pipe"
     try:
         return process.wait()
     finally:
@@ -199,13 +200,13 @@ def run_guarded(command: Sequence[str], output: int) -> int:
 
 
 def last_lines(text: str) -> str:
-    """The last lines of a text that say something, in one."""
+    """Return the last lines of a text that are not blank, in one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " / ".join(lines[-LAST_LINES:]) or "it printed nothing"
 
 
 def fasta_of_rows(catalog: str | os.PathLike, chosen: np.ndarray) -> Iterator[memoryview]:
-    """FASTA of the chosen rows of the catalog, each under its number."""
+    """Yield FASTA of the chosen rows of the catalog, each under its number."""
     mark, end, empty = (pa.scalar(text, pa.large_string()) for text in (">", "\n", ""))
     row = 0
     for table in read_catalog(catalog, ["sequence"]):
@@ -218,18 +219,18 @@ def fasta_of_rows(catalog: str | os.PathLike, chosen: np.ndarray) -> Iterator[me
 
 
 def count_in_words(fasta: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield the number that each sequence is named by, and how many of its residues are in words."""
+    """Yield the number of each sequence, and how many of its residues are in words."""
     for header in fasta:
         yield int(header[1:]), len(next(fasta).translate(None, IN_NO_WORD))
 
 
 def word_length(residues: int) -> int:
-    """Letters of the words by which sequences are found among targets of so many residues, as MMseqs2 has it."""
+    """Return the letters of the words by which MMseqs2 finds sequences among targets of `residues` residues."""
     return 6 if residues < LONG_WORD_RESIDUES else 7
 
 
 def index_bytes(residues: int) -> int:
-    """Memory of an index of so many residues: 7 N L + 8 a^k bytes (MMseqs2's user guide), with 20 letters."""
+    """Return the bytes of an index of `residues` residues: 7 N L + 8 a^k (MMseqs2's user guide), with 20 letters."""
     return 7 * residues + 8 * 20 ** word_length(residues)
 
 

@@ -38,7 +38,7 @@ def split_catalog(
     clusters: str | os.PathLike | None = None,
     rejects: str | os.PathLike | None = None,
 ) -> dict:
-    """Give every record of the catalog a split.
+    """Assign a split to every record of the catalog.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def split_catalog(
     summary : path
         JSON file for the counts; also returned.
     clusters : path, optional
-        What the cluster stage wrote: for the method ``cluster``, and with `rejects`.
+        What the cluster stage wrote: needed for the method ``cluster``, and with `rejects`.
     rejects : path, optional
         If given, clusters are a redundancy filter: of each only the representative and its duplicates are kept, the
         others are marked ``rejected`` in `splits` and listed in this Parquet file.
@@ -59,7 +59,11 @@ def split_catalog(
     ------
     UserError
         Where val and test are larger than the catalog, and where the catalog is not that of the summary.
+    ValueError
+        Where `clusters` are needed and not given.
     """
+    if not clusters and (rejects or plan.method == "cluster"):
+        raise ValueError("clusters: needed for the method cluster, and with rejects")
     account = read_json(filter_summary)
     total = count_rows(catalog)
     if total != account["kept"]:
@@ -69,13 +73,13 @@ def split_catalog(
     known = known_catalog(account)
     check_catalog(catalog, known, filter_summary)
     groups = read_clusters(catalog, clusters) if clusters else None
-    dropped = groups.redundant if rejects else np.zeros(total, bool)
-    if plan.method == "cluster":
+    dropped = groups.redundant if groups and rejects else np.zeros(total, bool)
+    if groups and plan.method == "cluster":
         codes = cluster_splits(catalog, groups, plan, dropped)
     else:
         codes = {"hash": hash_splits, "bionemo": bionemo_splits}[plan.method](catalog, account, plan, dropped)
     codes[dropped] = REJECTED
-    if rejects:
+    if groups and rejects:
         write_redundant(catalog, account["inputs"], groups, rejects)
     counts = write_splits(catalog, codes, splits)
     lost = counts.pop(DROPPED)
@@ -98,7 +102,7 @@ def split_catalog(
 def write_redundant(
     catalog: str | os.PathLike, inputs: Sequence[Mapping[str, Any]], groups: Clusters, rejects: str | os.PathLike
 ) -> None:
-    """List the records whose clusters have another representative, with this one's id."""
+    """List the records whose clusters have another representative, with its id."""
     redundant = groups.redundant
     names = RowNames(catalog, len(redundant), groups.representative[groups.number[redundant]])
 

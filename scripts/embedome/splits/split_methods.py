@@ -19,7 +19,7 @@ from embedome.splits.cluster_table import Clusters
 log = logging.getLogger(__name__)
 
 
-# Clusters that are looked at at once.
+# Clusters drawn from at once.
 DRAW_BLOCK = 1 << 20
 
 
@@ -47,12 +47,12 @@ class SplitSettings(SectionSettings):
     length_filter: str = "after"
 
     def sizes(self, total: int) -> tuple[int, int]:
-        """Number of val and of test sequences among `total`.
+        """Return the numbers of val and of test sequences among `total`.
 
         Raises
         ------
         UserError
-            Where they are more than there are.
+            Where they add up to more than `total`.
         """
         n_val, n_test = (round(size * total) if size < 1 else int(size) for size in (self.val, self.test))
         if max(self.val, self.test) < 1 and self.val + self.test <= 1:
@@ -80,7 +80,7 @@ def hash_splits(catalog: str | os.PathLike, account: dict, plan: SplitSettings, 
     sorted_ranks = ranks[drawn]
     sorted_ranks.sort()
     n_val, n_test = plan.sizes(len(sorted_ranks))
-    # At how many of the two thresholds, the first ranks that are no longer val and test, each rank is or lies beyond.
+    # Code = number of thresholds (first rank after val, first rank after test) at or below the rank.
     codes = np.zeros(len(ranks), np.int8)
     for n in (n_val, n_val + n_test):
         if n < len(sorted_ranks):
@@ -164,5 +164,5 @@ def bionemo_splits(catalog: str | os.PathLike, account: dict, plan: SplitSetting
     codes[order[n_val : n_val + n_test]] = TEST
     if population is None:
         return codes[records]
-    # A dropped record is in no place of the population; whatever it gets here is not used.
+    # A dropped record is not in the population; its code is not used.
     return codes[np.minimum(np.searchsorted(population, records), total - 1)]

@@ -14,7 +14,7 @@ from embedome.common.terms import SPLITS
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.writer import ParquetSink
 
-# What a record is marked as that is in the catalog and in no split.
+# The mark of a record that is in the catalog and in no split.
 DROPPED = "rejected"
 SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("split", pa.string(), nullable=False)])
 # A multiple of the catalog's row groups, so that the two files can be read in step.
@@ -22,7 +22,7 @@ GROUP_ROWS = 8 * CATALOG_GROUP_ROWS
 
 
 def write_splits(catalog: str | os.PathLike, codes: np.ndarray, splits: str | os.PathLike) -> dict[str, dict[str, int]]:
-    """Write the split of each row of the catalog; give the counts of each split and of what is in none.
+    """Write the split of each row of the catalog; return the counts of each split and of the records in none.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ aligned with every held-out sequence. Scores are those of BLOSUM62 alone, not co
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class TrainSearch:
         self.mmseqs.make_database(self.held.catalog, self.targets, self.target)
         if n_query * n_target <= ALL_PAIRS:
             self.announce(COMPARED_PAIR_S * n_query * n_target, n_target / 1e9)
-            lists = [self.all_pairs(self.query, self.target)]
+            lists: Iterable[Path] = [self.all_pairs(self.query, self.target)]
         else:
             by_residue = (QUERY_RESIDUE_S + RESIDUE_PAIR_S * n_target) * n_query
             self.announce(SEARCH_S + TARGET_RESIDUE_S * n_target + by_residue, index_bytes(n_target) / 1e9)
@@ -140,7 +140,7 @@ class TrainSearch:
             yield from [self.all_pairs(self.query, scarce)] if scarce else []
 
     def subset_of_few_words(self, database: Path, rows: np.ndarray, n_other: int) -> Path | None:
-        """Make a database of those sequences that have few words; none where there are none."""
+        """Make a database of those sequences that have few words; return None without any."""
         lengths = self.held.lengths[rows]
         scarce = has_few_words(lengths, self.mmseqs.residues_in_words(database), self.plan.coverage)
         if not scarce.any():
@@ -174,15 +174,15 @@ class TrainSearch:
 
 
 def has_few_words(lengths: np.ndarray, in_words: np.ndarray, coverage: float) -> np.ndarray:
-    """Whether an alignment that covers so much of a sequence may have few residues in words, bool [n]."""
+    """Return whether an alignment that covers `coverage` of a sequence may have few residues in words, bool [n]."""
     aligned = max(coverage, LEAST_COVERAGE) * lengths
     return aligned - (lengths - in_words) < np.maximum(SURE_RESIDUES, aligned / 2)
 
 
 def find_unsearchable(held: HeldOut, plan: SearchSettings, folder: Path, mmseqs: Mmseqs) -> np.ndarray:
-    """Which sequences of val and test would not be found in train if they were there; dtype=bool, shape (n,).
+    """Return which sequences of val and test would not be found in train if it had them; dtype=bool, shape (n,).
 
-    They are aligned with themselves. MMseqs2 gives no alignment of unknown residues alone; ends one at a score of 2^15,
+    They are aligned with themselves. MMseqs2 finds no alignment of unknown residues alone; ends one at a score of 2^15,
     that of some 6,400 identical residues; takes no sequence of more than `MAX_RESIDUES`; and where train is large, the
     E-value of a short sequence is above the limit even for itself.
     """
@@ -216,6 +216,6 @@ def read_hits(
         hits["coverage"] = (hits["qend"] - hits["qstart"] + 1) / hits["qlen"]
         hits["target_coverage"] = (hits["tend"] - hits["tstart"] + 1) / hits["tlen"]
         # Of unknown residues alone there are alignments of no columns.
-        kept = plan.covered(hits["coverage"], hits["target_coverage"]) & (hits["alnlen"] > 0)
+        kept = plan.covers_enough(hits["coverage"], hits["target_coverage"]) & (hits["alnlen"] > 0)
         hits = {name: values[kept] for name, values in hits.items()}
         yield {**hits, "identity": hits["nident"] / hits["alnlen"]}

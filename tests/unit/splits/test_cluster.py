@@ -133,7 +133,7 @@ def test_threads_memory_order_and_groups_give_the_same_bytes(
 
 @needs_mmseqs
 def test_the_program_is_given_threads_and_memory(related: Filtered, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes do not tell: whatever it has, they are the same."""
+    """The bytes do not depend on it: whatever it has, they are the same."""
     commands = record_commands(monkeypatch)
     run_cluster(related, program=mmseqs(threads=2, memory_mb=1000))
     assert value_of(commands["linclust"], "--split-memory-limit") == "800M"

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -384,6 +385,12 @@ def test_a_cluster_larger_than_what_is_asked_for_is_train(catalog: Filtered, cap
     split_of, _ = run_split(catalog, "cluster", val=30, test=50, clusters=clusters)
     assert set(split_of.values()) == {"train"}
     assert "split.val asks for 30 sequences; whole clusters make 0" in caplog.text
+
+
+@pytest.mark.parametrize("more", [{"method": "cluster"}, {"rejects": Path("rejects.parquet")}])
+def test_clusters_are_asked_for_where_they_are_needed(catalog: Filtered, more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="clusters: needed"):
+        run_split(catalog, **more)
 
 
 @pytest.mark.parametrize("method", ["hash", "cluster", "bionemo"])
