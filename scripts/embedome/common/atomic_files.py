@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their checksums."""
+"""Files and folders that exist whole or not at all."""
 
 import errno
 import fcntl

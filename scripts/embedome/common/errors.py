@@ -52,7 +52,7 @@ def load_optional(name: str, package: str) -> ModuleType:
     Raises
     ------
     UserError
-        Where it is not there; names the package to install.
+        Where it is not installed; names the package to install.
     """
     try:
         return import_module(name)

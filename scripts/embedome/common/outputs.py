@@ -1,4 +1,4 @@
-"""What may be written over: nothing that is there, unless embedome made it."""
+"""What may be written over: nothing that exists, unless embedome made it."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def check_output(
     inputs : sequence of paths
         Files that are read.
     is_own : callable
-        Whether a file is one that embedome made of this kind, which is replaced. Without it none is.
+        Whether a file is of this kind and embedome made it: such a file is replaced. Without it none is.
 
     Raises
     ------
@@ -145,6 +145,6 @@ def others_in(folder: Path, names: re.Pattern[str]) -> Iterator[str]:
         for name in sorted([*files, *(name for name in folders if (here / name).is_symlink())]):
             below = f"{(here / name).relative_to(folder).as_posix()}{'' if name else '/'}"
             kind = kind_of(here / name) if name else ""
-            # What is no longer there was another process's.
+            # What has gone meanwhile was another process's.
             if kind is not None and name != SNAKEMAKE_MARK and (kind or not names.fullmatch(below)):
                 yield below

@@ -83,7 +83,7 @@ class Run:
         self.announce(0)
 
     def announce(self, number: int) -> None:
-        """Have the kernel read a batch, if there is one, while others are worked on."""
+        """Have the kernel read a batch, if it exists, while others are worked on."""
         if number < len(self.index.places) and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file.fileno(), *self.index.places[number], os.POSIX_FADV_WILLNEED)
 

@@ -11,7 +11,6 @@ Parquet format, "Data Pages" and `parquet.thrift` (https://parquet.apache.org/do
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa

@@ -133,7 +133,7 @@ class Found:
 
 
 def check_no_text(parent: Element) -> None:
-    """Refuse text between elements, which has come there where something broke off, and stands for what is missing."""
+    """Refuse text between elements: it appears where a writer broke off, in place of what is missing."""
     for text in (parent.text, *(element.tail for element in parent)):
         if text and not text.isspace():
             raise SchemaError(f"between its elements stands {' '.join(text.split())[:SHOWN_BYTES]!r}")
