@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedome.annotation.build_reference import LOOKUP_NAMES, build_reference
 from embedome.annotation.hits import HitFinder, Hits, Queries
@@ -32,7 +31,7 @@ from embedome.common.outputs import check_outside, check_own_folder
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import METADATA_KEY
 from embedome.dataset.open import open_dataset
-from embedome.parquet.reader import ParquetFile
+from embedome.parquet.reader import ParquetFile, merge_by_id
 from embedome.parquet.vectors import vector_matrix
 from embedome.parquet.writer import ParquetSink
 
@@ -106,7 +105,7 @@ def annotate_files(
         ParquetSink(path, SCHEMA, GROUP_ROWS, use_dictionary=dictionary, write_statistics=["id", "label"]) as sink,
         Progress("annotate", "proteins", total) as progress,
     ):
-        for rows in batches(in_id_order(read_groups(parts), read_groups(duplicates))):
+        for rows in batches(merge_by_id([read_groups(parts), read_groups(duplicates)])):
             queries = make_queries(rows, catalog if settings.max_identity is not None else None)
             hits = finder.find(queries)
             labels = transfer_labels(
@@ -129,24 +128,6 @@ def read_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
             rows = file.read_row_group(group, columns=COLUMNS, use_threads=False)
             if len(rows):
                 yield rows
-
-
-def in_id_order(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Merge two streams of tables into one; all in the order of their ids, none empty."""
-    streams = one, other
-    waiting = [next(stream, None) for stream in streams]
-    while all(table is not None for table in waiting):
-        pivot = min(table["id"][-1].as_py() for table in waiting)
-        ready = []
-        for number, table in enumerate(waiting):
-            cut = pc.sum(pc.less_equal(table["id"], pivot)).as_py()
-            ready.append(table.slice(0, cut))
-            waiting[number] = table.slice(cut) if cut < len(table) else next(streams[number], None)
-        yield pa.concat_tables(ready).combine_chunks().sort_by("id")
-    for table, stream in zip(waiting, streams, strict=True):
-        if table is not None:
-            yield table
-        yield from stream
 
 
 def batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -8,16 +8,14 @@ import logging
 import os
 import re
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from embedome.catalog.table import CATALOG, check_catalog
 from embedome.common.atomic_files import atomic_directory
@@ -29,26 +27,16 @@ from embedome.common.outputs import check_own_folder
 from embedome.common.parallel import map_in_order
 from embedome.common.terms import SPLITS
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
-from embedome.dataset.format import (
-    ALL_SKIPPED,
-    COMMON_METADATA,
-    KEYS,
-    MANIFEST,
-    METADATA,
-    RESIDUES_FOLDER,
-    SKIPPED_FILE,
-    embedding_metadata,
-    embedding_schema,
-)
-from embedome.dataset.manifest import OTHER_FILES, describe_bytes, write_manifest
-from embedome.dataset.part_file import describe_file, embedding_sink, is_own_file
+from embedome.dataset.format import KEYS, MANIFEST, RESIDUES_FOLDER, embedding_metadata
+from embedome.dataset.part_file import describe_file, embedding_sink, is_own_file, part_info
 from embedome.dataset.provenance import check_same_vectors, worst_deviation
 from embedome.dataset.reuse import Reuse
+from embedome.merging.account import SplitAccount, concat_skipped, write_account
 from embedome.merging.joined_files import FileTask, build_file, link_or_copy, plan_files
 from embedome.merging.reused_rows import ReusedRows, merge_in_catalog_order, write_files
 from embedome.merging.verified_parts import ListedPart, VerifiedPart, check_keys, list_parts
 from embedome.parquet.id_lookup import find_in_files
-from embedome.parquet.reader import ParquetFile, RowReader, rows_of_groups
+from embedome.parquet.reader import RowReader
 from embedome.parquet.row_file import read_file
 from embedome.splits.split_table import read_split_catalog
 
@@ -59,6 +47,8 @@ DATASET_NAMES = re.compile(
     r"(_residues/)?split=\w+/((part|duplicates)-[\d-]+(\.residues)?\.parquet)?"
 )
 
+# Of a merge that reuses rows, in the folder that becomes the data set.
+SCRATCH = "scratch"
 
 DUPLICATE_ROWS = 100_000
 DUPLICATE_SCHEMA = pa.schema([CATALOG.field(name) for name in CATALOG_COLUMNS])
@@ -108,24 +98,21 @@ def merge_shards(
     UserError
         Names the part that is missing, damaged, stale or not of its shard, and how to rebuild it.
     """
-    account, file_bytes = read_json(shards), round(file_mb * 1_000_000)
+    account = read_json(shards)
     check_catalog(catalog, account.get("catalog_sha256"), shards)
     parts, provenance = list_parts([Path(path) for path in manifests], account)
     if reuse:
         provenance |= worst_deviation([provenance, reuse.earlier["provenance"]])
     workers = workers or DaskWorkers()
     with atomic_directory(dataset, check_own_dataset) as folder:
-        merger = Merger(folder, catalog, splits, provenance, reuse)
+        merge = begin_merge(folder, catalog, splits, provenance, round(file_mb * 1_000_000), reuse)
         with workers.client() as client, Progress("merge", "parts", len(parts)) as progress:
             do = partial(map_in_order, client.get_executor(pure=False), ahead=workers.at_once + 1)
-            for split in SPLITS:
-                mine = [part for part in parts if part.split == split]
-                merger.begin(split, progress)
-                (merger.weave if reuse else merger.join)(split, mine, file_bytes, do)
-                merger.end(split, account["reused"][split])
-        for split in SPLITS:
-            merger.write_duplicates(split)
-        manifest = merger.finish()
+            verified = [merge_split(merge, split, parts, account["reused"][split], do, progress) for split in SPLITS]
+        schema = merge.earlier.data.schema if merge.earlier else part_info(parts[0].path).schema
+        accounts = [one + write_duplicates(merge, one.split, schema, verified) for one in verified]
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        manifest = write_account(folder, schema, accounts, provenance, merge.earlier and merge.earlier.identity)
     log.info("%s: %s rows in %d splits", dataset, f"{manifest['rows']:,}", len(SPLITS))
     return manifest
 
@@ -145,215 +132,191 @@ def is_dataset(folder: Path) -> bool:
     return all(f'"{name}"' in listed or is_own_file(folder / name) for name in names)
 
 
-class Merger:
-    """Builds the data set in a folder, split by split, and keeps its account."""
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What is merged, and the folder that it is merged into."""
 
-    def __init__(
-        self,
-        folder: Path,
-        catalog: str | os.PathLike,
-        splits: str | os.PathLike,
-        provenance: dict[str, Any],
-        reuse: Reuse | None,
-    ) -> None:
-        self.folder, self.catalog, self.splits, self.provenance = folder, catalog, splits, provenance
-        self.reused_rows = reuse.rows if reuse else np.empty(0, np.int64)
-        self.scratch = folder / "scratch"
-        self.earlier: ReusedRows | None = None
-        self.schema: pa.Schema | None = None
-        self.census = count_rows(catalog, splits)
-        self.states = {split: Counter() for split in SPLITS}
-        self.reused = {split: Counter() for split in SPLITS}
-        self.files: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        self.residues: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        self.skipped = [ALL_SKIPPED.empty_table()]
-        for split in SPLITS:
-            (folder / f"split={split}").mkdir()
-        if reuse:
-            check_same_vectors(reuse.earlier["provenance"], provenance)
-            data = reuse.open()
-            self.schema = data.schema
-            self.scratch.mkdir()
-            self.earlier = ReusedRows(data, reuse, catalog, splits, self.scratch)
+    folder: Path
+    catalog: str | os.PathLike
+    splits: str | os.PathLike
+    provenance: dict[str, Any]
+    file_bytes: int
+    counts: np.ndarray
+    """Rows of the catalog, as `count_rows` returns them."""
+    reused: np.ndarray
+    """Rows of the catalog that an earlier data set has, ascending, int64 [n]."""
+    earlier: ReusedRows | None
+    """Their rows there; None where nothing is reused."""
 
-    def rows(
-        self, split: str, columns: Sequence[str] = CATALOG_COLUMNS, *, duplicates: bool, reused: bool = True
-    ) -> Iterator[pa.Table]:
-        """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without."""
-        code, start = SPLITS.index(split), 0
-        if not self.census[code, int(duplicates)]:
-            return
-        for table, codes in read_split_catalog(self.catalog, self.splits, columns):
-            is_duplicate = table["duplicate_of"].is_valid().to_numpy()
-            wanted = (codes == code) & (is_duplicate == duplicates)
-            if not reused:
-                first, last = np.searchsorted(self.reused_rows, [start, start + len(table)])
-                wanted[self.reused_rows[first:last] - start] = False
-            yield table.filter(wanted)
-            start += len(table)
 
-    def begin(self, split: str, progress: Progress) -> None:
-        """Begin with a split's new sequences, which parts must now hold, each once and in order, and no other."""
-        self.progress = progress
-        rows = self.rows(split, [*KEYS.names, "duplicate_of"], duplicates=False, reused=False)
-        self.expected = RowReader((table.select(KEYS.names).cast(KEYS) for table in rows), KEYS)
+def begin_merge(
+    folder: Path,
+    catalog: str | os.PathLike,
+    splits: str | os.PathLike,
+    provenance: dict[str, Any],
+    file_bytes: int,
+    reuse: Reuse | None,
+) -> Merge:
+    """Make the folders of the splits, and open the earlier data set.
 
-    def join(self, split: str, parts: list[ListedPart], file_bytes: int, do: Do) -> None:
-        """Make the split's files of its parts."""
-        groups = plan_files(parts, file_bytes)
-        for built in do(build_file, (FileTask(self.folder, group, self.provenance) for group in groups)):
-            for checked in built.parts:
-                self.add(checked)
-            self.files[split].append(built.entry)
+    Raises
+    ------
+    UserError
+        Where rows of the earlier data set cannot be taken.
+    """
+    counts = count_rows(catalog, splits)
+    for split in SPLITS:
+        (folder / f"split={split}").mkdir()
+    if reuse is None:
+        return Merge(folder, catalog, splits, provenance, file_bytes, counts, np.empty(0, np.int64), None)
+    check_same_vectors(reuse.earlier["provenance"], provenance)
+    data = reuse.open()
+    (folder / SCRATCH).mkdir()
+    earlier = ReusedRows(data, reuse, catalog, splits, folder / SCRATCH)
+    return Merge(folder, catalog, splits, provenance, file_bytes, counts, reuse.rows, earlier)
 
-    def weave(self, split: str, parts: list[ListedPart], file_bytes: int, do: Do) -> None:
-        """Make the split's files of its parts and of rows of the earlier data set."""
-        sources = [self.new_rows(parts, do), *(self.counted(split, rows) for rows in self.earlier.streams(split))]
-        rows = merge_in_catalog_order(
-            self.rows(split, duplicates=False), [RowReader(each, self.schema) for each in sources]
-        )
-        self.files[split] += write_files(self.folder, split, RowReader(rows, self.schema), file_bytes, self.provenance)
 
-    def new_rows(self, parts: list[ListedPart], do: Do) -> Iterator[pa.Table]:
-        """Check parts and yield their rows."""
-        for checked in do(check_keys, parts):
-            self.add(checked)
-            yield read_file(checked.part.path)
+def merge_split(
+    merge: Merge, split: str, parts: Iterable[ListedPart], reused: int, do: Do, progress: Progress
+) -> SplitAccount:
+    """Make a split's files of its parts, and of `reused` rows of the earlier data set.
 
-    def counted(self, split: str, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass reused rows on, counted by state."""
-        for table in tables:
-            states = table["state"].to_pylist()
-            self.states[split].update(states)
-            self.reused[split].update(states)
-            yield table
+    Raises
+    ------
+    UserError
+        Where the parts do not hold the split's new sequences, each once and in order, and no other; where there are
+        fewer reused rows, or more.
+    """
+    account, expected = SplitAccount(split), expected_keys(merge, split)
+    parts = [part for part in parts if part.split == split]
+    if merge.earlier:
+        new = read_new_rows(merge, do(check_keys, parts), expected, account, progress)
+        write_with_reused(merge, merge.earlier, new, account)
+    else:
+        groups = plan_files(parts, merge.file_bytes)
+        for built in do(build_file, (FileTask(merge.folder, group, merge.provenance) for group in groups)):
+            for part in built.parts:
+                add_part(merge, part, expected, account, progress)
+            account.files.append(built.entry)
+    if (found := account.reused.total()) != reused:
+        raise UserError(f"split {split}: {found:,} reused rows; expected {reused:,}. Rerun the reuse stage")
+    if missing := expected.take(1).to_pylist():
+        name = missing[0]["id"]
+        raise UserError(f"split {split}: {name!r} and what follows is in no shard; rerun the shard stage")
+    return account
 
-    def add(self, checked: VerifiedPart) -> None:
-        """Add the part that comes next.
 
-        Raises
-        ------
-        UserError
-            At the first id that is missing, alien or has another sequence.
-        """
-        self.prove(checked)
-        split = checked.part.split
-        self.states[split].update(checked.states)
-        self.add_skipped(split, checked.skipped)
-        self.schema = embedding_schema(checked.dimension, self.provenance["pooling"])
-        if checked.part.residues:
-            self.link_residues(checked.part)
-        self.progress.update(1)
+def expected_keys(merge: Merge, split: str) -> RowReader:
+    """Read ids and digests of a split's new sequences, which its parts must hold."""
+    rows = read_split(merge, split, [*KEYS.names, "duplicate_of"], duplicates=False, reused=False)
+    return RowReader((table.select(KEYS.names).cast(KEYS) for table in rows), KEYS)
 
-    def prove(self, checked: VerifiedPart) -> None:
-        """Compare a part's sequences with those that must come next."""
-        keys = self.expected.take(len(checked.keys))
-        if not keys.equals(checked.keys.combine_chunks()):
-            pairs = zip(checked.keys.to_pylist(), [*keys.to_pylist(), None], strict=False)
-            found, wanted = next(pair for pair in pairs if pair[0] != pair[1])
-            raise checked.part.fault(f"has {found} where the catalog has {wanted}")
 
-    def end(self, split: str, reused: int) -> None:
-        """Check that nothing of the split is left.
+def read_split(
+    merge: Merge, split: str, columns: Sequence[str] = CATALOG_COLUMNS, *, duplicates: bool, reused: bool = True
+) -> Iterator[pa.Table]:
+    """Yield the catalog's rows of a split: its duplicates, or its canonical ids, with those reused or without."""
+    code, start = SPLITS.index(split), 0
+    if not merge.counts[code, int(duplicates)]:
+        return
+    for table, codes in read_split_catalog(merge.catalog, merge.splits, columns):
+        is_duplicate = table["duplicate_of"].is_valid().to_numpy()
+        wanted = (codes == code) & (is_duplicate == duplicates)
+        if not reused:
+            first, last = np.searchsorted(merge.reused, [start, start + len(table)])
+            wanted[merge.reused[first:last] - start] = False
+        yield table.filter(wanted)
+        start += len(table)
 
-        Raises
-        ------
-        UserError
-            Names the first sequence that is, or says how many reused ones are missing.
-        """
-        if (found := sum(self.reused[split].values())) != reused:
-            raise UserError(f"split {split}: {found:,} reused rows; expected {reused:,}. Rerun the reuse stage")
-        if missing := self.expected.take(1).to_pylist():
-            name = missing[0]["id"]
-            raise UserError(f"split {split}: {name!r} and what follows is in no shard; rerun the shard stage")
 
-    def link_residues(self, part: ListedPart) -> None:
-        """Link a part's file of residues' vectors into the data set."""
-        name = f"{RESIDUES_FOLDER}/split={part.split}/part-{part.residues.name}"
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(part.residues, self.folder / name)
-        ends = {key: part.entry[key] for key in ("first_id", "last_id")}
-        self.residues[part.split].append({**part.entry["per_residue"], **ends, "file": name})
+def read_new_rows(
+    merge: Merge, verified: Iterable[VerifiedPart], expected: RowReader, account: SplitAccount, progress: Progress
+) -> Iterator[pa.Table]:
+    """Add parts, and yield their rows."""
+    for part in verified:
+        add_part(merge, part, expected, account, progress)
+        yield read_file(part.part.path)
 
-    def add_skipped(self, split: str, skipped: pa.Table) -> None:
-        """Note sequences that got no vector."""
-        self.skipped.append(skipped.append_column("split", pa.array([split] * len(skipped), pa.string())))
 
-    def write_duplicates(self, split: str) -> None:
-        """Write a split's duplicates, each with its canonical row's vector, in files of bounded size."""
-        reader = RowReader(self.rows(split, duplicates=True), DUPLICATE_SCHEMA)
-        index = 0
-        while len(rows := reader.take(DUPLICATE_ROWS)):
-            table = self.with_vectors(split, rows)
-            if len(table):
-                name = f"split={split}/duplicates-{index:05d}.parquet"
-                self.write_rows(split, name, table)
-                index += 1
+def add_part(
+    merge: Merge, verified: VerifiedPart, expected: RowReader, account: SplitAccount, progress: Progress
+) -> None:
+    """Add the part that comes next to its split's account, and its file of residues' vectors to the data set.
 
-    def with_vectors(self, split: str, rows: pa.Table) -> pa.Table:
-        """Give duplicates the vectors of their canonical ids, whatever split these are in; note the skipped ones."""
+    Raises
+    ------
+    UserError
+        At the first id that is missing, alien or has another sequence.
+    """
+    check_expected(verified, expected.take(len(verified.keys)))
+    account.states.update(verified.states)
+    account.skipped.append(verified.skipped)
+    if verified.part.residues:
+        account.residues.append(link_residues(merge.folder, verified.part, verified.part.residues))
+    progress.update(1)
+
+
+def check_expected(verified: VerifiedPart, expected: pa.Table) -> None:
+    """Compare a part's sequences with those that must come next."""
+    if not expected.equals(verified.keys.combine_chunks()):
+        pairs = zip(verified.keys.to_pylist(), [*expected.to_pylist(), None], strict=False)
+        found, wanted = next(pair for pair in pairs if pair[0] != pair[1])
+        raise verified.part.fault(f"has {found} where the catalog has {wanted}")
+
+
+def link_residues(folder: Path, part: ListedPart, residues: Path) -> dict[str, Any]:
+    """Link a part's file of residues' vectors into the data set; return its entry in the manifest."""
+    name = f"{RESIDUES_FOLDER}/split={part.split}/part-{residues.name}"
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    link_or_copy(residues, folder / name)
+    ends = {key: part.entry[key] for key in ("first_id", "last_id")}
+    return {**part.entry["per_residue"], **ends, "file": name}
+
+
+def write_with_reused(merge: Merge, earlier: ReusedRows, new: Iterable[pa.Table], account: SplitAccount) -> None:
+    """Write a split's new rows and those of the earlier data set into files, in the order of the catalog."""
+    schema = earlier.data.schema
+    reused = (count_reused(rows, account) for rows in earlier.streams(account.split))
+    catalog = read_split(merge, account.split, duplicates=False)
+    rows = RowReader(merge_in_catalog_order(catalog, [new, *reused], schema), schema)
+    account.files.extend(write_files(merge.folder, account.split, rows, merge.file_bytes, merge.provenance))
+
+
+def count_reused(tables: Iterable[pa.Table], account: SplitAccount) -> Iterator[pa.Table]:
+    """Pass reused rows on, counted by state."""
+    for table in tables:
+        states = table["state"].to_pylist()
+        account.states.update(states)
+        account.reused.update(states)
+        yield table
+
+
+def write_duplicates(merge: Merge, split: str, schema: pa.Schema, verified: Sequence[SplitAccount]) -> SplitAccount:
+    """Write a split's duplicates in files of bounded size, each with its canonical row's vector.
+
+    That row is in any of the splits in `verified`. Duplicates of a skipped sequence are skipped, too.
+    """
+    account = SplitAccount(split)
+    canonical = [file for each in verified for file in each.files]
+    reader = RowReader(read_split(merge, split, duplicates=True), DUPLICATE_SCHEMA)
+    while len(rows := reader.take(DUPLICATE_ROWS)):
         wanted = sorted(set(rows["duplicate_of"].to_pylist()))
-        files = [file for split in SPLITS for file in self.files[split]]
-        canonical = find_in_files(self.folder, files, wanted, self.schema)
-        table, lost = duplicate_rows(rows, canonical)
+        table, lost = duplicate_rows(rows, find_in_files(merge.folder, canonical, wanted, schema))
         if len(lost):
-            self.add_skipped(split, skipped_duplicates(lost, pa.concat_tables(self.skipped)))
-        return table
+            account.skipped.append(skipped_duplicates(lost, concat_skipped(verified)))
+        if len(table):
+            name = f"split={split}/duplicates-{len(account.files):05d}.parquet"
+            account.files.append(write_rows(merge.folder, name, table, merge.provenance))
+            account.states.update(table["state"].to_pylist())
+    return account
 
-    def write_rows(self, split: str, name: str, table: pa.Table) -> None:
-        """Write rows as one more file of the data set."""
-        path = self.folder / name
-        with embedding_sink(path, table.schema) as sink:
-            sink.write(table)
-            sink.describe(embedding_metadata(self.provenance))
-        self.files[split].append({**describe_file(path, len(table), table["id"].to_pylist()), "file": name})
-        self.states[split].update(table["state"].to_pylist())
 
-    def finish(self) -> dict[str, Any]:
-        """Write the metadata files and the manifest."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        skipped = pa.concat_tables(self.skipped).sort_by("id")
-        pq.write_table(skipped, self.folder / SKIPPED_FILE, compression="zstd", use_dictionary=["reason", "split"])
-        self.write_metadata()
-        reasons = {
-            split: dict(
-                sorted(Counter(skipped.filter(pc.equal(skipped["split"], split))["reason"].to_pylist()).items())
-            )
-            for split in SPLITS
-        }
-        manifest = {
-            "dimension": self.schema.field("embedding").type.list_size,
-            "rows": sum(sum(states.values()) for states in self.states.values()),
-            "splits": {
-                split: {
-                    "rows": sum(self.states[split].values()),
-                    "states": dict(sorted(self.states[split].items())),
-                    "reused": dict(sorted(self.reused[split].items())),
-                    "skipped": reasons[split],
-                    "files": self.files[split],
-                    "residues": self.residues[split],
-                }
-                for split in SPLITS
-            },
-            OTHER_FILES: [describe_bytes(self.folder, name) for name in (COMMON_METADATA, METADATA, SKIPPED_FILE)],
-            "provenance": self.provenance,
-            "earlier": self.earlier and self.earlier.identity,
-        }
-        return write_manifest(self.folder, manifest)
-
-    def write_metadata(self) -> None:
-        """Write ``_metadata``, the footers of all files in one, and ``_common_metadata``, the schema.
-
-        Each file's line in the manifest gets the rows of its row groups, so that readers need no footer to plan.
-        """
-        pq.write_metadata(self.schema, self.folder / COMMON_METADATA)
-        footers = []
-        for file in (file for split in SPLITS for file in self.files[split]):
-            footer = ParquetFile(self.folder / file["file"]).metadata
-            footer.set_file_path(file["file"])
-            file["row_groups"] = rows_of_groups(footer)
-            footers.append(footer)
-        pq.write_metadata(self.schema, self.folder / METADATA, footers)
+def write_rows(folder: Path, name: str, table: pa.Table, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Write rows as a file of the data set; return its entry in the manifest."""
+    with embedding_sink(folder / name, table.schema) as sink:
+        sink.write(table)
+        sink.describe(embedding_metadata(provenance))
+    return {**describe_file(folder / name, len(table), table["id"].to_pylist()), "file": name}
 
 
 def count_rows(catalog: str | os.PathLike, splits: str | os.PathLike) -> np.ndarray:

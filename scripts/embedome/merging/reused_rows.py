@@ -22,7 +22,7 @@ from embedome.dataset.part_file import describe_file, embedding_sink, vectors_fi
 from embedome.dataset.reuse import Reuse
 from embedome.merging.joined_files import FILE_BYTES
 from embedome.parquet.external_sort import RunIndex, in_order, merge_runs, write_run
-from embedome.parquet.reader import ParquetFile, RowReader
+from embedome.parquet.reader import ParquetFile, RowReader, merge_by_id
 from embedome.parquet.vectors import GROUP_ROWS
 from embedome.splits.split_table import read_split_catalog
 
@@ -63,7 +63,7 @@ class ReusedRows:
         self.runs = self.sort_renamed()
 
     def streams(self, split: str) -> list[Iterator[pa.Table]]:
-        """Streams of the rows that are now in a split, each in id order."""
+        """Return streams of the rows that are now in a split, each in id order."""
         kept = (self.codes == SPLITS.index(split)) & ~self.renamed
         streams = [(table for table, _ in self.read(name, kept)) for name in self.data.splits]
         return [*streams, self.sorted_rows(SPLITS.index(split))]
@@ -110,7 +110,7 @@ class ReusedRows:
                 yield renamed.append_column("record", pa.array(self.codes[places].astype(np.int64)))
 
     def sorted_rows(self, code: int) -> Iterator[pa.Table]:
-        """The renamed rows of a split in the order of their new ids."""
+        """Yield the renamed rows of a split in the order of their new ids."""
         if self.runs[code]:
             schema = self.data.schema.append(pa.field("record", pa.int64()))
             for table in merge_runs(self.runs[code], schema):
@@ -123,15 +123,19 @@ def check_finite(path: Path, table: pa.Table, poolings: Sequence[str]) -> None:
         raise UserError(f"{path}: a vector is not finite; check the data set of reuse.dataset by embedome verify")
 
 
-def merge_in_catalog_order(catalog: Iterable[pa.Table], sources: Sequence[RowReader]) -> Iterator[pa.Table]:
+def merge_in_catalog_order(
+    catalog: Iterable[pa.Table], sources: Iterable[Iterable[pa.Table]], schema: pa.Schema
+) -> Iterator[pa.Table]:
     """Merge rows of several sources into the order of the catalog.
 
     Parameters
     ----------
     catalog : iterable of pyarrow.Table
         The rows of a split: id, digest, taxid and n_members.
-    sources : sequence of RowReader
+    sources : iterable of iterables of pyarrow.Table
         Embedding rows, each in id order. Together they have no id that is not in the catalog, and none twice.
+    schema : pyarrow.Schema
+        Of the embedding rows.
 
     Yields
     ------
@@ -141,30 +145,27 @@ def merge_in_catalog_order(catalog: Iterable[pa.Table], sources: Sequence[RowRea
     Raises
     ------
     UserError
-        Where a source has an id twice, one that is not there, or one of another sequence.
+        Where a source has an id twice or out of order, one that is not in the catalog, or one of another sequence.
     """
-    for expected in catalog:
-        if not len(expected):
-            continue
-        last = expected["id"][-1].as_py()
-        rows = pa.concat_tables(source.take_through(last) for source in sources).sort_by("id").combine_chunks()
+    merged = RowReader(merge_by_id(sources), schema)
+    for expected in filter(len, catalog):
+        rows = merged.take_through(expected["id"][-1].as_py()).combine_chunks()
         place = pc.index_in(rows["id"], value_set=expected["id"].combine_chunks())
         mine = expected.take(place)
         wrong = pc.fill_null(pc.not_equal(mine["digest"], rows["digest"]), True)
-        repeated = pc.equal(rows["id"][1:], rows["id"][:-1])
-        if pc.any(wrong, min_count=0).as_py() or pc.any(repeated, min_count=0).as_py():
-            raise changed()
+        ascending = pc.less(rows["id"][:-1], rows["id"][1:])
+        if pc.any(wrong, min_count=0).as_py() or not pc.all(ascending, min_count=0).as_py():
+            raise changed_rows_error()
         for name in ("taxid", "n_members"):
             position = rows.schema.get_field_index(name)
             rows = rows.set_column(position, rows.schema.field(position), mine[name])
         yield rows
-    for source in sources:
-        if len(source.take(1)):
-            raise changed()
+    if len(merged.take(1)):
+        raise changed_rows_error()
 
 
-def changed() -> UserError:
-    """The error for rows that are not those that were to come."""
+def changed_rows_error() -> UserError:
+    """Return the error for rows that are not the expected ones."""
     return UserError(
         "the rows of the data set of reuse.dataset are not those that the reuse stage found; check it by "
         "embedome verify, and rerun the reuse stage"
@@ -174,7 +175,7 @@ def changed() -> UserError:
 def write_files(
     folder: Path, split: str, rows: RowReader, file_bytes: int, provenance: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Write rows of a split into files of about `file_bytes` of vectors, whole row groups each; give their lines."""
+    """Write rows of a split into files of about `file_bytes` of vectors, whole row groups each; yield their entries."""
     table = rows.take(GROUP_ROWS)
     row_bytes = sum(2 * field.type.list_size for field in table.schema if pa.types.is_fixed_size_list(field.type))
     file_rows = max(1, (file_bytes or FILE_BYTES) // (row_bytes * GROUP_ROWS)) * GROUP_ROWS

@@ -52,8 +52,6 @@ class VerifiedPart:
     keys: pa.Table
     skipped: pa.Table
     states: Counter[str]
-    # Not the schema: on its way between processes it loses which items of a list may be null.
-    dimension: int
 
 
 def list_parts(manifests: Sequence[Path], shards: Mapping[str, Any]) -> tuple[list[ListedPart], dict[str, Any]]:
@@ -141,7 +139,7 @@ def check_part(part: ListedPart) -> tuple[VerifiedPart, pa.Table]:
     ids = table["id"].combine_chunks()
     if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
         raise part.fault("ids out of order")
-    return VerifiedPart(part, keys, skipped, Counter(table["state"].to_pylist()), info.dimension), table
+    return VerifiedPart(part, keys, skipped, Counter(table["state"].to_pylist())), table
 
 
 def check_keys(part: ListedPart) -> VerifiedPart:

@@ -1,4 +1,4 @@
-"""Parquet files read with page checksums, damage named; rows taken off a stream of tables."""
+"""Parquet files read with page checksums, damage named; rows taken off a stream of tables, and streams merged."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -43,6 +43,26 @@ class RowReader:
             if len(self.rest):
                 break
         return pa.concat_tables(pieces)
+
+
+def merge_by_id(streams: Iterable[Iterable[pa.Table]]) -> Iterator[pa.Table]:
+    """Merge streams of tables, rows of each in the order of their ids, into one such stream, no table empty.
+
+    At most one table of each stream is held. The tables have the same columns, ``id`` among them.
+    """
+    sources = [filter(len, stream) for stream in streams]
+    waiting = [(table, source) for source in sources if (table := next(source, None)) is not None]
+    while waiting:
+        # No row up to the smallest last id is still to come, of whichever stream.
+        pivot = min(table["id"][-1].as_py() for table, _ in waiting)
+        counts = [pc.sum(pc.less_equal(table["id"], pivot)).as_py() for table, _ in waiting]
+        ready = [table.slice(0, count) for (table, _), count in zip(waiting, counts, strict=True) if count]
+        yield ready[0] if len(ready) == 1 else pa.concat_tables(ready).combine_chunks().sort_by("id")
+        rests = [
+            (table.slice(count) if count < len(table) else next(source, None), source)
+            for (table, source), count in zip(waiting, counts, strict=True)
+        ]
+        waiting = [(rest, source) for rest, source in rests if rest is not None]
 
 
 class ParquetFile(pq.ParquetFile):

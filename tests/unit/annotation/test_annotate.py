@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from Bio.Align import PairwiseAligner, substitution_matrices
-from embedome.annotation.annotate import annotate_dataset, annotate_partition, in_id_order
+from embedome.annotation.annotate import annotate_dataset, annotate_partition
 from embedome.annotation.build_reference import build_reference
 from embedome.annotation.hits import HitFinder, Queries
 from embedome.annotation.labels import LabelSource
@@ -24,8 +24,6 @@ from embedome.dataset import open_dataset
 from embedome.dataset.manifest import read_manifest, write_manifest
 from embedome.embedding.settings import EmbedSettings
 from helpers.small_run import RESIDUES, prepare, random_records, rough_model, rows, snapshot
-from hypothesis import given
-from hypothesis import strategies as st
 
 ALIGNER = PairwiseAligner(substitution_matrix=substitution_matrices.load("BLOSUM62"))
 ALIGNER.open_internal_gap_score, ALIGNER.extend_internal_gap_score, ALIGNER.end_gap_score = -11, -1, 0
@@ -279,20 +277,6 @@ def test_a_large_look_up_set_is_searched_in_lists(line, truth, table, annotated,
         shares.append(min(4, found) / 4)
     assert index["recall"] == {"recall": pytest.approx(np.mean(shares), abs=1e-6), "queries": len(truth), "seed": 0}
     assert np.mean(shares) < 1
-
-
-@given(st.lists(st.integers(0, 60), unique=True), st.integers(1, 5), st.integers(1, 5), st.randoms())
-def test_two_streams_in_id_order_are_one(numbers, size, other_size, chance):
-    names = sorted(f"P{number:02d}" for number in numbers)
-    mine = [name for name in names if chance.random() < 0.5]
-    theirs = [name for name in names if name not in mine]
-
-    def stream(ids, rows):
-        return (pa.table({"id": ids[start : start + rows]}) for start in range(0, len(ids), rows))
-
-    merged = list(in_id_order(stream(mine, size), stream(theirs, other_size)))
-    assert all(len(table) for table in merged)
-    assert [name for table in merged for name in table["id"].to_pylist()] == names
 
 
 def test_the_one_file_of_embed_is_annotated_too(line, truth, table, annotated, tmp_path):
