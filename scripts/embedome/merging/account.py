@@ -26,7 +26,7 @@ class SplitAccount:
     skipped: list[pa.Table] = field(default_factory=list)
     """Of the `SKIPPED` schema."""
     files: list[dict[str, Any]] = field(default_factory=list)
-    """Entries of the manifest; `residues` are those of files of residues' vectors."""
+    """Entries of the manifest; `residues` are those of files of per-residue embeddings."""
     residues: list[dict[str, Any]] = field(default_factory=list)
 
     def __add__(self, other: Self) -> Self:

@@ -30,7 +30,7 @@ class FileTask:
 
 @dataclass(frozen=True, slots=True)
 class BuiltFile:
-    """A file that was made: its line in the manifest, and the parts in it."""
+    """A file that was made: its entry in the manifest, and the parts in it."""
 
     entry: dict[str, Any]
     parts: list[VerifiedPart]
@@ -86,7 +86,7 @@ def build_file(task: FileTask) -> BuiltFile:
 
 
 def link_or_copy(path: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where that cannot be."""
+    """Link a file under a second name, or copy it where it cannot be linked."""
     try:
         os.link(path, target)
     except OSError as error:

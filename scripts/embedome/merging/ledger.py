@@ -97,7 +97,7 @@ def make_ledger(
 def split_account(
     name: str, split: Mapping, shards: Mapping, manifests: Sequence[Mapping[str, Any]], dataset: Mapping
 ) -> dict[str, Any]:
-    """The account of one split, from its records to its rows in the data set."""
+    """Draw up the account of one split, from its records to its rows in the data set."""
     counts, rows = split["splits"][name], dataset["splits"][name]
     found = {manifest["shard"]: manifest for manifest in manifests}
     held = [shard_account(name, shard, found.pop(shard["shard"], {})) for shard in shards["splits"][name]]
@@ -122,7 +122,7 @@ def split_account(
 
 
 def shard_account(split: str, shard: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The account of one shard: what it holds and what became of it."""
+    """Draw up the account of one shard: what it holds and what became of it."""
     states, skipped = manifest.get("states", {}), manifest.get("skipped", {})
     where = f"split {split}, shard {shard['shard']}"
     agree(f"{where}: sequences", shard, "in its manifest", manifest, "content_sha256")

@@ -78,7 +78,7 @@ def merge_shards(
         What the stages before wrote: the sequences that must be there.
     dataset : path
         Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
-        ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``; vectors of residues, where the shards have
+        ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``; per-residue embeddings, where the shards have
         them, in ``_residues/split=<split>/part-*.residues.parquet``.
     file_mb : float
         Megabytes. Parts in a row that are much smaller are joined into files of about this size; 0: all stay.
@@ -112,7 +112,8 @@ def merge_shards(
         schema = merge.earlier.data.schema if merge.earlier else part_info(parts[0].path).schema
         accounts = [one + write_duplicates(merge, one.split, schema, verified) for one in verified]
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        manifest = write_account(folder, schema, accounts, provenance, merge.earlier and merge.earlier.identity)
+        earlier = merge.earlier.identity if merge.earlier else None
+        manifest = write_account(folder, schema, accounts, provenance, earlier)
     log.info("%s: %s rows in %d splits", dataset, f"{manifest['rows']:,}", len(SPLITS))
     return manifest
 
@@ -123,7 +124,7 @@ def check_own_dataset(folder: str | os.PathLike) -> None:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether all files of splits are in the manifest or say themselves that they are embedome's.
+    """Return whether all files of splits are in the manifest or say themselves that they are embedome's.
 
     Snakemake removes the manifest before the rule runs.
     """
@@ -241,7 +242,7 @@ def read_new_rows(
 def add_part(
     merge: Merge, verified: VerifiedPart, expected: RowReader, account: SplitAccount, progress: Progress
 ) -> None:
-    """Add the part that comes next to its split's account, and its file of residues' vectors to the data set.
+    """Add the part that comes next to its split's account, and its file of per-residue embeddings to the data set.
 
     Raises
     ------
@@ -265,7 +266,7 @@ def check_expected(verified: VerifiedPart, expected: pa.Table) -> None:
 
 
 def link_residues(folder: Path, part: ListedPart, residues: Path) -> dict[str, Any]:
-    """Link a part's file of residues' vectors into the data set; return its entry in the manifest."""
+    """Link a part's file of per-residue embeddings into the data set; return its entry in the manifest."""
     name = f"{RESIDUES_FOLDER}/split={part.split}/part-{residues.name}"
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     link_or_copy(residues, folder / name)
@@ -320,7 +321,7 @@ def write_rows(folder: Path, name: str, table: pa.Table, provenance: Mapping[str
 
 
 def count_rows(catalog: str | os.PathLike, splits: str | os.PathLike) -> np.ndarray:
-    """Rows of the catalog by split (the last: in none), and by whether they are duplicates, int64 [4, 2]."""
+    """Count the catalog's rows by split (the last: in none), and by whether they are duplicates, int64 [4, 2]."""
     counts = np.zeros((len(SPLITS) + 1, 2), np.int64)
     for table, codes in read_split_catalog(catalog, splits, ["id", "duplicate_of"]):
         is_duplicate = table["duplicate_of"].is_valid().to_numpy()

@@ -35,12 +35,12 @@ class ListedPart:
 
     @property
     def residues(self) -> Path | None:
-        """Its file of residues' vectors, where there is one."""
+        """Its file of per-residue embeddings, where there is one."""
         entry = self.entry["per_residue"]
         return entry and self.path.parent / entry["file"]
 
     def fault(self, what: str) -> UserError:
-        """The error that says what is wrong with it and how to rebuild it alone."""
+        """Return the error that says what is wrong with it and how to rebuild it alone."""
         return UserError(f"{self.path}: {what}; rebuild it: rm -f '{self.path}' '{self.manifest}' and run again")
 
 
@@ -112,7 +112,7 @@ def read_manifest(path: Path, shard: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_part(part: ListedPart) -> tuple[VerifiedPart, pa.Table]:
-    """Check that a part's file is the one its manifest tells of, and sound; give its rows, too.
+    """Check that a part's file is the one in its manifest, and sound; return its rows, too.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def check_keys(part: ListedPart) -> VerifiedPart:
 
 
 def check_residues(part: ListedPart, sha256: str | None) -> None:
-    """Check that a part's file of residues' vectors is the one that was written and read back with it."""
+    """Check that a part's file of per-residue embeddings is the one that was written and read back with it."""
     if part.residues is None:
         return
     if not part.residues.is_file():

@@ -41,7 +41,7 @@ def own(merged: Line, tmp_path: Path) -> Line:
 
 @pytest.fixture(scope="module")
 def rich(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """A line with two vectors a row and the residues' vectors; read only."""
+    """A line with two vectors a row and per-residue embeddings; read only."""
     made = line.prepare(tmp_path_factory.mktemp("rich") / "line", RECORDS, SHARDS, PLAN)
     made.embed(model, EmbedSettings(pooling=("mean", "max"), per_residue=True))
     made.merge()

@@ -86,7 +86,7 @@ def test_files_are_sorted_and_their_ranges_disjoint(merged: Line) -> None:
             assert ids == sorted(set(ids))
 
 
-def test_manifest_tells_what_is_there(merged: Line, model: Path) -> None:
+def test_manifest_lists_what_is_there(merged: Line, model: Path) -> None:
     manifest = json.loads((merged.dataset / "_manifest.json").read_text())
     assert manifest["rows"] == len(RECORDS)
     assert manifest["dimension"] == 32
@@ -136,9 +136,7 @@ def test_duplicates_in_several_files(own: Line, merged: Line, monkeypatch: pytes
     assert sorted(table(own, columns)) == sorted(table(merged, columns))
 
 
-def test_skipped_sequences_and_their_duplicates_are_told_of(
-    model: Path, reference: HuggingFace, tmp_path: Path
-) -> None:
+def test_skipped_sequences_and_their_duplicates_are_listed(model: Path, reference: HuggingFace, tmp_path: Path) -> None:
     made = line.prepare(tmp_path, RECORDS, SHARDS)
     made.embed(model, SKIP, line.limits(1))
     manifest = made.merge()
@@ -327,7 +325,7 @@ def test_a_killed_merge_leaves_the_old_data_set(two_versions: tuple[Line, dict, 
     assert {path.name for path in made.folder.iterdir()} == present
 
 
-def test_a_crash_between_the_two_renames_is_mended(own: Line, merged: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_the_two_renames_is_repaired(own: Line, merged: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, calls = os.replace, []
 
     def crash(source: Path, target: Path) -> None:
@@ -393,5 +391,5 @@ def test_open_dataset_gives_residues_and_each_pooling(rich: Line, merged: Line, 
     assert data.to_dask(pooling="max").compute(scheduler="synchronous").shape == (len(RECORDS), 32)
     with pytest.raises(UserError, match="no vectors of pooling 'first'; there are mean, max"):
         data.get(ids, pooling="first")
-    with pytest.raises(UserError, match="no vectors of residues; embed with per_residue"):
+    with pytest.raises(UserError, match="no per-residue embeddings; embed with per_residue"):
         open_dataset(merged.dataset).residues(ids)

@@ -56,7 +56,7 @@ def follow_advice(own: Line, model: Path, message: str, settings: EmbedSettings 
             message = str(error)
         else:
             return
-    pytest.fail(f"not mended: {message}")
+    pytest.fail(f"not repaired: {message}")
 
 
 # Parts
@@ -163,7 +163,7 @@ def with_value(column: str, value: str) -> Callable[[Path], None]:
         (with_value("digest", "SQ.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), "where the catalog has"),
     ],
 )
-def test_a_damaged_part_is_named_and_can_be_mended(
+def test_a_damaged_part_is_named_and_can_be_rebuilt(
     own: Line, merged: Line, model: Path, position: int, damage: Callable[[Path], None], what: str
 ) -> None:
     part = parts(own)[position]
@@ -179,7 +179,7 @@ def test_a_damaged_part_is_named_and_can_be_mended(
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
-def test_a_damaged_file_of_residues_is_named_and_can_be_mended(
+def test_a_damaged_file_of_residues_is_named_and_can_be_rebuilt(
     rich: Line, model: Path, tmp_path: Path, damage: str
 ) -> None:
     own = rich.copy(tmp_path / "line")
@@ -235,7 +235,7 @@ def test_a_record_that_is_in_no_shard_is_found(own: Line) -> None:
 # Shards and their manifests
 
 
-def embed_anew(own: Line, split: str, model: Path, settings: EmbedSettings | None = None) -> None:
+def embed_again(own: Line, split: str, model: Path, settings: EmbedSettings | None = None) -> None:
     """Embed one shard of a split in another way."""
     own.manifest(split).unlink()
     own.embed(model, settings)
@@ -246,7 +246,7 @@ def embed_anew(own: Line, split: str, model: Path, settings: EmbedSettings | Non
 def test_shards_embedded_in_different_ways_are_not_mixed(
     own: Line, merged: Line, model: Path, other_model: Path, split: str, settings: EmbedSettings | None
 ) -> None:
-    embed_anew(own, split, model if settings else other_model, settings)
+    embed_again(own, split, model if settings else other_model, settings)
     message = fault_of(own)
     assert "embedded in another way" in message
     assert str(own.manifest(split)) in message
