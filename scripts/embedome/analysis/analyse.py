@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedome.analysis.composition import check_sequences, count_residues
-from embedome.analysis.dataset_pass import ALL, DatasetPass, SplitSums, count_shared, scan_dataset, shared_vectors
+from embedome.analysis.dataset_pass import ALL, DatasetPass, SplitSums, count_equal, count_shared, scan_dataset
 from embedome.analysis.drift import REFERENCE, frechet_distance, length_distances, standardised_differences
 from embedome.analysis.principal_components import Components, Moments
 from embedome.analysis.sample import QUANTILES, Sampled
@@ -30,7 +30,7 @@ from embedome.parquet.vectors import vector_matrix
 log = logging.getLogger(__name__)
 
 
-# Of the variance: how many axes have so much.
+# Of the variance: how many axes have that share.
 SHARES = (0.5, 0.9, 0.99)
 
 STATISTICS = "statistics.json"
@@ -136,7 +136,7 @@ def analyse_dataset(
 
 
 def length_summary(sums: SplitSums) -> dict[str, Any] | None:
-    """Residues of the rows, and lengths at `QUANTILES`; None without a row."""
+    """Return the residues of the rows, and lengths at `QUANTILES`; None without a row."""
     ends = np.cumsum(sums.length_counts)
     if not len(ends):
         return None
@@ -150,7 +150,7 @@ def length_summary(sums: SplitSums) -> dict[str, Any] | None:
 
 
 def norm_summary(sums: SplitSums) -> dict[str, float] | None:
-    """Mean, standard deviation, smallest and largest of the vectors' norms; None without a row."""
+    """Return mean, standard deviation, smallest and largest of the vectors' norms; None without a row."""
     if not sums.norms.count:
         return None
     low, high = sums.norm_range
@@ -159,31 +159,32 @@ def norm_summary(sums: SplitSums) -> dict[str, float] | None:
 
 
 def component_summary(components: Components) -> dict[str, Any]:
-    """How the variance lies along the principal axes."""
+    """Return how the variance lies along the principal axes."""
     return {
         "variance": rounded(components.variances.sum()),
         "effective_rank": rounded(components.effective_rank),
         "explained": [round(float(share), 6) for share in components.explained[:10]],
-        "needed": {f"{share:.0%}": components.needed(share) for share in SHARES},
+        "needed": {f"{share:.0%}": components.count_axes(share) for share in SHARES},
     }
 
 
 def equal_vectors(scan: DatasetPass) -> dict[str, Any]:
-    """Different sequences whose vectors are equal, by the vectors' hashes."""
+    """Count different sequences whose vectors are equal, by the vectors' hashes."""
     hashes = np.concatenate(list(scan.hashes.values()))
     hashes.sort()
-    vectors, sequences = shared_vectors(hashes)
+    vectors, sequences = count_equal(hashes)
     others = {split: count_shared(scan.hashes[split], scan.hashes[REFERENCE]) for split in SPLITS if split != REFERENCE}
     return {"distinct_sequences": len(hashes), "vectors": vectors, "sequences": sequences, f"in_{REFERENCE}": others}
 
 
 def drift_summary(scan: DatasetPass) -> dict[str, Any]:
-    """How far each split is from `REFERENCE`; None for one that has no row, or where that has none.
+    """Return how far each split is from `REFERENCE`; None for one that has no row, or where that has none.
 
-    As few vectors seem far from many even where all are drawn alike, the same Fréchet distance is given for as many
-    vectors of `REFERENCE` itself, as far as so many are in the sample.
+    Few vectors seem far from many even where all are drawn alike. So the same Fréchet distance is computed for as many
+    vectors of `REFERENCE` itself, or for all that are in the sample where these are fewer.
     """
-    base, found = scan.sums[REFERENCE], {}
+    base = scan.sums[REFERENCE]
+    found: dict[str, dict[str, Any] | None] = {}
     drawn = scan.sample.filter(pa.array(np.array(scan.sample["split"].to_pylist(), object) == REFERENCE))
     for split in (name for name in SPLITS if name != REFERENCE):
         sums = scan.sums[split]

@@ -47,7 +47,7 @@ def count_residues(
 
 
 def letter_totals(column: pa.LargeStringArray) -> np.ndarray:
-    """How often each of `LETTERS` is in n texts of nothing else, int64 [26]."""
+    """Count each of `LETTERS` in n texts of nothing else, int64 [26]."""
     if not len(column):
         return np.zeros(len(LETTERS), np.int64)
     ends = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]

@@ -2,7 +2,7 @@
 
 Shapes: n rows, D dimensions, N distinct sequences of the data set, k sampled ones.
 
-Each file gives a `FileSums`, which are added up in the files' order: the numbers are the same, to the last byte, on
+Each file has its `FileSums`, which are added up in the files' order: the numbers are the same, to the last byte, on
 any number of workers. Memory: a row group and a few D x D matrices per worker, 8 bytes per distinct sequence for the
 hashes of their vectors, 40 while they are counted, and the sample.
 """
@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -51,14 +52,14 @@ class SplitSums:
     """int64: rows by length in residues, from 0."""
 
     @classmethod
-    def empty(cls, dimension: int) -> "SplitSums":
-        """Those of no row."""
+    def empty(cls, dimension: int) -> Self:
+        """Return those of no row."""
         bins = np.zeros(len(NORM_EDGES) + 1, np.int64)
         return cls(Moments.empty(dimension), Moments.empty(1), bins, (np.inf, 0.0), np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, vectors: np.ndarray, lengths: np.ndarray) -> "SplitSums":
-        """Those of rows with the vectors float16 [n, D] and the lengths int [n], n above 0."""
+    def of(cls, vectors: np.ndarray, lengths: np.ndarray) -> Self:
+        """Return those of rows with the vectors float16 [n, D] and the lengths int [n], n above 0."""
         exact = vectors.astype(np.float64)
         norms = np.sqrt(np.einsum("nd,nd->n", exact, exact))
         bins = np.searchsorted(NORM_EDGES, norms, side="right")
@@ -70,8 +71,8 @@ class SplitSums:
             np.bincount(lengths),
         )
 
-    def __add__(self, other: "SplitSums") -> "SplitSums":
-        return SplitSums(
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
             self.moments + other.moments,
             self.norms + other.norms,
             self.norm_counts + other.norm_counts,
@@ -82,7 +83,7 @@ class SplitSums:
 
 @dataclass(frozen=True, slots=True)
 class FileSums:
-    """What one file gives."""
+    """What is added up over one file."""
 
     sums: SplitSums
     hashes: np.ndarray
@@ -93,7 +94,7 @@ class FileSums:
 
 @dataclass(frozen=True, slots=True)
 class DatasetPass:
-    """What a pass over a data set gives."""
+    """What is added up over a data set."""
 
     sums: dict[str, SplitSums]
     """By split."""
@@ -103,7 +104,7 @@ class DatasetPass:
     """Columns rank, id, taxid, embedding, split; k rows by rank, no duplicates."""
 
     def with_all(self) -> dict[str, SplitSums]:
-        """Sums by split, and of all rows under `ALL`."""
+        """Return the sums by split, and of all rows under `ALL`."""
         first, *rest = self.sums.values()
         total = first
         for each in rest:
@@ -145,15 +146,15 @@ def scan_dataset(data: Dataset, n_sample: int, workers: DaskWorkers) -> DatasetP
 
 
 def distinct_sequences(data: Dataset) -> int:
-    """Rows that are no duplicates."""
+    """Return the number of rows that are no duplicates."""
     states = [split["states"] for split in data.manifest["splits"].values()]
     return sum(count for each in states for state, count in each.items() if state != DUPLICATE)
 
 
 def rank_limit(n_sample: int, count: int) -> int:
-    """A rank that at least `n_sample` of `count` uniform ones are below, and not many more.
+    """Return a rank that at least `n_sample` of `count` uniform ones are below, and not many more.
 
-    So a file need not give more of its rows than will be wanted. The number below it is expected to be ten of its
+    So no file returns many more of its rows than will be wanted. The number below it is expected to be ten of its
     standard deviations above `n_sample`.
     """
     wanted = n_sample + 10 * n_sample**0.5 + 100
@@ -171,7 +172,7 @@ def scan_file(folder: Path, column: str, dimension: int, limit: int, entry: dict
         Of the vectors.
     dimension : int
     limit : int
-        Rows of distinct sequences whose id has a hash up to this are given back.
+        Rows of distinct sequences whose id has a hash up to this are returned.
     entry : dict
         The manifest's of the file.
     """
@@ -194,7 +195,7 @@ def scan_file(folder: Path, column: str, dimension: int, limit: int, entry: dict
 
 
 def sample_rows(columns: list, dimension: int) -> pa.Table:
-    """A table of sampled rows; empty without columns."""
+    """Make a table of sampled rows; empty without columns."""
     # Plain types: on the way between processes a list's type loses which items may be null.
     types = {
         "rank": pa.uint64(),
@@ -207,12 +208,12 @@ def sample_rows(columns: list, dimension: int) -> pa.Table:
 
 
 def with_split(sample: pa.Table, split: str) -> pa.Table:
-    """Sampled rows of a split, with its name."""
+    """Add the name of their split to sampled rows."""
     return sample.append_column("split", pa.array([split] * len(sample), pa.string()))
 
 
 def hash_vectors(vectors: np.ndarray) -> np.ndarray:
-    """BLAKE2b hash of each float16 vector [n, D], uint64 [n]; of equal vectors equal.
+    """Return the BLAKE2b hash of each float16 vector [n, D], uint64 [n]; of equal vectors equal.
 
     Two different vectors among N have one hash with a chance of N² / 2^65: 1 in 10,000 for 60 million.
     """
@@ -222,8 +223,8 @@ def hash_vectors(vectors: np.ndarray) -> np.ndarray:
     return np.frombuffer(digests, np.uint64)
 
 
-def shared_vectors(hashes: np.ndarray) -> tuple[int, int]:
-    """Of sorted hashes: how many vectors belong to several sequences, and to how many sequences these belong."""
+def count_equal(hashes: np.ndarray) -> tuple[int, int]:
+    """Count, of sorted hashes, the vectors that belong to several sequences, and the sequences that these belong to."""
     if not len(hashes):
         return 0, 0
     starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
@@ -232,7 +233,7 @@ def shared_vectors(hashes: np.ndarray) -> tuple[int, int]:
 
 
 def count_shared(hashes: np.ndarray, others: np.ndarray) -> int:
-    """How many of the hashes are among others; both sorted."""
+    """Count the hashes that are among others; both sorted."""
     if not len(others):
         return 0
     place = np.minimum(np.searchsorted(others, hashes), len(others) - 1)

@@ -13,7 +13,7 @@ REFERENCE = SPLITS[TRAIN]
 
 
 def standardised_differences(one: Moments, other: Moments) -> np.ndarray:
-    """Difference of the means of each dimension in units of its deviation, float64 [D].
+    """Return the difference of the means of each dimension in units of its deviation, float64 [D].
 
     ``(mean - mean') / sqrt((variance + variance') / 2)``; 0 where the means are equal, infinite where they differ and
     nothing varies.
@@ -29,7 +29,7 @@ def standardised_differences(one: Moments, other: Moments) -> np.ndarray:
 
 
 def frechet_distance(one: Moments, other: Moments) -> float:
-    """Squared Fréchet distance between the normal distributions with these means and covariances.
+    """Return the squared Fréchet distance between the normal distributions with these means and covariances.
 
     ``|m - m'|² + tr(C + C' - 2 (C C')^(1/2))``, which for few vectors is above 0 even where both are drawn alike.
 
@@ -47,7 +47,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 
 
 def length_distances(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Wasserstein-1 distance in residues, and the Kolmogorov-Smirnov statistic, of two length histograms.
+    """Return the Wasserstein-1 distance in residues, and the Kolmogorov-Smirnov statistic, of two length histograms.
 
     The first is the area between the two cumulative distributions, the second their largest difference.
     """

@@ -12,14 +12,14 @@ BLOCK = 1024
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [n, D] divided by their norms, float32; a zero vector stays."""
+    """Divide vectors [n, D] by their norms, in double precision; float32, a zero vector stays."""
     exact = vectors.astype(np.float64)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
     return (exact / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
-def nearest(units: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k vectors of largest cosine to each vector, itself left out.
+def find_nearest(units: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k vectors of largest cosine to each vector, itself left out.
 
     All pairs are compared, a block of rows at a time: n² D multiplications, and memory for `BLOCK` x n cosines.
 
@@ -52,7 +52,7 @@ def nearest(units: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_cosine(units: np.ndarray) -> float:
-    """Mean cosine over all pairs of different vectors of n > 1: how much all of them point the same way."""
+    """Return the mean cosine over all pairs of different vectors of n > 1: how much all of them point the same way."""
     count = len(units)
     total, own = units.sum(0, dtype=np.float64), np.square(units, dtype=np.float64).sum()
     return float((total @ total - own) / (count * (count - 1)))
@@ -60,7 +60,7 @@ def mean_cosine(units: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often the nearest vector has the same label, against what chance would give."""
+    """How often the nearest vector has the same label, and how often it would have by chance."""
 
     sequences: int
     """That have a label, and whose nearest has one."""

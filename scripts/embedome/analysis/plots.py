@@ -1,6 +1,6 @@
 """The report's plots, drawn from the tables of the analyse stage: SVG, the same bytes each time.
 
-On white, so that they read the same in dark mode; colours are Okabe & Ito's, told apart with any colour vision, and
+On white, so that they read the same in dark mode; colours are Okabe & Ito's, distinct with any colour vision, and
 lines differ in their dashes too.
 """
 
@@ -36,7 +36,7 @@ WIDTH, HEIGHT = 7.0, 4.2
 
 
 def plot_lengths(lengths: pa.Table) -> "Figure":
-    """Lengths of each split's sequences, as shares of the split."""
+    """Plot the lengths of each split's sequences, as shares of the split."""
     figure, (axes,) = new_plot(f"Lengths of {total(lengths):,} sequences, duplicates included")
     longest = pc.max(lengths["length"]).as_py() or 1
     shortest = pc.min(lengths["length"]).as_py() or 1
@@ -51,7 +51,7 @@ def plot_lengths(lengths: pa.Table) -> "Figure":
 
 
 def plot_composition(composition: pa.Table, kept: Mapping[str, Mapping[str, int]]) -> "Figure":
-    """Residues of each split, as shares of the split; those beyond the twenty in one bar."""
+    """Plot the residues of each split, as shares of the split; those beyond the twenty in one bar."""
     sequences = sum(split["sequences"] for split in kept.values())
     residues = sum(split["residues"] for split in kept.values())
     figure, (axes,) = new_plot(f"{residues:,} residues of the {sequences:,} sequences that were kept")
@@ -75,7 +75,7 @@ def plot_composition(composition: pa.Table, kept: Mapping[str, Mapping[str, int]
 
 
 def plot_norms(norms: pa.Table) -> "Figure":
-    """Norms of each split's vectors, as shares of the split."""
+    """Plot the norms of each split's vectors, as shares of the split."""
     figure, (axes,) = new_plot(f"Norms of {total(norms):,} vectors")
     bins = np.unique(norms["low"].to_numpy())
     if len(bins):
@@ -89,7 +89,7 @@ def plot_norms(norms: pa.Table) -> "Figure":
 
 
 def norm_edges(low: float, high: float) -> np.ndarray:
-    """Edges of at most `NORM_BINS` bins, each of the table's own bins whole in one of them."""
+    """Return edges of at most `NORM_BINS` bins, each of the table's own bins whole in one of them."""
     if not low or not np.isfinite(high):
         return np.array([low, high if np.isfinite(high) else max(2 * low, 1.0)])
     first, last = round(64 * np.log2(low)), round(64 * np.log2(high))
@@ -98,7 +98,7 @@ def norm_edges(low: float, high: float) -> np.ndarray:
 
 
 def plot_spectrum(components: pa.Table, rows: int, rank: float) -> "Figure":
-    """Share of the variance along each principal axis, and added up."""
+    """Plot the share of the variance along each principal axis, and added up."""
     shares = components["share"].to_numpy() * 100
     title = f"Principal components of all {rows:,} vectors, {len(shares):,} dimensions; effective rank {rank:.1f}"
     figure, (left, right) = new_plot(title, 2)
@@ -117,7 +117,7 @@ def plot_spectrum(components: pa.Table, rows: int, rank: float) -> "Figure":
 
 
 def plot_pca(sample: pa.Table, count: int, explained: Sequence[float]) -> "Figure":
-    """The first `count` sampled sequences on the two axes of largest variance, by split and, where known, family."""
+    """Plot the first `count` sampled sequences on two axes of largest variance, by split and, where known, family."""
     sample = sample[:count]
     labels = [
         f"principal component {number} ({share:.0%} of the variance)"
@@ -128,7 +128,7 @@ def plot_pca(sample: pa.Table, count: int, explained: Sequence[float]) -> "Figur
 
 
 def plot_umap(sample: pa.Table, reason: str | None) -> "Figure":
-    """The map, by split and, where known, family; without one, why."""
+    """Plot the map, by split and, where known, family; without one, write why."""
     sample = sample.filter(pc.is_valid(sample["umap1"]))
     if reason:
         return plot_nothing(f"There is no map: {reason}")
@@ -137,7 +137,7 @@ def plot_umap(sample: pa.Table, reason: str | None) -> "Figure":
 
 
 def plot_points(title: str, sample: pa.Table, columns: Sequence[str], labels: Sequence[str]) -> "Figure":
-    """Scatter of sampled sequences: a panel by split and, where families are known, one by family."""
+    """Scatter sampled sequences: a panel by split and, where families are known, one by family."""
     points = np.stack([sample[column].to_numpy() for column in columns], 1)
     known = sample["family"].null_count < len(sample)
     figure, panels = new_plot(title, 2 if known else 1, height=5.0)
@@ -165,13 +165,12 @@ def scatter(axes: "Axes", points: np.ndarray, groups: np.ndarray, names: Sequenc
         for name, color in zip(names, colors, strict=False)
     ]
     for label, color, mine in pieces:
-        axes.scatter(
-            *points[mine].T, s=8, color=color, label=label, linewidths=0, rasterized=len(points) > VECTOR_POINTS
-        )
+        x, y = points[mine].T
+        axes.scatter(x, y, s=8, color=color, label=label, linewidths=0, rasterized=len(points) > VECTOR_POINTS)
 
 
 def plot_drift(dimensions: pa.Table, drift: Mapping[str, Any], reference: Mapping[str, Any]) -> "Figure":
-    """Sizes of the dimensions' standardised differences to train, and what chance would give.
+    """Plot the sizes of the dimensions' standardised differences to train, and those expected by chance.
 
     Parameters
     ----------
@@ -206,7 +205,7 @@ def plot_drift(dimensions: pa.Table, drift: Mapping[str, Any], reference: Mappin
 
 
 def plot_neighbours(sample: pa.Table, about: Mapping[str, Any] | None) -> "Figure":
-    """Cosine distances from sampled sequences to their nearest, by whether both are of one family, or taxon."""
+    """Plot cosine distances from sampled sequences to their nearest, by whether both are of one family, or taxon."""
     if about is None:
         return plot_nothing("There are no neighbours: fewer than two sequences are sampled")
     rows = sample.filter(pc.is_valid(sample["nearest"]))
@@ -225,7 +224,7 @@ def plot_neighbours(sample: pa.Table, about: Mapping[str, Any] | None) -> "Figur
     shown = [(name, group, color) for (name, group), color in zip(groups.items(), colors, strict=True) if group.any()]
     axes.hist(
         [distances[group] for _, group, _ in shown],
-        edges,
+        edges.tolist(),
         stacked=True,
         color=[color for *_, color in shown],
         label=[f"{name} ({group.sum():,})" for name, group, _ in shown],
@@ -240,7 +239,7 @@ def plot_neighbours(sample: pa.Table, about: Mapping[str, Any] | None) -> "Figur
 
 
 def plot_nothing(reason: str) -> "Figure":
-    """A figure that says why there is none."""
+    """Make a figure that says why there is no plot."""
     figure, (axes,) = new_plot("")
     axes.set_axis_off()
     axes.text(0.5, 0.5, reason, ha="center", va="center", wrap=True)
@@ -248,7 +247,7 @@ def plot_nothing(reason: str) -> "Figure":
 
 
 def new_plot(title: str, panels: int = 1, height: float = HEIGHT) -> "tuple[Figure, Sequence[Axes]]":
-    """An empty figure of so many panels side by side."""
+    """Make an empty figure of `panels` panels side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -256,16 +255,16 @@ def new_plot(title: str, panels: int = 1, height: float = HEIGHT) -> "tuple[Figu
     matplotlib.rcParams.update({"svg.hashsalt": "embedome", "svg.fonttype": "none", "font.size": 10})
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, panels, figsize=(WIDTH + 3 * (panels - 1), height), layout="constrained")
+    figure, found = pyplot.subplots(1, panels, figsize=(WIDTH + 3 * (panels - 1), height), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    panels = np.atleast_1d(axes)
-    for each in panels:
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    all_axes = np.atleast_1d(found)
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, all_axes.tolist()
 
 
 def each_split(table: pa.Table, counted: str) -> list[tuple[str, pa.Table, str]]:
-    """Each split that has any, train first, with its rows and its label in a legend."""
+    """Return each split that has any, train first, with its rows and its label in a legend."""
     found = []
     for split in COLORS:
         rows = table.filter(pc.equal(table["split"], split))
@@ -275,25 +274,27 @@ def each_split(table: pa.Table, counted: str) -> list[tuple[str, pa.Table, str]]
 
 
 def total(table: pa.Table) -> int:
-    """Sequences of all rows."""
+    """Return the number of sequences of all rows."""
     return pc.sum(table["sequences"]).as_py() or 0
 
 
 def percent(counts: np.ndarray) -> np.ndarray:
-    """Counts as percents of their sum."""
+    """Return counts as percents of their sum."""
     return 100 * counts / max(counts.sum(), 1)
 
 
 def line(split: str) -> dict[str, Any]:
-    """How a split's line is drawn."""
+    """Return how a split's line is drawn."""
     return {"color": COLORS[split], "linestyle": DASHES[split], "linewidth": 1.5}
 
 
 def add_legend(axes: "Axes", title: str | None = None, *, below: bool = False) -> None:
-    """Add a legend where there is something to tell, inside the axes or below them."""
+    """Add a legend where there is something to label, inside the axes or below them."""
     if not axes.get_legend_handles_labels()[0]:
         return
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "markerscale": 2} if below else {}
+    place: dict[str, Any] = {}
+    if below:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "markerscale": 2}
     axes.legend(title=title, frameon=False, **place)
 
 

@@ -4,6 +4,7 @@ Shapes: n vectors, D dimensions.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -30,13 +31,13 @@ class Moments:
     """float64 [D, D]: sum over the vectors of the products of their deviations from the mean."""
 
     @classmethod
-    def empty(cls, dimension: int) -> "Moments":
-        """Those of no vector."""
+    def empty(cls, dimension: int) -> Self:
+        """Return those of no vector."""
         return cls(0, np.zeros(dimension), np.zeros((dimension, dimension)))
 
     @classmethod
-    def of(cls, vectors: np.ndarray) -> "Moments":
-        """Those of the rows of a matrix [n, D] of any float type; a copy in double precision is made."""
+    def of(cls, vectors: np.ndarray) -> Self:
+        """Return those of the rows of a matrix [n, D] of any float type; a copy in double precision is made."""
         if not len(vectors):
             return cls.empty(vectors.shape[1])
         deviations = vectors.astype(np.float64)
@@ -44,14 +45,14 @@ class Moments:
         deviations -= mean
         return cls(len(vectors), mean, deviations.T @ deviations)
 
-    def __add__(self, other: "Moments") -> "Moments":
+    def __add__(self, other: Self) -> Self:
         if not self.count or not other.count:
             return self if self.count else other
         count = self.count + other.count
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
         between = np.outer(step, step) * (self.count * (other.count / count))
-        return Moments(count, mean, self.scatter + other.scatter + between)
+        return type(self)(count, mean, self.scatter + other.scatter + between)
 
     @property
     def covariance(self) -> np.ndarray:
@@ -104,13 +105,13 @@ class Components:
         shares = self.explained[self.explained > 0]
         return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
 
-    def needed(self, share: float) -> int:
-        """How many axes together have at least that share of the variance; 0 where there is none."""
+    def count_axes(self, share: float) -> int:
+        """Return how many axes together have at least that share of the variance; 0 where there is none."""
         reached = np.cumsum(self.explained) >= share * self.explained.sum() - 1e-12
         return int(np.argmax(reached)) + 1 if self.variances.any() else 0
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """Coordinates of vectors [n, D] on the first two axes, float64 [n, 2]; zeros on an axis that is not there."""
+        """Return the coordinates of vectors [n, D] on the first two axes, float64 [n, 2]; zeros on a missing axis."""
         points = np.zeros((len(vectors), DRAWN))
         axes = self.axes[:, :DRAWN]
         points[:, : axes.shape[1]] = (vectors.astype(np.float64) - self.mean) @ axes

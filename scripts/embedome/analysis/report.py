@@ -38,12 +38,12 @@ def write_report(
     """
     analysis, folder = Path(analysis), Path(folder)
     statistics = read_json(analysis / analyse.STATISTICS)
-    header, rows = ("state", "records", *SPLITS), ledger_rows(read_json(ledger))
+    header, rows = ["state", "records", *SPLITS], ledger_rows(read_json(ledger))
     write_tsv(folder / "ledger.tsv", header, rows)
     write_page(folder / "ledger.html", "What became of every record", header, rows)
-    numbers = flat({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
+    numbers = flatten({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
     write_page(folder / "numbers.html", "Numbers about the data set", ("number", "value"), numbers)
-    write_page(folder / "provenance.html", "Provenance", ("what", "value"), flat(statistics["provenance"]))
+    write_page(folder / "provenance.html", "Provenance", ("what", "value"), flatten(statistics["provenance"]))
     if leakage:
         header, rows = leakage_table(read_json(leakage))
         write_page(folder / "leakage.html", "Held-out sequences with a hit in train", header, rows)
@@ -68,7 +68,7 @@ def write_report(
 
 
 def ledger_rows(ledger: Mapping[str, Any]) -> list[tuple]:
-    """One line per state a record can end in, with each split's share."""
+    """Return a line per state a record can end in, with each split's share."""
     rows = [("rejected: " + reason, count, *[""] * len(SPLITS)) for reason, count in ledger["rejected"].items()]
     for kind in ("states", "skipped"):
         for name, count in ledger[kind].items():
@@ -78,7 +78,7 @@ def ledger_rows(ledger: Mapping[str, Any]) -> list[tuple]:
 
 
 def leakage_table(leakage: Mapping[str, Any]) -> tuple[list[str], list[tuple]]:
-    """Distinct sequences of val and of test by the identity, at least, of their nearest hit in train.
+    """Return distinct sequences of val and of test by the identity, at least, of their nearest hit in train.
 
     Last all of them, and those that could not be searched.
     """
@@ -96,24 +96,24 @@ def leakage_table(leakage: Mapping[str, Any]) -> tuple[list[str], list[tuple]]:
 
 
 def percent(fraction: float | None) -> float | str:
-    """A fraction in per cent; nothing where there is none."""
+    """Return a fraction in per cent; an empty text where there is none."""
     return "" if fraction is None else round(100 * fraction, 2)
 
 
-def flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Every value of nested JSON with the keys that lead to it; lists of plain values in one line."""
+def flatten(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Return every value of nested JSON with the keys that lead to it; lists of plain values in one line."""
     if isinstance(value, Mapping):
         parts = [(str(key), below) for key, below in value.items()]
     elif isinstance(value, list) and any(isinstance(each, Mapping | list) for each in value):
         parts = [(str(number), below) for number, below in enumerate(value, 1)]
     else:
-        return [(path, plain(value))]
-    return [line for key, below in parts for line in flat(below, f"{path}: {key}" if path else key)]
+        return [(path, format_value(value))]
+    return [line for key, below in parts for line in flatten(below, f"{path}: {key}" if path else key)]
 
 
-def plain(value: Any) -> Any:
-    """A value of JSON as it is shown: a number as it is, else text."""
+def format_value(value: Any) -> Any:
+    """Return a value of JSON as it is shown: a number as it is, else text."""
     if isinstance(value, list):
-        return ", ".join(str(plain(each)) for each in value)
+        return ", ".join(str(format_value(each)) for each in value)
     names = {None: "none", True: "yes", False: "no"}
     return value if is_number(value) else names.get(value, value)

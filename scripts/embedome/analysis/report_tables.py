@@ -48,12 +48,12 @@ def write_page(path: Path, title: str, header: Sequence[str], rows: Sequence[Seq
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number; a truth value is none."""
+    """Return whether a value is a number; a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cell(tag: str, value: Any, number: bool) -> str:
-    """A value as a cell."""
+    """Return a value as a cell of an HTML table."""
     text = f"{value:,}" if isinstance(value, int) and is_number(value) else str(value)
     kind = ' class="number"' if number else ' class="long"' if len(text) > LONG else ""
     return f"<{tag}{kind}>{escape(text)}</{tag}>"

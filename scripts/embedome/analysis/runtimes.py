@@ -37,7 +37,7 @@ def write_runtimes(
 
 
 def summarise(rule: str, files: list[Path]) -> tuple[Any, ...]:
-    """A rule's line of the table."""
+    """Return a rule's line of the table."""
     lines = [line for file in files for line in read_benchmark(file)]
     seconds, memory, processor = ([amount(line[name]) for line in lines] for name in (SECONDS, MEMORY, PROCESSOR))
     whole = round(sum(seconds))
@@ -46,13 +46,13 @@ def summarise(rule: str, files: list[Path]) -> tuple[Any, ...]:
 
 
 def read_benchmark(path: Path) -> list[dict[str, str]]:
-    """The lines of a benchmark file, one for each time that the job was measured."""
+    """Read the lines of a benchmark file, one for each time that the job was measured."""
     with open(path, newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle, delimiter="\t"))
 
 
 def amount(text: str) -> float:
-    """A number; 0 where it was not measured."""
+    """Return a text as a number; 0 where it was not measured."""
     try:
         return float(text)
     except ValueError:

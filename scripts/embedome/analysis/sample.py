@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedome.analysis.nearest_neighbours import agreement, mean_cosine, nearest, unit_vectors
+from embedome.analysis.nearest_neighbours import agreement, find_nearest, mean_cosine, unit_vectors
 from embedome.analysis.principal_components import Components
 from embedome.analysis.umap import no_map, umap_points
 from embedome.common.json_files import rounded
@@ -22,7 +22,7 @@ from embedome.parquet.vectors import vector_matrix
 log = logging.getLogger(__name__)
 
 
-# Vectors at least so alike are near duplicates.
+# Vectors of at least this cosine are near duplicates.
 NEAR_COSINE = 0.999
 QUANTILES = (0, 0.25, 0.5, 0.75, 1)
 
@@ -33,7 +33,7 @@ class Sampled:
     Parameters
     ----------
     sample : pyarrow.Table
-        `Scan.sample`.
+        `DatasetPass.sample`.
     components : Components
     families : path, optional
     """
@@ -53,7 +53,7 @@ class Sampled:
         if len(units) < 2:
             return None
         log.info("nearest neighbours of %s sequences", f"{len(units):,}")
-        indices, cosines = nearest(units, 1)
+        indices, cosines = find_nearest(units, 1)
         self.nearest, self.cosines = indices[:, 0], cosines[:, 0]
         kind = "taxon" if self.families is None else "family"
         labels = [taxon and str(taxon) for taxon in self.taxa.to_pylist()] if self.families is None else self.families
@@ -77,7 +77,7 @@ class Sampled:
         return {"sequences": len(self.map), "reason": reason}
 
     def table(self) -> pa.Table:
-        """A row each; null where it was not compared or is not on the map."""
+        """Return a row for each; null where it was not compared or is not on the map."""
         count = len(self.ids)
         names = np.array(self.ids, object)
 
@@ -101,7 +101,7 @@ class Sampled:
 
 
 def read_families(path: str | os.PathLike, ids: list[str]) -> list[str | None]:
-    """The family of each id, from a table with the columns id and family; None where it has none."""
+    """Read the family of each id from a table with the columns id and family; None where it has none."""
     wanted = set(ids)
     with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
         found = {row["id"]: row["family"] for row in csv.DictReader(handle, delimiter="\t") if row["id"] in wanted}

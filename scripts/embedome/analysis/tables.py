@@ -26,7 +26,7 @@ DIMENSION = pa.schema(
 
 
 def length_table(scan: DatasetPass) -> pa.Table:
-    """Rows by split and length, where there are any."""
+    """Count rows by split and length, where there are any."""
     pieces = []
     for split, sums in scan.sums.items():
         lengths = np.flatnonzero(sums.length_counts)
@@ -36,7 +36,7 @@ def length_table(scan: DatasetPass) -> pa.Table:
 
 
 def composition_table(residues: Mapping[str, np.ndarray]) -> pa.Table:
-    """Residues by split and letter."""
+    """Count residues by split and letter."""
     letters = pa.array(LETTERS)
     pieces = [
         by_split(split, {"residue": letters, "count": counts, "share": counts / max(counts.sum(), 1)})
@@ -46,7 +46,7 @@ def composition_table(residues: Mapping[str, np.ndarray]) -> pa.Table:
 
 
 def norm_table(scan: DatasetPass) -> pa.Table:
-    """Rows by split and bin of the norm, ``low <= norm < high``, where there are any."""
+    """Count rows by split and bin of the norm, ``low <= norm < high``, where there are any."""
     edges = np.concatenate([[0.0], NORM_EDGES, [np.inf]])
     pieces = []
     for split, sums in scan.sums.items():
@@ -57,7 +57,7 @@ def norm_table(scan: DatasetPass) -> pa.Table:
 
 
 def dimension_table(scan: DatasetPass) -> pa.Table:
-    """Mean, variance and difference to `REFERENCE` of each dimension, by split and of all; of splits that have rows."""
+    """List mean, variance and difference to `REFERENCE` of each dimension, by split that has rows, and of all."""
     base, pieces = scan.sums[REFERENCE].moments, [DIMENSION.empty_table()]
     for split, sums in scan.with_all().items():
         if not sums.moments.count:
@@ -75,7 +75,7 @@ def dimension_table(scan: DatasetPass) -> pa.Table:
 
 
 def component_table(components: Components) -> pa.Table:
-    """Variance, share and axis of each principal component, from 1."""
+    """List variance, share and axis of each principal component, from 1."""
     dimension = len(components.mean)
     return pa.table(
         {
@@ -88,6 +88,6 @@ def component_table(components: Components) -> pa.Table:
 
 
 def by_split(split: str, columns: Mapping[str, Any]) -> pa.Table:
-    """A table with the split as its first column."""
+    """Make a table with the split as its first column."""
     table = pa.table(dict(columns))
     return table.add_column(0, "split", pa.array([split] * len(table), pa.string()))

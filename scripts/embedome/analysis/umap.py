@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from embedome.analysis.nearest_neighbours import nearest
+from embedome.analysis.nearest_neighbours import find_nearest
 
 # umap-learn takes 15 and 0.1: groups that have no link to others, as families of unlike sequences, shrink to dots then.
 NEIGHBOURS = 30  # the vector itself among them
@@ -17,7 +17,7 @@ SEED = 0
 
 
 def no_map(count: int, asked: int, start: np.ndarray) -> str | None:
-    """Why there can be no map of these vectors; None where there can.
+    """Return why there can be no map of these vectors; None where there can.
 
     Parameters
     ----------
@@ -38,10 +38,10 @@ def no_map(count: int, asked: int, start: np.ndarray) -> str | None:
 
 
 def umap_points(units: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Points in the plane whose neighbours are those of the vectors.
+    """Return points in the plane whose neighbours are those of the vectors.
 
-    One thread and a seed, so that the same vectors give the same points. The neighbours are exact, and the layout
-    starts from the principal components: it keeps more of the whole's order so (Kobak & Linderman 2021,
+    One thread and a seed, so that the same vectors have the same points. The neighbours are exact, and the layout
+    starts from the principal components: so it keeps more of the whole's order (Kobak & Linderman 2021,
     doi:10.1038/s41587-020-00809-z), and is not left to an eigensolver.
 
     Parameters
@@ -61,7 +61,7 @@ def umap_points(units: np.ndarray, start: np.ndarray) -> np.ndarray:
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        indices, cosines = nearest(units, NEIGHBOURS - 1)
+        indices, cosines = find_nearest(units, NEIGHBOURS - 1)
         own = np.arange(len(units))[:, None]
         distances = np.maximum(1 - cosines, 0)
         neighbours = (np.hstack([own, indices]), np.hstack([np.zeros_like(distances[:, :1]), distances]), None)

@@ -97,7 +97,7 @@ def test_any_number_of_workers_gives_the_same_bytes(folder, found):
 
 
 class Processes(DaskWorkers):
-    """Workers that are processes, as Slurm's are: what they are given and give is pickled."""
+    """Workers that are processes, as Slurm's are: their arguments and results are pickled."""
 
     def start(self) -> LocalCluster:
         return LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)

@@ -79,10 +79,10 @@ def test_equal_variances_have_full_rank_one_direction_has_one_and_none_has_none(
     assert np.isclose(Components(Moments.of(cross)).effective_rank, 5)
     line = np.outer(np.arange(9), [1.0, 2, 3])
     assert np.isclose(Components(Moments.of(line)).effective_rank, 1, atol=1e-6)
-    assert Components(Moments.of(line)).needed(0.99) == 1
+    assert Components(Moments.of(line)).count_axes(0.99) == 1
     point = Components(Moments.of(np.ones((3, 2))))
     assert point.effective_rank == 0
-    assert point.needed(0.5) == 0
+    assert point.count_axes(0.5) == 0
     assert not point.explained.any()
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from embedome.analysis.analyse import Samples, analyse_dataset
 from embedome.analysis.plots import norm_edges, plot_points, save
-from embedome.analysis.report import flat, write_report
+from embedome.analysis.report import flatten, write_report
 from embedome.analysis.report_tables import write_page
 from embedome.analysis.runtimes import write_runtimes
 from embedome.common.json_files import write_json
@@ -33,7 +33,7 @@ LEDGER = {
 
 
 def report(folder: Path, sizes: tuple[int, int, int], dimension: int = 8) -> Path:
-    """Analyse and report a data set of random vectors, so many in each split."""
+    """Analyse and report a data set of random vectors, a number of them in each split."""
     rng, chance = np.random.default_rng(0), random.Random(0)
     proteins = []
     for split, size in zip(("val", "test", "train"), sizes, strict=True):
@@ -180,7 +180,7 @@ def test_pages_are_escaped_and_numbers_stand_to_the_right(tmp_path):
 
 def test_nested_json_becomes_one_line_per_value():
     value = {"a": {"b": [1, 2.5], "c": None}, "d": [{"e": True}, {"e": "text"}], "f": 3}
-    assert flat(value) == [("a: b", "1, 2.5"), ("a: c", "none"), ("d: 1: e", "yes"), ("d: 2: e", "text"), ("f", 3)]
+    assert flatten(value) == [("a: b", "1, 2.5"), ("a: c", "none"), ("d: 1: e", "yes"), ("d: 2: e", "text"), ("f", 3)]
 
 
 def test_run_times_are_added_up_by_rule_and_those_of_other_runs_left_out(tmp_path):
