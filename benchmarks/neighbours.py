@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from embedome.annotation.build_reference import blocks_of
-from embedome.dataset.to_faiss import build_index, faiss_threads, prepared
+from embedome.annotation.build_reference import iter_blocks
+from embedome.dataset.to_faiss import build_index, faiss_threads, prepare_batches
 from sklearn.neighbors import NearestNeighbors
 
 MEMBERS = 50
@@ -85,7 +85,7 @@ def faiss_search(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """An index's search; row numbers [n, k]."""
     index = build_index(
-        partial(blocks_of, vectors),
+        partial(iter_blocks, vectors),
         vectors.shape[1],
         len(vectors),
         metric=options.metric,
@@ -95,7 +95,7 @@ def faiss_search(
 
     def search(queries: np.ndarray) -> np.ndarray:
         with faiss_threads(options.threads):
-            return index.search(next(prepared([queries], options.metric)), options.neighbours)[1]
+            return index.search(next(prepare_batches([queries], options.metric)), options.neighbours)[1]
 
     return search
 

@@ -1,4 +1,4 @@
-# Labels of annotated proteins carried over to all others: the look-up set, one job per shard, and their sum.
+# Labels of annotated proteins carried over to all others: the reference set, one job per shard, and their sum.
 
 ANNOTATION = f"results/annotation/{MODEL}"
 

@@ -1,6 +1,6 @@
 """Annotate stage: labels of annotated proteins carried over to all others, partition by partition.
 
-A partition is a shard's part files with a share of its split's duplicates. Memory: the look-up set's vectors, and a
+A partition is a shard's part files with a share of its split's duplicates. Memory: the reference set's vectors, and a
 row group of the data set.
 """
 
@@ -20,7 +20,7 @@ from embedome.annotation.build_reference import LOOKUP_NAMES, build_reference
 from embedome.annotation.hits import HitFinder, Hits, Queries
 from embedome.annotation.labels import LabelSource
 from embedome.annotation.partitions import LOOKUP_FOLDER, SUMMARY, Partition, list_partitions
-from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet, check_reference
+from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet, check_catalog, check_reference
 from embedome.annotation.summary import AnnotationCounts, is_partition, summarise
 from embedome.annotation.transfer import Transferred, transfer_labels
 from embedome.catalog.table import read_sequences
@@ -57,7 +57,7 @@ SCHEMA = pa.schema(
 
 def annotate_partition(
     dataset: str | os.PathLike,
-    lookup: str | os.PathLike,
+    reference: str | os.PathLike,
     partition: Partition,
     out: str | os.PathLike,
     *,
@@ -68,13 +68,13 @@ def annotate_partition(
 
     Parameters
     ----------
-    dataset, lookup : path
+    dataset, reference : path
         Folder of the data set, and what `build_reference.build_reference` made of it.
     partition : Partition
     out : path
         The Parquet file to write: rows sorted by id, then rank.
     catalog : path, optional
-        results/catalog; needed where the look-up set was built for a largest identity.
+        results/catalog; needed where the reference set was built for a largest identity.
     threads : int
 
     Returns
@@ -85,18 +85,19 @@ def annotate_partition(
     Raises
     ------
     UserError
-        Where the look-up set is of another data set, or sequences are missing.
+        Where the reference set is of another data set, or sequences are missing.
     """
-    data, reference = open_dataset(dataset), ReferenceSet(lookup)
-    check_reference(dataset, data, reference)
-    return annotate_files(data, HitFinder(reference, reference.settings, threads), partition, out, catalog)
+    data, opened = open_dataset(dataset), ReferenceSet(reference)
+    check_reference(dataset, data, opened)
+    return annotate_files(data, HitFinder(opened, opened.settings, threads), partition, out, catalog)
 
 
 def annotate_files(
     data: Dataset, finder: HitFinder, partition: Partition, out: str | os.PathLike, catalog: str | os.PathLike | None
 ) -> dict[str, Any]:
     """Annotate a partition's files, see `annotate_partition`."""
-    reference, settings, account = finder.lookup, finder.settings, AnnotationCounts()
+    reference, settings, account = finder.reference, finder.settings, AnnotationCounts()
+    check_catalog(settings, catalog)
     parts, duplicates = partition.files(data)
     total = sum(ParquetFile(path).metadata.num_rows for path in (*parts, *duplicates))
     dictionary = ["id", "label", "nearest"]
@@ -121,7 +122,7 @@ def annotate_files(
 
 
 def read_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
-    """The rows of files, a row group at a time, none empty."""
+    """Yield the rows of files, a row group at a time, none empty."""
     for path in paths:
         file = ParquetFile(path)
         for group in range(file.num_row_groups):
@@ -131,27 +132,27 @@ def read_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
 
 
 def batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of at most `QUERY_ROWS` rows."""
+    """Cut tables into those of at most `QUERY_ROWS` rows."""
     for table in tables:
         for start in range(0, len(table), QUERY_ROWS):
             yield table.slice(start, QUERY_ROWS).combine_chunks()
 
 
 def make_queries(rows: pa.Table, catalog: str | os.PathLike | None) -> Queries:
-    """Rows of the data set as queries, with their sequences where a catalog is given."""
+    """Make queries of rows of the data set, with their sequences where a catalog is named."""
     ids, digests = (rows[name].combine_chunks() for name in ("id", "digest"))
     sequences = None if catalog is None else read_sequences(catalog, ids.to_pylist()).to_pylist()
     return Queries(ids, digests, vector_matrix(rows["embedding"]), sequences)
 
 
-def label_rows(queries: Queries, hits: Hits, labels: Transferred, lookup: ReferenceSet) -> pa.Table:
-    """The rows to write."""
+def label_rows(queries: Queries, hits: Hits, labels: Transferred, reference: ReferenceSet) -> pa.Table:
+    """Return the rows to write, of `SCHEMA`."""
     columns = [
         queries.ids.take(pa.array(labels.query)),
-        lookup.names.take(pa.array(labels.label)),
+        reference.names.take(pa.array(labels.label)),
         pa.array(labels.reliability.astype(np.float32)),
         pa.array(labels.n_hits.astype(np.int32)),
-        lookup.ids.take(pa.array(hits.row[labels.nearest])),
+        reference.ids.take(pa.array(hits.row[labels.nearest])),
         pa.array(hits.distance[labels.nearest].astype(np.float32)),
         pa.array(labels.rank.astype(np.int32)),
     ]
@@ -164,7 +165,7 @@ def check_own_annotation(folder: str | os.PathLike) -> None:
 
 
 def is_annotation(folder: Path) -> bool:
-    """Whether a folder has the summary of an annotation, and partitions of one alone."""
+    """Return whether a folder has the summary of an annotation, and partitions of one alone."""
     about = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
     is_summary = isinstance(about, dict) and {"labels", "settings", "splits"} <= about.keys()
     return is_summary and all(map(is_partition, folder.glob("split=*/*")))
@@ -193,11 +194,11 @@ def annotate_dataset(
     """
     check_outside(folder)
     with atomic_directory(folder, check_own_annotation) as temporary:
-        lookup = temporary / LOOKUP_FOLDER
-        build_reference(dataset, labels, lookup, settings, catalog=catalog, threads=threads)
-        data, reference, files = open_dataset(dataset), ReferenceSet(lookup), []
-        finder = HitFinder(reference, settings, threads)
+        reference = temporary / LOOKUP_FOLDER
+        build_reference(dataset, labels, reference, settings, catalog=catalog, threads=threads)
+        data, files = open_dataset(dataset), []
+        finder = HitFinder(ReferenceSet(reference), settings, threads)
         for partition in list_partitions(data):
             files.append(temporary / partition.name)
             annotate_files(data, finder, partition, files[-1], catalog)
-        return summarise(dataset, lookup, files, temporary / SUMMARY)
+        return summarise(dataset, reference, files, temporary / SUMMARY)

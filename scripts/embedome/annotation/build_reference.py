@@ -1,4 +1,4 @@
-"""Making a look-up set: the rows of a data set that a table of labels names, their vectors, and an index of these."""
+"""Making a reference set: the rows of a data set that a table of labels names, their vectors, and an index of these."""
 
 import logging
 import os
@@ -24,6 +24,7 @@ from embedome.annotation.reference_set import (
     VECTORS,
     AnnotateSettings,
     ReferenceSet,
+    check_catalog,
     dataset_identity,
     ranges,
 )
@@ -102,18 +103,17 @@ def build_reference(
     float16 beyond `settings.exact_up_to`.
     """
     data, table = open_dataset(dataset), read_labels(labels)
-    if settings.max_identity is not None and catalog is None:
-        raise UserError("a largest identity needs the sequences; name the catalog of the run, results/catalog")
+    check_catalog(settings, catalog)
     for split in settings.hold_out:
         data.files(split)
     found = find_annotated(data, table, settings.hold_out)
-    lookup, held_out = found.filter(pc.invert(found["held_out"])), found.filter(found["held_out"])
-    account = count_ids(data, table, len(lookup), len(held_out), labels)
+    reference, held_out = found.filter(pc.invert(found["held_out"])), found.filter(found["held_out"])
+    account = count_ids(data, table, len(reference), len(held_out), labels)
     with atomic_directory(folder, check_own_lookup) as temporary:
-        write_rows(temporary, table, lookup, held_out, catalog if settings.max_identity is not None else None)
-        gather_vectors(data, lookup["id"].combine_chunks(), temporary / VECTORS)
+        write_rows(temporary, table, reference, held_out, catalog if settings.max_identity is not None else None)
+        gather_vectors(data, reference["id"].combine_chunks(), temporary / VECTORS)
         index = index_vectors(temporary, settings, threads)
-        about = {
+        about: dict[str, Any] = {
             "format": ANNOTATION_FORMAT,
             "dataset": dataset_identity(dataset, data),
             "labels": {"sha256": table.sha256, **labels.columns()},
@@ -124,17 +124,17 @@ def build_reference(
         write_json(temporary / LOOKUP, about)
         about["index"]["recall"] = measure_recall(data, ReferenceSet(temporary), threads)
         write_json(temporary / LOOKUP, about)
-    log.info("%s: %s annotated proteins, %s held out", folder, f"{len(lookup):,}", f"{len(held_out):,}")
+    log.info("%s: %s annotated proteins, %s held out", folder, f"{len(reference):,}", f"{len(held_out):,}")
     return about
 
 
 def check_own_lookup(folder: str | os.PathLike) -> None:
-    """Refuse a folder that is no look-up set, or holds something else too, before it is replaced."""
+    """Refuse a folder that is no reference set, or holds something else too, before it is replaced."""
     check_own_folder(folder, LOOKUP_NAMES, lambda folder: (folder / LOOKUP).is_file())
 
 
 def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> pa.Table:
-    """The data set's rows that the table has, sorted by id: id, digest, number in the table, and whether held out.
+    """Find the data set's rows that the table has, sorted by id: id, digest, number in the table, whether held out.
 
     Raises
     ------
@@ -154,8 +154,8 @@ def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) ->
     return pa.concat_tables(pieces).combine_chunks().sort_by("id")
 
 
-def count_ids(data: Dataset, table: LabelTable, lookup: int, held_out: int, source: LabelSource) -> dict[str, int]:
-    """The account of the table's ids; those that the data set lacks are told in the log.
+def count_ids(data: Dataset, table: LabelTable, reference: int, held_out: int, source: LabelSource) -> dict[str, int]:
+    """Draw up the account of the table's ids; warn of those that the data set lacks.
 
     Raises
     ------
@@ -167,38 +167,38 @@ def count_ids(data: Dataset, table: LabelTable, lookup: int, held_out: int, sour
         "table_rows": table.rows,
         "table_rows_without_label": table.empty,
         "ids": len(table.ids),
-        "lookup": lookup,
+        "lookup": reference,
         "held_out": held_out,
         "skipped": skipped,
-        "not_in_data_set": len(table.ids) - lookup - held_out - skipped,
+        "not_in_data_set": len(table.ids) - reference - held_out - skipped,
     }
-    if not lookup + held_out:
+    if not reference + held_out:
         raise UserError(
             f"{source.path}: none of its {len(table.ids):,} ids ({table.ids[0].as_py()!r}, …) is in {data.folder}; "
             f"expected ids as in the FASTA headers in column {source.id_column!r}"
         )
-    if not lookup:
+    if not reference:
         raise UserError(f"{source.path}: all {held_out:,} ids of the data set are held out; hold out fewer splits")
     if account["not_in_data_set"]:
-        absent, there = f"{account['not_in_data_set']:,}", f"{account['ids']:,}"
-        log.warning("%s: %s of %s ids are not in the data set", source.path, absent, there)
+        absent, all_ids = f"{account['not_in_data_set']:,}", f"{account['ids']:,}"
+        log.warning("%s: %s of %s ids are not in the data set", source.path, absent, all_ids)
     return account
 
 
 def write_rows(
-    folder: Path, table: LabelTable, lookup: pa.Table, held_out: pa.Table, catalog: str | os.PathLike | None
+    folder: Path, table: LabelTable, reference: pa.Table, held_out: pa.Table, catalog: str | os.PathLike | None
 ) -> None:
-    """Write the look-up set's rows, the held-out labels, and the names of labels with how many proteins carry each."""
-    codes = labels_of(table, lookup["number"].to_numpy())
+    """Write the reference set's rows, the held-out labels, and the labels' names with the number of their proteins."""
+    codes = take_labels(table, reference["number"].to_numpy())
     counts = np.bincount(codes.flatten().to_numpy(), minlength=len(table.names))
     with ParquetSink(folder / NAMES, NAMES_SCHEMA, GROUP_ROWS) as sink:
         sink.write(pa.table([table.names, pa.array(counts, pa.int64())], schema=NAMES_SCHEMA))
     with ParquetSink(folder / HELD_OUT, HELD_OUT_SCHEMA, GROUP_ROWS) as sink:
-        truth = labels_of(table, held_out["number"].to_numpy())
+        truth = take_labels(table, held_out["number"].to_numpy())
         sink.write(pa.table([held_out["id"], truth], schema=HELD_OUT_SCHEMA))
     with ParquetSink(folder / ROWS, ROWS_SCHEMA, GROUP_ROWS, use_dictionary=False) as sink:
-        for start in range(0, len(lookup), GROUP_ROWS):
-            rows = lookup.slice(start, GROUP_ROWS)
+        for start in range(0, len(reference), GROUP_ROWS):
+            rows = reference.slice(start, GROUP_ROWS)
             if catalog is None:
                 sequences = pa.nulls(len(rows), pa.large_string())
             else:
@@ -207,8 +207,8 @@ def write_rows(
             sink.write(pa.table(block, schema=ROWS_SCHEMA))
 
 
-def labels_of(table: LabelTable, numbers: np.ndarray) -> pa.ListArray:
-    """The labels, as positions in the names, of some ids of the table."""
+def take_labels(table: LabelTable, numbers: np.ndarray) -> pa.ListArray:
+    """Return the labels, as positions in the names, of some ids of the table."""
     starts, ends = table.offsets[numbers], table.offsets[numbers + 1]
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
     flat = table.codes[ranges(starts, ends)]
@@ -232,22 +232,22 @@ def gather_vectors(data: Dataset, ids: pa.Array, path: Path) -> None:
 
 
 def row_groups(path: Path, ids: pa.Array) -> Iterator[pa.Table]:
-    """The rows of a file that have one of the ids, id and vector, a row group at a time; other groups are not read."""
+    """Yield a file's rows that have one of the ids, id and vector, a row group at a time; other groups are not read."""
     file = ParquetFile(path)
     for group in range(file.num_row_groups):
-        there = pc.is_in(file.read_row_group(group, ["id"], use_threads=False)["id"], value_set=ids)
-        if pc.any(there).as_py():
-            yield file.read_row_group(group, ["id", "embedding"], use_threads=False).filter(there)
+        wanted = pc.is_in(file.read_row_group(group, ["id"], use_threads=False)["id"], value_set=ids)
+        if pc.any(wanted).as_py():
+            yield file.read_row_group(group, ["id", "embedding"], use_threads=False).filter(wanted)
 
 
 def index_vectors(folder: Path, settings: AnnotateSettings, threads: int) -> dict[str, Any]:
-    """Index the look-up set's vectors, and say what the index is."""
+    """Index the reference set's vectors; return what the index is."""
     import faiss
 
     vectors = np.load(folder / VECTORS, mmap_mode="r")
     metric = INDEX_METRICS[settings.metric]
     index = build_index(
-        partial(blocks_of, vectors),
+        partial(iter_blocks, vectors),
         vectors.shape[1],
         len(vectors),
         metric=metric,
@@ -261,7 +261,7 @@ def index_vectors(folder: Path, settings: AnnotateSettings, threads: int) -> dic
     return {"kind": "inverted file", "lists": index.nlist, "lists_searched": index.nprobe, "seed": SEED}
 
 
-def blocks_of(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """A matrix, some rows at a time."""
+def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield a matrix, some rows at a time."""
     for start in range(0, len(vectors), BLOCK_ROWS):
         yield vectors[start : start + BLOCK_ROWS]

@@ -1,8 +1,9 @@
-"""Finding the hits of queries in a look-up set: FAISS finds candidates, their distances are computed anew, exactly."""
+"""Finding the hits of queries in a reference set: FAISS finds candidates, whose exact distances are then computed."""
 
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +40,11 @@ class Queries:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, numbers: np.ndarray) -> "Queries":
-        """Some of the queries."""
+    def take(self, numbers: np.ndarray) -> Self:
+        """Return some of the queries."""
         places = pa.array(numbers)
         some = None if self.sequences is None else [self.sequences[number] for number in numbers]
-        return Queries(self.ids.take(places), self.digests.take(places), self.vectors[numbers], some)
+        return type(self)(self.ids.take(places), self.digests.take(places), self.vectors[numbers], some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Hits:
     Attributes
     ----------
     query, row : numpy.ndarray, dtype=int64, shape=(h,)
-        Numbers of the query, and of the hit in the look-up set.
+        Numbers of the query, and of the hit in the reference set.
     distance : numpy.ndarray, dtype=float64, shape=(h,)
     left_out : collections.Counter
         Annotated proteins as near as the hits, or nearer, that were left out, by reason.
@@ -66,14 +67,14 @@ class Hits:
 
 
 class HitFinder:
-    """Finds hits in a look-up set.
+    """Finds hits in a reference set.
 
     Hits of a query are the k nearest annotated proteins and all others as far away as the k-th. A protein is no hit of
     itself, nor of its copies or of what is too similar where the settings say so.
 
     Parameters
     ----------
-    lookup : ReferenceSet
+    reference : ReferenceSet
     settings : AnnotateSettings
     threads : int
 
@@ -85,19 +86,19 @@ class HitFinder:
     FAISS may be off.
     """
 
-    def __init__(self, lookup: ReferenceSet, settings: AnnotateSettings, threads: int = 1) -> None:
-        self.lookup, self.settings, self.threads = lookup, settings, threads
-        self.index = lookup.index()
+    def __init__(self, reference: ReferenceSet, settings: AnnotateSettings, threads: int = 1) -> None:
+        self.reference, self.settings, self.threads = reference, settings, threads
+        self.index = reference.index()
         self.aligner = None if settings.max_identity is None else make_aligner()
         self.n_alignments = 0
 
     def find(self, queries: Queries) -> Hits:
-        """The hits of some queries."""
+        """Find the hits of some queries."""
         waiting, wanted = np.arange(len(queries)), self.settings.neighbours + SPARE
         found: list[Hits] = []
         known: dict[tuple[int, int], float] = {}
         while len(waiting):
-            wanted = min(wanted, len(self.lookup.ids))
+            wanted = min(wanted, len(self.reference.ids))
             left = []
             for some in np.array_split(waiting, -(-len(waiting) * wanted // BLOCK_NUMBERS)):
                 done, hits = self.attempt(queries.take(some), some, wanted, known)
@@ -109,7 +110,7 @@ class HitFinder:
     def attempt(
         self, queries: Queries, numbers: np.ndarray, wanted: int, known: dict[tuple[int, int], float]
     ) -> tuple[np.ndarray, Hits]:
-        """Which queries so many candidates suffice for, and their hits; `known` holds identities computed before."""
+        """Return which queries are settled with `wanted` candidates, and their hits; `known` holds known identities."""
         rows, reach, exhausted = self.candidates(queries.vectors, wanted)
         distance = self.distances(queries.vectors, rows)
         order = np.lexsort((rows, distance), axis=1)
@@ -128,22 +129,22 @@ class HitFinder:
         return done, Hits(numbers[query], rows[query, place], distance[query, place], left_out)
 
     def candidates(self, vectors: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The nearest rows as FAISS sees them.
+        """Find the nearest rows as FAISS sees them.
 
         Returns
         -------
         rows : numpy.ndarray, dtype=int64, shape=(n, wanted)
             -1 where there are no more.
         reach : numpy.ndarray, dtype=float64, shape=(n,)
-            What has not been found is at least so far away, if it is to be found at all.
+            Least distance of what has not been found, as far as the index finds it.
         exhausted : numpy.ndarray, dtype=bool, shape=(n,)
-            Where there is nothing more to be found.
+            Where nothing more can be found.
         """
         cosine = self.settings.metric == COSINE
         asked = unit(vectors) if cosine else np.ascontiguousarray(vectors, np.float32)
         with faiss_threads(self.threads):
             scores, rows = self.index.search(asked, wanted)
-        exhausted = (rows < 0).any(1) | (wanted == len(self.lookup.ids))
+        exhausted = np.logical_or((rows < 0).any(1), wanted == len(self.reference.ids))
         far = scores[:, -1].astype(np.float64)
         # Sums of D products in float32 are off by some sqrt(D) units in the last place of the squared norms.
         unit_error = 2 * math.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
@@ -154,21 +155,21 @@ class HitFinder:
         return rows, np.sqrt(np.maximum(far - unit_error * (3 * norms + 2 * np.abs(far)), 0)), exhausted
 
     def distances(self, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Distances [n, m] of queries from their candidates, in float64; infinite where there is no candidate."""
+        """Compute the distances [n, m] of queries from candidates, in float64; infinite where there is no candidate."""
         found = np.full(rows.shape, np.inf)
         query, place = np.nonzero(rows >= 0)
         step = max(1, BLOCK_NUMBERS // vectors.shape[1])
         for start in range(0, len(query), step):
             pairs = query[start : start + step], place[start : start + step]
-            found[pairs] = pair_distances(vectors[pairs[0]], self.lookup.vectors[rows[pairs]], self.settings.metric)
+            found[pairs] = pair_distances(vectors[pairs[0]], self.reference.vectors[rows[pairs]], self.settings.metric)
         return found
 
     def forbidden(self, queries: Queries, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Which candidates are no hits, by reason: the query itself, and if asked for its sequence under other ids."""
-        own = rows == row_numbers(queries.ids, self.lookup.ids)[:, None]
+        """Return which candidates are no hits, by reason: the query itself, and if asked for, its copies."""
+        own = rows == row_numbers(queries.ids, self.reference.ids)[:, None]
         reasons = {OWN: own}
         if self.settings.skip_identical:
-            digests = self.lookup.digests.take(pa.array(np.maximum(rows, 0).ravel()))
+            digests = self.reference.digests.take(pa.array(np.maximum(rows, 0).ravel()))
             same = pc.equal(digests, queries.digests.take(pa.array(np.repeat(np.arange(len(rows)), rows.shape[1]))))
             reasons[IDENTICAL] = same.to_numpy(zero_copy_only=False).reshape(rows.shape) & (rows >= 0) & ~own
         return reasons
@@ -181,25 +182,29 @@ class HitFinder:
         allowed: np.ndarray,
         known: dict[tuple[int, int], float],
     ) -> np.ndarray:
-        """Which candidates are above the largest identity; those beyond the k-th that is not are not looked at."""
+        """Return which candidates are above the largest identity; those beyond the k-th below it are not compared."""
+        limit, sequences = self.settings.max_identity, queries.sequences
+        assert self.aligner is not None, "made where the settings have a largest identity"
+        assert limit is not None, "likewise"
+        assert sequences is not None, "`check_catalog` has seen that there is one"
         similar = np.zeros(rows.shape, bool)
-        for index, (number, sequence) in enumerate(zip(numbers.tolist(), queries.sequences, strict=True)):
+        for index, (number, sequence) in enumerate(zip(numbers.tolist(), sequences, strict=True)):
             accepted, last = 0, np.inf
             for place in np.flatnonzero(np.isfinite(allowed[index])):
                 if accepted >= self.settings.neighbours and allowed[index, place] > last:
                     break
                 pair = (number, int(rows[index, place]))
                 if pair not in known:
-                    known[pair] = sequence_identity(self.aligner, sequence, self.lookup.sequences[pair[1]].as_py())
+                    known[pair] = sequence_identity(self.aligner, sequence, self.reference.sequences[pair[1]].as_py())
                     self.n_alignments += 1
-                similar[index, place] = known[pair] > self.settings.max_identity
+                similar[index, place] = known[pair] > limit
                 if not similar[index, place]:
                     accepted, last = accepted + 1, allowed[index, place]
         return similar
 
 
 def pair_distances(one: np.ndarray, other: np.ndarray, metric: str) -> np.ndarray:
-    """Distances of vectors [n, D] from others, row by row, in float64; in cosine distance a vector of zeros is 1 off.
+    """Compute distances of vectors [n, D] from others, row by row, in float64; in cosine a vector of zeros is 1 off.
 
     Each depends on its two vectors alone, to the last bit: NumPy sums a row in one fixed order.
     """
@@ -212,19 +217,19 @@ def pair_distances(one: np.ndarray, other: np.ndarray, metric: str) -> np.ndarra
 
 
 def row_numbers(ids: pa.Array, of: pa.Array) -> np.ndarray:
-    """The position of each id in another array; -2 where it is not there, which no candidate has."""
+    """Return the position of each id in another array; -2, which no candidate has, where it is not in it."""
     return pc.fill_null(pc.index_in(ids, value_set=of), -2).to_numpy()
 
 
 def kth_smallest(values: np.ndarray, k: int) -> np.ndarray:
-    """The k-th smallest of each row, infinite where there are fewer."""
+    """Return the k-th smallest of each row, infinite where there are fewer."""
     if values.shape[1] < k:
         return np.full(len(values), np.inf)
     return np.partition(values, k - 1, axis=1)[:, k - 1]
 
 
 def concat_hits(found: list[Hits]) -> Hits:
-    """Hits of several rounds as one, sorted."""
+    """Return hits of several rounds as one, sorted."""
     query, row, distance = (
         np.concatenate([getattr(hits, name) for hits in found]) for name in ("query", "row", "distance")
     )

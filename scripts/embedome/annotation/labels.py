@@ -47,7 +47,7 @@ class LabelSource:
     separator: str = ";"
 
     def columns(self) -> dict[str, str]:
-        """How the table is read, as JSON."""
+        """Return how the table is read, as JSON."""
         return {name: getattr(self, name) for name in ("id_column", "label_column", "separator")}
 
     @classmethod
@@ -97,13 +97,13 @@ def read_labels(source: LabelSource) -> LabelTable:
     blank = pc.indices_nonzero(pc.equal(ids, ""))
     if len(blank):
         raise UserError(f"{source.path}: row {blank[0].as_py() + 1} has no {source.id_column}; expected an id")
-    parents, labels = single_labels(source, table["label"].combine_chunks())
+    parents, labels = split_labels(source, table["label"].combine_chunks())
     named = pc.not_equal(labels, "").to_numpy(zero_copy_only=False)
     parents, labels = parents[named], labels.filter(pa.array(named))
     if not len(labels):
         raise UserError(f"{source.path}: no row has a {source.label_column}; expected labels to carry over")
-    id_names, id_codes = ranked(ids.combine_chunks().take(pa.array(parents)))
-    names, codes = ranked(labels)
+    id_names, id_codes = rank_values(ids.combine_chunks().take(pa.array(parents)))
+    names, codes = rank_values(labels)
     warn_of_joined(source, names)
     pairs = np.unique(id_codes * len(names) + codes)
     return LabelTable(
@@ -117,8 +117,8 @@ def read_labels(source: LabelSource) -> LabelTable:
     )
 
 
-def single_labels(source: LabelSource, column: pa.Array) -> tuple[np.ndarray, pa.StringArray]:
-    """The labels of n rows one by one, without white space around them: the row of each, int64 [m], and the labels."""
+def split_labels(source: LabelSource, column: pa.Array) -> tuple[np.ndarray, pa.StringArray]:
+    """Return the labels of n rows one by one, stripped of white space: the row of each, int64 [m], and the labels."""
     if is_list(column.type):
         rows, items = pc.list_parent_indices(column), pc.list_flatten(column)
         texts = pc.fill_null(as_text(source, items), "")
@@ -132,12 +132,12 @@ def single_labels(source: LabelSource, column: pa.Array) -> tuple[np.ndarray, pa
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether the values of a column are lists."""
+    """Return whether the values of a column are lists."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def as_text(source: LabelSource, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """A column as text."""
+    """Return a column as text."""
     try:
         return column.cast(pa.string())
     except pa.ArrowException as error:
@@ -145,12 +145,12 @@ def as_text(source: LabelSource, column: pa.Array | pa.ChunkedArray) -> pa.Array
 
 
 def warn_of_joined(source: LabelSource, names: pa.StringArray) -> None:
-    """Say where labels look like several in one, joined by something that is not the separator."""
+    """Warn where labels look like several in one, joined by something that is not the separator."""
     for separator, pattern in JOINERS.items():
-        if separator != source.separator and len(found := joined_labels(names, pattern, separator == " ")):
+        if separator != source.separator and len(found := find_joined(names, pattern, separator == " ")):
             log.warning(
                 "%s: %s of %s labels look like several joined by %r, for example %r; if they are, name what separates "
-                "labels (--separator, annotate.separator), or of lists give each an item of its own",
+                "labels (--separator, annotate.separator), or make lists of them, an item each",
                 source.path,
                 f"{len(found):,}",
                 f"{len(names):,}",
@@ -159,8 +159,8 @@ def warn_of_joined(source: LabelSource, names: pa.StringArray) -> None:
             )
 
 
-def joined_labels(names: pa.StringArray, pattern: str, codes_only: bool) -> pa.StringArray:
-    """The labels all of whose parts look like labels: they have the form of a code, or stand elsewhere, too."""
+def find_joined(names: pa.StringArray, pattern: str, codes_only: bool) -> pa.StringArray:
+    """Return the labels whose parts all look like labels: they have the form of a code, or occur elsewhere, too."""
     several = names.filter(pc.match_substring_regex(names, pattern))
     pieces = pc.split_pattern_regex(several, pattern)
     # Without the brackets and quotes of lists in other languages.
@@ -175,8 +175,8 @@ def joined_labels(names: pa.StringArray, pattern: str, codes_only: bool) -> pa.S
     return several.filter(pa.array(odd == 0))
 
 
-def ranked(values: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
-    """The distinct values, sorted, and the position of each value among them."""
+def rank_values(values: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
+    """Return the distinct values, sorted, and the position of each value among them, int64."""
     encoded = values.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     rank = np.empty(len(order), np.int64)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from embedome.dataset.dataset import Dataset
 
@@ -19,8 +19,8 @@ class Partition:
     of: int
 
     @classmethod
-    def of_job(cls, wildcards: Any, shards: int) -> "Partition":
-        """The partition of the job whose wildcards are a split and the number of one of its shards."""
+    def of_job(cls, wildcards: Any, shards: int) -> Self:
+        """Return the partition of the job whose wildcards are a split and the number of one of its shards."""
         return cls(wildcards.split, int(wildcards.shard), shards)
 
     @property
@@ -29,7 +29,7 @@ class Partition:
         return f"split={self.split}/part-{self.index:05d}.parquet"
 
     def files(self, data: Dataset) -> tuple[list[Path], list[Path]]:
-        """Its part files and its files of duplicates, each in the order of their ids."""
+        """Return its part files and its files of duplicates, each in the order of their ids."""
         files: tuple[list[Path], list[Path]] = ([], [])
         for entry in data.files(self.split):
             kind, _ = file_number(entry["file"])
@@ -41,13 +41,13 @@ class Partition:
 
 
 def file_number(name: str) -> tuple[str, int]:
-    """A data set's file: whether it holds parts or duplicates, and the number of its shard, or its own."""
+    """Return whether a data set's file holds ``part`` or ``duplicates``, and the number of its shard, or its own."""
     match = re.fullmatch(r"(part|duplicates)-(\d+).*", Path(name).name)
     return (match[1], int(match[2])) if match else ("part", 0)
 
 
 def list_partitions(data: Dataset) -> list[Partition]:
-    """A partition for each shard."""
+    """List a partition for each shard."""
     found = []
     for split in data.splits:
         numbers = [file_number(entry["file"]) for entry in data.files(split)]

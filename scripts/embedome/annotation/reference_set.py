@@ -1,4 +1,4 @@
-"""The look-up set: the annotated proteins of a data set, whose labels are carried over to their neighbours."""
+"""The reference set: the annotated proteins of a data set, whose labels are carried over to their neighbours."""
 
 import os
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class AnnotateSettings(SectionSettings):
     min_reliability : float
         Labels of a smaller reliability are not written.
     exact_up_to : int
-        Look-up sets of more proteins are searched in an inverted file, which misses some neighbours.
+        Reference sets of more proteins are searched in an inverted file, which misses some neighbours.
     """
 
     neighbours: int = 5
@@ -60,14 +60,14 @@ class AnnotateSettings(SectionSettings):
     exact_up_to: int = EXACT_UP_TO
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON, in one form however numbers were typed."""
+        """Return the settings as JSON, in one form however numbers were typed."""
         limit = None if self.max_identity is None else float(self.max_identity)
         least = float(self.min_reliability)
         return asdict(self) | {"hold_out": list(self.hold_out), "max_identity": limit, "min_reliability": least}
 
 
 class ReferenceSet:
-    """An opened look-up set.
+    """An opened reference set.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class ReferenceSet:
         self.folder = Path(folder)
         self.about = read_json(self.folder / LOOKUP)
         if self.about.get("format") != ANNOTATION_FORMAT:
-            raise UserError(f"{folder}: a look-up set of another format; delete it and run again")
+            raise UserError(f"{folder}: a reference set of another format; delete it and run again")
         rows = read_whole(self.folder / ROWS)
         self.ids, self.digests, self.sequences = rows["id"], rows["digest"], rows["sequence"]
         self.offsets, self.codes = rows["labels"].offsets.to_numpy(), rows["labels"].flatten().to_numpy()
@@ -104,7 +104,7 @@ class ReferenceSet:
         return AnnotateSettings(**self.about["settings"])
 
     def held_out(self) -> dict[str, pa.Array]:
-        """Ids and labels of the held-out splits, sorted by id."""
+        """Read ids and labels of the held-out splits, sorted by id."""
         return read_whole(self.folder / HELD_OUT)
 
     def index(self) -> "faiss.Index":
@@ -115,26 +115,32 @@ class ReferenceSet:
 
 
 def read_whole(path: Path) -> dict[str, pa.Array]:
-    """The columns of a file, each in one piece."""
+    """Read the columns of a file, each in one piece."""
     table = ParquetFile(path).read(use_threads=False)
     return {name: table[name].combine_chunks() for name in table.column_names}
 
 
 def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """All integers of the ranges [start, end), one range after the other."""
+    """Return all integers of the ranges [start, end), one range after the other."""
     lengths = ends - starts
     skips = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
     return np.arange(lengths.sum()) + skips
 
 
-def check_reference(dataset: str | os.PathLike, data: Dataset, lookup: ReferenceSet) -> None:
-    """Refuse the look-up set of another data set."""
-    if lookup.about["dataset"] != dataset_identity(dataset, data):
-        raise UserError(f"{lookup.folder}: made from another data set than {dataset}; delete it and run again")
+def check_catalog(settings: AnnotateSettings, catalog: str | os.PathLike | None) -> None:
+    """Refuse to compare sequences where no catalog has them."""
+    if settings.max_identity is not None and catalog is None:
+        raise UserError("a largest identity needs the sequences; name the catalog of the run, results/catalog")
+
+
+def check_reference(dataset: str | os.PathLike, data: Dataset, reference: ReferenceSet) -> None:
+    """Refuse the reference set of another data set."""
+    if reference.about["dataset"] != dataset_identity(dataset, data):
+        raise UserError(f"{reference.folder}: made from another data set than {dataset}; delete it and run again")
 
 
 def dataset_identity(path: str | os.PathLike, data: Dataset) -> dict[str, Any]:
-    """What says which data set it was: the digest of its manifest, or of its one file."""
+    """Return what identifies a data set: the digest of its manifest, or of its one file, rows and model."""
     file = Path(path) if Path(path).is_file() else data.folder / MANIFEST
     model = data.manifest["provenance"]["model"]
     return {"sha256": file_sha256(file), "rows": len(data), "model": model}

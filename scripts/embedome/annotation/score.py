@@ -34,7 +34,7 @@ class Truth:
 
     @property
     def sizes(self) -> np.ndarray:
-        """How many labels each protein has."""
+        """The number of labels of each protein."""
         return np.diff(self.offsets)
 
     @property
@@ -43,7 +43,7 @@ class Truth:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def has(self, protein: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Whether proteins carry labels."""
+        """Return whether proteins carry labels, bool, one for each pair."""
         keys = self.proteins * self.width + self.codes
         wanted = protein * self.width + label
         return keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
@@ -89,7 +89,7 @@ class Curve:
         self.recall += (right / self.sizes[proteins][:, None]).sum(0)
 
     def fmax(self) -> dict[str, float]:
-        """The largest F, and where; the largest threshold of equals."""
+        """Return the largest F, and where; the largest threshold of equals."""
         precision = np.divide(self.precision, self.covered, out=np.zeros(len(THRESHOLDS)), where=self.covered > 0)
         recall = self.recall / len(self.sizes)
         both = precision + recall
@@ -99,12 +99,12 @@ class Curve:
         return {name: round(float(value), 6) for name, value in found.items()}
 
 
-def score_annotation(lookup: ReferenceSet, files: Sequence[Path]) -> dict[str, Any] | None:
+def score_annotation(reference: ReferenceSet, files: Sequence[Path]) -> dict[str, Any] | None:
     """Compare carried-over labels with held-out ones.
 
     Parameters
     ----------
-    lookup : ReferenceSet
+    reference : ReferenceSet
     files : sequence of paths
         The annotation of the held-out splits.
 
@@ -113,37 +113,37 @@ def score_annotation(lookup: ReferenceSet, files: Sequence[Path]) -> dict[str, A
     dict or None
         None where no held-out protein has a label. ``accuracy``: the fraction of the proteins whose label of rank 1 is
         one of their own; one without any label counts as wrong. ``fmax``: see `Curve`. Each of the labels carried over,
-        of the commonest label (for Fmax: every label, scored by its frequency in the look-up set), and of the labels of
-        a random annotated protein.
+        of the commonest label (for Fmax: every label, scored by its frequency in the reference set), and of the labels
+        of a random annotated protein.
     """
-    held_out = lookup.held_out()
+    held_out = reference.held_out()
     codes = held_out["labels"].flatten().to_numpy().astype(np.int64)
-    truth = Truth(held_out["id"], held_out["labels"].offsets.to_numpy(), codes, len(lookup.names))
+    truth = Truth(held_out["id"], held_out["labels"].offsets.to_numpy(), codes, len(reference.names))
     if not len(truth):
         return None
     curve, top, every = Curve(truth.sizes), Bins(), Bins()
     covered = 0
     for path in files:
-        for predicted, rank in read_predicted(path, truth, lookup.names):
+        for predicted, rank in read_predicted(path, truth, reference.names):
             curve.add(predicted)
             top.add(predicted.score[rank == 1], predicted.right[rank == 1])
             every.add(predicted.score, predicted.right)
             covered += len(np.unique(predicted.protein))
-    single = bool((truth.sizes == 1).all() and (np.diff(lookup.offsets) == 1).all())
+    single = bool((truth.sizes == 1).all() and (np.diff(reference.offsets) == 1).all())
     return {
         "proteins": len(truth),
         "with_a_label": covered,
         "one_label_each": single,
-        "labels_not_in_lookup": int((lookup.n_lookup[np.unique(truth.codes)] == 0).sum()),
-        "accuracy": {"carried_over": round(top.right.sum() / len(truth), 6), **baseline_accuracy(lookup, truth)},
-        "fmax": {"carried_over": curve.fmax(), **baseline_fmax(lookup, truth)},
+        "labels_not_in_lookup": int((reference.n_lookup[np.unique(truth.codes)] == 0).sum()),
+        "accuracy": {"carried_over": round(top.right.sum() / len(truth), 6), **baseline_accuracy(reference, truth)},
+        "fmax": {"carried_over": curve.fmax(), **baseline_fmax(reference, truth)},
         "first_label_by_reliability": top.as_json("proteins"),
         "labels_by_reliability": every.as_json("labels"),
     }
 
 
 def read_predicted(path: Path, truth: Truth, names: pa.Array) -> Iterator[tuple[Predicted, np.ndarray]]:
-    """The labels of the held-out proteins of a file, some proteins at a time, with their ranks."""
+    """Yield the labels of the held-out proteins of a file, some proteins at a time, with their ranks."""
     file, pieces = ParquetFile(path), []
     for group in range(file.num_row_groups):
         rows = file.read_row_group(group, columns=["id", "label", "reliability", "rank"], use_threads=False)
@@ -175,7 +175,7 @@ class Bins:
         self.right += np.bincount(place[right], minlength=BINS)
 
     def as_json(self, unit: str) -> list[dict[str, Any]]:
-        """A row for each tenth that has any."""
+        """Return a row for each tenth that has any."""
         return [
             {
                 "from": place / BINS,
@@ -189,29 +189,29 @@ class Bins:
         ]
 
 
-def baseline_accuracy(lookup: ReferenceSet, truth: Truth) -> dict[str, float]:
-    """How often the commonest label is right, and, on average, a random label of a random annotated protein."""
-    commonest = int(np.argmax(lookup.n_lookup))
-    sizes = np.diff(lookup.offsets)
-    share = np.bincount(lookup.codes, weights=np.repeat(1 / sizes, sizes), minlength=truth.width) / len(sizes)
+def baseline_accuracy(reference: ReferenceSet, truth: Truth) -> dict[str, float]:
+    """Return how often the commonest label is right, and, on average, a random label of a random annotated protein."""
+    commonest = int(np.argmax(reference.n_lookup))
+    sizes = np.diff(reference.offsets)
+    share = np.bincount(reference.codes, weights=np.repeat(1 / sizes, sizes), minlength=truth.width) / len(sizes)
     return {
         "commonest_label": round(int((truth.codes == commonest).sum()) / len(truth), 6),
         "random_neighbour": round(float(share[truth.codes].sum()) / len(truth), 6),
     }
 
 
-def baseline_fmax(lookup: ReferenceSet, truth: Truth) -> dict[str, dict[str, float]]:
-    """Fmax of every label scored by its frequency, and of all labels of a random annotated protein."""
+def baseline_fmax(reference: ReferenceSet, truth: Truth) -> dict[str, dict[str, float]]:
+    """Return Fmax of every label scored by its frequency, and of all labels of a random annotated protein."""
     return {
-        "commonest_label": frequencies_curve(lookup, truth).fmax(),
-        "random_neighbour": random_curve(lookup, truth).fmax(),
+        "commonest_label": frequencies_curve(reference, truth).fmax(),
+        "random_neighbour": random_curve(reference, truth).fmax(),
     }
 
 
-def frequencies_curve(lookup: ReferenceSet, truth: Truth) -> Curve:
-    """The curve of every label predicted for every protein, scored by the fraction of the look-up set that has it."""
+def frequencies_curve(reference: ReferenceSet, truth: Truth) -> Curve:
+    """Make the curve of every label predicted for every protein, scored by its share of the reference set."""
     curve = Curve(truth.sizes)
-    score = (lookup.n_lookup / len(lookup.ids)).astype(np.float32)
+    score = (reference.n_lookup / len(reference.ids)).astype(np.float32)
     levels = np.where(score > 0, np.searchsorted(THRESHOLDS.astype(np.float32), score, side="right"), 0)
     made = np.bincount(levels, minlength=len(THRESHOLDS) + 1)[1:][::-1].cumsum()[::-1]
     for start in range(0, len(truth), BLOCK_PROTEINS):
@@ -226,14 +226,14 @@ def frequencies_curve(lookup: ReferenceSet, truth: Truth) -> Curve:
     return curve
 
 
-def random_curve(lookup: ReferenceSet, truth: Truth) -> Curve:
-    """The curve of the labels of an annotated protein drawn for each protein, all scored 1."""
+def random_curve(reference: ReferenceSet, truth: Truth) -> Curve:
+    """Make the curve of the labels of an annotated protein drawn for each protein, all scored 1."""
     curve, random = Curve(truth.sizes), np.random.default_rng(SEED)
     for start in range(0, len(truth), BLOCK_PROTEINS):
         proteins = np.arange(start, min(start + BLOCK_PROTEINS, len(truth)))
-        drawn = random.integers(len(lookup.ids), size=len(proteins))
-        begins, ends = lookup.offsets[drawn], lookup.offsets[drawn + 1]
+        drawn = random.integers(len(reference.ids), size=len(proteins))
+        begins, ends = reference.offsets[drawn], reference.offsets[drawn + 1]
         protein = np.repeat(proteins, ends - begins)
-        label = lookup.codes[ranges(begins, ends)].astype(np.int64)
+        label = reference.codes[ranges(begins, ends)].astype(np.int64)
         curve.add(Predicted(protein, np.ones(len(label), np.float32), truth.has(protein, label)))
     return curve

@@ -19,7 +19,7 @@ BLOCK_ROWS = 4096
 TOLERANCE = 1e-6
 
 
-def measure_recall(data: Dataset, lookup: ReferenceSet, threads: int = 1) -> dict[str, Any]:
+def measure_recall(data: Dataset, reference: ReferenceSet, threads: int = 1) -> dict[str, Any]:
     """Compare the hits of random rows of a data set with those of an exact search that does not use FAISS.
 
     Returns
@@ -29,10 +29,10 @@ def measure_recall(data: Dataset, lookup: ReferenceSet, threads: int = 1) -> dic
         queries, and the seed of their choice.
     """
     queries = sample_queries(data, QUERIES, SEED)
-    settings = replace(lookup.settings, skip_identical=False, max_identity=None)
-    hits = HitFinder(lookup, settings, threads).find(queries)
-    own = row_numbers(queries.ids, lookup.ids)
-    distances = nearest_distances(queries.vectors, lookup.vectors, own, settings.neighbours, settings.metric)
+    settings = replace(reference.settings, skip_identical=False, max_identity=None)
+    hits = HitFinder(reference, settings, threads).find(queries)
+    own = row_numbers(queries.ids, reference.ids)
+    distances = nearest_distances(queries.vectors, reference.vectors, own, settings.neighbours, settings.metric)
     there = np.isfinite(distances).sum(1)
     farthest = np.max(distances, axis=1, where=np.isfinite(distances), initial=0)
     found = np.bincount(
@@ -44,7 +44,7 @@ def measure_recall(data: Dataset, lookup: ReferenceSet, threads: int = 1) -> dic
 
 
 def sample_queries(data: Dataset, wanted: int, seed: int) -> Queries:
-    """Random rows of a data set, all equally likely; all where it has fewer."""
+    """Draw rows of a data set, all equally likely; all where it has fewer."""
     chosen = np.sort(np.random.default_rng(seed).choice(len(data), min(wanted, len(data)), replace=False))
     tables, start = [], 0
     for entry in data.files():
@@ -65,7 +65,7 @@ def sample_queries(data: Dataset, wanted: int, seed: int) -> Queries:
 
 
 def nearest_distances(queries: np.ndarray, vectors: np.ndarray, own: np.ndarray, k: int, metric: str) -> np.ndarray:
-    """The k smallest distances of each query, by comparing it with every vector in double precision.
+    """Find the k smallest distances of each query, by comparing it with every vector in double precision.
 
     Parameters
     ----------
@@ -80,11 +80,11 @@ def nearest_distances(queries: np.ndarray, vectors: np.ndarray, own: np.ndarray,
     numpy.ndarray, dtype=float64, shape=(m, k)
         In no order; infinite where there are fewer.
     """
-    queries = scaled(queries, metric)
+    queries = scale_vectors(queries, metric)
     best = np.full((len(queries), k), np.inf)
     norms = np.square(queries).sum(1)[:, None]
     for start in range(0, len(vectors), BLOCK_ROWS):
-        block = scaled(vectors[start : start + BLOCK_ROWS], metric)
+        block = scale_vectors(vectors[start : start + BLOCK_ROWS], metric)
         found = queries @ block.T
         if metric == EUCLIDEAN:
             found = np.sqrt(np.maximum(norms - 2 * found + np.square(block).sum(1), 0))
@@ -96,8 +96,8 @@ def nearest_distances(queries: np.ndarray, vectors: np.ndarray, own: np.ndarray,
     return best
 
 
-def scaled(vectors: np.ndarray, metric: str) -> np.ndarray:
-    """Vectors in double precision, for cosine of length 1."""
+def scale_vectors(vectors: np.ndarray, metric: str) -> np.ndarray:
+    """Return vectors in double precision, for cosine of length 1."""
     vectors = vectors.astype(np.float64)
     if metric == EUCLIDEAN:
         return vectors

@@ -13,7 +13,7 @@ COMPARED_RESIDUES = 10_000
 
 
 def make_aligner() -> "PairwiseAligner":
-    """Global alignment, BLOSUM62, gaps -11 and -1, gaps at the ends free."""
+    """Make an aligner: global, BLOSUM62, gaps -11 and -1, gaps at the ends free."""
     from Bio.Align import PairwiseAligner, substitution_matrices
 
     aligner = PairwiseAligner(
@@ -27,10 +27,10 @@ def make_aligner() -> "PairwiseAligner":
 
 
 def sequence_identity(aligner: "PairwiseAligner", one: str, other: str) -> float:
-    """Identical residues in the best alignment, over the length of the shorter sequence: 0 to 1.
+    """Return the identical residues in the best alignment, over the length of the shorter sequence: 0 to 1.
 
     Over the shorter one, as CD-HIT defines it, so that a fragment of a protein is wholly identical to it. Of equally
-    good alignments it is the one that Biopython gives first. Of longer sequences the first 10,000 residues count.
+    good alignments it is the one that Biopython returns first. Of longer sequences the first 10,000 residues count.
 
     References
     ----------

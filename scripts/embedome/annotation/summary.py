@@ -45,20 +45,20 @@ class AnnotationCounts:
         self.left_out.update(hits.left_out)
 
     def as_json(self) -> dict[str, Any]:
-        """The counts; those of queries add up."""
+        """Return the counts; those of queries add up."""
         names = ("queries", "annotated", "without_hit", "below_min_reliability")
         more = ("hits", "rows", "labels_below_min_reliability")
         return {name: self.counts[name] for name in (*names, *more)} | {"left_out": dict(sorted(self.left_out.items()))}
 
 
 def summarise(
-    dataset: str | os.PathLike, lookup: str | os.PathLike, files: Sequence[str | os.PathLike], out: str | os.PathLike
+    dataset: str | os.PathLike, reference: str | os.PathLike, files: Sequence[str | os.PathLike], out: str | os.PathLike
 ) -> dict[str, Any]:
     """Add up the partitions, and score what was carried over to held-out proteins.
 
     Parameters
     ----------
-    dataset, lookup : path
+    dataset, reference : path
         As for `annotate_partition`.
     files : sequence of paths
         What it wrote, every partition.
@@ -70,14 +70,14 @@ def summarise(
     UserError
         Where a partition is of another run, there twice, or missing.
     """
-    data, reference = open_dataset(dataset), ReferenceSet(lookup)
-    check_reference(dataset, data, reference)
+    data, opened = open_dataset(dataset), ReferenceSet(reference)
+    check_reference(dataset, data, opened)
     totals: dict[str, AnnotationCounts] = {split: AnnotationCounts() for split in data.splits}
     paths: dict[str, list[Path]] = {split: [] for split in data.splits}
     for path in map(Path, files):
         about = read_about(path)
-        if about["annotation"] != reference.about:
-            raise UserError(f"{path}: made with another look-up set; delete it and run again")
+        if about["annotation"] != opened.about:
+            raise UserError(f"{path}: made with another reference set; delete it and run again")
         split, counts = about["partition"]["split"], about["counts"]
         totals[split].left_out.update(counts.pop("left_out"))
         totals[split].counts.update(counts)
@@ -93,10 +93,10 @@ def summarise(
         parts = ("annotated", "without_hit", "below_min_reliability")
         if found["queries"] != sum(found[name] for name in parts):
             raise RuntimeError(f"split {split}: the counts do not add up: {dict(found)}")
-    scored = [path for split in reference.settings.hold_out for path in paths[split]]
-    summary = reference.about | {
+    scored = [path for split in opened.settings.hold_out for path in paths[split]]
+    summary = opened.about | {
         "splits": {split: totals[split].as_json() for split in data.splits},
-        "score": score_annotation(reference, scored) if scored else None,
+        "score": score_annotation(opened, scored) if scored else None,
     }
     remove_others(Path(out).parent, files)
     write_json(out, summary)
@@ -115,7 +115,7 @@ def remove_others(folder: Path, files: Sequence[str | os.PathLike]) -> None:
 
 
 def is_partition(path: Path) -> bool:
-    """Whether a file is one of an annotation."""
+    """Return whether a file is one of an annotation."""
     try:
         return bool(read_about(path))
     except UserError:
@@ -123,7 +123,7 @@ def is_partition(path: Path) -> bool:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file of an annotation says of itself.
+    """Read what a file of an annotation records of itself.
 
     Raises
     ------

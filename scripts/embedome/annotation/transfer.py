@@ -40,7 +40,7 @@ class Transferred:
 
 
 def similarity(distance: np.ndarray, metric: str) -> np.ndarray:
-    """A hit's similarity: ``0.5 / (0.5 + d)`` for Euclidean distances, ``1 - d`` for cosine distances."""
+    """Return the similarity of hits: ``0.5 / (0.5 + d)`` for Euclidean distances, ``1 - d`` for cosine distances."""
     return HALF / (HALF + distance) if metric == EUCLIDEAN else 1 - distance
 
 
@@ -53,7 +53,7 @@ def transfer_labels(
     ----------
     hits : Hits
     offsets, codes : numpy.ndarray
-        The labels of row i of the look-up set are ``codes[offsets[i]:offsets[i + 1]]``, without repeats.
+        The labels of row i of the reference set are ``codes[offsets[i]:offsets[i + 1]]``, without repeats.
     metric : str
         Of the hits' distances.
     min_reliability : float

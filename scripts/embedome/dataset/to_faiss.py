@@ -1,4 +1,4 @@
-"""Nearest neighbours of vectors with FAISS: an index is built from a stream and gives row numbers, or ids."""
+"""Nearest neighbours of vectors with FAISS: an index is built from a stream and returns row numbers, or ids."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,10 +50,10 @@ def build_index(
         D.
     rows : int
     metric : {"cosine", "inner-product", "l2"}
-        For cosine, vectors are scaled to length 1 here, and queries must be (`unit`); ``l2`` gives squared distances.
+        For cosine, vectors are scaled to length 1 here, and queries must be (`unit`); ``l2`` returns squared distances.
     exact_up_to : int
     seed : int
-        Of the choice of rows to learn from, and of k-means. One seed gives one index, whatever the threads.
+        Of the choice of rows to learn from, and of k-means. One seed makes one index, whatever the threads.
     threads : int
 
     Returns
@@ -71,8 +71,8 @@ def build_index(
     with faiss_threads(threads):
         index = empty_index(dimension, rows, metric, exact_up_to, seed)
         if not index.is_trained:
-            index.train(sample_rows(prepared(batches(), metric), rows, index.nlist * TRAIN_ROWS, seed))
-        for vectors in prepared(batches(), metric):
+            index.train(sample_rows(prepare_batches(batches(), metric), rows, count_lists(rows) * TRAIN_ROWS, seed))
+        for vectors in prepare_batches(batches(), metric):
             index.add(vectors)
     if index.ntotal != rows:
         raise RuntimeError(f"the stream has {index.ntotal} rows; expected {rows}")
@@ -80,22 +80,27 @@ def build_index(
 
 
 def empty_index(dimension: int, rows: int, metric: str, exact_up_to: int, seed: int) -> "faiss.Index":
-    """The index for so many rows, still empty, and untrained where it is an inverted file."""
+    """Make the index for this many rows, still empty, and untrained where it is an inverted file."""
     faiss = load_faiss()
 
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     flat = faiss.IndexFlat(dimension, kind)
     if rows <= exact_up_to:
         return flat
-    lists = max(1, min(LISTS * math.isqrt(rows), rows // TRAIN_ROWS))
+    lists = count_lists(rows)
     index = faiss.IndexIVFScalarQuantizer(flat, dimension, lists, faiss.ScalarQuantizer.QT_fp16, kind)
     index.nprobe = min(PROBES, lists)
     index.cp.seed = seed
     return index
 
 
+def count_lists(rows: int) -> int:
+    """Return the number of lists of an inverted file of `rows` rows."""
+    return max(1, min(LISTS * math.isqrt(rows), rows // TRAIN_ROWS))
+
+
 def sample_rows(batches: Iterable[np.ndarray], rows: int, wanted: int, seed: int) -> np.ndarray:
-    """Some rows of a stream, all equally likely, in its order; all where it has fewer."""
+    """Draw `wanted` rows of a stream, all equally likely, in its order; all where it has fewer."""
     chosen = np.sort(np.random.default_rng(seed).choice(rows, min(wanted, rows), replace=False, shuffle=False))
     found, start = [], 0
     for vectors in batches:
@@ -105,8 +110,8 @@ def sample_rows(batches: Iterable[np.ndarray], rows: int, wanted: int, seed: int
     return np.concatenate(found)
 
 
-def prepared(batches: Iterable[np.ndarray], metric: str) -> Iterator[np.ndarray]:
-    """Vectors as FAISS takes them: float32, C order, of length 1 for cosine."""
+def prepare_batches(batches: Iterable[np.ndarray], metric: str) -> Iterator[np.ndarray]:
+    """Yield vectors as FAISS takes them: float32, C order, of length 1 for cosine."""
     for vectors in batches:
         yield unit(vectors) if metric == "cosine" else np.ascontiguousarray(vectors, np.float32)
 
@@ -119,13 +124,19 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def load_faiss() -> ModuleType:
-    """FAISS, if it is installed."""
+    """Import FAISS.
+
+    Raises
+    ------
+    UserError
+        Where it is not installed.
+    """
     return load_optional("faiss", "faiss-cpu")
 
 
 @contextmanager
 def faiss_threads(threads: int) -> Iterator[None]:
-    """Let FAISS use so many threads, and afterwards as many as before."""
+    """Let FAISS use this many threads, and afterwards as many as before."""
     faiss = load_faiss()
 
     before = faiss.omp_get_max_threads()
@@ -146,7 +157,7 @@ class Neighbours:
     metric: str
 
     def search(self, vectors: np.ndarray, k: int, threads: int = 1) -> tuple[np.ndarray, list[list[str | None]]]:
-        """The nearest rows of some vectors.
+        """Find the nearest rows of some vectors.
 
         Parameters
         ----------
@@ -163,14 +174,14 @@ class Neighbours:
         ids : list of n lists of k str
             None where fewer than k were found.
         """
-        queries = next(prepared([np.atleast_2d(vectors)], self.metric))
+        queries = next(prepare_batches([np.atleast_2d(vectors)], self.metric))
         with faiss_threads(threads):
             scores, rows = self.index.search(queries, k)
         names = self.names(rows.ravel())
         return scores, [names[start : start + k] for start in range(0, len(names), k)]
 
     def names(self, rows: Sequence[int] | np.ndarray) -> list[str | None]:
-        """The ids of rows of the index; None for -1, which FAISS gives where it found too few."""
+        """Return the ids of rows of the index; None for -1, which FAISS returns where it found too few."""
         rows = np.asarray(rows)
         return self.ids.take(pa.array(rows, pa.int64(), mask=rows < 0)).to_pylist()
 

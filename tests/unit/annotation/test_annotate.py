@@ -354,16 +354,24 @@ def test_a_partition_that_is_missing_twice_there_or_of_another_run_is_refused(li
         with pytest.raises(UserError, match=r"proteins of split .* were annotated; expected .*, each once"):
             summarise(line.dataset, tmp_path / "one" / "_lookup", wrong, out)
     stranger = sorted((tmp_path / "two").glob("split=*/*.parquet"))[0]
-    with pytest.raises(UserError, match="made with another look-up set"):
+    with pytest.raises(UserError, match="made with another reference set"):
         summarise(line.dataset, tmp_path / "one" / "_lookup", [stranger, *files[1:]], out)
 
 
-def test_the_look_up_set_of_another_data_set_is_refused(line, table, tmp_path):
+def test_the_reference_set_of_another_data_set_is_refused(line, table, tmp_path):
     annotate_dataset(line.dataset, table, tmp_path / "out", AnnotateSettings())
     other = line.copy(tmp_path / "copy")
     write_manifest(other.dataset, read_manifest(other.dataset) | {"changed": True})
     with pytest.raises(UserError, match="made from another data set"):
         annotate_partition(other.dataset, tmp_path / "out" / "_lookup", Partition("val", 0, 1), tmp_path / "x.parquet")
+
+
+def test_a_partition_needs_the_catalog_for_a_largest_identity(line, table, tmp_path):
+    settings = AnnotateSettings(max_identity=0.6)
+    build_reference(line.dataset, table, tmp_path / "_lookup", settings, catalog=line.folder / "catalog")
+    with pytest.raises(UserError, match="a largest identity needs the sequences; name the catalog"):
+        annotate_partition(line.dataset, tmp_path / "_lookup", Partition("val", 0, 1), tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()
 
 
 def test_duckdb_joins_it_with_the_data_set(line, table, tmp_path):

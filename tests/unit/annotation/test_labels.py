@@ -173,7 +173,7 @@ def test_without_a_separator_a_row_has_one_label(tmp_path):
     ],
 )
 @pytest.mark.parametrize("form", ["t.tsv", "t.parquet"])
-def test_labels_that_look_joined_are_told(tmp_path, caplog, labels, separator, form):
+def test_labels_that_look_joined_are_reported(tmp_path, caplog, labels, separator, form):
     """In a table, and as an item of a list."""
     path = tmp_path / form
     if form == "t.parquet":
@@ -190,7 +190,7 @@ def test_labels_that_look_joined_are_told(tmp_path, caplog, labels, separator, f
         assert f"joined by {separator!r}" not in caplog.text
 
 
-def test_semicolons_are_told_where_commas_separate(tmp_path, caplog):
+def test_semicolons_are_reported_where_commas_separate(tmp_path, caplog):
     read_labels(LabelSource(write(tmp_path / "t.tsv", [("P1", "GO:1;GO:2")]), separator=","))
     assert "joined by ';'" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Scores of carried-over labels: loops over proteins, labels and thresholds, and scikit-learn, give the same."""
+"""Scores of carried-over labels: loops over proteins, labels and thresholds, and scikit-learn, have the same result."""
 
 import json
 
@@ -15,8 +15,8 @@ NAMES = ["a", "b", "c", "d", "e"]
 SCORES = st.one_of(st.sampled_from([0.0, 0.29, 0.5, 1.0]), st.floats(0, 1, width=32))
 
 
-class FakeLookup:
-    """What a score takes from a look-up set: its labels and the held-out ones."""
+class FakeReference:
+    """What a score takes from a reference set: its labels and the held-out ones."""
 
     def __init__(self, lookup, truth):
         self.ids = pa.array([f"L{row}" for row in range(len(lookup))])
@@ -78,7 +78,7 @@ def test_scores_are_what_loops_over_proteins_give(tmp_path_factory, case):
     folder = tmp_path_factory.mktemp("score")
     halves = [{name: predicted[name] for name in sorted(predicted)[start::2]} for start in (0, 1)]
     files = [write(folder / f"{number}.parquet", half) for number, half in enumerate(halves)]
-    found = score_annotation(FakeLookup(lookup, truth), files)
+    found = score_annotation(FakeReference(lookup, truth), files)
     json.dumps(found)
     assert found["proteins"] == len(truth)
     assert found["with_a_label"] == sum(bool(predicted[name]) for name in truth)
@@ -117,7 +117,7 @@ def test_accuracy_of_single_labels_is_scikit_learns(tmp_path):
     path = write(tmp_path / "x.parquet", {name: {label: 0.5} for name, label in zip(names, guess, strict=True)}, 64)
     held_out = {name: {label} for name, label in zip(names, truth, strict=True)}
     lookup = [{name} for name in rng.choice(NAMES, 500)]
-    found = score_annotation(FakeLookup(lookup, held_out), [path])
+    found = score_annotation(FakeReference(lookup, held_out), [path])
     assert found["one_label_each"]
     assert found["accuracy"]["carried_over"] == accuracy_score(truth, guess)
     # One label each, all scored alike: precision, recall and so F are the accuracy.
@@ -128,7 +128,7 @@ def test_accuracy_of_single_labels_is_scikit_learns(tmp_path):
 
 
 def test_without_held_out_labels_there_is_no_score(tmp_path):
-    assert score_annotation(FakeLookup([{"a"}], {}), [write(tmp_path / "x.parquet", {})]) is None
+    assert score_annotation(FakeReference([{"a"}], {}), [write(tmp_path / "x.parquet", {})]) is None
 
 
 def test_a_curve_added_up_from_blocks_is_that_of_the_whole():

@@ -1,4 +1,4 @@
-"""Labels carried over from hits: a loop over hits and labels gives the same."""
+"""Labels carried over from hits: a loop over hits and labels has the same result."""
 
 from collections import defaultdict
 

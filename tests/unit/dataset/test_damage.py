@@ -29,7 +29,7 @@ SIDE_FILES = ("_manifest.json", "_metadata", "_common_metadata", "_skipped.parqu
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set with duplicates, skipped sequences, several files a split and vectors of residues."""
+    """A data set with duplicates, skipped sequences, several files a split and per-residue embeddings."""
     folder = tmp_path_factory.mktemp("damage")
     records = line.random_records(9, [*range(30, 60), 70])
     made = line.prepare(folder / "run", [*records, ("copy", records[3][1]), ("other", records[4][1])])
@@ -298,7 +298,7 @@ def test_a_file_of_an_unknown_format_is_refused_by_every_reader(dataset: Path) -
 
 def test_a_look_up_set_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lookup.json").write_text('{"format": 99}')
-    with pytest.raises(UserError, match="a look-up set of another format"):
+    with pytest.raises(UserError, match="a reference set of another format"):
         ReferenceSet(tmp_path)
 
 
