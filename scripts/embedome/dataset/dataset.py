@@ -37,7 +37,7 @@ class Dataset:
     folder: Path
     manifest: dict[str, Any]
     skipped: pa.Table | None = field(default=None, repr=False)
-    """Sequences that got no vector, with the reason."""
+    """Skipped sequences, with the reason."""
 
     def __len__(self) -> int:
         return self.manifest["rows"]
@@ -58,7 +58,7 @@ class Dataset:
         return embedding_schema(self.dimension, self.poolings)
 
     def column(self, pooling: str | None = None) -> str:
-        """The column of a pooling's vectors.
+        """Return the name of the column of a pooling's vectors.
 
         Raises
         ------
@@ -76,7 +76,9 @@ class Dataset:
         return list(self.manifest["splits"])
 
     def files(self, split: str | None = None, kind: str = "files") -> list[dict[str, Any]]:
-        """The manifest's entries of a split's files, or of all; `kind` is ``residues`` for those of residues' vectors.
+        """Return the manifest's entries of a split's files, or of all.
+
+        `kind` is ``files``, or ``residues`` for the files of per-residue embeddings.
 
         Raises
         ------
@@ -88,8 +90,8 @@ class Dataset:
             raise UserError(f"{self.folder}: no split {split!r}; there are {', '.join(splits)}")
         return [file for name in ([split] if split else splits) for file in splits[name][kind]]
 
-    def checked(self, columns: Sequence[str], *others: str) -> list[str]:
-        """Names of columns, if they are in the files or among the `others`.
+    def check_columns(self, columns: Sequence[str], *others: str) -> list[str]:
+        """Return the names of columns, checked to be in the files or among the `others`.
 
         Raises
         ------
@@ -103,7 +105,7 @@ class Dataset:
         return list(columns)
 
     def pieces(self, split: str | None = None, kind: str = "files") -> list[RowRange]:
-        """Where the rows of a split, or of all, are; parameters as for `files`."""
+        """Return where the rows of a split, or of all, are; parameters as for `files`."""
         names = self.splits if split is None else [split]
         return [piece for name in names for piece in list_row_ranges(self.folder, name, self.files(name, kind))]
 
@@ -149,7 +151,7 @@ class Dataset:
         rows : int
             Of a batch; the last may have fewer.
         columns : sequence of str
-            Other columns to give, by name; ``split`` too.
+            Other columns to yield, by name; ``split`` too.
 
         Yields
         ------
@@ -165,7 +167,7 @@ class Dataset:
         """
         if rows < 1:
             raise UserError(f"batches of {rows} rows; expected 1 or more")
-        column, others = self.column(pooling), self.checked(columns, SPLIT)
+        column, others = self.column(pooling), self.check_columns(columns, SPLIT)
         names = list(dict.fromkeys(["id", column, *others]))
         tables = scan(self.pieces(split), names, threads or available_cores())
         first = next(tables, None)
@@ -186,10 +188,10 @@ class Dataset:
         UserError
             As `iter_batches`.
         """
-        yield from scan(self.pieces(split), self.checked(columns, SPLIT), threads or available_cores())
+        yield from scan(self.pieces(split), self.check_columns(columns, SPLIT), threads or available_cores())
 
     def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of some ids, in the order asked for.
+        """Return the rows of some ids, in the order asked for.
 
         Of files that may hold an id the footer is read; of row groups that may, by their statistics, the ids; where one
         is there the other columns, and of vectors the pages that hold it.
@@ -205,7 +207,7 @@ class Dataset:
         UserError
             Where an id is not there; says whether it was skipped and why. Where a column is unknown.
         """
-        names = self.schema.names if columns is None else self.checked(columns)
+        names = self.schema.names if columns is None else self.check_columns(columns)
         schema = pa.schema([self.schema.field(name) for name in dict.fromkeys(["id", *names])])
         table = find_in_files(self.folder, self.files(), sorted(set(ids)), schema, available_cores())
         position = pc.index_in(pa.array(ids, pa.string()), value_set=table["id"])
@@ -214,7 +216,7 @@ class Dataset:
         return table.take(position).select(names)
 
     def get(self, ids: Sequence[str], pooling: str | None = None) -> np.ndarray:
-        """The vectors of some ids, in the order asked for.
+        """Return the vectors of some ids, in the order asked for.
 
         Parameters
         ----------
@@ -235,9 +237,9 @@ class Dataset:
         return vector_matrix(self.rows(ids, [column])[column])
 
     def residues(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """The vectors of the residues of some ids, in the order asked for.
+        """Return the per-residue embeddings of some ids, in the order asked for.
 
-        Residues' vectors are written once for each sequence: duplicates find their canonical id's by the digest.
+        They are written once for each sequence: duplicates find their canonical id's by the digest.
 
         Returns
         -------
@@ -246,7 +248,7 @@ class Dataset:
         Raises
         ------
         UserError
-            As `rows`, and where the data set has no vectors of residues.
+            As `rows`, and where the data set has no per-residue embeddings.
         """
         files = self.files(kind="residues")
         if not files:
@@ -262,11 +264,11 @@ class Dataset:
         return [vector_matrix(by_digest[digest].values) for digest in rows["digest"].to_pylist()]
 
     def without_residues(self) -> UserError:
-        """The error for a data set that has no vectors of residues."""
-        return UserError(f"{self.folder}: no vectors of residues; embed with per_residue to have them")
+        """Return the error for a data set that has no per-residue embeddings."""
+        return UserError(f"{self.folder}: no per-residue embeddings; embed with per_residue to have them")
 
     def missing(self, name: str) -> UserError:
-        """The error for an id that has no row."""
+        """Return the error for an id that has no row."""
         if self.skipped is not None:
             hits = self.skipped.filter(pc.equal(self.skipped["id"], name))["reason"].to_pylist()
             if hits:
@@ -274,7 +276,7 @@ class Dataset:
         return UserError(f"{self.folder}: no row has the id {name!r}")
 
     def to_dask(self, split: str | None = None, pooling: str | None = None) -> "dask.array.Array":
-        """The vectors as a Dask array, one chunk per file, rows in the order of `matrix`; parameters as there.
+        """Return the vectors as a Dask array, a chunk per file, rows in the order of `matrix`; parameters as there.
 
         Returns
         -------
@@ -288,7 +290,7 @@ class Dataset:
     def to_dask_frame(
         self, split: str | None = None, columns: Sequence[str] | None = None
     ) -> "dask.dataframe.DataFrame":
-        """The other columns as a Dask data frame, a partition per chunk of `to_dask`, rows in the same order.
+        """Return the other columns as a Dask data frame, a partition per chunk of `to_dask`, rows in the same order.
 
         Parameters
         ----------
@@ -312,10 +314,10 @@ class Dataset:
 
         vectors = vector_columns(self.poolings).values()
         schema = pa.schema([*(field for field in self.schema if field.name not in vectors), (SPLIT, pa.string())])
-        names = schema.names if columns is None else self.checked(columns, SPLIT)
+        names = schema.names if columns is None else self.check_columns(columns, SPLIT)
         for name in vectors:
             if name in names:
-                raise UserError(f"{self.folder}: {name!r} is a column of vectors; to_dask gives them as an array")
+                raise UserError(f"{self.folder}: {name!r} is a column of vectors; to_dask returns them as an array")
         return dask_frame(self.pieces(split), names, schema)
 
     def to_torch(
@@ -327,14 +329,14 @@ class Dataset:
         shuffle: int = 0,
         seed: int = 0,
     ) -> "TensorStream":
-        """The rows as a PyTorch data set that streams tensors; see `embedome.dataset.to_torch.TensorStream`.
+        """Return the rows as a PyTorch data set that streams tensors; see `embedome.dataset.to_torch.TensorStream`.
 
         Parameters
         ----------
         split, columns, pooling
             As for `iter_batches`.
         rows : int, optional
-            Give batches of so many rows, for a DataLoader with ``batch_size=None``; single rows if not given.
+            Rows of a batch, for a DataLoader with ``batch_size=None``; single rows if not given.
         shuffle : int
             Rows of the buffer that rows are drawn from; row groups are shuffled too. 0: the order of `matrix`.
         seed : int
@@ -345,7 +347,7 @@ class Dataset:
         return TensorStream(
             self.pieces(split),
             self.column(pooling),
-            self.checked(columns, SPLIT),
+            self.check_columns(columns, SPLIT),
             rows=rows,
             shuffle=shuffle,
             seed=seed,
@@ -360,7 +362,7 @@ class Dataset:
         seed: int = 0,
         threads: int | None = None,
     ) -> Neighbours:
-        """A FAISS index of the vectors, with their ids.
+        """Build a FAISS index of the vectors, with their ids.
 
         Parameters
         ----------
@@ -381,7 +383,7 @@ class Dataset:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Counts, provenance, schema and size, as JSON."""
+        """Return counts, provenance, schema and size, as JSON."""
         files = self.files()
         return {
             "rows": len(self),

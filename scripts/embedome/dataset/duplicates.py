@@ -12,7 +12,7 @@ CATALOG_COLUMNS = ["id", "digest", "length", "taxid", "n_members", "duplicate_of
 
 
 def duplicate_rows(duplicates: pa.Table, canonical: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Give duplicates the vectors of their canonical ids.
+    """Make rows for duplicates, with the vectors of their canonical ids.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def duplicate_rows(duplicates: pa.Table, canonical: pa.Table) -> tuple[pa.Table,
 
 
 def skipped_duplicates(lost: pa.Table, skipped: pa.Table) -> pa.Table:
-    """Skipped rows for duplicates whose canonical sequence was skipped, with its reason.
+    """Make skipped rows for duplicates whose canonical sequence was skipped, with its reason.
 
     Parameters
     ----------
     lost : pyarrow.Table
-        As `duplicate_rows` gives it.
+        As `duplicate_rows` returns it.
     skipped : pyarrow.Table
         Skipped sequences: columns ``id`` and ``reason`` at least.
 

@@ -74,7 +74,7 @@ def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str 
 
 
 def lists_ids(path: Path, data: Dataset, split: str | None) -> bool:
-    """Whether a file lists just these ids: one that was killed between two files left it."""
+    """Return whether a file lists just these ids: an export that was killed between two files left it."""
     names = (name for table in data.tables(["id"], split) for name in table["id"].to_pylist())
     with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
         return all(line == f"{name}\n" for line, name in zip_longest(lines, names))
@@ -96,7 +96,7 @@ def export_hdf5(
     split, pooling : str, optional
         As for `Dataset.matrix`.
     residues : bool
-        Write the residues' vectors, float16 [L, D], in place of the protein's, float16 [D]; L is ``n_residues_used``.
+        Write per-residue embeddings, float16 [L, D], in place of the protein's, float16 [D]; L is ``n_residues_used``.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def export_hdf5(
     Raises
     ------
     UserError
-        Where two ids have one key, the data set has no vectors of residues, or the disk has too little room.
+        Where two ids have one key, the data set has no per-residue embeddings, or the disk has too little room.
 
     References
     ----------
@@ -116,7 +116,7 @@ def export_hdf5(
     check_output(out, is_own=is_own_hdf5)
     rows = sum(file["rows"] for file in data.files(split))
     if residues:
-        entries, vectors = residue_entries(data, split), residues_used(data, split)
+        entries, vectors = iter_residues(data, split), count_residues(data, split)
     else:
         entries = chain.from_iterable(zip(*batch, strict=True) for batch in data.iter_batches(split, pooling=pooling))
         vectors = rows
@@ -125,7 +125,7 @@ def export_hdf5(
         with h5py.File(temporary, "w") as file:
             file.attrs["provenance"] = canonical_json(data.manifest["provenance"]).decode()
             for name, matrix in entries:
-                key = key_of(name)
+                key = make_key(name)
                 if key in file:
                     other = file[key].attrs.get("original_id", key)
                     raise UserError(f"{data.folder}: {other!r} and {name!r} have one key, {key!r}; export them apart")
@@ -138,7 +138,7 @@ def export_hdf5(
 
 
 def is_own_hdf5(path: Path) -> bool:
-    """Whether a file is one that `export_hdf5` wrote."""
+    """Return whether a file is one that `export_hdf5` wrote."""
     import h5py
 
     try:
@@ -148,12 +148,12 @@ def is_own_hdf5(path: Path) -> bool:
         return False
 
 
-def key_of(name: str) -> str:
-    """The HDF5 key of an id.
+def make_key(name: str) -> str:
+    """Return the HDF5 key of an id.
 
     Examples
     --------
-    >>> key_of("sp|P12345|AATM_RABIT"), key_of("UniRef50_P12345"), key_of("P12345/1-99")
+    >>> make_key("sp|P12345|AATM_RABIT"), make_key("UniRef50_P12345"), make_key("P12345/1-99")
     ('P12345', 'UniRef50_P12345', 'P12345_1-99')
     """
     fields = name.split("|")
@@ -163,8 +163,8 @@ def key_of(name: str) -> str:
     return "_" if name == "." else name
 
 
-def residue_entries(data: Dataset, split: str | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Ids and vectors of residues [L, D]; those of duplicates, which are written once in the data set, again."""
+def iter_residues(data: Dataset, split: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield ids and per-residue embeddings, float16 [L, D]; duplicates have those of their canonical id."""
     if not data.files(kind="residues"):
         raise data.without_residues()
     copies = duplicates_by_digest(data, split)
@@ -178,11 +178,11 @@ def residue_entries(data: Dataset, split: str | None) -> Iterator[tuple[str, np.
                 # Of other splits only what duplicates of this one have their vectors from.
                 wanted = np.arange(len(keys)) if mine else np.flatnonzero(pc.is_in(keys["digest"], value_set=known))
                 if len(wanted):
-                    yield from with_copies(file.read(group, file.schema.names, wanted), copies, mine)
+                    yield from repeat_for_copies(file.read(group, file.schema.names, wanted), copies, mine)
 
 
-def with_copies(table: pa.Table, copies: dict[str, list[str]], mine: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Ids and vectors of rows, where they are `mine`, and of their duplicates."""
+def repeat_for_copies(table: pa.Table, copies: dict[str, list[str]], mine: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield ids and per-residue embeddings of rows, where they are `mine`, and of their duplicates."""
     for name, digest, vectors in zip(*(table[column] for column in table.column_names), strict=True):
         matrix = vector_matrix(vectors.values)
         for owner in [*([name.as_py()] if mine else []), *copies.get(digest.as_py(), ())]:
@@ -190,7 +190,7 @@ def with_copies(table: pa.Table, copies: dict[str, list[str]], mine: bool) -> It
 
 
 def duplicates_by_digest(data: Dataset, split: str | None) -> dict[str, list[str]]:
-    """The ids of duplicates by the digest of their sequence."""
+    """Return the ids of duplicates by the digest of their sequence."""
     found = defaultdict(list)
     for table in data.tables(["id", "digest", "state"], split):
         rows = table.filter(pc.equal(table["state"], DUPLICATE))
@@ -199,12 +199,12 @@ def duplicates_by_digest(data: Dataset, split: str | None) -> dict[str, list[str
     return dict(found)
 
 
-def residues_used(data: Dataset, split: str | None) -> int:
-    """Residues that have vectors."""
+def count_residues(data: Dataset, split: str | None) -> int:
+    """Return the number of residues that have embeddings."""
     return sum(pc.sum(table["n_residues_used"]).as_py() or 0 for table in data.tables(["n_residues_used"], split))
 
 
 def id_bytes(data: Dataset, split: str | None) -> Iterable[int]:
-    """Bytes of the ids, a line each."""
+    """Yield the bytes of the ids, a line each, table by table."""
     for table in data.tables(["id"], split):
         yield (pc.sum(pc.binary_length(table["id"])).as_py() or 0) + len(table)

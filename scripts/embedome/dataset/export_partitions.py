@@ -94,14 +94,14 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
 
 
 def distinct_values(data: Dataset, column: str, split: str | None) -> pa.Array:
-    """The values of a column, null among them.
+    """Return the distinct values of a column, null among them.
 
     Raises
     ------
     UserError
         Where the column cannot be divided by.
     """
-    data.checked([column])
+    data.check_columns([column])
     if column == "id" or column in vector_columns(data.poolings).values():
         raise UserError(f"{data.folder}: files cannot be divided by {column!r}, which differs from row to row")
     found = pa.array([], data.schema.field(column).type)

@@ -18,7 +18,7 @@ from embedome.parquet.vectors import residues_type, vector_type
 # Version of a data set, and those that are read. docs/format.md has the history.
 FORMAT = 3
 READ_FORMATS = (2, FORMAT)
-# Of a file of residues' vectors, whose rows are hundreds of times larger.
+# Of a file of per-residue embeddings, whose rows are hundreds of times larger.
 RESIDUE_GROUP_ROWS = 64
 # Files of a data set. The leading underscore makes pyarrow, pandas and Dask pass them over when they open the folder.
 MANIFEST = DATASET_MARK
@@ -39,12 +39,12 @@ KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
 
 
 def vector_columns(poolings: Sequence[str]) -> dict[str, str]:
-    """The column of each pooling: `embedding` for the first, `embedding_<pooling>` for the others."""
+    """Return the column of each pooling: `embedding` for the first, `embedding_<pooling>` for the others."""
     return {name: f"embedding_{name}" if number else "embedding" for number, name in enumerate(poolings)}
 
 
 def embedding_schema(dimension: int, poolings: Sequence[str] = (MEAN,)) -> pa.Schema:
-    """Schema of an embedding row; each vector is a fixed-size list of half floats."""
+    """Return the schema of an embedding row; each vector is a fixed-size list of half floats, [D]."""
     vectors = [pa.field(name, vector_type(dimension), nullable=False) for name in vector_columns(poolings).values()]
     return pa.schema(
         [
@@ -61,13 +61,13 @@ def embedding_schema(dimension: int, poolings: Sequence[str] = (MEAN,)) -> pa.Sc
 
 
 def residue_schema(dimension: int) -> pa.Schema:
-    """Schema of a row of residues' vectors: a list of them, in the order of the residues used."""
+    """Return the schema of a row of per-residue embeddings: a list of vectors, in the order of the residues used."""
     return pa.schema([*KEYS, pa.field("residue_embeddings", residues_type(dimension), nullable=False)])
 
 
 # Vectors are PLAIN without dictionary and statistics: BYTE_STREAM_SPLIT is 8 % smaller, but DuckDB does not read it for
 # half floats, and a dictionary makes writing several times slower.
-COLUMN_OPTIONS = {
+COLUMN_OPTIONS: dict[str, Any] = {
     "use_dictionary": ["state"],
     "write_statistics": ["id", "length", "n_residues_used", "taxid", "n_members"],
 }
@@ -80,9 +80,9 @@ def embedding_metadata(
     recomputed: Sequence[str] = (),
     residues_sha256: str | None = None,
 ) -> dict[bytes, bytes]:
-    """Metadata of an embedding file: where its vectors come from, and the sequences that got none.
+    """Return the metadata of an embedding file: where its vectors come from, and the skipped sequences.
 
-    `recomputed` are ids whose vectors were not finite and were made anew in float32.
+    `recomputed` are ids whose vectors were not finite and were computed again in float32.
     """
     about = {
         "format": FILE_FORMAT,

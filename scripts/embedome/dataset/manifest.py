@@ -56,7 +56,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def is_whole(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest has the digest that it says; one of format 2 says none."""
+    """Return whether a manifest has the digest that it records; one of format 2 records none."""
     if manifest["format"] < FORMAT:
         return DIGEST not in manifest
     try:
@@ -66,7 +66,7 @@ def is_whole(manifest: Mapping[str, Any]) -> bool:
 
 
 def has_what_is_needed(manifest: Mapping[str, Any]) -> bool:
-    """Whether all is there that readers need."""
+    """Return whether a manifest has all that readers need."""
     if not has_keys(manifest, NEEDED) or not isinstance(manifest["provenance"].get("pooling"), list):
         return False
     splits = manifest["splits"].values()
@@ -77,10 +77,10 @@ def has_what_is_needed(manifest: Mapping[str, Any]) -> bool:
 
 
 def has_keys(value: Any, kinds: Mapping[str, type]) -> bool:
-    """Whether a value is a JSON object whose keys have values of some kinds."""
+    """Return whether a value is a JSON object whose keys have values of some kinds."""
     return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path stays in its folder."""
+    """Return whether a relative path stays in its folder."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts

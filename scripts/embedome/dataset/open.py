@@ -12,7 +12,7 @@ from embedome.dataset.manifest import read_manifest
 from embedome.dataset.part_file import part_info, read_rows, residues_path
 
 
-def open_dataset(path: str | os.PathLike) -> "Dataset":
+def open_dataset(path: str | os.PathLike) -> Dataset:
     """Open a data set: the folder that the workflow wrote, or the one file of `embedome embed`.
 
     Raises
@@ -29,7 +29,7 @@ def open_dataset(path: str | os.PathLike) -> "Dataset":
     return Dataset(path, manifest, skipped=skipped if len(skipped) else None)
 
 
-def open_file(path: Path) -> "Dataset":
+def open_file(path: Path) -> Dataset:
     """Open the one file of `embedome embed` as a data set of one split, ``all``; vectors are not read."""
     info = part_info(path)
     table = read_rows(path, ["id", "state"])
@@ -48,6 +48,6 @@ def open_file(path: Path) -> "Dataset":
 
 
 def count_states(table: pa.Table) -> dict[str, int]:
-    """Rows by state."""
+    """Return the number of rows by state."""
     counts = pc.value_counts(table["state"].combine_chunks()).to_pylist()
     return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: count["values"])}

@@ -28,7 +28,7 @@ from embedome.parquet.writer import ParquetSink
 
 
 def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
-    """Whether all `finite_rows` are, of all poolings."""
+    """Return whether all vectors of all poolings are finite."""
     columns = vector_columns(poolings).values()
     return all(finite_rows(vector_matrix(chunk)).all() for column in columns for chunk in table[column].chunks)
 
@@ -39,7 +39,7 @@ def embedding_sink(path: str | os.PathLike, schema: pa.Schema) -> ParquetSink:
 
 
 def residue_sink(path: str | os.PathLike | DigestedFile, dimension: int) -> ParquetSink:
-    """Open a file of residues' vectors for writing."""
+    """Open a file of per-residue embeddings for writing."""
     # A sequence's vectors at once: 1.2 to 3.5 times as fast as a row group's (docs/performance.md).
     return ParquetSink(
         path, residue_schema(dimension), RESIDUE_GROUP_ROWS, 1, use_dictionary=False, write_statistics=["id"]
@@ -47,7 +47,7 @@ def residue_sink(path: str | os.PathLike | DigestedFile, dimension: int) -> Parq
 
 
 def residues_path(part: Path) -> Path:
-    """Where a part's residues' vectors lie."""
+    """Return the path of a part's per-residue embeddings."""
     return part.with_suffix(".residues.parquet")
 
 
@@ -62,7 +62,7 @@ def new_file(path: Path, there: Callable[[], bool]) -> Iterator[Path]:
 
 
 def never() -> bool:
-    """Say that no file is there."""
+    """Return that no file exists."""
     return False
 
 
@@ -74,7 +74,7 @@ def write_part(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes], the
 
 
 def write_residues(path: Path, table: pa.Table, provenance: Mapping[str, Any], there: Callable[[], bool]) -> str:
-    """Write a part's residues' vectors atomically, rows in id order; give the file's SHA-256.
+    """Write a part's per-residue embeddings atomically, rows in id order; return the file's SHA-256.
 
     `there` is as in `new_file`: the digest is that of the file that is at `path` afterwards.
     """
@@ -90,7 +90,7 @@ def write_residues(path: Path, table: pa.Table, provenance: Mapping[str, Any], t
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """What tells a file from any other, whatever its name."""
+    """Return what distinguishes a file from any other, whatever its name."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -133,7 +133,7 @@ def part_info(path: str | os.PathLike) -> PartInfo:
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether a file is a Parquet file that embedome made: its metadata says so."""
+    """Return whether a file is a Parquet file that embedome made: its metadata says so."""
     try:
         return METADATA_KEY in (ParquetFile(path).metadata.metadata or {})
     except UserError:
@@ -141,7 +141,7 @@ def is_own_file(path: Path) -> bool:
 
 
 def describe_file(path: Path, rows: int, ids: Sequence[str]) -> dict[str, Any]:
-    """A file's line in a manifest."""
+    """Return a file's entry in a manifest; `ids` are in the file's order, of which the first and the last are used."""
     return {
         "file": path.name,
         "rows": rows,

@@ -5,18 +5,18 @@ from typing import Any
 
 from embedome.common.errors import UserError
 
-# Keys of the provenance that are no reason to embed anew.
+# Keys of the provenance that are no reason to embed again.
 DEVIATION = "int8_deviation"
 MEASURED = (DEVIATION,)
 
 
 def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance without what was measured on the way, which differs a little from machine to machine."""
+    """Return provenance without what was measured on the way, which differs a little from machine to machine."""
     return {key: value for key, value in provenance.items() if key not in MEASURED}
 
 
 def worst_deviation(provenances: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The worst `DEVIATION` of several, as a key of provenance; no key where none has it."""
+    """Return the worst `DEVIATION` of several, as a key of provenance; no key where none has it."""
     found = [each[DEVIATION] for each in provenances if DEVIATION in each]
     if not found:
         return {}
@@ -43,4 +43,4 @@ def check_same_vectors(earlier: Mapping[str, Any], provenance: Mapping[str, Any]
             "with new ones. Set reuse.dataset to null to embed all sequences"
         )
     if provenance["per_residue"]:
-        raise UserError("embed.per_residue is true; vectors of residues cannot be reused. Set reuse.dataset to null")
+        raise UserError("embed.per_residue is true; per-residue embeddings cannot be reused. Set reuse.dataset to null")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -97,13 +97,13 @@ def open_earlier(path: str | os.PathLike) -> Dataset:
     Raises
     ------
     UserError
-        Where there is none, or one file, or one with vectors of residues.
+        Where there is none, or one file, or one with per-residue embeddings.
     """
     data = open_dataset(path)
     if not (Path(path) / MANIFEST).is_file():
         raise UserError(f"{path}: not the folder of a data set; set reuse.dataset to null, or to one that is")
     if data.manifest["provenance"]["per_residue"]:
-        raise UserError(f"{path}: has vectors of residues, which cannot be reused; set reuse.dataset to null")
+        raise UserError(f"{path}: has per-residue embeddings, which cannot be reused; set reuse.dataset to null")
     return data
 
 
@@ -120,7 +120,7 @@ class DigestIndex:
     """Of `rows.row_type`, [n]."""
 
     @classmethod
-    def of_dataset(cls, data: Dataset) -> "DigestIndex":
+    def of_dataset(cls, data: Dataset) -> Self:
         """Index the rows of a data set that are no duplicates."""
         first, second, ids = (np.empty(len(data), np.uint64) for _ in range(3))
         rows = np.empty(len(data), row_type(len(data)))
@@ -135,14 +135,14 @@ class DigestIndex:
                 start, count = start + len(table), count + len(own)
                 progress.update(len(table))
         order = np.argsort(first[:count], kind="stable")
-        # One behind the other, so that one copy at a time is made.
+        # One after the other, so that one copy at a time is made.
         first = first[order]
         second = second[order]
         ids = ids[order]
         return cls(first, second, ids, rows[order])
 
     def look_up(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that have the digests of a table [n], or -1, and whether their ids are others: int64, bool [n].
+        """Return the rows that have the digests of a table, int64 [n], -1 for none, and whether their ids are others.
 
         Of two rows with the same first 8 bytes one is found.
         """
@@ -155,7 +155,7 @@ class DigestIndex:
 
 
 def digest_keys(digests: pa.ChunkedArray) -> np.ndarray:
-    """The first 16 bytes of refget digests as two numbers each, uint64 [n, 2]."""
+    """Return the first 16 bytes of refget digests as two numbers each, uint64 [n, 2]."""
     text = "".join(digests.to_pylist()).encode()
     codes = np.frombuffer(text, np.uint8).reshape(-1, DIGEST_CHARACTERS)[:, 3:]
     raw = base64.urlsafe_b64decode(codes.tobytes())
@@ -175,7 +175,7 @@ class Reuse:
     dataset: str | os.PathLike | None
 
     @classmethod
-    def of_files(cls, files: Sequence[str], dataset: str | os.PathLike | None = None) -> "Reuse | None":
+    def of_files(cls, files: Sequence[str], dataset: str | os.PathLike | None = None) -> Self | None:
         """Read the stage's files, `reused` and `summary`; where there are none, nothing is reused."""
         if not files:
             return None
@@ -184,7 +184,8 @@ class Reuse:
         table = ParquetFile(reused).read(use_threads=False)
         if len(table) != account["reused"]:
             raise UserError(f"{reused}: {len(table):,} rows; expected {account['reused']:,}. Rerun the reuse stage")
-        return cls(*(table[name].to_numpy() for name in REUSED.names), account["earlier"], dataset)
+        rows, source_rows, renamed = (table[name].to_numpy() for name in REUSED.names)
+        return cls(rows, source_rows, renamed, account["earlier"], dataset)
 
     def open(self) -> Dataset:
         """Open the earlier data set.
@@ -194,6 +195,7 @@ class Reuse:
         UserError
             Where it is no longer the one that the reuse stage saw.
         """
+        assert self.dataset is not None, "the stage that takes rows is told where they are"
         data = open_earlier(self.dataset)
         if file_sha256(data.folder / MANIFEST) != self.earlier["manifest_sha256"]:
             raise UserError(f"{self.dataset}: changed since the reuse stage; rerun that stage")

@@ -13,7 +13,7 @@ from embedome.parquet.scan import RowRange, matrices, scan
 
 
 def dask_array(files: Sequence[tuple[Path, int]], column: str, dimension: int) -> dask.array.Array:
-    """The vectors of files, given with their rows, a chunk each; float16 [n, D]."""
+    """Return the vectors of files, a chunk each, float16 [n, D]; `files` are paths with their numbers of rows."""
     load = dask.delayed(load_matrix)
     chunks = [
         dask.array.from_delayed(load(path, rows, column, dimension), (rows, dimension), np.float16)
@@ -23,12 +23,12 @@ def dask_array(files: Sequence[tuple[Path, int]], column: str, dimension: int) -
 
 
 def load_matrix(path: Path, rows: int, column: str, dimension: int) -> np.ndarray:
-    """The vectors of a file's column, float16 [n, D]."""
+    """Read the vectors of a file's column, float16 [n, D]."""
     return next(matrices([(path, rows)], column, dimension, threads=1))[1]
 
 
 def dask_frame(pieces: Iterable[RowRange], columns: Sequence[str], schema: pa.Schema) -> dask.dataframe.DataFrame:
-    """Some columns of pieces, a partition per file."""
+    """Return some columns of row ranges, a partition per file."""
     files: dict[Path, list[RowRange]] = {}
     for piece in pieces:
         files.setdefault(piece.path, []).append(piece)
@@ -39,12 +39,12 @@ def dask_frame(pieces: Iterable[RowRange], columns: Sequence[str], schema: pa.Sc
 
 
 def load_frame(pieces: Sequence[RowRange], columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns of a file."""
+    """Read some columns of a file."""
     return to_pandas(pa.concat_tables(scan(pieces, columns, threads=1)))
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """A table as a data frame, in which numbers that are not known do not become floats."""
+    """Return a table as a data frame, in which numbers that are not known do not become floats."""
     frame = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     always = [field.name for field in table.schema if field.type == pa.int32() and not field.nullable]
     return frame.astype(dict.fromkeys(always, np.int32))

@@ -30,7 +30,7 @@ class TensorStream(IterableDataset):
 
     Parameters
     ----------
-    pieces : sequence of Piece
+    pieces : sequence of RowRange
         Where the rows are.
     column : str
         Of the vectors.
@@ -39,8 +39,8 @@ class TensorStream(IterableDataset):
     rows : int, optional
         Of a batch.
     shuffle : int
-        0: rows in order. Otherwise the order of row groups is shuffled, and rows are drawn from a buffer of so many. A
-        worker takes the memory of its buffer.
+        0: rows in order. Otherwise the order of row groups is shuffle_rows, and rows are drawn from a buffer of this
+        many. A worker takes the memory of its buffer.
     seed : int
         The same on all ranks. Order depends on it, the epoch (`set_epoch`), and the number of ranks and workers.
 
@@ -66,7 +66,7 @@ class TensorStream(IterableDataset):
             raise UserError(f"a shuffle buffer of {shuffle} rows; expected 0 or more")
         self.pieces, self.column, self.columns = list(pieces), column, list(columns)
         self.rows, self.shuffle, self.seed = rows, shuffle, seed
-        # Asked here: a worker's process cannot tell.
+        # Asked here: a worker's process does not know.
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if together else 0
         self.ranks = torch.distributed.get_world_size() if together else 1
@@ -87,27 +87,27 @@ class TensorStream(IterableDataset):
         if self.shuffle:
             seed = [self.seed, int(self.epoch), self.rank, worker, 1]
             size = min(self.shuffle, sum(len(piece) for piece in pieces))
-            blocks = shuffled(blocks, size, np.random.default_rng(seed))
+            blocks = shuffle_rows(blocks, size, np.random.default_rng(seed))
         if self.rows is None:
             for block in blocks:
-                yield from zip(*(singles(array) for array in block), strict=True)
+                yield from zip(*(iter_entries(array) for array in block), strict=True)
         else:
-            for block in batched(blocks, self.rows):
+            for block in rebatch(blocks, self.rows):
                 yield tuple(as_batch(array) for array in block)
 
     def share(self, worker: int, workers: int) -> list[RowRange]:
-        """The pieces, and parts of pieces, of one worker of this rank."""
+        """Return the row ranges, some of them cut_ranges, of one worker of this rank."""
         pieces = self.pieces
         if self.shuffle:
             order = np.random.default_rng([self.seed, int(self.epoch)]).permutation(len(pieces))
             pieces = [pieces[number] for number in order]
         total = sum(len(piece) for piece in pieces)
-        first, last = share_of(total, self.rank, self.ranks)
-        start, stop = share_of(last - first, worker, workers)
-        return list(cut(pieces, first + start, first + stop))
+        first, last = find_share(total, self.rank, self.ranks)
+        start, stop = find_share(last - first, worker, workers)
+        return list(cut_ranges(pieces, first + start, first + stop))
 
     def block(self, table: pa.Table) -> Block:
-        """A table as arrays: ids, vectors, other columns."""
+        """Return a table as arrays: ids, vectors, other columns."""
         return (
             as_array(table["id"]),
             vector_matrix(table[self.column]),
@@ -115,13 +115,13 @@ class TensorStream(IterableDataset):
         )
 
 
-def share_of(total: int, number: int, parts: int) -> tuple[int, int]:
-    """Where part `number` of `total` rows in equal parts begins and ends."""
+def find_share(total: int, number: int, parts: int) -> tuple[int, int]:
+    """Return where part `number` of `total` rows in equal parts begins and ends."""
     return total * number // parts, total * (number + 1) // parts
 
 
-def cut(pieces: Iterable[RowRange], start: int, stop: int) -> Iterator[RowRange]:
-    """The pieces that hold rows `start` to `stop`, the first and the last of them cut."""
+def cut_ranges(pieces: Iterable[RowRange], start: int, stop: int) -> Iterator[RowRange]:
+    """Yield the row ranges that hold rows `start` to `stop`, the first and the last of them cut."""
     position = 0
     for piece in pieces:
         first, last = max(start - position, 0), min(stop - position, len(piece))
@@ -131,7 +131,7 @@ def cut(pieces: Iterable[RowRange], start: int, stop: int) -> Iterator[RowRange]
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A column as an array: vectors [n, D] float16, numbers with -1 where there is none, strings as objects."""
+    """Return a column as an array: vectors float16 [n, D], numbers with -1 where there is none, strings as objects."""
     if pa.types.is_fixed_size_list(column.type):
         return vector_matrix(column)
     if pa.types.is_integer(column.type):
@@ -139,8 +139,8 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_pylist(), object)
 
 
-def shuffled(blocks: Iterable[Block], size: int, random: np.random.Generator) -> Iterator[Block]:
-    """Give rows out in another order: each that comes takes a random place in a buffer, and the row there goes."""
+def shuffle_rows(blocks: Iterable[Block], size: int, random: np.random.Generator) -> Iterator[Block]:
+    """Yield rows in another order: a new row takes a random place in a buffer of `size`, and the row there goes out."""
     buffer: Block | None = None
     held = 0
     for block in blocks:
@@ -163,11 +163,11 @@ def shuffled(blocks: Iterable[Block], size: int, random: np.random.Generator) ->
         yield tuple(array[order] for array in buffer)
 
 
-def batched(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
-    """Cut blocks anew, `rows` rows each; the last may have fewer."""
+def rebatch(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
+    """Cut blocks again, into `rows` rows each; the last may have fewer."""
     rest: Block | None = None
     for block in blocks:
-        whole = joined(rest, block) if rest else block
+        whole = concat_blocks(rest, block) if rest else block
         stop = len(whole[0]) - len(whole[0]) % rows
         for start in range(0, stop, rows):
             yield tuple(array[start : start + rows] for array in whole)
@@ -176,16 +176,16 @@ def batched(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
         yield rest
 
 
-def joined(one: Block, other: Block) -> Block:
-    """The rows of both."""
+def concat_blocks(one: Block, other: Block) -> Block:
+    """Return the rows of both as one block."""
     return tuple(np.concatenate(pair) for pair in zip(one, other, strict=True))
 
 
-def singles(array: np.ndarray) -> Iterator[torch.Tensor | str]:
-    """The entries of an array one by one, each tensor with memory of its own: a worker sends the whole of it."""
+def iter_entries(array: np.ndarray) -> Iterator[torch.Tensor | str]:
+    """Iterate over an array's entries, each tensor with memory of its own: a worker sends the whole of it."""
     return iter(array) if array.dtype == object else (entry.clone() for entry in torch.from_numpy(array.copy()))
 
 
 def as_batch(array: np.ndarray) -> torch.Tensor | list[str]:
-    """An array as a tensor with memory of its own, or a list of strings."""
+    """Return an array as a tensor with memory of its own, or as a list of strings."""
     return array.tolist() if array.dtype == object else torch.from_numpy(array.copy())

@@ -75,7 +75,7 @@ def verify_dataset(path: str | os.PathLike, threads: int = 1) -> dict[str, Any]:
 
 
 class DatasetCheck:
-    """What is checked of a data set, and what was found so far."""
+    """A data set being checked, and the faults found so far."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
@@ -87,12 +87,12 @@ class DatasetCheck:
             for entry in account[kind]
         ]
         self.faults: list[str] = []
-        self.states = {split: Counter() for split in manifest["splits"]}
+        self.states: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
         pooling = manifest["provenance"]["pooling"]
         self.schema = embedding_schema(manifest["dimension"], pooling)
 
     def summary(self) -> dict[str, Any]:
-        """Count what there is; say what a manifest of an older format does not tell."""
+        """Count rows, files and bytes; warn of what a manifest of an older format does not record."""
         if self.manifest["format"] < FORMAT:
             log.warning(
                 "%s: format %d has no digests of %s and the manifest; only their numbers were compared",
@@ -111,7 +111,7 @@ class DatasetCheck:
         self.states[split].update(states)
 
     def check_file(self, task: tuple[str, str, dict[str, Any]]) -> tuple[str, list[str], Mapping[str, int]]:
-        """Check a file of rows; give what `add` takes."""
+        """Check a file of rows; return what `add` takes."""
         split, kind, entry = task
         fault = bytes_fault(self.folder, entry)
         if fault:
@@ -134,7 +134,7 @@ class DatasetCheck:
         yield "rows", file.metadata.num_rows, entry["rows"]
         if kind == "files" and "row_groups" in entry:
             yield "row_groups", rows_of_groups(file.metadata), entry["row_groups"]
-        first, last = ends(file)
+        first, last = read_ends(file)
         yield "first_id", first, entry.get("first_id")
         yield "last_id", last, entry.get("last_id")
         yield "columns", file.schema_arrow.remove_metadata(), schema
@@ -174,10 +174,10 @@ class DatasetCheck:
         yield "columns", file.schema_arrow.remove_metadata(), self.schema
         if name == METADATA:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-            found = [(group.column(0).file_path, group.num_rows) for group in groups]
+            listed_groups = [(group.column(0).file_path, group.num_rows) for group in groups]
             names = [entry["file"] for _, kind, entry in self.entries if kind == "files"]
-            there = [(each, n) for each in names for n in rows_of_groups(ParquetFile(self.folder / each).metadata)]
-            yield "row groups", found, there
+            footers = {each: ParquetFile(self.folder / each).metadata for each in names}
+            yield "row groups", listed_groups, [(each, n) for each in names for n in rows_of_groups(footers[each])]
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class DatasetCheck:
 
 
 def bytes_fault(folder: Path, entry: Mapping[str, Any]) -> str | None:
-    """What is wrong with a file's bytes, if anything."""
+    """Return what is wrong with a file's bytes, if anything."""
     name, path = entry["file"], folder / entry["file"]
     if not path.is_file():
         return f"{name}: missing"
@@ -227,17 +227,17 @@ def compare(name: str, numbers: Iterable[tuple[str, Any, Any]]) -> Iterator[str]
     """Yield what of a file is not as the manifest says."""
     for what, found, expected in numbers:
         if found != expected:
-            yield f"{name}: {what} {short(found)}, but {short(expected)} in {MANIFEST}"
+            yield f"{name}: {what} {shorten(found)}, but {shorten(expected)} in {MANIFEST}"
 
 
-def short(value: Any) -> str:
-    """A value in one line, cut where it is long."""
+def shorten(value: Any) -> str:
+    """Return a value in one line, cut where it is long."""
     text = " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def ends(file: ParquetFile) -> tuple[str | None, str | None]:
-    """The first and the last id of a file; None where it has no rows."""
+def read_ends(file: ParquetFile) -> tuple[str | None, str | None]:
+    """Read the first and the last id of a file; None where it has no rows."""
     if not file.metadata.num_rows:
         return None, None
     first, last = (file.read_row_group(number, ["id"])["id"] for number in (0, file.metadata.num_row_groups - 1))
@@ -245,6 +245,6 @@ def ends(file: ParquetFile) -> tuple[str | None, str | None]:
 
 
 def is_read_as_data(name: Path) -> bool:
-    """Whether readers of the folder take a file for one of rows: those with _ or . before a name they pass over."""
+    """Return whether readers of the folder take a file for one of rows: they pass over names that begin with _ or ."""
     hidden = any(part.startswith(("_", ".")) for part in name.parts)
     return not hidden and (name.suffix == ".parquet" or name.parts[0].startswith("split="))

@@ -13,7 +13,7 @@ from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.common.json_files import canonical_json
 from embedome.dataset import Dataset, open_dataset
-from embedome.dataset.export_arrays import export_hdf5, export_npy, key_of
+from embedome.dataset.export_arrays import export_hdf5, export_npy, make_key
 from embedome.dataset.export_partitions import export_partitions
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import write_part
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def per_residue(tmp_path_factory):
-    """A data set with vectors of residues, and duplicates in other splits than their sequences."""
+    """A data set with per-residue embeddings, and duplicates in other splits than their sequences."""
     folder = tmp_path_factory.mktemp("residues")
     records = random_records(5, range(20, 70))
     records += [(f"copy{i}", records[i][1]) for i in range(0, 50, 3)]
@@ -114,7 +114,7 @@ def test_keys_are_accessions_and_slashes_make_no_folders(tmp_path):
         "Q2": {"original_id": "tr|Q2|Q2_MOUSE"},
         "x|y|z": {},
     }
-    assert key_of("sp||A") == "sp||A"
+    assert make_key("sp||A") == "sp||A"
 
 
 @pytest.mark.parametrize("form", ["npy", "hdf5"])
@@ -161,7 +161,7 @@ def test_the_command_says_what_it_wrote(folder, tmp_path, capsys):
         (["{folder}", "{tmp}/x.npy", "--format", "npy", "--per-residue"], "--per-residue goes with --format hdf5"),
         (
             ["{folder}", "{tmp}/x.h5", "--format", "hdf5", "--per-residue"],
-            "no vectors of residues; embed with per_resi",
+            "no per-residue embeddings; embed with per_resi",
         ),
         (["{folder}", "{tmp}", "--format", "hdf5"], "is a folder; expected the name of a file to write"),
         (["{folder}/none", "{tmp}/x.h5", "--format", "hdf5"], "no data set there"),

@@ -150,8 +150,8 @@ def test_the_digest_is_that_of_the_file_that_another_job_has_written(tmp_path: P
     assert file_sha256(path) == theirs
 
 
-def test_a_full_disk_is_told_of_with_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`open` gives a device that is full, as a file system is."""
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open` returns a device that is full, as a file system is."""
     monkeypatch.setattr(part_file, "open", lambda path, mode: io.FileIO("/dev/full", mode), raising=False)
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_residues(tmp_path / "part.residues.parquet", residue_rows(3)[0], {"pooling": ["mean"]}, never)

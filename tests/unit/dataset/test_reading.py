@@ -1,4 +1,4 @@
-"""Streams, Dask, PyTorch and FAISS over data sets of many files give every row once; only what is needed is read."""
+"""Streams, Dask, PyTorch and FAISS over data sets of many files yield every row once; only what is needed is read."""
 
 import subprocess
 import sys
@@ -260,7 +260,7 @@ def test_a_condition_on_the_frame_selects_of_the_array(data, truth):
 
 def test_frames_without_rows_and_of_vectors(data):
     assert len(data.to_dask_frame("test")) == 0
-    with pytest.raises(UserError, match="'embedding' is a column of vectors; to_dask gives them as an array"):
+    with pytest.raises(UserError, match="'embedding' is a column of vectors; to_dask returns them as an array"):
         data.to_dask_frame(columns=["id", "embedding"])
 
 
@@ -268,7 +268,7 @@ def test_frames_without_rows_and_of_vectors(data):
 
 
 def rows_of(loader: DataLoader, batches: bool) -> tuple[list[str], np.ndarray, list[int], list[str]]:
-    """Ids, vectors, taxids and states that a loader gives, in its order."""
+    """Ids, vectors, taxids and states that a loader yields, in its order."""
     items = list(loader)
     if not batches:
         items = [([name], vector[None], taxid[None], [state]) for name, vector, taxid, state in items]

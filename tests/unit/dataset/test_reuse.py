@@ -225,7 +225,7 @@ def test_other_settings_are_refused(settings: EmbedSettings, name: str, old: Lin
 
 def test_residues_cannot_be_reused(old: Line, model: Path, tmp_path: Path) -> None:
     rich = whole(tmp_path / "rich", OLD[:10], model, EmbedSettings(per_residue=True))
-    with pytest.raises(UserError, match="has vectors of residues, which cannot be reused"):
+    with pytest.raises(UserError, match="has per-residue embeddings, which cannot be reused"):
         line.prepare(tmp_path / "line", OLD, SHARDS, PLAN, rich.dataset)
 
 
