@@ -149,7 +149,7 @@ def merge_in_catalog_order(
     """
     merged = RowReader(merge_by_id(sources), schema)
     for expected in filter(len, catalog):
-        rows = merged.take_through(expected["id"][-1].as_py()).combine_chunks()
+        rows = merged.take_through(expected["id"][-1].as_py())
         place = pc.index_in(rows["id"], value_set=expected["id"].combine_chunks())
         mine = expected.take(place)
         wrong = pc.fill_null(pc.not_equal(mine["digest"], rows["digest"]), True)

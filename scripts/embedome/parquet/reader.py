@@ -57,7 +57,7 @@ def merge_by_id(streams: Iterable[Iterable[pa.Table]]) -> Iterator[pa.Table]:
         pivot = min(table["id"][-1].as_py() for table, _ in waiting)
         counts = [pc.sum(pc.less_equal(table["id"], pivot)).as_py() for table, _ in waiting]
         ready = [table.slice(0, count) for (table, _), count in zip(waiting, counts, strict=True) if count]
-        yield ready[0] if len(ready) == 1 else pa.concat_tables(ready).combine_chunks().sort_by("id")
+        yield ready[0] if len(ready) == 1 else pa.concat_tables(ready).sort_by("id")
         rests = [
             (table.slice(count) if count < len(table) else next(source, None), source)
             for (table, source), count in zip(waiting, counts, strict=True)
