@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from embedome.models.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
+
+if TYPE_CHECKING:
+    from embedome.models.encoders.grouped import StreamEncoder
 
 ENCODER, DECODER = "encoder", "decoder"
 
@@ -12,48 +16,48 @@ ENCODER, DECODER = "encoder", "decoder"
 class Architecture:
     """What the engine has to know of a model family, found by config.json's model_type."""
 
-    encoder: Callable[[], type]
-    """Imports and gives the encoder class."""
+    encoder: "Callable[[], type[StreamEncoder]]"
+    """Imports and returns the encoder class."""
     first: str | None
     """Token before every sequence."""
     last: str | None
-    """Token behind every sequence."""
+    """Token after every sequence."""
     tasks: tuple[str, ...] = ()
     """Tokens that say what to encode: the one that is in the vocabulary, if any, is put before every sequence."""
-    decoder: Callable[[], type] | None = None
-    """Imports and gives the class for decoder features."""
+    decoder: "Callable[[], type[StreamEncoder]] | None" = None
+    """Imports and returns the class for decoder features."""
 
 
-def preln_encoder() -> type:
-    """The encoder class of Megatron BERT."""
+def preln_encoder() -> "type[StreamEncoder]":
+    """Return the encoder class of Megatron BERT."""
     from embedome.models.encoders.prenorm import PreLNEncoder
 
     return PreLNEncoder
 
 
-def blenderbot_encoder() -> type:
-    """The encoder class of ProtT5nv."""
+def blenderbot_encoder() -> "type[StreamEncoder]":
+    """Return the encoder class of ProtT5nv."""
     from embedome.models.encoders.prenorm import BlenderbotEncoder
 
     return BlenderbotEncoder
 
 
-def esm2_encoder() -> type:
-    """The encoder class of ESM-2."""
+def esm2_encoder() -> "type[StreamEncoder]":
+    """Return the encoder class of ESM-2."""
     from embedome.models.encoders.esm2 import ESM2Encoder
 
     return ESM2Encoder
 
 
-def t5_encoder() -> type:
-    """The encoder class of ProtT5-XL, ProstT5 and Ankh."""
+def t5_encoder() -> "type[StreamEncoder]":
+    """Return the encoder class of ProtT5-XL, ProstT5 and Ankh."""
     from embedome.models.encoders.t5 import T5Encoder
 
     return T5Encoder
 
 
-def t5_decoder() -> type:
-    """The class for their decoder features."""
+def t5_decoder() -> "type[StreamEncoder]":
+    """Return the class for their decoder features."""
     from embedome.models.encoders.t5_decoder import T5Decoder
 
     return T5Decoder

@@ -36,7 +36,7 @@ FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def weight_files(directory: str | os.PathLike) -> list[Path]:
-    """The files that hold a model's weights: one, or an index and the files it names.
+    """Return the files that hold a model's weights: one, or an index and the files it names.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def weight_files(directory: str | os.PathLike) -> list[Path]:
 
 
 def weights_sha256(directory: str | os.PathLike) -> str:
-    """Digest of a model's weights: of the file, or of the digests of all of them."""
+    """Return the digest of a model's weights: of the file, or of the digests of all of them."""
     files = weight_files(directory)
     if len(files) == 1:
         return file_sha256(files[0])
@@ -87,12 +87,12 @@ class Weights(Mapping):
     """Second names of tensors, and the names that these have in the file."""
 
     def header(self, name: str) -> Header:
-        """What is known of a tensor before it is read."""
+        """Return shape and type of a tensor, which is not read."""
         raise NotImplementedError
 
 
 def open_weights(directory: str | os.PathLike) -> Weights:
-    """A model's tensors by name, each read when it is asked for.
+    """Open a model's tensors by name, each read when it is asked for.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise UserError(
                 f"{name}: holds more than tensors, {shown(key)} is a {type(value).__name__}; it is not loaded, save "
-                "what `state_dict()` of the model gives"
+                "what `state_dict()` of the model returns"
             )
         if value.layout != torch.strided or value.device.type != "cpu":
             raise UserError(f"{name}: {cut(key)} is a tensor without values, or a sparse one; save it as a plain one")
@@ -225,7 +225,7 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
 
 
 def is_archive(path: str | os.PathLike, name: str) -> bool:
-    """Whether a file is a zip archive, as torch writes it now.
+    """Return whether a file is a zip archive, as torch writes it now.
 
     Raises
     ------
@@ -245,9 +245,9 @@ def is_archive(path: str | os.PathLike, name: str) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Why torch does not load a file, without its advice to load it unsafely."""
+    """Say why torch does not load a file, without its advice to load it unsafely."""
     if forbidden := FORBIDDEN.search(str(error)):
-        return f"it holds {cut(forbidden[1])}; save what `state_dict()` of the model gives, or `save_pretrained`"
+        return f"it holds {cut(forbidden[1])}; save what `state_dict()` of the model returns, or `save_pretrained`"
     if isinstance(error, pickle.UnpicklingError):
         return "damaged, or of another program"
     return cut(first_line(error)) or type(error).__name__

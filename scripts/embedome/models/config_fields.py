@@ -28,7 +28,7 @@ class Kind:
 
 
 def whole(least: int, most: int) -> Callable[[Any], bool]:
-    """Whether a value is a whole number within limits."""
+    """Return a check that a value is a whole number within limits."""
     return lambda value: type(value) is int and least <= value <= most
 
 
@@ -39,13 +39,13 @@ SMALL = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) a
 POSITIVE = Kind("a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1e300, optional=True)
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-# The encoders here are none; Hugging Face's classes would hide from each residue what comes behind it.
+# Encoders are no decoders: as such, Hugging Face's classes would hide from each residue what comes after it.
 NO = Kind("false, as embedome has encoders", lambda value: value is False, optional=True)
 LAYERS_OR_NULL = Kind(f"null, or {LAYERS.words}", lambda value: value is None or LAYERS.fits(value), optional=True)
 
 
 def maybe(kind: Kind) -> Kind:
-    """A kind that may be missing."""
+    """Return a kind that may be missing."""
     return Kind(kind.words, kind.fits, optional=True)
 
 
@@ -104,7 +104,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "is_gated_act": maybe(FLAG),
     },
 }
-# Second names of fields; Hugging Face's classes take the values of these where both are there.
+# Second names of fields; Hugging Face's classes take the values of these where both are given.
 SECOND_NAMES = {
     T5: {
         "num_hidden_layers": "num_layers",

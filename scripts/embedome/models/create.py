@@ -66,7 +66,7 @@ CLASSES = {
 
 
 def make_config(name: str, sizes: Mapping[str, int], about: Mapping[str, Any]) -> "PreTrainedConfig":
-    """Hugging Face configuration of a registered model, or of one of its architecture in other sizes.
+    """Return the Hugging Face configuration of a registered model, or of one of its architecture in other sizes.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def check_own_directory(directory: str | os.PathLike) -> None:
 
 
 def is_untrained(folder: Path) -> bool:
-    """Whether a folder is a model with random weights that embedome made."""
+    """Return whether a folder is a model with random weights that embedome made."""
     path = folder / CONFIG
     if not path.is_file():
         # What Snakemake leaves of one: it removes the files first that the rule makes of every model.
@@ -169,7 +169,7 @@ def save_directory(
     """
     check(directory)
     entry = find_entry(like)
-    model = random_model(entry, config) if tensors is None else filled_model(entry, config, tensors)
+    model = random_model(entry, config) if tensors is None else fill_model(entry, config, tensors)
     size = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s: writing %s parameters, %.2f GB", directory, f"{size:,}", 4e-9 * size)
     with atomic_directory(directory, check) as folder:
@@ -178,21 +178,21 @@ def save_directory(
 
 
 def longest_tokens(config: "PreTrainedConfig") -> int | None:
-    """Tokens of the longest sequence; None where positions have no end."""
+    """Return the tokens of the longest sequence; None where positions have no end."""
     longest = getattr(config, "max_position_embeddings", None)
-    # ESM counts positions from behind the padding's.
+    # ESM counts positions from after the padding's.
     return longest - config.pad_token_id - 1 if config.model_type == ESM else longest
 
 
 def model_class(entry: RegisteredModel) -> "type[PreTrainedModel]":
-    """The Hugging Face class with all heads that the checkpoint has."""
+    """Return the Hugging Face class with all heads that the checkpoint has."""
     import transformers
 
     return getattr(transformers, CLASSES[entry.model_type])
 
 
 def random_model(entry: RegisteredModel, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """A model with random weights.
+    """Make a model with random weights.
 
     ESM-1nv: normal with deviation 0.02, output projections 0.02 / sqrt(2 layers), as Megatron-LM initialises (Shoeybi
     et al. 2019, arXiv:1909.08053); token types zero, as it has none. ProtT5nv: normal with deviation 0.015
@@ -207,28 +207,31 @@ def random_model(entry: RegisteredModel, config: "PreTrainedConfig") -> "PreTrai
             untie_head(model)
     if entry.model_type == BLENDERBOT:
         # As trained: one table of positions for encoder and decoder, which the Hugging Face class has twice.
-        model.model.decoder.embed_positions.weight.data.copy_(model.model.encoder.embed_positions.weight)
+        positions = model.get_parameter("model.encoder.embed_positions.weight")
+        model.get_parameter("model.decoder.embed_positions.weight").data.copy_(positions)
     if entry.model_type == MEGATRON_BERT:
-        model.bert.embeddings.token_type_embeddings.weight.data.zero_()
-        for layer in model.bert.encoder.layer:
-            for projection in (layer.attention.output.dense, layer.output.dense):
-                projection.weight.data /= (2 * config.num_hidden_layers) ** 0.5
+        model.get_parameter("bert.embeddings.token_type_embeddings.weight").data.zero_()
+        for layer in range(config.num_hidden_layers):
+            for projection in ("attention.output", "output"):
+                weight = model.get_parameter(f"bert.encoder.layer.{layer}.{projection}.dense.weight")
+                weight.data /= (2 * config.num_hidden_layers) ** 0.5
     return model
 
 
 def untie_head(model: "PreTrainedModel") -> None:
-    """Give a T5 an output matrix of its own: transformers 5 ties it to the embedding, whatever config.json says."""
+    """Add to a T5 an output matrix of its own: transformers 5 ties it to the embedding, whatever config.json says."""
     import torch
 
-    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
-    torch.nn.init.normal_(model.lm_head.weight, std=model.config.initializer_factor)
+    weight = torch.nn.Parameter(torch.empty_like(model.get_parameter("shared.weight")))
+    torch.nn.init.normal_(weight, std=model.config.initializer_factor)
+    model.get_submodule("lm_head").weight = weight
     model.config.tie_word_embeddings = False
 
 
-def filled_model(
+def fill_model(
     entry: RegisteredModel, config: "PreTrainedConfig", tensors: "Mapping[str, Tensor]"
 ) -> "PreTrainedModel":
-    """A model with the given weights; tied ones are filled by what they are tied to."""
+    """Make a model with the given weights; tied ones are filled by what they are tied to."""
     model = random_model(entry, config)
     state = model.state_dict()
     given = {state[name].data_ptr() for name in tensors if name in state}

@@ -16,7 +16,7 @@ from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from torch import nn
+    from embedome.models.encoders.grouped import StreamEncoder
 
 CONFIG = "config.json"
 # Of PEFT, which transformers applies to the weights beside it where PEFT is installed.
@@ -27,7 +27,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_mo
 class Model:
     """A loaded model."""
 
-    encoder: "nn.Module"
+    encoder: "StreamEncoder"
     tokenizer: ResidueTokenizer
 
     @property
@@ -38,7 +38,7 @@ class Model:
 
 
 def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
-    """What identifies a model, for the provenance of its embeddings.
+    """Return what identifies a model, for the provenance of its embeddings.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def model_dimension(directory: str | os.PathLike) -> int:
-    """Length of a model's vectors, by its config.json."""
+    """Return the length of a model's vectors, by its config.json."""
     config = read_json(Path(directory) / CONFIG)
     return config["hidden_size"] if "hidden_size" in config else config["d_model"]
 
@@ -85,7 +85,7 @@ def check_model_directory(directory: str | os.PathLike) -> None:
 
 
 def read_config(directory: str | os.PathLike) -> dict[str, Any]:
-    """A model directory's config.json; weights are not asked for.
+    """Read a model directory's config.json; weights are not asked for.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:
-    """A model directory's vocabulary as a table, with the special tokens of its architecture.
+    """Read a model directory's vocabulary as a table, with the special tokens of its architecture.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
 
 
 def open_checkpoint(directory: str | os.PathLike, expected: TensorMap) -> Checkpoint:
-    """The tensors of a model directory.
+    """Open the tensors of a model directory.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def open_checkpoint(directory: str | os.PathLike, expected: TensorMap) -> Checkp
 
 
 def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
-    """A model without weights, on torch's meta device: all that config.json and vocabulary tell.
+    """Build a model without weights, on torch's meta device, from config.json and vocabulary alone.
 
     Raises
     ------
@@ -179,9 +179,10 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     config = read_config(directory)
     architecture = ARCHITECTURES[config["model_type"]]
     tokenizer = read_tokenizer(directory)
-    if features == DECODER and architecture.decoder is None:
+    load_class = architecture.decoder if features == DECODER else architecture.encoder
+    if load_class is None:
         raise UserError(f"{directory}: embed.features is 'decoder', which {config['model_type']} does not have here")
-    kind = (architecture.decoder if features == DECODER else architecture.encoder)()
+    kind = load_class()
     try:
         with torch.device("meta"):
             encoder = kind(config)

@@ -15,7 +15,7 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
 from embedome.models.registry import ESM, Preprocessing
 
-# One of these a model directory has to have, the first of them being named where it has none.
+# A model directory must have one of these; if it has none, messages name the first.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
 # What transformers reads beside them, or in their place, for the tokenizers that it knows.
 BESIDE = (
@@ -32,7 +32,7 @@ BESIDE = (
 SAVE_JSON = "load it with AutoTokenizer where it works, and save_pretrained it into the model directory"
 # SentencePiece's mark for a space.
 SPACE = "▁"
-# A residue that every vocabulary of proteins has, and a run of it that is not there by chance.
+# A residue that every vocabulary of proteins has, and the length of a run that is not there by chance.
 PROBE, RUN = "A", 4
 # The classes that take a tokenizer.json as it is, and the one that takes ESM's vocab.txt so, with its special tokens.
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -46,13 +46,13 @@ PLAIN_ESM_KEYS = {*ESM_TOKENS, *OTHER_KEYS, "tokenizer_class", "added_tokens_dec
 
 
 def vocabulary_file(directory: str | os.PathLike) -> Path:
-    """The first of `VOCABULARY_FILES` that a model directory has; where it has none, the path the first would have."""
+    """Return the first of `VOCABULARY_FILES` that a model directory has, or the path of the first if it has none."""
     paths = [Path(directory) / name for name in VOCABULARY_FILES]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def vocabulary_files(directory: str | os.PathLike) -> list[Path]:
-    """Every file of a model directory that may have a say in its vocabulary, by name; config.json is not among them."""
+    """List every file of a model directory that may have a say in its vocabulary, by name; not config.json."""
     named = {Path(directory) / name for name in (*VOCABULARY_FILES, *BESIDE)}
     # Files for other versions of transformers, which tokenizer_config.json lists.
     named.update(Path(directory).glob("tokenizer.*.json"))
@@ -72,7 +72,7 @@ class HuggingFaceTokenizer:
     added : set of str
         Those that were added.
     answer : callable
-        Gives the ids of a text, with special tokens.
+        Returns the ids of a text, with special tokens.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class HuggingFaceTokenizer:
     answer: Callable[[str], list[int]]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, with special tokens.
+        """Return the ids of a text, with special tokens.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class HuggingFaceTokenizer:
             return self.answer(text)
 
     def around(self, preprocessing: Preprocessing) -> tuple[list[int], list[int]] | None:
-        """Ids before and behind every sequence; None where residues are not a token each."""
+        """Return the ids before and after every sequence; None where residues are not a token each."""
         ids = self.encode(preprocessing.text(PROBE * RUN))
         for start in range(len(ids) - RUN + 1):
             if len(set(ids[start : start + RUN])) == 1:
@@ -100,15 +100,15 @@ class HuggingFaceTokenizer:
         return None
 
     def ids_inside(self, residues: Sequence[str], preprocessing: Preprocessing) -> dict[str, int]:
-        """The id of each residue between two others; those that are no token of their own are left out."""
+        """Return the id of each residue between two others; those that are no token of their own are left out."""
         around = self.around(preprocessing)
         if around is None:
             return {}
-        start, behind = map(len, around)
+        start, after = map(len, around)
         found = {}
         for residue in residues:
             ids = self.encode(preprocessing.text((PROBE, residue, PROBE)))
-            inside = ids[start : len(ids) - behind]
+            inside = ids[start : len(ids) - after]
             if len(inside) == 3 and inside[0] == inside[2]:
                 found[residue] = inside[1]
         return found
@@ -126,7 +126,7 @@ def open_tokenizer(directory: str | os.PathLike, config: Mapping[str, Any]) -> H
     Raises
     ------
     UserError
-        Where transformers cannot read it, or gives a token another id than the directory's files.
+        Where transformers cannot read it, or has another id for a token than the directory's files.
     """
     path = vocabulary_file(directory)
     if not path.is_file():
@@ -145,7 +145,7 @@ def open_tokenizer(directory: str | os.PathLike, config: Mapping[str, Any]) -> H
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object."""
+    """Read a JSON object."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object; copy it again")
@@ -168,22 +168,22 @@ def one_line(path: Path) -> Iterator[None]:
 
 
 def is_plain(contents: Mapping[str, Any]) -> bool:
-    """Whether transformers would take a tokenizer.json as it is, so that `tokenizers` reads it, a second sooner."""
+    """Return whether transformers would take a tokenizer.json as it is: `tokenizers` then reads it a second sooner."""
     if contents.keys() != {"tokenizer.json", "tokenizer_config.json"}:
         return False
     about, content = contents["tokenizer_config.json"], contents["tokenizer.json"]
     if about.get("tokenizer_class") not in PLAIN_CLASSES or not PLAIN_KEYS.issuperset(about):
         return False
-    there = [token["content"] for token in content.get("added_tokens") or ()]
+    listed = [token["content"] for token in content.get("added_tokens") or ()]
     named = [about[name] for name in TOKEN_NAMES if about.get(name) is not None]
-    # Transformers adds those that are not there.
+    # Transformers adds those that are not listed.
     return content.get("post_processor") is not None and all(
-        token in there for token in [*named, *(about.get("extra_special_tokens") or ())]
+        token in listed for token in [*named, *(about.get("extra_special_tokens") or ())]
     )
 
 
 def open_plain(path: Path) -> HuggingFaceTokenizer:
-    """A tokenizer.json as it is."""
+    """Open a tokenizer.json as it is."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
@@ -194,7 +194,7 @@ def open_plain(path: Path) -> HuggingFaceTokenizer:
 
 
 def is_plain_esm(contents: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether transformers would take ESM's vocab.txt as it is, with no token added: most have it so."""
+    """Return whether transformers would take ESM's vocab.txt as it is, with no token added: most have it so."""
     about = [content for content in contents.values() if content is not None]
     added = [token["content"] for each in about for token in (each.get("added_tokens_decoder") or {}).values()]
     return (
@@ -209,7 +209,7 @@ def is_plain_esm(contents: Mapping[str, Any], config: Mapping[str, Any]) -> bool
 
 
 def open_plain_esm(path: Path) -> HuggingFaceTokenizer:
-    """A vocab.txt as it is, one token a line; special tokens that it lacks come behind the others."""
+    """Open a vocab.txt as it is, one token a line; special tokens that it lacks come after the others."""
     tokens = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     tokens += [token for token in ESM_TOKENS.values() if token not in tokens]
     ids = {token: index for index, token in enumerate(tokens)}
@@ -223,18 +223,16 @@ def open_plain_esm(path: Path) -> HuggingFaceTokenizer:
 
 
 def open_by_transformers(path: Path, contents: Mapping[str, Any], config: Mapping[str, Any]) -> HuggingFaceTokenizer:
-    """A tokenizer as `AutoTokenizer` opens it; told the model's kind, it does not load half of torch's compiler."""
+    """Open a tokenizer by `AutoTokenizer`; given the model's kind, it does not load half of torch's compiler."""
     from transformers import AutoTokenizer, PreTrainedConfig
 
     if path.name == "spiece.model":
         check_sentencepiece(path)
     kind, named = config.get("model_type"), config.get("tokenizer_class")
     if kind and not named and not contents.get("tokenizer_config.json", {}).get("tokenizer_class"):
-        options = {"tokenizer_type": kind}
+        options: dict[str, Any] = {"tokenizer_type": kind}
     else:
-        told = PreTrainedConfig(tokenizer_class=named)
-        told.model_type = kind
-        options = {"config": told}
+        options = {"config": PreTrainedConfig.from_dict({"tokenizer_class": named, "model_type": kind})}
     tokenizer = AutoTokenizer.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False, **options)
     return HuggingFaceTokenizer(path, tokenizer.get_vocab(), frozenset(tokenizer.get_added_vocab()), tokenizer.encode)
 
@@ -248,12 +246,12 @@ def check_sentencepiece(path: Path) -> None:
 
 
 def check_stated(tokenizer: HuggingFaceTokenizer, contents: Mapping[str, Any]) -> None:
-    """Check that added tokens have the ids that the directory's files give them.
+    """Check that added tokens have the ids that the directory's files state.
 
     Raises
     ------
     UserError
-        Names the first that has another: transformers numbers some anew, and passes over some files beside others.
+        Names the first that has another: transformers renumbers some, and ignores some files if it finds others.
     """
     for name, stated in stated_ids(contents):
         for token, index in stated.items():
@@ -265,7 +263,7 @@ def check_stated(tokenizer: HuggingFaceTokenizer, contents: Mapping[str, Any]) -
 
 
 def stated_ids(contents: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, int]]]:
-    """The ids that files give to added tokens, by the file's name."""
+    """Yield the ids that files state for added tokens, by the file's name."""
     yield "added_tokens.json", contents.get("added_tokens.json", {})
     added = contents.get("tokenizer_config.json", {}).get("added_tokens_decoder") or {}
     yield "tokenizer_config.json", {token["content"]: int(index) for index, token in added.items()}

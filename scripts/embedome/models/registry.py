@@ -34,7 +34,7 @@ class Preprocessing:
     as_x: str = ""
 
     def text(self, residues: Iterable[str]) -> str:
-        """Residues as the tokenizer wants them."""
+        """Return residues as the tokenizer wants them."""
         return self.between.join("X" if residue in self.as_x else residue for residue in residues)
 
 
@@ -60,7 +60,7 @@ class RegisteredModel:
     vocabulary : str
         Of `vocabularies.VOCABULARIES`.
     first, last : str or None
-        Tokens before and behind every sequence.
+        Tokens before and after every sequence.
     residues : int or None
         Of the longest sequence; None where positions are relative and have no end.
     parameters : int
@@ -148,7 +148,7 @@ ANKH_CONFIG = {
 
 
 def esm1nv(name: str, positions: int, parameters: int) -> RegisteredModel:
-    """ESM-1nv; the card and the code differ in the number of positions."""
+    """Return the row of ESM-1nv; the card and the code differ in the number of positions."""
     sizes = {"layers": 6, "hidden": 768, "heads": 12, "feed_forward": 3072, "positions": positions}
     return RegisteredModel(
         name, MEGATRON_BERT, sizes, "esm1nv", "<s>", "</s>", positions - 2, parameters, NVIDIA, NGC, ESM1NV_CONFIG
@@ -156,7 +156,7 @@ def esm1nv(name: str, positions: int, parameters: int) -> RegisteredModel:
 
 
 def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> RegisteredModel:
-    """ESM-2 of a size."""
+    """Return the row of an ESM-2."""
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": 4 * hidden}
     source = f"facebook/esm2_t{layers}_{name.partition('-')[2].upper()}_UR50D"
     return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
@@ -165,7 +165,7 @@ def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> Re
 def prott5(
     name: str, vocabulary: str, first: str | None, parameters: int, encoder: int, source: str
 ) -> RegisteredModel:
-    """ProtT5-XL and what was trained on from it."""
+    """Return the row of ProtT5-XL, or of a model trained on from it."""
     sizes = {"layers": 24, "decoder_layers": 24, "hidden": 1024, "heads": 32, "feed_forward": 16384}
     config = {**PROTT5_CONFIG, "vocab_size": {"prott5": 128, "prostt5": 150}[vocabulary]}
     return RegisteredModel(
@@ -186,7 +186,7 @@ def prott5(
 
 
 def ankh(name: str, hidden: int, activation: str, parameters: int, encoder: int) -> RegisteredModel:
-    """Ankh of the first two generations, and the large one of the third."""
+    """Return the row of an Ankh of the first two generations, or of the large one of the third."""
     third = name.startswith("ankh3")
     sizes = {"layers": 48, "decoder_layers": 24, "hidden": hidden, "heads": 12 if hidden == 768 else 16}
     sizes["feed_forward"] = 3072 if hidden == 768 else 3840
@@ -243,7 +243,7 @@ REGISTRY = {
 
 
 def find_entry(name: str) -> RegisteredModel:
-    """The row of a model.
+    """Find the row of a model.
 
     Raises
     ------
@@ -256,6 +256,6 @@ def find_entry(name: str) -> RegisteredModel:
 
 
 def preprocessings(model_type: str | None) -> tuple[Preprocessing, ...]:
-    """The kinds of preprocessing that models of an architecture have, or that all have; the plainest first."""
+    """Return the kinds of preprocessing of an architecture's models, or of all models; the plainest first."""
     known = [entry.preprocessing for entry in REGISTRY.values() if model_type in (entry.model_type, None)]
     return tuple(dict.fromkeys(sorted(known, key=lambda each: each != AS_IT_IS)))

@@ -56,9 +56,9 @@ class TensorMap:
     layers : mapping of str to (str, int)
         What is before the number of a layer: the field of config.json that counts them, and its value.
     ties : mapping of str to sequence of str
-        What takes the place of a tensor that a checkpoint does not have: the first there is.
+        What takes the place of a tensor that a checkpoint does not have: the first that it has.
     renamed : sequence of (str, str)
-        Regular expressions of names that other releases gave, and what takes their place.
+        Regular expressions of names in other releases, and what takes their place.
     """
 
     parts: Mapping[str, Sequence[str]]
@@ -69,7 +69,7 @@ class TensorMap:
     renamed: Sequence[tuple[str, str]] = ()
 
     def base_name(self, name: str) -> str:
-        """A tensor's name in the class without a head."""
+        """Return a tensor's name in the class without a head."""
         name = name.removeprefix(self.prefix)
         for pattern, replacement in self.renamed:
             name = re.sub(pattern, replacement, name)
@@ -96,7 +96,7 @@ class Checkpoint:
         self.path, self.weights, self.expected = path, weights, expected
         wrapper = common_wrapper(list(weights))
         self.owners: dict[str, list[str]] = {}
-        """What each tensor is called in the files, by each of which it may be there."""
+        """The names of each tensor in the files, which may be several."""
         for name, owner in [*zip(weights, weights, strict=True), *weights.aliases.items()]:
             self.owners.setdefault(expected.base_name(name.removeprefix(wrapper)), []).append(owner)
         self.prefix = expected.prefix if any(each.startswith(wrapper + expected.prefix) for each in weights) else ""
@@ -111,7 +111,7 @@ class Checkpoint:
             first = cut(next(iter(self.owners), "none"))
             raise UserError(
                 f"{self.path}: {sorted(used)[0]} is missing, as is every other tensor looked for; the first there is "
-                f"{first}; save what `save_pretrained` of the model itself gives"
+                f"{first}; save what `save_pretrained` of the model itself writes"
             )
         self.check_layers()
         for name, owners in self.owners.items():
@@ -131,7 +131,7 @@ class Checkpoint:
                     )
 
     def fault(self, name: str) -> str | None:
-        """What is wrong with there being a tensor of this name, which is not used."""
+        """Say what is wrong with an unused tensor of this name; None if nothing is."""
         if any(re.fullmatch(pattern, name) for pattern in self.expected.unused):
             return None
         if name.endswith("_extra_state") and 0 in self.weights.header(self.owners[name][0]).shape:
@@ -139,12 +139,12 @@ class Checkpoint:
         return self.guess(name)
 
     def guess(self, name: str) -> str:
-        """What a tensor probably is that has no place here."""
+        """Say what a tensor that has no place here probably is."""
         layer = LAYER.match(name)
         size, count = self.expected.layers.get(layer[1], ("", 0)) if layer else ("", 0)
         if QUANTISED.search(name):
             return f"is of a quantised model; {SAVE_FLOAT}"
-        if size and int(layer[2]) >= count:
+        if layer and size and int(layer[2]) >= count:
             return f"is of layer {int(layer[2]) + 1}, but {size} is {count} in config.json; correct the wrong one"
         if COMPUTED.search(name):
             return "is of a weight that is computed (pruning, weight normalisation); make it permanent and save again"
@@ -153,11 +153,11 @@ class Checkpoint:
         return "is no part of this model as config.json has it; it is refused, as vectors without it would be others"
 
     def find(self, name: str) -> str | None:
-        """The name under which a tensor is there: its own, or that of one it is tied to."""
+        """Return the name under which a tensor is in the files: its own, or that of one it is tied to."""
         return next((each for each in (name, *self.expected.ties.get(name, ())) if each in self.owners), None)
 
     def check(self, name: str, shape: Sequence[int]) -> None:
-        """Check that a tensor is there, of this shape and of plain floats.
+        """Check that the checkpoint has a tensor, of this shape and of plain floats.
 
         Raises
         ------
@@ -181,38 +181,40 @@ class Checkpoint:
                 )
 
     def read(self, name: str) -> "Tensor":
-        """A tensor that was checked.
+        """Read a tensor that was checked.
 
         Raises
         ------
         UserError
-            Where it is there under several names with unlike values, or holds NaN or infinity.
+            Where it has several names with unlike values, or holds NaN or infinity.
         """
         import torch
 
-        first, *others = self.owners[self.find(name)]
+        found = self.find(name)
+        assert found is not None, f"{name} was not checked"
+        first, *others = self.owners[found]
         tensor = self.weights[first]
         if tensor.dtype == torch.float64:
             tensor = tensor.float()  # which may be infinite
         for other in others:
             if (self.weights[first] != self.weights[other]).any():
                 raise UserError(f"{self.path}: {cut(first)} and {cut(other)} differ; expected one tensor in both")
-        # A sum that is finite has no other terms; one that is not may have overflown.
+        # A finite sum proves that all terms are finite; otherwise check each term, as the sum may have overflowed.
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
             raise UserError(f"{self.path}: {cut(first)} holds NaN or infinity; the file is damaged")
         return tensor
 
 
 def common_wrapper(names: Sequence[str]) -> str:
-    """What wrappers have put before all names."""
+    """Return what wrappers have put before all names."""
     found = ""
     while names and (wrapper := next((w for w in WRAPPERS if all(n.startswith(found + w) for n in names)), None)):
         found += wrapper
     return found
 
 
-def stacked(tensors: "Iterator[Tensor]") -> "Tensor":
-    """Tensors as one in float32, row by row; a copy, as those of a file are mapped into memory."""
+def stack_rows(tensors: "Iterator[Tensor]") -> "Tensor":
+    """Stack tensors row by row in float32; always a copy, as those of a file are mapped into memory."""
     import torch
 
     first, *others = tensors
@@ -220,7 +222,7 @@ def stacked(tensors: "Iterator[Tensor]") -> "Tensor":
 
 
 def fill(module: "nn.Module", checkpoint: Checkpoint) -> None:
-    """Give a module on the meta device a checkpoint's tensors in float32.
+    """Fill a module on the meta device with a checkpoint's tensors in float32.
 
     A tensor that the module has already may be missing.
 
@@ -239,5 +241,5 @@ def fill(module: "nn.Module", checkpoint: Checkpoint) -> None:
         for part in parts[name]:
             checkpoint.check(part, (tensor.shape[0] // len(parts[name]), *tensor.shape[1:]))
     module.load_state_dict(
-        {name: stacked(map(checkpoint.read, parts[name])) for name in state}, strict=False, assign=True
+        {name: stack_rows(map(checkpoint.read, parts[name])) for name in state}, strict=False, assign=True
     )

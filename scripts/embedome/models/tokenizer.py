@@ -32,7 +32,7 @@ class ResidueTokenizer:
     unknown : str
         The unknown token.
     first, last : str or None
-        Tokens put before and behind every sequence.
+        Tokens put before and after every sequence.
     preprocessing : Preprocessing
         What the ids of residues stand for.
     """
@@ -81,8 +81,8 @@ def load_tokenizer(
 ) -> ResidueTokenizer:
     """Read the vocabulary of a model directory, by asking its Hugging Face tokenizer.
 
-    Every character gets the id that the tokenizer gives it inside a sequence, prepared as the model's authors prepare
-    theirs (`registry.Preprocessing`).
+    Every character gets the id that it has for the tokenizer inside a sequence, prepared as the model's authors
+    prepare theirs (`registry.Preprocessing`).
 
     Parameters
     ----------
@@ -104,13 +104,13 @@ def load_tokenizer(
     letters = read_letters(tokenizer, config.get("model_type"))
     task = next((token for token in tasks if token in tokenizer.ids), None)
     first = task or first
-    check_vocabulary(tokenizer, letters, first, last)
+    unknown = check_vocabulary(tokenizer, letters, first, last)
     if task is None:
         check_task(tokenizer, letters, config, tasks)
     check_rows(tokenizer, config)
     vocabulary = {token: index for token, index in tokenizer.ids.items() if len(token) > 1}
-    vocabulary |= {letters.unknown: tokenizer.ids[letters.unknown], **letters.ids}
-    table = ResidueTokenizer(vocabulary, letters.unknown, first, last, letters.preprocessing)
+    vocabulary |= {unknown: tokenizer.ids[unknown], **letters.ids}
+    table = ResidueTokenizer(vocabulary, unknown, first, last, letters.preprocessing)
     check_in_context(tokenizer, table, letters, task)
     return table
 
@@ -135,13 +135,13 @@ class Letters:
 
 
 def read_letters(tokenizer: HuggingFaceTokenizer, model_type: str | None) -> Letters:
-    """What a tokenizer makes of characters, under the preprocessing by which it knows most residues."""
-    found = [letters_by(tokenizer, preprocessing) for preprocessing in preprocessings(model_type)]
+    """Ask a tokenizer for the ids of characters, under the preprocessing by which it knows most residues."""
+    found = [try_preprocessing(tokenizer, preprocessing) for preprocessing in preprocessings(model_type)]
     return max(found, key=lambda letters: len(letters.ids.keys() & set(STANDARD)))
 
 
-def letters_by(tokenizer: HuggingFaceTokenizer, preprocessing: Preprocessing) -> Letters:
-    """What a tokenizer makes of characters under a preprocessing."""
+def try_preprocessing(tokenizer: HuggingFaceTokenizer, preprocessing: Preprocessing) -> Letters:
+    """Ask a tokenizer for the ids of characters under a preprocessing."""
     replaced = "".join(letter for letter in preprocessing.as_x if letter not in tokenizer.added)
     preprocessing = replace(preprocessing, as_x=replaced)
     known = "".join(tokenizer.ids)
@@ -152,8 +152,13 @@ def letters_by(tokenizer: HuggingFaceTokenizer, preprocessing: Preprocessing) ->
     return Letters(preprocessing, {letter: each for letter, each in ids.items() if each != index}, unknown)
 
 
-def check_vocabulary(tokenizer: HuggingFaceTokenizer, letters: Letters, first: str | None, last: str | None) -> None:
+def check_vocabulary(tokenizer: HuggingFaceTokenizer, letters: Letters, first: str | None, last: str | None) -> str:
     """Check that a vocabulary has the standard residues, each once and by itself, and the special tokens.
+
+    Returns
+    -------
+    str
+        The unknown token.
 
     Raises
     ------
@@ -175,6 +180,7 @@ def check_vocabulary(tokenizer: HuggingFaceTokenizer, letters: Letters, first: s
         raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is this a protein model?")
     if letters.unknown is None:
         raise UserError(f"{path}: expected a vocabulary with an unknown token; {SAVE_JSON}")
+    return letters.unknown
 
 
 def check_task(
@@ -195,14 +201,14 @@ def check_task(
         wanted += tasks[:1]
     called = {base_name(name) for name in (directory, config.get("_name_or_path"), about.get("name"))}
     for entry in REGISTRY.values():
-        if entry.first in tasks and called & {entry.name, base_name(entry.source)}:
+        if entry.first is not None and entry.first in tasks and called & {entry.name, base_name(entry.source)}:
             wanted.append(entry.first)
     if wanted:
         raise UserError(f"{tokenizer.path}: the vocabulary lacks {wanted[0]}; copy the model's added_tokens.json, too")
 
 
 def base_name(name: object) -> str:
-    """The last part of a path or of a name on the Hugging Face hub, in small letters."""
+    """Return the last part of a path or of a name on the Hugging Face hub, in small letters."""
     return str(name).rpartition("/")[2].lower()
 
 
@@ -252,7 +258,7 @@ def check_in_context(
     texts += ["".join(known), "".join(reversed(known)), "".join(2 * letter for letter in known)]
     puts_task = tokenizer.encode(preprocessing.text("A"))[:1] == table.first
     before = "" if task is None or puts_task else task + preprocessing.between
-    spare = {tokenizer.ids[letters.unknown], tokenizer.ids.get(SPACE)}
+    spare = {tokenizer.ids.get(token) for token in (letters.unknown, SPACE) if token}
     start = len(table.first)
     for text in texts:
         expected = table.tokens(np.frombuffer(text.encode(), np.uint8)[None])[0].tolist()

@@ -19,7 +19,7 @@ THREE_DI = tuple("acdefghiklmnpqrstvwy")
 
 
 def sentinels(count: int) -> tuple[str, ...]:
-    """Tokens that stand for masked residues."""
+    """Return the tokens that stand for masked residues."""
     return tuple(f"<extra_id_{number}>" for number in range(count))
 
 
@@ -32,11 +32,11 @@ class Vocabulary:
     tokens : tuple of str
         In id order.
     first, last : str or None
-        Tokens before and behind every sequence.
+        Tokens before and after every sequence.
     names : mapping of str to str
         Which tokens are bos_token, eos_token, pad_token, mask_token.
     spaced : bool
-        Whether residues are pieces behind a space, as in ProtT5, whose tokenizer wants spaces between them.
+        Whether residues are pieces after a space, as in ProtT5, whose tokenizer wants spaces between them.
     """
 
     tokens: tuple[str, ...]
@@ -108,7 +108,7 @@ def save_tokenizer(directory: str | os.PathLike, name: str, max_tokens: int | No
 
 
 def save_spaced(directory: str | os.PathLike, vocabulary: Vocabulary, options: Mapping[str, int]) -> None:
-    """Write a vocabulary of pieces behind spaces, as T5's own tokenizer class has it."""
+    """Write a vocabulary of pieces after spaces, as T5's own tokenizer class has it."""
     from transformers import T5Tokenizer
 
     pieces = [token for token in vocabulary.tokens if len(token) == 2 or token in T5_PIECES]

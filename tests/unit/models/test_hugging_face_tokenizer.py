@@ -38,7 +38,7 @@ def as_it_is(tokenizer: PreTrainedTokenizerBase, residues: str) -> str:
     return residues
 
 
-def behind_its_task(tokenizer: PreTrainedTokenizerBase, residues: str) -> str:
+def after_its_task(tokenizer: PreTrainedTokenizerBase, residues: str) -> str:
     """Ankh's and Ankh3's."""
     return task(tokenizer) + residues
 
@@ -53,8 +53,8 @@ Prepare = Callable[[PreTrainedTokenizerBase, str], str]
 FAMILIES: dict[str, tuple[Callable[..., Path], Prepare]] = {
     "prott5": (released.write_prott5, spaced),
     "prostt5": (released.write_prostt5, spaced),
-    "ankh": (released.write_ankh, behind_its_task),
-    "ankh3": (released.write_ankh3, behind_its_task),
+    "ankh": (released.write_ankh, after_its_task),
+    "ankh3": (released.write_ankh3, after_its_task),
     "esm1nv": (released.write_esm1nv, as_it_is),
     "esm2": (released.write_esm2, as_it_is),
 }
@@ -220,7 +220,7 @@ def test_an_added_letter_has_its_own_id(
 
 
 def test_a_letter_that_transformers_sets_apart_is_refused(tmp_path: Path) -> None:
-    """Behind a letter that was added to Ankh's, its T5Tokenizer has an unknown token more."""
+    """After a letter that was added to Ankh's, its T5Tokenizer has an unknown token more."""
     folder = released.write_ankh(tmp_path)
     add_to_list(folder, "J", 144)
     released.edit_json(folder / "config.json", vocab_size=145)
@@ -297,7 +297,7 @@ def test_prostt5_without_its_tasks_is_refused(tmp_path: Path) -> None:
 
 
 def test_tasks_without_the_states_are_refused(tmp_path: Path) -> None:
-    """Transformers numbers them anew."""
+    """Transformers renumbers them."""
     tasks = {token: index for token, index in released.PROSTT5_ADDED.items() if index >= 148}
     assert "'<fold2AA>' has id 148 here, but 128 in" in refusal(released.write_prott5(tmp_path, rows=150, added=tasks))
 

@@ -37,7 +37,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
-# Of one column torch._int_mm (2.13) gives a wrong product; no layer is that narrow.
+# Of one column torch._int_mm (2.13) computes a wrong product; no layer is that narrow.
 @given(st.integers(1, 40), st.integers(2, 70), st.integers(1, 40), st.booleans(), st.floats(1e-6, 1e4))
 def test_a_layer_is_the_product_of_rounded_numbers(rows: int, inner: int, outer: int, bias: bool, scale: float) -> None:
     torch.manual_seed(rows * inner + outer)
@@ -125,7 +125,7 @@ def test_processors_whose_products_overflow_are_refused(model: Path) -> None:
 
 
 def test_shards_of_several_machines_go_together(tmp_path: Path, model: Path) -> None:
-    """How far off they are differs in the last digit: no part is made again for it, and the worst is told."""
+    """How far off they are differs in the last digit: no part is recomputed for it, and the worst is recorded."""
     records = [(f"p{number}", sequence.decode()) for number, sequence in enumerate(SEQUENCES * 9)]
     made = line.prepare(tmp_path, records, {"val": 1, "test": 1, "train": 2})
     made.embed(model, EmbedSettings(dtype="int8"))

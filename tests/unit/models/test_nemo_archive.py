@@ -32,7 +32,7 @@ def refusal(path: Path) -> str:
 
 
 class Zeros(io.RawIOBase):
-    """So many bytes of zeros."""
+    """A number of bytes of zeros."""
 
     def __init__(self, size: int) -> None:
         self.left = size

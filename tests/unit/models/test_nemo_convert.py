@@ -108,7 +108,7 @@ def split_ranks(state: dict[str, torch.Tensor], ranks: int) -> list[dict[str, to
 
 
 def assert_is(directory: Path, state: dict[str, torch.Tensor], tolerance: float = 2e-6) -> None:
-    """The imported model gives what the reference gives, in the Hugging Face class and in the engine."""
+    """The imported model has the reference's results, in the Hugging Face class and in the engine."""
     sequence = "MKTAYIAKQRXBZUOLW"
     tokens = AutoTokenizer.from_pretrained(directory)(sequence)["input_ids"]
     hidden, _ = megatron(state, tokens)

@@ -144,7 +144,7 @@ TARGET = "GVERT"
 def assert_is(
     directory: Path, state: dict[str, torch.Tensor], layers: int = LAYERS, decoder_layers: int = DECODER_LAYERS
 ) -> None:
-    """The imported model gives the reference's hidden states, and its likelihood of a target."""
+    """The imported model has the reference's hidden states, and its likelihood of a target."""
     tokens = [PIECES.index(residue) for residue in TEXT]
     hidden = encode(state, tokens, layers)
     with torch.inference_mode():

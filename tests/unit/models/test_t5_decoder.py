@@ -29,7 +29,7 @@ class Reference:
 
     @torch.inference_mode()
     def states(self, sequence: str) -> list[np.ndarray]:
-        """Hidden states of the decoder by layer, the last behind the final norm, float32 [L + 1, D]."""
+        """Hidden states of the decoder by layer, the last after the final norm, float32 [L + 1, D]."""
         names = [*(("▁" if self.spaced else "") + residue for residue in sequence), "</s>"]
         tokens = torch.tensor([self.tokenizer.convert_tokens_to_ids(names)])
         found = self.model(input_ids=tokens, decoder_input_ids=tokens, output_hidden_states=True)

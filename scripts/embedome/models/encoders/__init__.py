@@ -1,7 +1,7 @@
 """Encoders of our own, one module per architecture, for dense batches of equal-length sequences.
 
 A class is built from the fields of a config.json, and its `tensor_map` says what the tensors of a checkpoint are to it.
-It has `dimension`, `n_layers`, `layers` and `max_tokens`: the tokens of the longest sequence, None where there is none.
+Attributes that all have are those of `grouped.StreamEncoder`.
 
 Shapes: B sequences, L tokens, D model dimension, H heads.
 """

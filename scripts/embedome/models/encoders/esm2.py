@@ -19,7 +19,7 @@ from embedome.models.tensors import LAYER_NORMS, TensorMap
 # doi:10.1126/science.ade2574). Token dropout zeroed them, so whole sequences are scaled down by what was left.
 HIDDEN_IN_TRAINING = 0.15 * 0.8
 ROPE_THETA = 10000.0
-# Of the Hugging Face class's variants, those that this encoder has not.
+# Variants of the Hugging Face class that this encoder does not have.
 UNSUPPORTED = ("emb_layer_norm_before", "is_folding_model", "is_decoder", "add_cross_attention")
 
 
@@ -39,7 +39,7 @@ class Rotary(nn.Module):
         )
 
     def get_extra_state(self) -> Tensor:
-        """The frequencies, float32 [R]."""
+        """Return the frequencies, float32 [R]."""
         return self.frequencies
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -98,7 +98,7 @@ class ESM2Layer(nn.Module):
         return query, key, qkv[:, 2]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Return the hidden states [T, D] after the layer, from those before it and what attention gave."""
+        """Return the hidden states [T, D] after the layer, from those before it and the result of attention."""
         x = x + self.attention_out(attended)
         return x + self.mlp_out(functional.gelu(self.mlp_in(self.mlp_norm(x))))
 
@@ -123,7 +123,7 @@ class ESM2Encoder(StreamEncoder):
     Token dropout zeroes the embedding of ``<mask>`` and scales each sequence by what is left of it, see `embed`.
 
     Rotary positions have no end, but the model was trained on crops of 1024 tokens, ``<cls>`` and ``<eos>`` among
-    them. The configuration says so as ESM-1b's did, whose learned positions begin behind the padding's:
+    them. The configuration says so as ESM-1b's did, whose learned positions begin after the padding's:
     max_position_embeddings 1026 with pad_token_id 1 are 1024 tokens.
     """
 
@@ -153,7 +153,7 @@ class ESM2Encoder(StreamEncoder):
         return split(self.final_norm(x), shapes)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings [B, L, D] of tokens, as in training, where some were hidden: by the share of each sequence."""
+        """Return embeddings [B, L, D] of tokens, scaled as in training by the share of each sequence not hidden."""
         x = self.words(tokens)
         if self.mask is None:
             return x

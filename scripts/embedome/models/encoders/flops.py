@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from embedome.models.encoders.grouped import StreamEncoder
 
 
-def operations(encoder: "nn.Module") -> tuple[int, int]:
-    """Floating-point operations of an encoder per token, and per pair of tokens.
+def operations(encoder: "StreamEncoder") -> tuple[int, int]:
+    """Count the floating-point operations of an encoder per token, and per pair of tokens.
 
     Per token 2 for each weight of its matrices; per pair 4 for each dimension of the attention of each layer
     (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).

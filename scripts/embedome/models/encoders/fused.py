@@ -2,7 +2,7 @@
 
 What is done to each token by itself, before attention and after it, is compiled for all layers alike: norms, residual
 sums, gates and rotations become one pass each. GELU by tanh is part of the matrix product before it. Attention is not
-compiled: it is called for each length, and a compiler would start anew for each number of them.
+compiled: it is called for each length, and a compiler would start again for each number of sequences.
 
 Shapes: T tokens, D dimension, F feed-forward dimension.
 """
@@ -53,11 +53,13 @@ def fuse_passes(encoder: StreamEncoder, compiled: Callable[[Callable], Callable]
     ----------
     encoder : StreamEncoder
     compiled : callable
-        What makes a function one with fewer passes.
+        Returns a function that does the same with fewer passes.
     """
     for module in encoder.modules():
-        if getattr(module, "activation", None) is tanh_gelu and module.mlp_in.bias is not None:
-            module.mlp_in, module.activation = TanhGeluLinear(module.mlp_in), nn.Identity()
+        linear = getattr(module, "mlp_in", None)
+        is_tanh = getattr(module, "activation", None) is tanh_gelu
+        if is_tanh and isinstance(linear, nn.Linear) and linear.bias is not None:
+            module.mlp_in, module.activation = TanhGeluLinear(linear), nn.Identity()
         for name in TOKENWISE:
             if hasattr(module, name):
                 setattr(module, name, compiled(getattr(module, name)))

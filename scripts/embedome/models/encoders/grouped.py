@@ -16,48 +16,74 @@ from embedome.models.tensors import TensorMap
 
 
 class StreamEncoder(nn.Module):
-    """An encoder of sequences of one length, or of several groups of such at once."""
+    """An encoder of sequences of one length, or of several groups of such at once.
+
+    Every encoder sets these attributes.
+
+    Attributes
+    ----------
+    dimension : int
+        Of the hidden states.
+    n_layers : int
+    max_tokens : int or None
+        Tokens of the longest sequence, special ones included; None where positions have no end.
+    words : torch.nn.Embedding
+        Of the tokens.
+    layers : torch.nn.ModuleList
+    final_norm : torch.nn.Module
+        After the last layer.
+    float16_safe : bool
+        Whether hidden states stay within half precision.
+    """
+
+    dimension: int
+    n_layers: int
+    max_tokens: int | None
+    words: nn.Embedding
+    layers: nn.ModuleList
+    final_norm: nn.Module
+    float16_safe: bool = True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final norm."""
         return self.stream([tokens])[0]
 
     def stream(self, groups: Sequence[Tensor]) -> list[Tensor]:
-        """What `forward` gives for each group, but for rounding."""
+        """Return what `forward` returns for each group [B, L], hidden states [B, L, D], but for rounding."""
         raise NotImplementedError
 
     def group_bytes(self, length: int) -> int:
-        """Bytes that a group takes beside its tokens: of sequences of `length` tokens, however many they are."""
+        """Return the bytes that a group of sequences of `length` tokens takes beside its tokens, whatever its size."""
         return 0
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
-        """What the tensors of a Hugging Face checkpoint are to this module."""
+        """Return what the tensors of a Hugging Face checkpoint are to this module."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """What remains to be done once all tensors are filled."""
+        """Finish the module once all tensors are filled."""
 
 
 def join(parts: Iterable[Tensor]) -> Tensor:
-    """Put what there is of each group's tokens [B, L, ...] in one row [T, ...]."""
+    """Put the values of each group's tokens [B, L, ...] in one row [T, ...]."""
     rows = [part.flatten(0, 1) for part in parts]
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def split(row: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """The opposite of `join`, given the groups' shapes (B, L); views."""
+    """Undo `join`, given the groups' shapes (B, L); return views."""
     parts = row.split([batch * length for batch, length in shapes])
     return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, scale: float | None = None
+    query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """Attention within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K].
+    """Compute attention within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K].
 
     Scores are scaled by 1 / sqrt(K) where no scale is given, and added to a bias [1, H, L, L].
     """
-    heads_first = (each.transpose(1, 2) for each in (query, key, value))
-    found = functional.scaled_dot_product_attention(*heads_first, attn_mask=bias, scale=scale)
+    query, key, value = (each.transpose(1, 2) for each in (query, key, value))  # heads first
+    found = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     return found.transpose(1, 2).flatten(2)

@@ -21,6 +21,10 @@ class Int8Linear(nn.Module):
         In float32.
     """
 
+    weights: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -43,13 +47,16 @@ class Int8Linear(nn.Module):
 
 
 def products_are_exact() -> bool:
-    """Whether this processor adds up products of integers without overflow: without VNNI, two at a time in 16 bits."""
+    """Return whether this processor adds up products of integers without overflow.
+
+    Without VNNI it adds two at a time in 16 bits.
+    """
     ones = torch.full((64, 64), LARGEST, dtype=torch.int8)
     return bool((torch._int_mm(ones, ones) == 64 * LARGEST**2).all())
 
 
 def quantise(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [n, k] as int8 [n, k] and the scale of each row, float32 [n, 1]."""
+    """Return values [n, k] as int8 [n, k] and the scale of each row, float32 [n, 1]."""
     scale = values.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(values.dtype).tiny) / LARGEST
     return (values * scale.reciprocal()).round_().to(torch.int8), scale
 

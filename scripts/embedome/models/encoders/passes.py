@@ -34,7 +34,7 @@ SDPA = "scaled_dot_product_attention"
 PRODUCTS = {"linear": 0, "mm": 0, "matmul": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "_addmm_activation": 1}
 # Of a table they read as much as they write.
 LOOK_UPS = {"embedding", "index", "index_select", "gather"}
-# In place, but what was there is not read.
+# In place, but earlier values are not read.
 OVERWRITING = {"copy_", "fill_", "zero_"}
 ALLOCATING = {"empty", "empty_like", "new_empty", "empty_strided", "empty_permuted"}
 
@@ -90,7 +90,7 @@ class Memory(NamedTuple):
 class PassCounter:
     """Counts the kernels of batches.
 
-    Layers are alike: the first two are run, and what the second one adds is taken as often as there are others.
+    Layers are alike: the first two are run, and what the second one adds is counted once for each of the others.
 
     Parameters
     ----------
@@ -110,10 +110,10 @@ class PassCounter:
         self.shallow = [self.fake(encoder, layers, dtype) for layers in shown]
         if fused:
             for shallow in self.shallow:
-                fuse_passes(shallow, compiled=self.recorder.marked)
+                fuse_passes(shallow, compiled=self.recorder.mark_compiled)
 
     def fake(self, encoder: StreamEncoder, layers: int, dtype: torch.dtype) -> StreamEncoder:
-        """A copy of the encoder with so many layers, on fake tensors; its parameters are of a type."""
+        """Copy the encoder with this many layers to fake tensors, its parameters of type `dtype`."""
         memo: dict[int, Any] = {}
         cut = copy.copy(encoder)
         cut._modules = {**encoder._modules, "layers": encoder.layers[:layers]}
@@ -128,7 +128,7 @@ class PassCounter:
         return copy.deepcopy(cut, memo)
 
     def count(self, shapes: Sequence[tuple[int, int]]) -> Counter[Kernel]:
-        """Kernels of a batch of groups of B sequences of L tokens, and how often each is started.
+        """Count the kernels of a batch of groups of B sequences of L tokens, and how often each is started.
 
         The mean over each sequence's tokens is counted with them, as the engine takes it.
         """
@@ -140,7 +140,7 @@ class PassCounter:
 
     @torch.inference_mode()
     def run(self, encoder: StreamEncoder, shapes: Sequence[tuple[int, int]]) -> list[Kernel]:
-        """Run an encoder on a batch, and give its kernels in order."""
+        """Run an encoder on a batch, and return its kernels in order."""
         with self.mode, self.recorder, AtenIndexing():
             tokens = [torch.empty(shape, dtype=torch.uint8, device=GPU) for shape in shapes]
             for hidden in encoder.stream([each.int() for each in tokens]):
@@ -149,7 +149,7 @@ class PassCounter:
 
 
 def fuse(launches: Sequence[Launch]) -> list[Kernel]:
-    """The kernels of launches, with passes over memory that a compiler makes one of as one.
+    """Return the kernels of launches, with passes over memory that a compiler makes one of as one.
 
     It reads what the passes read and none of them wrote before, and writes what is read afterwards.
     """
@@ -183,12 +183,12 @@ class Recorder(TorchDispatchMode):
         self.kept: list[Tensor] = []
 
     def take(self) -> list[Launch]:
-        """What was recorded; there is nothing afterwards."""
+        """Return what was recorded, and forget it."""
         found, self.launches, self.kept = self.launches, [], []
         return found
 
-    def marked(self, function: Callable) -> Callable:
-        """A function whose launches are known as those of a compiled one."""
+    def mark_compiled(self, function: Callable) -> Callable:
+        """Return a function whose launches are known as those of a compiled one."""
 
         def call(*args: Any) -> Any:
             self.calls += 1
@@ -204,7 +204,7 @@ class Recorder(TorchDispatchMode):
         """Run an operation, and record its kernel if it starts one."""
         kwargs = dict(kwargs or {})
         name = operation._schema.name.removeprefix("aten::")
-        result = attended(*args[:3]) if name == SDPA else operation(*args, **kwargs)
+        result = fake_attention(*args[:3]) if name == SDPA else operation(*args, **kwargs)
         made = [each for each in pytree.tree_leaves(result) if isinstance(each, Tensor)]
         given = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         read = list({id(each): each for each in given}.values())
@@ -218,22 +218,22 @@ class Recorder(TorchDispatchMode):
 
 
 def by_memory(tensors: Sequence[Tensor]) -> dict[Memory, int]:
-    """Bytes that tensors cover of each memory, at most all of it."""
+    """Return the bytes that tensors cover of each memory, at most all of it."""
     found: Counter[Memory] = Counter()
     for tensor in tensors:
         memory = Memory(tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes())
-        found[memory] = min(found[memory] + covered(tensor), memory.size)
+        found[memory] = min(found[memory] + count_bytes(tensor), memory.size)
     return dict(found)
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What attention gives, [B, H, L, K]; in memory heads are beside each other, as CUDA's kernels write them."""
+def fake_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return fake results of attention, [B, H, L, K]; in memory heads are adjacent, as CUDA's kernels write them."""
     batch, heads, length, _ = query.shape
     return query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
 
 
 def starts_kernel(operation: Any, name: str, read: Sequence[Tensor], made: Sequence[Tensor]) -> bool:
-    """Whether an operation starts a kernel: not where it only allocates, gives a view, or copies to the device."""
+    """Return whether an operation starts a kernel: it does not if it only allocates, views, or copies to the device."""
     if name in ALLOCATING or not made or made[0].device.type != GPU:
         return False
     if any(each.device.type != GPU and each.ndim for each in read):
@@ -242,9 +242,9 @@ def starts_kernel(operation: Any, name: str, read: Sequence[Tensor], made: Seque
 
 
 def describe(name: str, args: tuple, read: Sequence[Tensor], made: Sequence[Tensor]) -> Kernel:
-    """The kernel of an operation."""
-    written = sum(map(covered, made))
-    moved = written + sum(map(covered, read))
+    """Describe the kernel of an operation."""
+    written = sum(map(count_bytes, made))
+    moved = written + sum(map(count_bytes, read))
     if name in PRODUCTS:
         inner, columns = args[PRODUCTS[name]].shape[-1], made[0].shape[-1]
         rows = made[0].numel() // columns
@@ -254,17 +254,17 @@ def describe(name: str, args: tuple, read: Sequence[Tensor], made: Sequence[Tens
         work = 4 * batch * heads * length * args[1].shape[2] * width
         return Kernel(BIASED_ATTENTION if len(read) > 3 else ATTENTION, work, moved, (batch, heads, length, width))
     if name in LOOK_UPS:
-        moved = 2 * written + sum(covered(each) for each in read if not each.is_floating_point())
+        moved = 2 * written + sum(count_bytes(each) for each in read if not each.is_floating_point())
     return Kernel(PASS, 0, moved)
 
 
 def same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of the same memory."""
+    """Return whether two tensors are views of the same memory."""
     return one.untyped_storage()._cdata == other.untyped_storage()._cdata
 
 
-def covered(tensor: Tensor) -> int:
-    """Bytes of memory that a tensor covers; what is repeated in it counts once."""
+def count_bytes(tensor: Tensor) -> int:
+    """Return the bytes of memory that a tensor covers; what is repeated in it counts once."""
     numbers = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         numbers *= size if stride else 1
@@ -286,7 +286,7 @@ class AtenIndexing(TorchFunctionMode):
 
 
 def take(tensor: Tensor, index: Any) -> Tensor:
-    """``tensor[index]``, of whole numbers, slices, None, an ellipsis and at most one tensor."""
+    """Return ``tensor[index]``, of whole numbers, slices, None, an ellipsis and at most one tensor."""
     index = index if isinstance(index, tuple) else (index,)
     if any(each is Ellipsis for each in index):
         place = next(number for number, each in enumerate(index) if each is Ellipsis)

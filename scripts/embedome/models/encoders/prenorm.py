@@ -3,7 +3,7 @@
 Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, F feed-forward dimension.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from embedome.models.encoders.grouped import StreamEncoder, attention, join, spl
 from embedome.models.encoders.layers import embedding, tanh_gelu
 from embedome.models.tensors import TensorMap
 
-ACTIVATIONS = {
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": tanh_gelu,
     "gelu_pytorch_tanh": tanh_gelu,
@@ -45,7 +45,7 @@ class PreLNLayer(nn.Module):
         return self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Return the hidden states [T, D] after the layer, from those before it and what attention gave."""
+        """Return the hidden states [T, D] after the layer, from those before it and the result of attention."""
         x = x + self.attention_out(attended)
         return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
 
@@ -238,12 +238,12 @@ BLENDERBOT_UNUSED = (
 
 
 def norm_parts(name: str) -> dict[str, list[str]]:
-    """What the final LayerNorm is called in a checkpoint."""
+    """Return the names of the final LayerNorm in a checkpoint."""
     return {f"final_norm.{kind}": [f"{name}.{kind}"] for kind in ("weight", "bias")}
 
 
 def layer_parts(prefix: str, count: int, modules: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """What a checkpoint's layers have for each tensor of `PreLNLayer`."""
+    """Return what a checkpoint's layers have for each tensor of `PreLNLayer`."""
     return {
         f"layers.{i}.{ours}.{kind}": [f"{prefix}{i}.{name}.{kind}" for name in theirs]
         for i in range(count)

@@ -5,7 +5,7 @@ F feed-forward dimension.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,13 @@ from embedome.models.encoders.grouped import StreamEncoder, attention, join, spl
 from embedome.models.encoders.layers import embedding, tanh_gelu
 from embedome.models.tensors import TensorMap
 
-ACTIVATIONS = {
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
     "gelu_new": tanh_gelu,
     "silu": functional.silu,
 }
-# Rows of the bias begin at multiples of so many elements; CUDA kernels would copy it in every layer otherwise.
+# Rows of the bias begin at multiples of this many elements; CUDA kernels would copy it in every layer otherwise.
 ALIGNMENT = 16
 BIAS_QUERIES = 512
 # Of configurations that were written before the field was.
@@ -36,8 +36,8 @@ class RelativeBias(nn.Module):
     ----------
     heads : int
     buckets : int
-        Classes of distances, half of them for keys behind the query.
-        Of a decoder, which does not look ahead, all of them.
+        Classes of distances, half of them for keys after the query; all of them for keys before it in a
+        decoder, which does not look ahead.
     max_distance : int
         Tokens from which on all distances are one class.
     causal : bool
@@ -52,25 +52,25 @@ class RelativeBias(nn.Module):
         self.classes = torch.empty(0, dtype=torch.int64)
 
     def forward(self, length: int) -> Tensor:
-        """The bias of every query and key, [1, H, L, L], kept until another length is asked for."""
+        """Return the bias of every query and key, [1, H, L, L], kept until another length is asked for."""
         weight = self.table.weight
         if torch.is_grad_enabled():
             return self.compute(length)
         key = (length, weight.dtype, weight.device)
         if self.known is None or self.known[0] != key:
-            self.known = None  # frees it before the next is made
+            self.known = None  # frees it before the next is computed
             self.known = key, self.compute(length)
         return self.known[1]
 
     def compute(self, length: int) -> Tensor:
-        """The bias of every query and key, [1, H, L, L]."""
+        """Compute the bias of every query and key, [1, H, L, L]."""
         weight = self.table.weight
         by_distance = weight[self.classes_within(length)].T  # [H, 2L - 1]
         if self.causal:
             ahead = torch.arange(1 - length, length, device=weight.device) > 0
             by_distance = by_distance.masked_fill(ahead, float("-inf"))
         rows = by_distance.unfold(1, length, 1)  # [H, L, L], the last query's first
-        bias = weight.new_empty(len(rows), length, aligned(length))[..., :length]
+        bias = weight.new_empty(len(rows), length, round_up(length))[..., :length]
         # A few queries at a time, as turning them round makes a copy.
         for start in range(0, length, BIAS_QUERIES):
             end = min(start + BIAS_QUERIES, length)
@@ -78,25 +78,25 @@ class RelativeBias(nn.Module):
         return bias[None]
 
     def bytes_of(self, length: int) -> int:
-        """Bytes of the bias of so many tokens."""
+        """Return the bytes of the bias of `length` tokens."""
         weight = self.table.weight
-        return weight.shape[1] * length * aligned(length) * weight.element_size()
+        return weight.shape[1] * length * round_up(length) * weight.element_size()
 
     def classes_within(self, length: int) -> Tensor:
-        """Class of each distance, key minus query, of so many tokens, int64 [2L - 1].
+        """Return the class of each distance, key minus query, within `length` tokens, int64 [2L - 1].
 
         Cut out of those of the longest sequence so far: the host would wait for the device at each copy.
         """
         device = self.table.weight.device
         if len(self.classes) < 2 * length - 1 or self.classes.device != device:
-            # Not made in inference mode, lest gradients cannot go through them later.
+            # Not in inference mode: gradients could not go through them later.
             with torch.inference_mode(False):
                 self.classes = self.buckets(torch.arange(1 - length, length, device="cpu")).to(device)
         middle = len(self.classes) // 2
         return self.classes[middle + 1 - length : middle + length]
 
     def buckets(self, distances: Tensor) -> Tensor:
-        """Class of each distance: exact ones for short distances, then wider and wider ones.
+        """Return the class of each distance: exact ones for short distances, then wider and wider ones.
 
         On the CPU always: whether a distance on a boundary belongs to one class or the next is a matter of rounding.
         """
@@ -108,13 +108,13 @@ class RelativeBias(nn.Module):
         return classes if self.causal else classes + count * (distances > 0)
 
 
-def aligned(length: int) -> int:
-    """The elements of a row of the bias in memory."""
+def round_up(length: int) -> int:
+    """Return the elements that a row of the bias takes in memory."""
     return -(-length // ALIGNMENT) * ALIGNMENT
 
 
-class T5Layer(nn.Module):
-    """One layer: ``x += Attention(RMSNorm(x)); x += MLP(RMSNorm(x))``, without biases and without attention scaling."""
+class T5Sublayers(nn.Module):
+    """Self-attention and feed-forward part of a layer, without biases and without attention scaling."""
 
     def __init__(
         self, dimension: int, heads: int, head: int, feed_forward: int, eps: float, activation: str, gated: bool
@@ -129,22 +129,14 @@ class T5Layer(nn.Module):
         self.mlp_out = nn.Linear(feed_forward, dimension, bias=False)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
-        """Map hidden states [T, D] of groups of these shapes, with biases [1, H, L, L], to hidden states [T, D]."""
-        return self.finish(x, self.attend(x, shapes, biases))
-
     def attend(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
         """Return what each token takes from its sequence, [T, H * K]."""
         parts = zip(split(self.project(x), shapes), biases, strict=True)
-        return join([attention(*part.unbind(2), bias, scale=1.0) for part, bias in parts])
+        return join([attention(*part.unbind(2), bias=bias, scale=1.0) for part, bias in parts])
 
     def project(self, x: Tensor) -> Tensor:
         """Return queries, keys and values, [T, 3, H, K]."""
         return self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Return the hidden states [T, D] after the layer, from those before it and what attention gave."""
-        return self.feed_forward(x + self.attention_out(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Map hidden states [T, D] to hidden states [T, D]."""
@@ -156,6 +148,18 @@ class T5Layer(nn.Module):
             return self.activation(x)
         half = x.shape[-1] // 2
         return self.activation(x[..., :half]) * x[..., half:]
+
+
+class T5Layer(T5Sublayers):
+    """One layer: ``x += Attention(RMSNorm(x)); x += MLP(RMSNorm(x))``."""
+
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
+        """Map hidden states [T, D] of groups of these shapes, with biases [1, H, L, L], to hidden states [T, D]."""
+        return self.finish(x, self.attend(x, shapes, biases))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the hidden states [T, D] after the layer, from those before it and the result of attention."""
+        return self.feed_forward(x + self.attention_out(attended))
 
 
 class T5Encoder(StreamEncoder):
@@ -220,7 +224,7 @@ class T5Encoder(StreamEncoder):
 
 # What classes that put a head on the whole model have before its names.
 PREFIX = "transformer."
-# What they have beside it; tables are there under several names.
+# What they have beside it; tables have several names.
 UNUSED = (
     r"(shared|(encoder|decoder)\.embed_tokens|lm_head)\.weight",
     r"classification_head\.(dense|out_proj)\.(weight|bias)",
@@ -229,7 +233,7 @@ UNUSED = (
 
 
 def layer_modules(config: Mapping, feed_forward: int) -> dict[str, list[str]]:
-    """The modules of `T5Layer`, and those of a checkpoint that are stacked to make each.
+    """Return the modules of `T5Layer`, and those of a checkpoint that are stacked to make each.
 
     `feed_forward` is the number of the feed-forward part among the parts of a layer.
     """
@@ -245,7 +249,7 @@ def layer_modules(config: Mapping, feed_forward: int) -> dict[str, list[str]]:
 
 
 def stack_parts(stack: str, count: int, modules: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """What a checkpoint has for each tensor of its encoder or decoder."""
+    """Return what a checkpoint has for each tensor of its encoder or decoder."""
     parts = {
         "words.weight": [f"{stack}.embed_tokens.weight"],
         "bias.table.weight": [f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
@@ -259,7 +263,7 @@ def stack_parts(stack: str, count: int, modules: Mapping[str, Sequence[str]]) ->
 
 
 def layer_sizes(config: Mapping) -> tuple:
-    """The arguments of a layer.
+    """Return the arguments of a layer.
 
     Raises
     ------
@@ -271,7 +275,7 @@ def layer_sizes(config: Mapping) -> tuple:
 
 
 def relative_positions(config: Mapping) -> tuple[int, int]:
-    """Number of distance classes and largest distance told apart.
+    """Return the number of distance classes, and the distance from which on all are one class.
 
     Raises
     ------
@@ -291,7 +295,7 @@ def relative_positions(config: Mapping) -> tuple[int, int]:
 
 
 def feed_forward_kind(config: Mapping) -> tuple[str, bool]:
-    """Activation and whether it is gated; dense_act_fn and is_gated_act rule, as in Hugging Face.
+    """Return the activation and whether it is gated; dense_act_fn and is_gated_act rule, as in Hugging Face.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from embedome.models.encoders.t5 import (
     UNUSED,
     RelativeBias,
     T5Encoder,
-    T5Layer,
+    T5Sublayers,
     layer_modules,
     layer_sizes,
     relative_positions,
@@ -33,8 +33,8 @@ CROSS_ATTENTION = {
 }
 
 
-class T5DecoderLayer(T5Layer):
-    """One layer: attention to what is behind, to the encoder's output, feed-forward."""
+class T5DecoderLayer(T5Sublayers):
+    """One layer: attention to the tokens before, attention to the encoder's output, feed-forward."""
 
     def __init__(
         self, dimension: int, heads: int, head: int, feed_forward: int, eps: float, activation: str, gated: bool
@@ -55,13 +55,13 @@ class T5DecoderLayer(T5Layer):
     def turn(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """Return hidden states [T, D] after self-attention, and the queries [T, H, K] to the encoder's output.
 
-        Every token looks at all tokens of its sequence there, without a bias.
+        Every token attends to all tokens of its sequence in that output, without a bias.
         """
         x = x + self.attention_out(attended)
         return x, self.cross_query(self.cross_norm(x)).unflatten(-1, (self.heads, -1))
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """As `T5Layer.finish`, of what attention to the encoder gave."""
+        """As `T5Layer.finish`, from the result of attention to the encoder's output."""
         return self.feed_forward(x + self.cross_attention_out(attended))
 
 
@@ -132,6 +132,6 @@ UNUSED_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention
 
 
 def decoder_layers(config: Mapping) -> int:
-    """Number of layers of the decoder: where it is not said, as many as the encoder has."""
+    """Return the number of the decoder's layers: that of the encoder's, where config.json does not say."""
     count = config.get("num_decoder_layers")
     return config["num_layers"] if count is None else count

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError, cut, first_line, shown
@@ -34,7 +34,7 @@ MOST_TEXT_BYTES, MOST_ATTRIBUTE_BYTES, MOST_MEMBERS = 1 << 26, 1 << 20, 10_000
 
 @contextmanager
 def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
-    """Unpack the members that are used to files of our own naming; give these by the members' names.
+    """Unpack the members that are used to files of our own naming; yield these by the members' names.
 
     Raises
     ------
@@ -51,8 +51,10 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
                     budget.spend(name, member.size)
                     if not member.isdir() and name.endswith((CONFIG, WEIGHTS, VOCABULARY)):
                         found[name] = Path(folder, str(number))
+                        source = tar.extractfile(member)
+                        assert source is not None, "a member that is no folder is a file"
                         with open(found[name], "wb") as target:
-                            shutil.copyfileobj(tar.extractfile(member), target, BLOCK_BYTES)
+                            shutil.copyfileobj(source, target, BLOCK_BYTES)
         except FileNotFoundError:
             raise UserError(f"{archive}: no such file") from None
         except (tarfile.TarError, EOFError, OSError) as error:
@@ -65,10 +67,10 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
 
 
 class Member(tarfile.TarInfo):
-    """A header of an archive; a long name or other attributes, which are read before the member is told, are short."""
+    """A header of an archive; long names and other attributes, which are read before the member, are bounded."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """As `tarfile.TarInfo.frombuf`."""
         found = super().frombuf(buf, encoding, errors)
         if not found.isfile() and found.size > MOST_ATTRIBUTE_BYTES:
@@ -106,7 +108,7 @@ class Budget:
 
 
 def safe_name(archive: str | os.PathLike, member: tarfile.TarInfo) -> str:
-    """A member's name without a leading ``./``; refuses what has no business in an archive."""
+    """Return a member's name without a leading ``./``; refuse what has no business in an archive."""
     name = member.name.removeprefix("./")
     if not (member.isfile() or member.isdir()):
         raise UserError(
@@ -120,7 +122,7 @@ def safe_name(archive: str | os.PathLike, member: tarfile.TarInfo) -> str:
 
 
 def read_config(archive: str | os.PathLike, members: Mapping[str, Path]) -> dict[str, Any]:
-    """The archive's model_config.yaml."""
+    """Read the archive's model_config.yaml."""
     import yaml
 
     path = next((path for name, path in members.items() if name.rpartition("/")[2] == CONFIG), None)
@@ -129,7 +131,7 @@ def read_config(archive: str | os.PathLike, members: Mapping[str, Path]) -> dict
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         document = loader.get_single_node()
-        # Before it is made values of, as those of merge keys are copied.
+        # Before values are made of it, as those of merge keys are copied.
         check_aliases(document, f"{archive}: {CONFIG}")
         config = loader.construct_document(document) if document else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -140,7 +142,7 @@ def read_config(archive: str | os.PathLike, members: Mapping[str, Path]) -> dict
 
 
 def read_vocabularies(members: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
-    """The pieces in id order of each SentencePiece vocabulary among the artefacts."""
+    """Read the pieces in id order of each SentencePiece vocabulary among the artefacts."""
     return {
         name: tuple(line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines())
         for name, path in members.items()
@@ -149,7 +151,7 @@ def read_vocabularies(members: Mapping[str, Path]) -> dict[str, tuple[str, ...]]
 
 
 def read_ranks(archive: str | os.PathLike, members: Mapping[str, Path]) -> "list[dict[str, Tensor]]":
-    """The state dict of each tensor-parallel rank, in order.
+    """Read the state dict of each tensor-parallel rank, in order.
 
     Raises
     ------

@@ -105,7 +105,7 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
 
 
 def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]]) -> ArchiveLayout:
-    """The layout that the tensors' names begin as."""
+    """Find the layout whose prefix the tensors' names have."""
     for layout in LAYOUTS:
         if any(name.startswith(layout.prefix) for name in ranks[0]):
             return layout
@@ -114,7 +114,7 @@ def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]
 
 
 def plain_names(archive: str | os.PathLike, state: Mapping[str, Tensor], layout: ArchiveLayout) -> dict[str, Tensor]:
-    """Tensors in float32 by names without the model's prefix, and that of a half-precision wrapper.
+    """Return tensors in float32 by names without the model's prefix, and that of a half-precision wrapper.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def plain_names(archive: str | os.PathLike, state: Mapping[str, Tensor], layout:
 
 
 def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: ArchiveLayout) -> dict[str, int]:
-    """The model's sizes; refuses an architecture that is another one.
+    """Read the model's sizes; refuse an architecture that is another one.
 
     NeMo 1.11 has the fields of encoder and decoder side by side, 1.20 in a section of each.
     """
@@ -159,15 +159,15 @@ def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: Ar
 
 
 def read_section(archive: str | os.PathLike, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A section of an archive's configuration, empty where it has none."""
+    """Return a section of an archive's configuration, empty where it has none."""
     section = config.get(name) or {}
     if not isinstance(section, Mapping):
         raise UserError(f"{archive}: {name} is {shown(section)} in {CONFIG}; expected a mapping")
     return section
 
 
-def is_epsilon(value: object) -> bool:
-    """Whether a value is 1e-5, which YAML takes for a text."""
+def is_epsilon(value: Any) -> bool:
+    """Return whether a value is 1e-5, which YAML takes for a text."""
     try:
         return abs(float(value) - 1e-5) < 1e-12
     except (TypeError, ValueError, OverflowError):
@@ -175,7 +175,7 @@ def is_epsilon(value: object) -> bool:
 
 
 def size(archive: str | os.PathLike, config: Mapping[str, Any], name: str) -> int:
-    """A field that is a size, or stands for another field that is one."""
+    """Read a field that is a size, or stands for another field that is one."""
     value = config.get(name)
     if isinstance(value, str) and (reference := REFERENCE.fullmatch(value)):
         value = config.get(reference[1])
@@ -195,8 +195,9 @@ def merge_ranks(
     merged = {}
     for name in ranks[0]:
         pieces = [rank[name] for rank in ranks]
-        if cuts.get(name) is not None:
-            merged[name] = torch.cat(pieces, cuts[name])
+        dimension = cuts.get(name)
+        if dimension is not None:
+            merged[name] = torch.cat(pieces, dimension)
         elif all(torch.equal(pieces[0], piece) for piece in pieces):
             merged[name] = pieces[0]
         else:
@@ -210,7 +211,7 @@ def check_names(
     """Refuse missing, alien and misshapen tensors; cut the vocabulary's padding, drop second names."""
     for row in rows:
         for alias in row.aliases:
-            # One that is there must be the same tensor: the models share it.
+            # If the archive has it, it must be the same tensor: the models share it.
             if alias in weights and not torch.equal(weights.pop(alias), weights.get(row.nemo, torch.empty(0))):
                 raise UserError(f"{archive}: {alias} is not {row.nemo}; expected one tensor under both names")
     names = {row.nemo for row in rows}
@@ -227,7 +228,7 @@ def check_names(
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Some names and how many more there are."""
+    """Name the first of some names, and say how many more there are."""
     rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(map(cut, names[:MOST_NAMES])) + rest
 
@@ -248,7 +249,7 @@ def to_hugging_face(rows: Sequence[TensorName], weights: Mapping[str, Tensor], h
 
 
 def to_nemo(rows: Sequence[TensorName], tensors: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
-    """The inverse of `to_hugging_face`.
+    """Rename tensors back, and stack them: the inverse of `to_hugging_face`.
 
     Raises
     ------
@@ -283,7 +284,7 @@ def check_computed_alike(
 def read_tensors(
     directory: str | os.PathLike, config: Mapping[str, Any], rows: Sequence[TensorName]
 ) -> dict[str, Tensor]:
-    """The tensors of a directory that go into an archive, the first token type added to the positions.
+    """Read the tensors of a directory that go into an archive, the first token type added to the positions.
 
     Raises
     ------

@@ -55,7 +55,7 @@ class ArchiveLayout:
     prefix : str
         Of all tensors' names.
     rows : callable
-        Gives the rows for sizes in the words of `registry.RegisteredModel`.
+        Returns the rows for sizes in the words of `registry.RegisteredModel`.
     """
 
     like: str
@@ -66,7 +66,7 @@ class ArchiveLayout:
 def module(
     nemo: str, parts: str | tuple[str, ...], shape: tuple[int, ...], cut: int | None = None
 ) -> Iterator[TensorName]:
-    """The weight and bias of a module."""
+    """Yield the weight and bias of a module."""
     parts = (parts,) if isinstance(parts, str) else parts
     yield TensorName(f"{nemo}.weight", tuple(f"{part}.weight" for part in parts), shape, cut)
     # The bias of a matrix that is cut along its inputs is added after the sum over ranks, so it is whole.
@@ -74,13 +74,13 @@ def module(
 
 
 def feed_forward(nemo: str, inner: str, outer: str, hidden: int, width: int) -> Iterator[TensorName]:
-    """The two matrices of a layer's feed-forward part."""
+    """Yield the two matrices of a layer's feed-forward part."""
     yield from module(f"{nemo}.mlp.dense_h_to_4h", inner, (width, hidden), 0)
     yield from module(f"{nemo}.mlp.dense_4h_to_h", outer, (hidden, width), 1)
 
 
 def esm1nv_rows(sizes: Mapping[str, int]) -> list[TensorName]:
-    """The tensors of ESM-1nv; Hugging Face: MegatronBertForMaskedLM."""
+    """List the tensors of ESM-1nv; Hugging Face: MegatronBertForMaskedLM."""
     d = sizes["hidden"]
     words, positions = "language_model.embedding.word_embeddings", "language_model.embedding.position_embeddings"
     rows = [
@@ -103,7 +103,7 @@ def esm1nv_rows(sizes: Mapping[str, int]) -> list[TensorName]:
 
 
 def prott5nv_rows(sizes: Mapping[str, int]) -> list[TensorName]:
-    """The tensors of ProtT5nv; Hugging Face: BlenderbotForConditionalGeneration.
+    """List the tensors of ProtT5nv; Hugging Face: BlenderbotForConditionalGeneration.
 
     Encoder and decoder share tokens and positions: the archive has both names, Hugging Face two tables of positions.
     """
@@ -136,7 +136,7 @@ def prott5nv_rows(sizes: Mapping[str, int]) -> list[TensorName]:
 
 
 def prott5nv_layer(nemo: str, hf: str, half: str, d: int, width: int) -> Iterator[TensorName]:
-    """A layer of the encoder or decoder; norms are named for what they follow, or for what they precede."""
+    """Yield a layer of the encoder or decoder; norms are named for what they follow, or for what they precede."""
     stacked = tuple(f"{hf}.self_attn.{part}_proj" for part in "qkv")
     yield from module(f"{nemo}.input_layernorm", f"{hf}.self_attn_layer_norm", (d,))
     yield from module(f"{nemo}.self_attention.query_key_value", stacked, (3 * d, d), 0)
