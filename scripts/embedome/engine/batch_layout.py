@@ -43,7 +43,7 @@ class BatchLayout:
     """float32, of residues in a mean; None where all have the same."""
 
     def tokens_between(self, begin: int, end: int) -> int:
-        """Tokens of some pieces."""
+        """Return the tokens of pieces `begin` to `end`, in the order in which they run."""
         return int(self.token_ends[end - 1] - (self.token_ends[begin - 1] if begin else 0))
 
 
@@ -76,7 +76,7 @@ class DeviceLayout:
         self.weights = None if layout.weights is None else copy_to_device(layout.weights, device)
 
     def groups(self, begin: int, end: int) -> Iterator[Group]:
-        """Some pieces, cut where the length changes."""
+        """Yield pieces `begin` to `end`, cut where the length changes."""
         layout = self.layout
         inner = slice(*np.searchsorted(layout.cuts, [begin + 1, end]))
         for first, last in pairwise([begin, *layout.cuts[inner].tolist(), end]):
@@ -85,7 +85,7 @@ class DeviceLayout:
             weights = None
             if self.weights is not None:
                 length = int(layout.lengths[first])
-                # Of all pieces up to here, as many special tokens less.
+                # `weights` has no special tokens: subtract those of all pieces before this one.
                 stop -= last * (tokens.shape[1] - length)
                 weights = self.weights[stop - count * length : stop].view(count, length)
             yield Group(layout.order[first:last], self.places[first:last], tokens, weights)
@@ -97,7 +97,7 @@ def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolic
     order = np.argsort(-pieces.length, kind="stable")
     sizes, starts = pieces.length[order], pieces.start[order]
     cuts = np.flatnonzero(np.diff(sizes, append=0)) + 1
-    tokens = tokens_of(sequences.residues, tokenizer)
+    tokens = look_up_tokens(sequences.residues, tokenizer)
     weights = residue_weights(sequences, pieces)
     return BatchLayout(
         begins=pieces.start - sequences.offsets[pieces.owner],
@@ -113,8 +113,8 @@ def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolic
     )
 
 
-def tokens_of(residues: np.ndarray, tokenizer: ResidueTokenizer) -> np.ndarray:
-    """The token of each residue [R]; of one byte where ids are that small."""
+def look_up_tokens(residues: np.ndarray, tokenizer: ResidueTokenizer) -> np.ndarray:
+    """Return the token of each residue [R]; of one byte where ids are that small."""
     if tokenizer.size > 256:
         return tokenizer.table.astype(np.int32)[residues]
     # Look-up in NumPy would make an index of 8 bytes a residue first.
@@ -129,7 +129,7 @@ def gather(
     first: Sequence[int] = (),
     last: Sequence[int] = (),
 ) -> np.ndarray:
-    """Copy pieces of what there is of each residue [R] one behind the other; `first` and `last` go around each.
+    """Copy pieces of an array with a value for each residue [R], back to back; `first` and `last` go around each.
 
     Parameters
     ----------

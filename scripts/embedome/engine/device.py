@@ -37,7 +37,7 @@ REMEDIES = {
 
 
 def use_device(device: str) -> torch.device:
-    """Return a device that is there, rather than another one, and have torch compute on it as embedome needs.
+    """Return the device, never another one in its place, and have torch compute on it as embedome needs.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def open_gpu() -> torch.device:
         torch.zeros(1, device=device).add_(1)
         torch.cuda.synchronize(device)
     except RuntimeError as error:
-        raise UserError(f"{describe_gpu(device)} cannot be used: {first_line(error)}; {remedy_for(error)}") from None
+        raise UserError(f"{describe_gpu(device)} cannot be used: {first_line(error)}; {find_remedy(error)}") from None
     return device
 
 
@@ -100,7 +100,7 @@ claims = ExitStack()
 def claim_gpu(count: int) -> int:
     """Return the first of the visible GPUs that no other process on this host has claimed; a shared one if all are.
 
-    Slurm gives a job its own GPUs. Local jobs of Snakemake see all of them.
+    Slurm assigns a job its own GPUs. Local jobs of Snakemake see all of them.
     """
     if count == 1:
         return 0
@@ -126,7 +126,7 @@ def describe_gpu(device: torch.device) -> str:
     )
 
 
-def remedy_for(error: RuntimeError) -> str:
+def find_remedy(error: RuntimeError) -> str:
     """Say what to do about an error of a GPU's first operation."""
     if is_out_of_memory(error):
         return "its memory is taken by other processes; ask for a GPU of your own"
@@ -140,18 +140,18 @@ def first_line(error: BaseException) -> str:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU multiplies bfloat16 itself, rather than emulating it."""
+    """Return whether a GPU multiplies bfloat16 itself, rather than emulating it."""
     return torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
 
 
 def unused_memory(device: torch.device) -> int:
-    """Bytes of a GPU that can be allocated: what is free, and what torch keeps without using it."""
+    """Return the bytes of a GPU that can be allocated: what is free, and what torch keeps without using it."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether torch, or NumPy, had no memory left, on a GPU or in the host."""
+    """Return whether torch, or NumPy, had no memory left, on a GPU or in the host."""
     message = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in message for words in NO_MEMORY)
 
@@ -164,12 +164,12 @@ def copy_to_device(values: np.ndarray, device: torch.device) -> Tensor:
 
 @cache
 def copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """A GPU's stream for copies to the host, beside which it goes on computing."""
+    """Return a GPU's stream for copies to the host, beside which it goes on computing."""
     return torch.cuda.Stream(device)
 
 
 class HostCopy:
-    """A tensor on its way to the host, which need not wait for it, and nor need the device. On a CPU it is there.
+    """A device tensor being copied to the host asynchronously. On a CPU it is available at once.
 
     Parameters
     ----------
@@ -187,18 +187,18 @@ class HostCopy:
                 self.host.copy_(tensor, non_blocking=True)
                 # Whoever waits for it sleeps, and leaves the core to other threads.
                 self.event = stream.record_event(torch.cuda.Event(blocking=True))
-            # Its memory is for no other tensor before the copy is made.
+            # Its memory is reused only after the copy.
             tensor.record_stream(stream)
 
     def wait(self) -> Tensor:
-        """The tensor in the host's memory, once it is there."""
+        """Return the tensor in the host's memory, once it has arrived."""
         if self.event is not None:
             self.event.synchronize()
         return self.host
 
 
 def free_memory() -> None:
-    """Give back what torch keeps of a GPU's memory without using it."""
+    """Release what torch keeps of a GPU's memory without using it."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -206,7 +206,7 @@ def free_memory() -> None:
 
 @contextmanager
 def room_for(what: str, remedy: str) -> Iterator[None]:
-    """Where memory runs out in the block, say what did not fit and what to do.
+    """Say what did not fit, and what to do, if memory runs out in the block.
 
     Raises
     ------

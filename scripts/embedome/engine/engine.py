@@ -34,6 +34,7 @@ from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model
 from embedome.models.encoders.flops import operations
 from embedome.models.encoders.fused import fuse_passes
+from embedome.models.encoders.grouped import StreamEncoder
 from embedome.models.encoders.int8 import products_are_exact, quantise_linears
 from embedome.parquet.vectors import finite_rows
 
@@ -50,7 +51,7 @@ LONE_GROUP_TOKENS = 8192
 GROUP_BYTES = 1 << 30
 # What fused passes are tried on, and the least cosine of hidden states with those before, in bfloat16 too.
 FEW_TOKENS, LEAST_COSINE = 32, 0.99
-# Pieces of a batch: kernels of attention number them along a dimension of the grid, which CUDA ends there.
+# Pieces of a batch: kernels of attention number them along a dimension of the grid, which CUDA limits to this.
 MOST_PIECES = 65535
 
 
@@ -74,7 +75,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Sequences that a device is through with, or will be soon."""
+    """Sequences that a device has run, or will have soon."""
 
     layout: BatchLayout
     vectors: Mapping[str, HostCopy]
@@ -90,7 +91,7 @@ class Engine:
     Parameters
     ----------
     model : Model
-        Its encoder is changed: moved to the device, and cut behind the chosen layer.
+        Its encoder is changed: moved to the device, and cut after the chosen layer.
     device : str
         ``cpu``, on one thread (several processes beat several threads), or ``cuda``.
     dtype : str
@@ -98,12 +99,12 @@ class Engine:
         float32 always.
     policy : LongPolicy
     layer : int
-        Whose hidden states: 0 the embedding's, k the k-th layer's, -1 the last one's, behind the final norm; as
+        Whose hidden states: 0 the embedding's, k the k-th layer's, -1 the last one's, after the final norm; as
         `hidden_states` of a Hugging Face model.
     poolings : sequence of str
         Of `terms.POOLINGS`.
     per_residue : bool
-        Give the hidden states of the residues too.
+        Return the hidden states of the residues too.
     fused : bool
         On a GPU, pass over hidden states less often, see `models.encoders.fused`.
     attempt : int
@@ -112,7 +113,7 @@ class Engine:
     Raises
     ------
     UserError
-        Where the device is not there, the model has no such layer, first token or is not fit for the dtype, and as
+        Where the device is missing, the model has no such layer or first token, or is not fit for the dtype; and as
         `LongPolicy.longest`.
     """
 
@@ -140,7 +141,7 @@ class Engine:
             raise UserError("embed.pooling is 'first', but the model has no token before the residues")
         self.poolings, self.per_residue = tuple(poolings), per_residue
         self.tokenizer = model.tokenizer
-        self.dimension: int = model.encoder.dimension
+        self.dimension = model.encoder.dimension
         self.dtype = DTYPES["float32" if dtype == INT8 else dtype]
         self.encoder = cut_layers(model.encoder, layer).to(self.device, self.dtype)
         self.operations = operations(self.encoder)
@@ -152,12 +153,12 @@ class Engine:
 
     @torch.inference_mode()
     def fuse(self) -> None:
-        """Fuse the encoder's passes, and compare what it gives for a few tokens before and after.
+        """Fuse the encoder's passes, and compare its hidden states of a few tokens before and after.
 
         Raises
         ------
         UserError
-            On a CPU, and where torch cannot compile, or what it compiles gives other hidden states.
+            On a CPU, and where torch cannot compile, or what it compiles computes other hidden states.
         """
         if self.device.type != "cuda":
             raise UserError("embed.fused is true, which is for GPUs; set it to false")
@@ -197,7 +198,7 @@ class Engine:
                 arriving, fits = None, False
             # Outside the handler, whose exception keeps the batch's tensors alive.
             if fits:
-                # Not run again: residues of windows would be added up twice.
+                # Only after the whole batch has succeeded: a retried one would otherwise be added up twice.
                 if states and arriving:
                     states.keep(arriving)
             else:
@@ -217,8 +218,8 @@ class Engine:
         """Wait for what has been run, and say what became of it; in another thread too, while others are run."""
         layout = running.layout
         vectors = {name: each.wait().numpy() for name, each in running.vectors.items()}
-        residues = running.states and running.states.finish()
-        state, skipped = self.judge(vectors, layout.longer, running.lost, residues)
+        residues = None if running.states is None else running.states.finish()
+        state, skipped = self.classify(vectors, layout.longer, running.lost, residues)
         tokens = layout.pieces.length + self.tokenizer.n_special
         work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
         return Embedded(vectors, layout.used.astype(np.int32), state, skipped, work, residues)
@@ -241,7 +242,7 @@ class Engine:
         return min(end, group_end)
 
     def group_bytes(self, layout: BatchLayout, piece: int) -> int:
-        """Bytes that the group of a piece holds beside its tokens."""
+        """Return the bytes that the group of a window holds beside its tokens."""
         return self.encoder.group_bytes(int(layout.lengths[piece]) + self.tokenizer.n_special)
 
     def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> Fetched | None:
@@ -251,9 +252,9 @@ class Engine:
         residues = [hidden[:, first : hidden.shape[1] - last] for hidden in found]
         for group, hidden, inner in zip(groups, found, residues, strict=True):
             pooled.add(group.places, hidden, inner, group.weights)
-        return states and states.fetch(groups, residues)
+        return None if states is None else states.fetch(groups, residues)
 
-    def judge(
+    def classify(
         self,
         vectors: dict[str, np.ndarray],
         longer: np.ndarray,
@@ -273,16 +274,16 @@ class Engine:
         return state, skipped | ~finite | unfit
 
 
-def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: torch.device) -> None:
+def check_dtype(encoder: StreamEncoder | type[StreamEncoder], dtype: str, device: torch.device) -> None:
     """Refuse half precision where an encoder's hidden states are known to overflow it, and integers where they would.
 
     Raises
     ------
     UserError
         For float16 with a T5: its residual stream goes beyond 65,504 (transformers issue 9295). For bfloat16 on a GPU
-        that has it not. For int8 on a GPU, and on a CPU without VNNI.
+        that lacks it. For int8 on a GPU, and on a CPU without VNNI.
     """
-    narrow = getattr(encoder, "float16_safe", True)
+    narrow = encoder.float16_safe
     if dtype == "bfloat16" and device.type == "cuda" and not computes_bfloat16(device):
         raise UserError(
             f"embed.dtype is bfloat16, which {torch.cuda.get_device_name(device)} has not (compute capability below "
@@ -300,7 +301,7 @@ def check_dtype(encoder: nn.Module | type[nn.Module], dtype: str, device: torch.
 
 
 def check_close(before: Tensor, after: Tensor) -> None:
-    """Refuse fused passes that give other hidden states [B, L, D] than those as they are, beyond rounding.
+    """Refuse fused passes whose hidden states [B, L, D] differ from those before, beyond rounding.
 
     Raises
     ------
@@ -314,8 +315,8 @@ def check_close(before: Tensor, after: Tensor) -> None:
         )
 
 
-def cut_layers(encoder: nn.Module, layer: int) -> nn.Module:
-    """Cut an encoder behind a layer, so that its output is that layer's.
+def cut_layers(encoder: StreamEncoder, layer: int) -> StreamEncoder:
+    """Cut an encoder after a layer, so that its output is that layer's.
 
     Raises
     ------
@@ -332,11 +333,11 @@ def cut_layers(encoder: nn.Module, layer: int) -> nn.Module:
     return encoder
 
 
-def token_budget(encoder: nn.Module, device: torch.device, attempt: int = 1) -> int:
-    """Tokens of a batch: on a CPU `TOKEN_BUDGET`; on a GPU what fits its free memory twice, a power of two, no more.
+def token_budget(encoder: StreamEncoder, device: torch.device, attempt: int = 1) -> int:
+    """Return the tokens of a batch: on a CPU `TOKEN_BUDGET`; on a GPU what fits its free memory twice, a power of two.
 
     Each attempt halves a GPU's. A CPU's is for its caches, and its jobs get more memory by attempt: there the same
-    batches run, and give the same bytes, whatever was killed before.
+    batches run, and make the same bytes, whatever was killed before.
     """
     most = TOKEN_BUDGET[device.type]
     if device.type == "cpu":

@@ -21,7 +21,7 @@ NARROWED_ROWS = 64
 
 
 class PooledVectors:
-    """Pooled hidden states of pieces, kept on the device until all are there.
+    """Pooled hidden states of pieces, kept on the device until all are computed.
 
     Every piece has a row of its own, so that nothing depends on the order in which batches are run.
 
@@ -114,10 +114,10 @@ class ResidueStates:
         """Begin to copy the hidden states [B, L, D] of a batch's groups to the host, all of them at once."""
         begins = np.concatenate([self.start[group.pieces] for group in groups])
         lengths = np.concatenate([np.full(len(each), each.shape[1]) for each in residues])
-        return Fetched(begins, lengths, HostCopy(join(map(self.weighted, groups, residues))))
+        return Fetched(begins, lengths, HostCopy(join(map(self.weigh, groups, residues))))
 
-    def weighted(self, group: Group, residues: Tensor) -> Tensor:
-        """What is kept of a group's hidden states: as they are, or what each adds to its residue's mean."""
+    def weigh(self, group: Group, residues: Tensor) -> Tensor:
+        """Return what is kept of a group's hidden states: as they are, or what each adds to its residue's mean."""
         if not self.windowed:
             return residues.half()
         return residues.float() if group.weights is None else residues.float() * group.weights[:, :, None]
@@ -143,7 +143,7 @@ class ResidueStates:
         self.waiting = None
 
     def finish(self) -> list[np.ndarray]:
-        """The states of each sequence, n times float16 [residues used, D]."""
+        """Return the states of each sequence, n times float16 [residues used, D]."""
         self.settle()
         states = narrow(self.states) if self.windowed else self.states
         return [states[begin:end] for begin, end in pairwise(self.offsets.tolist())]

@@ -62,7 +62,7 @@ class LongPolicy:
     max_residues: int | None = None
 
     def longest(self, most: int | None) -> int:
-        """Residues that run through a model at once.
+        """Return the residues that run through a model at once.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ def cut_windows(sequences: Sequences, policy: LongPolicy, longest: int) -> Windo
 
 
 def residue_weights(sequences: Sequences, pieces: Windows) -> np.ndarray | None:
-    """One over the number of pieces that cover each residue, float32 [R]; None where no two pieces overlap."""
+    """Return one over the number of windows that cover each residue, float32 [R]; None where no two overlap."""
     if len(pieces.counts) == 0 or pieces.counts.max() < 2:
         return None
     steps = np.zeros(len(sequences.residues) + 1, np.int32)

@@ -136,7 +136,7 @@ def test_queries_and_keys_are_rotated_in_few_operations(folders: dict[str, Path]
 
 
 def batches(engine: Engine, lengths: list[int], budget: int = 65536) -> list[list[int]]:
-    """The lengths in each batch, of sequences of so many residues."""
+    """Return the lengths in each batch, of sequences of these lengths."""
     layout = lay_out(sequences(lengths), engine.tokenizer, engine.policy, engine.max_residues)
     found, begin = [], 0
     while begin < len(layout.order):

@@ -40,7 +40,7 @@ LENGTHS = {"2 x 64": [1, 2, 7, 33, 64, 150, 400, 510], "4 x 256": [1, 40, 300]}
 
 
 class Family(NamedTuple):
-    """An architecture, with as many tokens before and behind the residues."""
+    """An architecture, with as many tokens before and after the residues."""
 
     like: str
     first: int
@@ -94,7 +94,7 @@ class Case:
         return self.hidden(sequence)[self.family.first : self.family.first + len(sequence)]
 
     def exact(self, sequence: str, policy: LongPolicy | None, longest: int) -> dict[str, np.ndarray]:
-        """What a sequence should give: by pooling [1, D], and of the residues [L, D]."""
+        """Return the vectors that a sequence should have: by pooling [1, D], and of the residues [L, D]."""
         pieces = [sequence[begin : begin + longest] for begin in starts(len(sequence), policy, longest)]
         sums, counts = np.zeros((len(sequence), 1)), np.zeros((len(sequence), 1))
         for begin, piece in zip(starts(len(sequence), policy, longest), pieces, strict=True):
