@@ -16,7 +16,7 @@ BLOCK_RECORDS = 2000
 
 
 def blocks(items: Iterable[Any]) -> Iterator[list[Any]]:
-    """Lists of `BLOCK_RECORDS` items, the last one shorter."""
+    """Yield lists of `BLOCK_RECORDS` items, the last one shorter."""
     items = iter(items)
     while block := list(islice(items, BLOCK_RECORDS)):
         yield block
@@ -30,7 +30,7 @@ class RecordAccount:
         self.dropped: list[tuple] = []
 
     def admits(self, record: Record, longest: int | None) -> bool:
-        """Whether a record can run through a model of so many residues; if not, it is written down."""
+        """Count a record, and return whether it fits a model of `longest` residues; if not, it is written down."""
         self.counts["read"] += 1
         return self.fits(record, record, longest)
 
@@ -40,7 +40,7 @@ class RecordAccount:
         return all(self.fits(pair[0], part, limit) for part, limit in zip(pair, longest, strict=True))
 
     def fits(self, record: Record, part: Record, longest: int | None) -> bool:
-        """Whether a record's part is sound and short enough; if not, the record is written down."""
+        """Return whether a record's part is sound and short enough; if not, the record is written down."""
         if part.reason:
             self.drop("rejected", record, part.reason, part.detail or "")
             return False
@@ -59,7 +59,7 @@ class RecordAccount:
         self.dropped.append((state, record.id, reason, detail, len(record.sequence)))
 
     def close(self, out: Path) -> dict[str, int]:
-        """List what was left out beside the result; the counts."""
+        """List what was left out beside the result; return the counts."""
         write_dropped(out, self.dropped)
         return dict(self.counts)
 
@@ -82,7 +82,7 @@ class Batches:
         shape: Callable[[Any], tuple[int, ...]],
         work: Callable[[list[Any]], Iterable[Any]],
     ) -> list[Any]:
-        """Results in the order of the items; None for one that does not fit alone."""
+        """Return results in the order of the items; None for one that does not fit alone."""
         found: list[Any] = [None] * len(items)
         order = sorted(range(len(items)), key=lambda index: shape(items[index]), reverse=True)
         for size, same in groupby(order, key=lambda index: shape(items[index])):

@@ -118,7 +118,7 @@ class Table:
     def add(self, record: Record, scores: np.ndarray | None) -> None:
         """Add a row, float64 [tokens]; None where the memory did not suffice."""
         total = math.nan if scores is None else float(scores.sum())
-        if not math.isfinite(total):
+        if scores is None or not math.isfinite(total):
             self.account.skip(record, OUT_OF_MEMORY if scores is None else NON_FINITE)
             return
         mean = total / len(scores)
@@ -128,7 +128,7 @@ class Table:
 
 @contextmanager
 def open_table(out: str | os.PathLike) -> Iterator[Table]:
-    """A table that is there when it is whole."""
+    """Open a table that is published when it is whole."""
     with (
         atomic_path(out) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as stream,
@@ -138,7 +138,7 @@ def open_table(out: str | os.PathLike) -> Iterator[Table]:
 
 
 def read_pairs(fasta: str | os.PathLike, targets: str | os.PathLike) -> Iterator[tuple[Record, Record]]:
-    """The records of two files side by side.
+    """Yield the records of two files side by side.
 
     Raises
     ------

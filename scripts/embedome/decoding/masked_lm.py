@@ -52,7 +52,7 @@ class Head(nn.Module):
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
-        """What the tensors of a Hugging Face checkpoint are to this module.
+        """Return what the tensors of a Hugging Face checkpoint are to this module.
 
         The matrix of outputs and the embedding are one tensor of two names, and so are the two biases.
         """
@@ -98,7 +98,7 @@ class MaskedLM:
     Raises
     ------
     UserError
-        Where the vocabulary has no mask, or the device is not there.
+        Where the vocabulary has no mask, or the device is missing.
     """
 
     def __init__(self, model: Model, head: Head, device: str = "cpu", dtype: str = "float32") -> None:
@@ -124,7 +124,7 @@ class MaskedLM:
 
     @torch.inference_mode()
     def log_likelihoods(self, sequence: bytes) -> np.ndarray | None:
-        """Log-probability of each residue, natural logarithm, with that residue masked and no other.
+        """Return the log-probability of each residue, natural logarithm, with that residue masked and no other.
 
         Their sum is the pseudo-log-likelihood of the sequence (Salazar et al. 2020,
         doi:10.18653/v1/2020.acl-main.240). The model runs once for each residue.
@@ -148,7 +148,7 @@ class MaskedLM:
         return None if None in found else np.array(found)
 
     def score_positions(self, tokens: Tensor, positions: Tensor) -> list[float]:
-        """Log-probability of the tokens at B positions of int64 [T], each masked in a copy of its own."""
+        """Return log-probabilities of the tokens at B positions of int64 [T], each masked in a copy of its own."""
         rows = torch.arange(len(positions))
         batch = tokens.repeat(len(positions), 1)
         batch[rows, positions] = self.mask
@@ -188,7 +188,7 @@ class MaskedLM:
         return found
 
     def tokens(self, sequence: bytes) -> Tensor:
-        """Token ids of a sequence, int64 [T].
+        """Return the token ids of a sequence, int64 [T].
 
         Raises
         ------

@@ -76,11 +76,11 @@ class Seq2Seq:
         dtype: str = "float32",
     ) -> None:
         self.device = use_device(device)
-        self.model = model.to(self.device, DTYPES[dtype])
+        self.model = model.to(self.device, DTYPES[dtype])  # type: ignore[arg-type]  # its decorator hides that it is a method
         self.tokenizer, self.positions = tokenizer, positions
         self.letters = tokenizer.letters
         self.end = tokenizer.ids[END]
-        # ProstT5 tells structure states from residues by their case.
+        # ProstT5 distinguishes structure states from residues by their case.
         self.lower_case = TASKS[0] in tokenizer.ids
 
     @property
@@ -116,7 +116,7 @@ class Seq2Seq:
 
     @torch.inference_mode()
     def log_likelihoods(self, sources: Sequence[bytes], targets: Sequence[bytes]) -> np.ndarray:
-        """Log-probability of each target's tokens, its end included, given its source and the tokens before.
+        """Return the log-probability of each target's tokens, its end included, given its source and the tokens before.
 
         Natural logarithm. All sources must be of one length, and all targets.
 
@@ -124,7 +124,7 @@ class Seq2Seq:
         -------
         numpy.ndarray, dtype=float64, shape=(B, T)
         """
-        residues = np.array([list(self.cased(target)) for target in targets], np.uint8)
+        residues = np.array([list(self.match_case(target)) for target in targets], np.uint8)
         labels = torch.from_numpy(self.tokenizer.table[residues.reshape(len(targets), -1)])
         labels = torch.nn.functional.pad(labels, (0, 1), value=self.end).to(self.device)
         start = torch.full((len(targets), 1), self.model.config.decoder_start_token_id, device=self.device)
@@ -132,12 +132,12 @@ class Seq2Seq:
         logits = self.model(input_ids=self.tokens(sources), decoder_input_ids=decoder).logits.float()
         return logits.log_softmax(-1).gather(2, labels[..., None])[..., 0].double().cpu().numpy()
 
-    def cased(self, target: bytes) -> bytes:
-        """A target in the case the vocabulary has it in."""
+    def match_case(self, target: bytes) -> bytes:
+        """Return a target in the case the vocabulary has it in."""
         return target.lower() if self.lower_case else target
 
     def tokens(self, sources: Sequence[bytes]) -> Tensor:
-        """Token ids of sources of one length, int64 [B, S]."""
+        """Return the token ids of sources of one length, int64 [B, S]."""
         residues = np.frombuffer(b"".join(sources), np.uint8).reshape(len(sources), -1)
         return torch.from_numpy(self.tokenizer.tokens(residues)).to(self.device)
 
@@ -160,7 +160,7 @@ def load_seq2seq(directory: str | os.PathLike, device: str = "cpu", dtype: str =
 
 
 def fill_model(directory: str | os.PathLike, config: Mapping[str, Any]) -> "PreTrainedModel":
-    """The Hugging Face class with the checkpoint's weights, each checked; the library fills gaps at random."""
+    """Build the Hugging Face class with the checkpoint's weights, each checked: the library fills gaps at random."""
     import transformers
 
     fields = {key: value for key, value in config.items() if key != CONFIG_KEY}
@@ -180,7 +180,7 @@ def fill_model(directory: str | os.PathLike, config: Mapping[str, Any]) -> "PreT
 
 
 def tensor_map(model: "PreTrainedModel", config: Mapping[str, Any]) -> TensorMap:
-    """What the tensors of a checkpoint are to a Hugging Face class."""
+    """Return what the tensors of a checkpoint are to a Hugging Face class."""
     architecture = ARCHITECTURES[config["model_type"]]
     encoder = architecture.encoder().tensor_map(config)
     # That of a T5 is always tied to the others in transformers 5, unless config.json says otherwise.

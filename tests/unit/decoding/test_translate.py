@@ -105,7 +105,7 @@ class Pair:
 
     @torch.inference_mode()
     def next_token(self, source: str, so_far: list[int]) -> torch.Tensor:
-        """Log-probabilities of the token behind `so_far`, the start left out, with nothing cached."""
+        """Return log-probabilities of the token after `so_far`, the start left out, with nothing cached."""
         tokens = torch.tensor([self.ids(self.kind.source(source))])
         decoder = torch.tensor([[self.kind.start, *so_far]])
         return self.theirs(input_ids=tokens, decoder_input_ids=decoder).logits[0, -1].double().log_softmax(-1)
