@@ -22,7 +22,7 @@ RESIDUES = np.frombuffer(STANDARD.encode(), np.uint8)
 
 
 def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float = GEMM_SECONDS) -> float:
-    """Floating-point operations per second of a large matrix product: the best of the products made in `seconds`."""
+    """Measure floating-point operations per second of a large matrix product: the best of those made in `seconds`."""
     side = GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -85,8 +85,8 @@ def bench(engine: Engine, lengths: Lengths, seconds: float, seed: int = 0) -> di
     peak = gemm_peak(engine.device, engine.dtype, max(GEMM_SECONDS, seconds / 20))
     known = [length for length in LENGTHS if length <= engine.max_residues] or [engine.max_residues]
     share = seconds / 2 / len(known)
-    by_length = {length: timed(engine, np.array([length]), share, rng) for length in known}
-    drawn = timed(engine, np.minimum(lengths.sample(rng, 4096), engine.max_residues), seconds / 2, rng)
+    by_length = {length: measure_for(engine, np.array([length]), share, rng) for length in known}
+    drawn = measure_for(engine, np.minimum(lengths.sample(rng, 4096), engine.max_residues), seconds / 2, rng)
     cost = fit_cost({length: total.seconds / total.sequences for length, total in by_length.items()})
     return {
         "gemm_peak_flop_per_second": peak,
@@ -97,7 +97,7 @@ def bench(engine: Engine, lengths: Lengths, seconds: float, seed: int = 0) -> di
     }
 
 
-def timed(engine: Engine, lengths: np.ndarray, seconds: float, rng: np.random.Generator) -> Measured:
+def measure_for(engine: Engine, lengths: np.ndarray, seconds: float, rng: np.random.Generator) -> Measured:
     """Embed sequences, lengths in turn, in growing amounts until the time is up; what counts is the last amount."""
     amount = 1
     found = measure(engine, np.resize(lengths, amount), rng)
@@ -121,19 +121,19 @@ def fit_cost(seconds: dict[int, float]) -> CostModel:
     terms = np.stack([lengths, lengths**2], 1) / times[:, None]
     (linear, quadratic), *_ = np.linalg.lstsq(terms, np.ones(len(times)), rcond=None)
     if linear <= 0:
-        linear, quadratic = 0.0, alone(terms[:, 1])
+        linear, quadratic = 0.0, fit_alone(terms[:, 1])
     if quadratic < 0:
-        linear, quadratic = alone(terms[:, 0]), 0.0
+        linear, quadratic = fit_alone(terms[:, 0]), 0.0
     return CostModel(float(linear), float(quadratic))
 
 
-def alone(term: np.ndarray) -> float:
-    """The coefficient of a single term that comes closest to 1."""
+def fit_alone(term: np.ndarray) -> float:
+    """Return the coefficient of a single term that comes closest to 1."""
     return float(term.sum() / (term**2).sum())
 
 
 def rates(total: Measured, peak: float) -> dict[str, float]:
-    """What a timing says per second."""
+    """Return the rates of a timing, per second."""
     return {
         "sequences": total.sequences,
         "seconds_per_sequence": total.seconds / total.sequences,

@@ -10,7 +10,7 @@ from embedome.engine.windows import NO_LIMIT, LongPolicy
 from embedome.models.encoders.flops import operations
 
 if TYPE_CHECKING:
-    from torch import nn
+    from embedome.models.encoders.grouped import StreamEncoder
 
 PICOSECONDS = 1e12
 # 53 days: costs are added up as 64-bit numbers of picoseconds, and must not run over.
@@ -39,7 +39,7 @@ class CostModel(SectionSettings):
     longest: int | None = None
 
     def picoseconds(self, lengths: np.ndarray) -> np.ndarray:
-        """Cost of each length as whole picoseconds.
+        """Return the cost of each length as whole picoseconds.
 
         Integers add up to the same on every machine. They are 1 to `MAX_TOTAL_PICOSECONDS`.
 
@@ -59,25 +59,24 @@ class CostModel(SectionSettings):
 
 
 def longest_costed(policy: LongPolicy, most: int | None) -> int | None:
-    """The `longest` of a cost: None where nothing is cut off, as positions have no end or windows take up the rest.
+    """Return the `longest` of a cost: None where no limit applies, as positions have no end or windows take the rest.
 
     Parameters
     ----------
     policy : LongPolicy
     most : int, optional
-        As in `LongPolicy.longest`, which see for exceptions.
+        As in `LongPolicy.longest`; see there for exceptions.
     """
     longest = policy.longest(most)
     return None if policy.name == "window" or longest == NO_LIMIT else longest
 
 
-def cost_of(encoder: "nn.Module", longest: int | None, flops: float) -> CostModel:
-    """Cost model of an encoder, from its size.
+def cost_of(encoder: "StreamEncoder", longest: int | None, flops: float) -> CostModel:
+    """Return the cost model of an encoder, from its size.
 
     Parameters
     ----------
-    encoder : torch.nn.Module
-        One of `embedome.models.encoders`.
+    encoder : StreamEncoder
     longest : int, optional
         As in `CostModel`.
     flops : float

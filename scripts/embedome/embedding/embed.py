@@ -22,7 +22,7 @@ from embedome.common.log import Progress
 from embedome.dataset.part_file import part_info
 from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
 from embedome.embedding.metrics import DEVICE, Clock, write_metrics
-from embedome.embedding.part_pipeline import Machine, PartPipeline, build_engine, load_engine
+from embedome.embedding.part_pipeline import EmbedJob, Machine, build_engine, embed_parts, load_engine
 from embedome.embedding.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.engine.engine import INT8
@@ -38,7 +38,7 @@ from embedome.sequences.records import Record
 log = logging.getLogger(__name__)
 
 
-# Raised when the engine's numbers change: parts written before are then not used again.
+# Raised when the engine's numbers change, so that parts written before are not used again.
 NUMERICS_VERSION = 5
 
 
@@ -70,7 +70,7 @@ def embed_shard(
         Where the sequences come from, for the provenance: plain JSON, free of local paths and times.
     machine : Machine
     shards : path, optional
-        The shard stage's summary, which says how much there is to do.
+        The shard stage's summary, which says how much work there is.
     metrics : path, optional
         JSON Lines file for what the shard cost, see docs/performance.md.
 
@@ -83,7 +83,7 @@ def embed_shard(
     ------
     UserError
         Where the shard is not one, or not the one that the shard stage wrote, the model directory is not whole, or the
-        device is not there.
+        device is missing.
     """
     manifest = Path(manifest)
     clock = Clock()
@@ -98,12 +98,12 @@ def embed_shard(
         limits=limits,
         source=source,
         machine=machine,
-        total=total and total["sequences"],
+        total=total["sequences"] if total else None,
         earlier=read_json(shards)["earlier"] if shards else None,
         clock=clock,
     )
     if total and result["content_sha256"] != total["content_sha256"]:
-        raise UserError(f"{fasta}: not the sequences that {shards} tells of, or changed since; rerun the shard stage")
+        raise UserError(f"{fasta}: not the sequences that {shards} lists, or changed since; rerun the shard stage")
     if metrics:
         used = (str(model), json_sha256(result["provenance"]["model"]), settings, machine)
         write_metrics(metrics, result, clock, load_engine(*used) if clock.seconds[DEVICE] else None)
@@ -113,13 +113,13 @@ def embed_shard(
 
 
 def shard_total(shards: str | os.PathLike, manifest: Path) -> dict[str, Any]:
-    """What the shard stage says of a shard: sequences and residues."""
+    """Return what the shard stage says of a shard: sequences, residues and digest."""
     listed = read_json(shards)["splits"][manifest.parent.name]
     return next(shard for shard in listed if shard["shard"] == manifest.stem)
 
 
 def announce_size(residues: int, dimension: int) -> None:
-    """Say how large the vectors of so many residues are, before they are made."""
+    """Log how large the vectors of `residues` residues are, before they are computed."""
     log.info("vectors of %s residues will take up to %.1f GB", f"{residues:,}", 2e-9 * dimension * residues)
 
 
@@ -142,7 +142,7 @@ def shard_records(fasta: str | os.PathLike) -> Iterator[Record]:
 
 
 def is_empty_shard(fasta: str | os.PathLike) -> bool:
-    """Whether a shard got no sequence, as there were fewer than shards."""
+    """Return whether a shard got no sequence, as there were fewer than shards."""
     return next(read_blocks(fasta), None) is None
 
 
@@ -159,7 +159,7 @@ def embed_records(
     earlier: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
 ) -> dict:
-    """Embed records that come in id order into parts beside `manifest`; give the manifest.
+    """Embed records that come in id order into parts beside `manifest`; return the manifest.
 
     As `embed_shard`; `total` is the number of records, where known, and `earlier` the data set that others are
     taken from: it must have been embedded in the same way.
@@ -181,16 +181,16 @@ def embed_records(
             path = manifest.with_name(f"{manifest.stem}-{index:05d}.parquet")
             yield Part(path, rows, provenance, fingerprint(provenance, rows))
 
-    work = PartPipeline(str(model), settings, machine, clock or Clock())
+    job = EmbedJob(str(model), settings, machine, clock or Clock())
     with Progress(f"embed {manifest.stem}", "sequences", total) as progress:
-        for entry in work.run(parts()):
+        for entry in embed_parts(parts(), job):
             entries.append(entry)
             progress.update(entry["sequences"])
     files = [entry["file"] for entry in entries]
     files += [entry["per_residue"]["file"] for entry in entries if entry["per_residue"]]
     remove_other_parts(manifest, set(files))
     if DEVIATION in provenance:
-        # Parts that were there already may have been embedded on another machine.
+        # Parts written by an earlier run may have been embedded on another machine.
         infos = [part_info(manifest.with_name(entry["file"])) for entry in entries]
         provenance |= worst_deviation([provenance, *(info.provenance for info in infos)])
     return {
@@ -207,7 +207,7 @@ def embed_records(
 
 
 def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: Mapping[str, Any]) -> dict[str, Any]:
-    """What the vectors come from: part of every file, and equal wherever it is made, but for `provenance.MEASURED`."""
+    """Return what the vectors come from: part of every file, equal on all machines but for `provenance.MEASURED`."""
     identity = model_identity(model)
     return {
         "embedome": __version__,
@@ -221,7 +221,7 @@ def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: M
 
 
 def int8_deviation(model: str, identity: str, settings: EmbedSettings) -> dict[str, float]:
-    """How far vectors in int8 are from those in float32, on some random sequences: the worst of all."""
+    """Measure how far vectors in int8 are from those in float32, on some random sequences: the worst of all."""
     chance, residues = np.random.default_rng(0), np.frombuffer(STANDARD.encode(), np.uint8)
     pooled = replace(settings, per_residue=False)
     reference = build_engine(model, replace(pooled, dtype="float32"), Machine())

@@ -51,17 +51,17 @@ class Lengths:
         return int((self.length * self.count).sum())
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Lengths drawn at random, int64 [size]."""
+        """Draw lengths at random, int64 [size]."""
         return rng.choice(self.length, size, p=self.count / self.count.sum())
 
 
 def fasta_lengths(paths: Sequence[str | os.PathLike]) -> Lengths:
-    """Lengths of the records of FASTA files, whatever is in them.
+    """Count the lengths of the records of FASTA files, whatever is in them.
 
     Raises
     ------
     UserError
-        Where a file is missing or is none, or holds no sequence.
+        Where a file is missing or is no FASTA, or holds no sequence.
     """
     found = Lengths.tally(len(b"".join(entry.body.split())) for path in paths for entry in read_entries(path))
     if not found.sequences:
@@ -70,7 +70,7 @@ def fasta_lengths(paths: Sequence[str | os.PathLike]) -> Lengths:
 
 
 def catalog_lengths(folder: str | os.PathLike) -> Lengths:
-    """Lengths of the distinct sequences of a catalog."""
+    """Count the lengths of the distinct sequences of a catalog."""
     tables = read_catalog(folder, ["length", "duplicate_of"])
     return Lengths.tally(
         length
@@ -80,7 +80,7 @@ def catalog_lengths(folder: str | os.PathLike) -> Lengths:
 
 
 def uniref50_lengths(sequences: int = UNIREF50_SEQUENCES) -> Lengths:
-    """Lengths of so many sequences as in UniRef50, by the fitted log-normal distribution."""
+    """Return the lengths of `sequences` sequences as in UniRef50, by the fitted log-normal distribution."""
     edges = np.arange(SHORTEST, LONGEST + 2) - 0.5
     below = np.array([0.5 * (1 + math.erf((math.log(edge) - MU) / (SIGMA * math.sqrt(2)))) for edge in edges])
     # Rounding the running total, so that the counts add up.

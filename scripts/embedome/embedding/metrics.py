@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +29,7 @@ class Clock:
     def __init__(self) -> None:
         self.residues = self.operations = 0
         self.started = time.perf_counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.inside: Counter[str] = Counter()
         self.entered: dict[str, float] = {}
         self.lock = threading.Lock()
@@ -66,7 +66,7 @@ class Clock:
             yield item
 
     def read(self) -> dict[str, float]:
-        """Seconds by stage, and in total so far."""
+        """Return seconds by stage, and in total so far."""
         total = time.perf_counter() - self.started
         return {stage: round(self.seconds[stage], 4) for stage in (READING, DEVICE, WRITING)} | {
             "total": round(total, 4)
@@ -83,7 +83,7 @@ def write_metrics(path: str | os.PathLike, manifest: dict[str, Any], clock: Cloc
         The shard's.
     clock : Clock
     engine : Engine, optional
-        What embedded it; None where all parts were there already, and nothing was run.
+        What embedded it; None where all parts were written already, and nothing was run.
     """
     row: dict[str, Any] = {key: manifest[key] for key in ("shard", "sequences", "residues")}
     row |= {"parts": len(manifest["parts"]), "seconds": clock.read()}
@@ -95,7 +95,7 @@ def write_metrics(path: str | os.PathLike, manifest: dict[str, Any], clock: Cloc
 
 
 def speed(engine: "Engine", clock: Clock) -> dict[str, Any]:
-    """Rates over the seconds that an engine ran, with the device's peak at a large matrix product beside them.
+    """Return rates over the seconds that an engine ran, and the device's peak at a large matrix product.
 
     For int8 the peak is that of float32, which the rest of the model computes in.
     """

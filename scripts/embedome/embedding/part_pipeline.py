@@ -1,4 +1,4 @@
-"""What is done to each part of a shard: laid out, run on the device, fetched, made anew where it must be, and written.
+"""Each part of a shard is laid out, run on the device, fetched, recomputed where it must be, and written.
 
 While one part runs on the device, the next is read and laid out, and those before it are fetched and written: one at a
 time, or with vectors of residues, which take long to encode, one in each of several threads.
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 MOST_WRITERS = 8
 # What to do where memory runs out.
 LARGER_DEVICE = "run again on a device with more memory; finished parts are kept"
-SMALLER_PARTS = f"{LARGER_DEVICE}. Or lower embed.part_sequences, which cuts all parts anew"
+SMALLER_PARTS = f"{LARGER_DEVICE}. Or lower embed.part_sequences, which cuts all parts again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Machine:
 
     @classmethod
     def of_job(cls, resources: Mapping[str, Any], threads: int = 1) -> "Machine":
-        """The machine of a job: a GPU where it asked for one, by ``gpu`` or ``gres``, and a writer in each thread.
+        """Return the machine of a job: a GPU if it asked for one, by ``gpu`` or ``gres``, and a writer in each thread.
 
         The variable EMBEDOME_DEVICE says otherwise, for trying out a cluster without GPUs.
         """
@@ -75,8 +75,8 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class PartPipeline:
-    """What is done to each part.
+class EmbedJob:
+    """What the parts of a shard are embedded with.
 
     Parameters
     ----------
@@ -92,117 +92,147 @@ class PartPipeline:
     machine: Machine
     clock: Clock
 
-    def run(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
-        """Embed parts, here or in processes; their lines in the manifest, in order, few parts in memory at a time."""
-        if self.machine.workers == 1:
-            yield from self.run_here(parts)
-            return
-        with process_pool(self.machine.workers, __name__) as pool:
-            job = PartTask(self.model, self.settings, replace(self.machine, workers=1))
-            yield from map_in_order(pool, job, self.clock.items(READING, parts), self.machine.workers + 1)
-
-    def run_here(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
-        """Embed parts one after the other: one is laid out ahead, one run, and each writer fetches and writes one.
-
-        What is made anew is so by this thread, which a signal interrupts. Vectors are in memory of one part more than
-        there are writers.
-        """
-        writers = self.machine.writers if self.settings.per_residue else 1
-        with threads(1) as reader, threads(writers) as pool:
-            laid_out = ahead(reader, self.clock.items(READING, map(self.lay_out, parts)))
-            running = (self.run_part(*each) for each in laid_out)
-            for outcome in map_in_order(pool, self.finish, running, writers + 1):
-                yield self.complete(*outcome)
-
-    def lay_out(self, part: Part) -> tuple[Part, BatchLayout | None]:
-        """Lay a part's sequences out, unless it is written already."""
-        if is_written(part):
-            log.info("%s is there already", part.path.name)
-            return part, None
-        model = load_empty_model(self.model, json_sha256(part.provenance["model"]), self.settings.features)
-        policy = self.settings.policy
-        with room_for_part(part):
-            sequences = Sequences.join([record.sequence for record in part.records])
-            return part, lay_out(sequences, model.tokenizer, policy, policy.longest(model.max_residues))
-
-    def run_part(self, part: Part, layout: BatchLayout | None) -> tuple[Part, Running | None]:
-        """Run a part. Batches that do not fit are made smaller; what all have in common must fit."""
-        if layout is None:
-            return part, None
-        with room_for("the model", LARGER_DEVICE):
-            engine = self.engine(part)
-        with self.clock.time(DEVICE), room_for_part(part):
-            return part, engine.run(layout)
-
-    def finish(self, task: tuple[Part, Running | None]) -> tuple[Part, Embedded | None, dict[str, Any] | None]:
-        """Fetch a part's vectors and write it; where some of them are to be made anew, leave it unfinished."""
-        part, running = task
-        if running is None:
-            return part, None, self.store(part, None)
-        with self.clock.time(DEVICE), room_for_part(part):
-            embedded = self.engine(part).finish(running)
-        self.clock.count(int(embedded.used[~embedded.skipped].sum()), embedded.operations)
-        if self.settings.dtype != "float32" and (embedded.state == NON_FINITE).any():
-            return part, embedded, None
-        return part, None, self.store(part, EmbeddedPart(embedded, []))
-
-    def complete(self, part: Part, unfinished: Embedded | None, entry: dict[str, Any] | None) -> dict[str, Any]:
-        """The line of what `finish` gave; an unfinished part is made anew where it must be, and written."""
-        return self.store(part, self.recompute(part, unfinished)) if unfinished else entry
-
-    def recompute(self, part: Part, embedded: Embedded) -> EmbeddedPart:
-        """Embed in float32 what came out not finite in a narrower type."""
-        broken = np.flatnonzero(embedded.state == NON_FINITE)
-        log.warning("%d vectors are not finite in %s and are made in float32", len(broken), self.settings.dtype)
-        with room_for("the model in float32, beside the one that is there,", LARGER_DEVICE):
-            engine = self.engine(part, replace(self.settings, dtype="float32"))
-        chosen = [part.records[index] for index in broken]
-        with self.clock.time(DEVICE), room_for_part(part):
-            mended = engine.embed(Sequences.join([record.sequence for record in chosen]))
-        for name, vectors in embedded.vectors.items():
-            vectors[broken] = mended.vectors[name]
-        embedded.state[broken], embedded.skipped[broken] = mended.state, mended.skipped
-        for position, index in enumerate(broken if embedded.residues is not None else []):
-            embedded.residues[index] = mended.residues[position]
-        return EmbeddedPart(
-            embedded, [record.id for record, lost in zip(chosen, mended.skipped, strict=True) if not lost]
-        )
-
-    def store(self, part: Part, result: EmbeddedPart | None) -> dict[str, Any]:
-        """Write a part, if it is not there, and give its line in the manifest."""
-        with self.clock.time(WRITING):
-            if result:
-                write(part, result)
-            return part_entry(part)
-
     def engine(self, part: Part, settings: EmbedSettings | None = None) -> Engine:
-        """The engine, which is loaded where it is needed for the first time."""
+        """Return the engine, which is loaded where it is needed for the first time."""
         identity = json_sha256(part.provenance["model"])
         return load_engine(self.model, identity, settings or self.settings, self.machine)
 
 
-def room_for_part(part: Part) -> AbstractContextManager[None]:
-    """Where memory runs out for a part, say so."""
-    return room_for(f"{part.path.name} with its {len(part.records):,} sequences", SMALLER_PARTS)
+@dataclass(frozen=True, slots=True)
+class LaidOutPart:
+    """A part whose sequences are laid out."""
+
+    part: Part
+    layout: BatchLayout | None
+    """None where the part is written already."""
 
 
 @dataclass(frozen=True, slots=True)
-class PartTask:
-    """`Work` on one part in a process of its own."""
+class RunningPart:
+    """A part that the device is through with, or will be soon."""
 
-    model: str
-    settings: EmbedSettings
-    machine: Machine
+    part: Part
+    running: Running | None
+    """None where the part is written already."""
 
-    def __call__(self, part: Part) -> dict[str, Any]:
-        """Embed and write a part; give its line in the manifest."""
-        work = PartPipeline(self.model, self.settings, self.machine, Clock())
-        return work.complete(*work.finish(work.run_part(*work.lay_out(part))))
+
+@dataclass(frozen=True, slots=True)
+class FinishedPart:
+    """A part whose vectors are in the host's memory, or on disk."""
+
+    part: Part
+    outcome: dict[str, Any] | Embedded
+    """Its manifest entry; or what is not written yet, as some vectors must be recomputed."""
+
+
+def embed_parts(parts: Iterable[Part], job: EmbedJob) -> Iterator[dict[str, Any]]:
+    """Embed parts, here or in processes; yield their manifest entries in order, few parts in memory at a time."""
+    workers = job.machine.workers
+    if workers == 1:
+        yield from embed_in_threads(parts, job)
+        return
+    task = partial(embed_part, model=job.model, settings=job.settings, machine=replace(job.machine, workers=1))
+    with process_pool(workers, __name__) as pool:
+        yield from map_in_order(pool, task, job.clock.items(READING, parts), workers + 1)
+
+
+def embed_in_threads(parts: Iterable[Part], job: EmbedJob) -> Iterator[dict[str, Any]]:
+    """Embed parts one after the other: one is laid out ahead, one run, and each writer fetches and writes one.
+
+    Recomputing is this thread's work, which a signal interrupts. Vectors of one part more than there are writers are
+    in memory.
+    """
+    writers = job.machine.writers if job.settings.per_residue else 1
+    with threads(1) as reader, threads(writers) as pool:
+        laid_out = ahead(reader, job.clock.items(READING, (lay_out_part(part, job) for part in parts)))
+        running = (run_part(each, job) for each in laid_out)
+        for finished in map_in_order(pool, partial(finish_part, job=job), running, writers + 1):
+            yield complete_part(finished, job)
+
+
+def embed_part(part: Part, model: str, settings: EmbedSettings, machine: Machine) -> dict[str, Any]:
+    """Embed and write one part, in a process of its own; return its manifest entry."""
+    job = EmbedJob(model, settings, machine, Clock())
+    return complete_part(finish_part(run_part(lay_out_part(part, job), job), job), job)
+
+
+def lay_out_part(part: Part, job: EmbedJob) -> LaidOutPart:
+    """Lay a part's sequences out, unless it is written already."""
+    if is_written(part):
+        log.info("%s is written already", part.path.name)
+        return LaidOutPart(part, None)
+    model = load_empty_model(job.model, json_sha256(part.provenance["model"]), job.settings.features)
+    policy = job.settings.policy
+    with room_for_part(part):
+        sequences = Sequences.join([record.sequence for record in part.records])
+        return LaidOutPart(part, lay_out(sequences, model.tokenizer, policy, policy.longest(model.max_residues)))
+
+
+def run_part(laid_out: LaidOutPart, job: EmbedJob) -> RunningPart:
+    """Run a part. Batches that do not fit are made smaller; what all have in common must fit."""
+    part = laid_out.part
+    if laid_out.layout is None:
+        return RunningPart(part, None)
+    with room_for("the model", LARGER_DEVICE):
+        engine = job.engine(part)
+    with job.clock.time(DEVICE), room_for_part(part):
+        return RunningPart(part, engine.run(laid_out.layout))
+
+
+def finish_part(running: RunningPart, job: EmbedJob) -> FinishedPart:
+    """Fetch a part's vectors and write it; if some of them must be recomputed, leave that to `complete_part`."""
+    part = running.part
+    if running.running is None:
+        return FinishedPart(part, write_once(part, None, job.clock))
+    with job.clock.time(DEVICE), room_for_part(part):
+        embedded = job.engine(part).finish(running.running)
+    job.clock.count(int(embedded.used[~embedded.skipped].sum()), embedded.operations)
+    if job.settings.dtype != "float32" and (embedded.state == NON_FINITE).any():
+        return FinishedPart(part, embedded)
+    return FinishedPart(part, write_once(part, EmbeddedPart(embedded, []), job.clock))
+
+
+def complete_part(finished: FinishedPart, job: EmbedJob) -> dict[str, Any]:
+    """Recompute the vectors that must be, and write the part, if it is not written; return its manifest entry."""
+    part, outcome = finished.part, finished.outcome
+    return write_once(part, recompute(part, outcome, job), job.clock) if isinstance(outcome, Embedded) else outcome
+
+
+def recompute(part: Part, embedded: Embedded, job: EmbedJob) -> EmbeddedPart:
+    """Embed in float32 what came out not finite in a narrower type."""
+    broken = np.flatnonzero(embedded.state == NON_FINITE)
+    log.warning("%d vectors are not finite in %s and are computed in float32", len(broken), job.settings.dtype)
+    with room_for("the model in float32, beside the one in use,", LARGER_DEVICE):
+        engine = job.engine(part, replace(job.settings, dtype="float32"))
+    chosen = [part.records[index] for index in broken]
+    with job.clock.time(DEVICE), room_for_part(part):
+        again = engine.embed(Sequences.join([record.sequence for record in chosen]))
+    for name, vectors in embedded.vectors.items():
+        vectors[broken] = again.vectors[name]
+    embedded.state[broken], embedded.skipped[broken] = again.state, again.skipped
+    if embedded.residues is not None and again.residues is not None:
+        for index, states in zip(broken, again.residues, strict=True):
+            embedded.residues[index] = states
+    recomputed = [record.id for record, lost in zip(chosen, again.skipped, strict=True) if not lost]
+    return EmbeddedPart(embedded, recomputed)
+
+
+def write_once(part: Part, result: EmbeddedPart | None, clock: Clock) -> dict[str, Any]:
+    """Write a part, unless it is written already, and return its manifest entry."""
+    with clock.time(WRITING):
+        if result:
+            write(part, result)
+        return part_entry(part)
+
+
+def room_for_part(part: Part) -> AbstractContextManager[None]:
+    """Say so if memory runs out for a part in the block."""
+    return room_for(f"{part.path.name} with its {len(part.records):,} sequences", SMALLER_PARTS)
 
 
 @cache
 def load_empty_model(model: str, identity: str, features: str) -> Model:
-    """What sequences are laid out by, which needs no weights: the model's vocabulary and positions."""
+    """Load what sequences are laid out by, which needs no weights: the model's vocabulary and positions."""
     return empty_model(model, features)
 
 
@@ -219,7 +249,7 @@ def load_engine(model: str, identity: str, settings: EmbedSettings, machine: Mac
 
 
 def build_engine(model: str, settings: EmbedSettings, machine: Machine) -> Engine:
-    """An engine with the settings."""
+    """Build an engine with the settings."""
     return Engine(
         load_model(model, settings.features),
         device=machine.device,

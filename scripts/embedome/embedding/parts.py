@@ -1,4 +1,4 @@
-"""The parts of a shard: what goes into one, what it is written as, and whether it is there already.
+"""The parts of a shard: what goes into one, what it is written as, and whether it is written already.
 
 A part is final when it is written. One that has the fingerprint it would be written with is left alone.
 """
@@ -60,17 +60,17 @@ class EmbeddedPart:
 
     embedded: Embedded
     recomputed: list[str]
-    """Ids whose vectors were not finite and were made anew in float32."""
+    """Ids whose vectors were not finite and were recomputed in float32."""
 
 
 def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
-    """Digest of all that goes into a part: provenance as far as it lasts, and ids, descriptions and sequences."""
+    """Return the digest of all that goes into a part: lasting provenance, and ids, descriptions and sequences."""
     lines = [b"%s\n%s\n%s\n" % (each.id.encode(), each.description.encode(), each.sequence) for each in records]
     return json_sha256({"provenance": lasting(provenance), "content": hashlib.sha256(b"".join(lines)).hexdigest()})
 
 
 def most_residues(provenance: Mapping[str, Any], dimension: int) -> int:
-    """Residues of a part at most, from what it holds of each: half floats, or where windows are averaged, floats."""
+    """Return the most residues of a part, by what it holds of each: half floats, or of averaged windows, floats."""
     if not provenance["per_residue"]:
         return PART_RESIDUES
     size = 4 if provenance["long_sequences"] == "window" else 2
@@ -104,7 +104,7 @@ def cut_parts(records: Iterable[Record], limits: PartLimits, most: int) -> Itera
 
 
 def is_written(part: Part) -> bool:
-    """Whether the part's files are there, whole, of the same fingerprint, and lack nothing for want of memory."""
+    """Return whether the part's files exist, whole, of the same fingerprint, and lack nothing for want of memory."""
     try:
         info = part_info(part.path)
         if info.fingerprint != part.fingerprint or any(row["reason"] == OUT_OF_MEMORY for row in info.skipped):
@@ -119,25 +119,25 @@ def is_written(part: Part) -> bool:
 def write(part: Part, result: EmbeddedPart) -> None:
     """Write a part's files, the one that makes it final last.
 
-    Where another job has written the part meanwhile, its files stay: it may have told their digests already, and other
-    batches give other last bits.
+    Where another job has written the part meanwhile, its files stay: their digests may be recorded already, and
+    vectors of other batches differ in the last bits.
     """
     embedded = result.embedded
     kept = np.flatnonzero(~embedded.skipped)
     table, skipped = part_tables(part, embedded)
-    there = partial(is_written, part)
+    already_written = partial(is_written, part)
     digest = None
     if embedded.residues is not None:
         dimension = next(iter(embedded.vectors.values())).shape[1]
         states = residues_column([embedded.residues[index] for index in kept], dimension)
         rows = pa.table([table["id"], table["digest"], states], schema=residue_schema(dimension))
-        digest = write_residues(residues_path(part.path), rows, part.provenance, there)
+        digest = write_residues(residues_path(part.path), rows, part.provenance, already_written)
     metadata = embedding_metadata(part.provenance, skipped, part.fingerprint, result.recomputed, digest)
-    write_part(part.path, table, metadata, there)
+    write_part(part.path, table, metadata, already_written)
 
 
 def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
-    """The rows of a part and its table of skipped sequences."""
+    """Return the rows of a part and its table of skipped sequences."""
     headers = parse_descriptions(pa.array([record.description for record in part.records], pa.string()))
     columns = vector_columns(part.provenance["pooling"])
     vectors = {columns[name]: vector_array(matrix) for name, matrix in embedded.vectors.items()}
@@ -185,7 +185,7 @@ def part_entry(part: Part) -> dict[str, Any]:
 
 
 def residues_entry(part: Part, sha256: str | None, ids: list[str]) -> dict[str, Any] | None:
-    """The line of a part's file of residues' vectors, where it has one."""
+    """Return the manifest entry of a part's file of residues' vectors, where it has one."""
     if sha256 is None:
         return None
     path = residues_path(part.path)

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from embedome.common.errors import UserError
 from embedome.embedding.benchmark import fit_cost
 from embedome.embedding.cost import CostModel
 from embedome.engine.device import TOKEN_BUDGET
+from embedome.models.encoders.grouped import StreamEncoder
 from embedome.models.encoders.passes import ATTENTION, BIASED_ATTENTION, PASS, PRODUCT, Kernel, PassCounter
 
 # Assumptions. Products are made in tiles of M x N, by whole waves of all processors, at K / (K + this) of the peak.
@@ -84,7 +84,7 @@ DEFAULT_DEVICE = "H200"
 
 
 def find_device(name: str) -> Device:
-    """The row of a GPU, by its name in any case.
+    """Find the row of a GPU, by its name in any case.
 
     Raises
     ------
@@ -174,7 +174,7 @@ class Prediction:
 
 
 def predict(
-    encoder: nn.Module, device: Device, longest: int | None, typical: int, *, fused: bool = False
+    encoder: StreamEncoder, device: Device, longest: int | None, typical: int, *, fused: bool = False
 ) -> Prediction:
     """Predict the cost of sequences of an encoder in bfloat16, in full batches of one length each.
 
@@ -182,8 +182,8 @@ def predict(
 
     Parameters
     ----------
-    encoder : torch.nn.Module
-        One of `embedome.models.encoders`, also without weights.
+    encoder : StreamEncoder
+        Also without weights.
     device : Device
     longest : int, optional
         As of `CostModel`.
@@ -209,14 +209,14 @@ def predict(
 
 
 def costed_lengths(longest: int | None) -> Sequence[int]:
-    """Lengths at which the cost is predicted."""
+    """Return the lengths at which the cost is predicted."""
     if longest is None:
         return LENGTHS
     return [*(length for length in LENGTHS if length < longest), longest]
 
 
 def sequences_at_once(length: int) -> int:
-    """Sequences of a full batch."""
+    """Return the sequences of a full batch."""
     return max(1, TOKEN_BUDGET["cuda"] // length)
 
 
@@ -225,7 +225,7 @@ def full_batch(counter: PassCounter, length: int, device: Device) -> BatchSecond
     return batch_seconds(counter.count([(sequences_at_once(length), length)]), device)
 
 
-def check_fits(encoder: nn.Module, device: Device) -> None:
+def check_fits(encoder: StreamEncoder, device: Device) -> None:
     """Refuse a model whose weights do not fit a GPU in bfloat16.
 
     Raises

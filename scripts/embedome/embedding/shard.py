@@ -70,7 +70,7 @@ def write_shards(
     """
     account = read_json(split_summary)
     check_catalog(catalog, account.get("catalog_sha256"), split_summary)
-    owners, reused = shard_of_rows(catalog, splits, n_shards, cost, reuse)
+    owners, reused = assign_shards(catalog, splits, n_shards, cost, reuse)
     shards = {name: [Shard() for _ in range(n_shards[name])] for name in SPLITS}
     with (
         shard_files(Path(folder), n_shards) as files,
@@ -142,7 +142,7 @@ class Shard:
         self.content.update(part.content)
 
     def as_json(self) -> dict:
-        """The account; `content_sha256` is over ``id LF sequence LF`` of each sequence, whatever the compression."""
+        """Return the account; `content_sha256` is over ``id LF sequence LF`` of each, whatever the compression."""
         return {
             "sequences": self.sequences,
             "residues": self.residues,
@@ -202,14 +202,14 @@ def cut_rows(code: int, owners: np.ndarray, table: pa.Table, cost: CostModel) ->
         )
 
 
-def shard_of_rows(
+def assign_shards(
     catalog: str | os.PathLike,
     splits: str | os.PathLike,
     n_shards: Mapping[str, int],
     cost: CostModel,
     reuse: Reuse | None,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Index of the shard of each catalog row within its split, -1 where it is in none; and how many are reused.
+    """Return the shard of each catalog row within its split, -1 where it is in none; and how many are reused.
 
     Returns
     -------

@@ -1,11 +1,12 @@
 """The shard files under way: compressed, and ended in the background."""
 
+import io
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from isal import igzip
 
@@ -24,9 +25,9 @@ def shard_name(index: int) -> str:
 
 
 class BlockWriter:
-    """Passes text on in blocks of one size: the compressor's output would depend on how it came."""
+    """Passes text on in blocks of one size, as the compressor's output depends on their sizes."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self.stream = stream
         self.held = bytearray()
 
@@ -57,7 +58,7 @@ class ShardFiles:
         self.open: dict[str, tuple[ExitStack, BlockWriter]] = {}
 
     def writer(self, code: int, shard: int) -> "BlockWriter":
-        """The stream of a shard; ends the one before it and writes empty ones in between."""
+        """Return the stream of a shard; end the one before it and write empty ones in between."""
         split = SPLITS[code]
         while self.next_shard[split] <= shard:
             self.advance(split)
@@ -70,7 +71,7 @@ class ShardFiles:
         with ExitStack() as stack:
             path = stack.enter_context(atomic_path(self.folder / split / name))
             raw = stack.enter_context(path.open("wb"))
-            # No time and no name in the header: the same sequences give the same bytes.
+            # No time and no name in the header: the same sequences make the same bytes.
             stream = stack.enter_context(igzip.IGzipFile("", "wb", COMPRESSION_LEVEL, raw, mtime=0))
             writer = BlockWriter(stream)
             stack.push(writer.end)
@@ -103,7 +104,7 @@ class ShardFiles:
 
 @contextmanager
 def shard_files(folder: Path, n_shards: Mapping[str, int]) -> Iterator[ShardFiles]:
-    """Give `ShardFiles` to write to; after an exception what was not finished is removed."""
+    """Yield `ShardFiles` to write to; after an exception what was not finished is removed."""
     with ThreadPoolExecutor(MAX_ENDING) as pool, ExitStack() as stack:
         files = ShardFiles(folder, n_shards, pool)
         stack.push(files.discard)

@@ -41,7 +41,7 @@ from embedome.sequences.records import Record
 log = logging.getLogger(__name__)
 
 PART_SEQUENCES = 100_000
-# Predicted seconds of a part: on a CPU the time of all in so many parts, so that cores end at nearly one time, within
+# Predicted seconds of a part: on a CPU the time of all in this many parts, so that cores end at nearly one time, within
 # these limits. The least is about a full batch of ESM-1nv.
 PARTS = 32
 PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
@@ -65,7 +65,7 @@ def embed_fasta(
 ) -> dict[str, Any]:
     """Embed FASTA files into one Parquet file, sorted by id, in the format of the workflow's data sets.
 
-    Work under way lies in ``<out>.work`` beside the file; a run that was killed goes on from there. Records that
+    Work under way lies in ``<out>.work`` beside the file; a run that was killed is resumed from there. Records that
     got no row are listed in ``<out>.dropped.tsv``, with the reason. Vectors of residues, where asked for, are in
     ``<out stem>.residues.parquet``.
 
@@ -110,8 +110,8 @@ def embed_fasta(
         )
         if settings.per_residue:
             announce_size(account["residues"], dimension)
-        there = sum(path.stat().st_size for path in work.glob("all-*.parquet"))
-        check_room(out, max(0, bytes_needed(work / "catalog", settings, cost.longest, dimension) - there))
+        written = sum(path.stat().st_size for path in work.glob("all-*.parquet"))
+        check_room(out, max(0, bytes_needed(work / "catalog", settings, cost.longest, dimension) - written))
         manifest = embed_records(
             canonical_records(work / "catalog"),
             model,
@@ -135,9 +135,9 @@ def embed_fasta(
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """Give the folder for work under way, held against other processes; it is gone when the block has ended well.
+    """Yield the folder for work under way, held against other processes; it is gone when the block has ended well.
 
-    One in which there is no work yet is gone in any case. What embedome did not make stays.
+    One without any work yet is gone in any case. What embedome did not make stays.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 
 def is_work(folder: Path) -> bool:
-    """Whether a folder is one of work under way, or will be at once."""
+    """Return whether a folder is one of work under way, or will be at once."""
     try:
         return (folder / LOCK).read_bytes() == MARK or os.listdir(folder) == [LOCK]
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def is_work(folder: Path) -> bool:
 
 
 def clear(work: Path) -> None:
-    """Take away a folder of work, held by this process; where there is something else in it, all but that."""
+    """Remove a folder of work, held by this process; if it holds anything else, remove all but that."""
     if (other := next(others_in(work, WORK_FILES), None)) is None:
         # Moved away first: whoever comes next makes a new one, and none is removed under way.
         os.replace(work, temporary_beside(work))
@@ -189,7 +189,7 @@ def clear(work: Path) -> None:
 
 
 def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, dimension: int) -> int:
-    """Bytes of the parts and of the files that they are joined to, as both are there at the end; about, and not less.
+    """Estimate the bytes of the parts and of the files they are joined to, as both exist at the end; not too few.
 
     `longest` is that of the cost.
     """
@@ -207,7 +207,7 @@ def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, di
 
 
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
-    """Predicted seconds of a part: from the work there is, so that a run that goes on cuts the same parts."""
+    """Return predicted seconds of a part, by the work that there is, so that a resumed run cuts the same parts."""
     least, most = PART_SECONDS[device]
     total, costs = 0, []
     for table in read_catalog(catalog, ["length", "duplicate_of"]):
@@ -219,14 +219,14 @@ def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
     parts = min(PARTS, math.ceil(total / PICOSECONDS / least))
     # Two and four cores then end together.
     parts -= parts % 4 if parts > 4 else 0
-    # One more, lest it is rounded down.
+    # One more, so that it is not rounded down.
     return min(most, max(least, (smallest_limit(np.concatenate(costs), parts) + 1) / PICOSECONDS))
 
 
 def smallest_limit(costs: np.ndarray, parts: int) -> int:
-    """The smallest cost of a part with which costs in a row, int64 [n], make at most so many parts.
+    """Return the smallest cost of a part with which costs in a row, int64 [n], make at most `parts` parts.
 
-    With a mean part's there would be one more, and while that is worked on other processes have nothing to do.
+    With a mean part's cost there would be one part more, and other processes would idle while it is embedded.
     """
     ends = np.cumsum(costs)
 
@@ -245,7 +245,7 @@ def smallest_limit(costs: np.ndarray, parts: int) -> int:
 
 
 def canonical_records(catalog: Path) -> Iterator[Record]:
-    """The catalog's distinct sequences in id order."""
+    """Yield the catalog's distinct sequences in id order."""
     for table in read_catalog(catalog, ["id", "description", "sequence", "duplicate_of"]):
         distinct = table.filter(table["duplicate_of"].is_null())
         columns = (distinct[name].to_pylist() for name in ("id", "description", "sequence"))
@@ -256,7 +256,7 @@ def canonical_records(catalog: Path) -> Iterator[Record]:
 def join_parts(
     parts: Sequence[Path], catalog: Path, out: Path, provenance: dict[str, Any]
 ) -> tuple[dict[str, int], pa.Table]:
-    """Write parts and duplicates as one file in id order; give the rows by state and the skipped sequences.
+    """Write parts and duplicates as one file in id order; return rows by state, and the skipped sequences.
 
     Memory: a part, and a vector for every sequence that has duplicates.
     """
@@ -293,21 +293,21 @@ def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], 
 
 
 def remove_residues(out: Path) -> None:
-    """Remove the vectors of residues of an earlier run; a file of their name in which there is something else stays."""
+    """Remove the vectors of residues of an earlier run; a file of their name with other content stays."""
     path = residues_path(out)
     if is_own_file(path) and ParquetFile(path).schema_arrow.names == residue_schema(1).names:
         path.unlink()
 
 
 def repeated_ids(catalog: Path) -> pa.Array:
-    """Canonical ids that have duplicates."""
+    """Return the canonical ids that have duplicates."""
     tables = read_catalog(catalog, ["duplicate_of"])
     found = [pa.array([], pa.string()), *(table["duplicate_of"].drop_null().combine_chunks() for table in tables)]
     return pa.concat_arrays(found).unique()
 
 
 def dropped_rows(rejects: Path, skipped: pa.Table) -> list[tuple]:
-    """The records that got no row, as `write_dropped` takes them."""
+    """Return the records that got no row, as `write_dropped` takes them."""
     rejected = read_rows(rejects, ["id", "reason", "detail", "length"]).to_pylist()
     rows = [("rejected", row["id"], row["reason"], row["detail"], row["length"]) for row in rejected]
     return rows + [("skipped", row["id"], row["reason"], "", row["length"]) for row in skipped.to_pylist()]

@@ -141,7 +141,7 @@ def test_vectors_of_residues_and_several_poolings(
 
 
 class FirstLayer(HuggingFace):
-    """The reference's hidden states behind its first layer."""
+    """The reference's hidden states after its first layer."""
 
     def __init__(self, reference: HuggingFace) -> None:
         self.model, self.tokenizer = reference.model, reference.tokenizer

@@ -22,7 +22,7 @@ from embedome.common.errors import UserError
 from embedome.embedding import part_pipeline as embedome_work
 from embedome.embedding import parts as embedome_parts
 from embedome.embedding.embed import embed_records, shard_records
-from embedome.embedding.part_pipeline import Machine, PartPipeline
+from embedome.embedding.part_pipeline import EmbedJob, FinishedPart, LaidOutPart, Machine, RunningPart
 from embedome.embedding.settings import EmbedSettings
 from embedome.engine.pooling import ResidueStates
 from embedome.models.directory import load_model
@@ -341,30 +341,30 @@ def test_laying_out_embedding_and_writing_go_on_at_once(
 ) -> None:
     """Each part is run once the next is read and laid out, and fetched and written once the next is being run."""
     laid_out, running = ([Event() for _ in range(17)] for _ in range(2))
-    lay_out, run_part, finish = PartPipeline.lay_out, PartPipeline.run_part, PartPipeline.finish
+    lay_out, run_part, finish = embedome_work.lay_out_part, embedome_work.run_part, embedome_work.finish_part
     for events in (laid_out, running):
         events[16].set()  # there are 16 parts
 
     def number_of(part: embedome_parts.Part) -> int:
         return int(part.path.stem.split("-")[1])
 
-    def lay_out_and_tell(self: PartPipeline, part: embedome_parts.Part) -> object:
-        found = lay_out(self, part)
+    def lay_out_and_tell(part: embedome_parts.Part, job: EmbedJob) -> LaidOutPart:
+        found = lay_out(part, job)
         laid_out[number_of(part)].set()
         return found
 
-    def run_late(self: PartPipeline, part: embedome_parts.Part, layout: object) -> object:
-        running[number_of(part)].set()
-        assert laid_out[number_of(part) + 1].wait(20)
-        return run_part(self, part, layout)
+    def run_late(each: LaidOutPart, job: EmbedJob) -> RunningPart:
+        running[number_of(each.part)].set()
+        assert laid_out[number_of(each.part) + 1].wait(20)
+        return run_part(each, job)
 
-    def finish_late(self: PartPipeline, task: tuple[embedome_parts.Part, object]) -> object:
-        assert running[number_of(task[0]) + 1].wait(20)
-        return finish(self, task)
+    def finish_late(each: RunningPart, job: EmbedJob) -> FinishedPart:
+        assert running[number_of(each.part) + 1].wait(20)
+        return finish(each, job)
 
-    monkeypatch.setattr(PartPipeline, "lay_out", lay_out_and_tell)
-    monkeypatch.setattr(PartPipeline, "run_part", run_late)
-    monkeypatch.setattr(PartPipeline, "finish", finish_late)
+    monkeypatch.setattr(embedome_work, "lay_out_part", lay_out_and_tell)
+    monkeypatch.setattr(embedome_work, "run_part", run_late)
+    monkeypatch.setattr(embedome_work, "finish_part", finish_late)
     manifest = embed_records(shard_records(shard), model, tmp_path / "00000.json", **arguments())
     assert manifest == json.loads((undisturbed / "00000.json").read_text())
 
@@ -439,23 +439,23 @@ def test_writers_change_no_byte(model: Path, shard: Path, tmp_path: Path, policy
 def test_memory_is_that_of_a_part_for_each_writer_and_one_more(
     model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_part, finish = PartPipeline.run_part, PartPipeline.finish
+    run_part, finish = embedome_work.run_part, embedome_work.finish_part
     together, run_so_far, at_the_first_three = Barrier(3), [], []
 
-    def run_and_tell(self: PartPipeline, part: embedome_parts.Part, layout: object) -> object:
-        run_so_far.append(part)
-        return run_part(self, part, layout)
+    def run_and_tell(each: LaidOutPart, job: EmbedJob) -> RunningPart:
+        run_so_far.append(each.part)
+        return run_part(each, job)
 
-    def finish_together(self: PartPipeline, task: tuple[embedome_parts.Part, object]) -> object:
-        if task[0] in run_so_far[:3]:
+    def finish_together(each: RunningPart, job: EmbedJob) -> FinishedPart:
+        if each.part in run_so_far[:3]:
             together.wait(20)
             time.sleep(1)  # what can be run meanwhile is
             at_the_first_three.append(len(run_so_far))
             together.wait(20)
-        return finish(self, task)
+        return finish(each, job)
 
-    monkeypatch.setattr(PartPipeline, "run_part", run_and_tell)
-    monkeypatch.setattr(PartPipeline, "finish", finish_together)
+    monkeypatch.setattr(embedome_work, "run_part", run_and_tell)
+    monkeypatch.setattr(embedome_work, "finish_part", finish_together)
     run(shard, model, tmp_path, settings=EmbedSettings(per_residue=True), machine=Machine(writers=3))
     assert at_the_first_three == [4, 4, 4]
     assert len(run_so_far) == 16

@@ -320,14 +320,14 @@ def test_what_killed_writers_left_is_swept_away(model: Path, shard: Path, undist
 def test_a_part_that_another_job_has_written_meanwhile_stays(
     model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, per_residue: bool
 ) -> None:
-    """A job that was taken for dead may have told its digests already."""
+    """A job that was taken for dead may have recorded its digests already."""
     rich = {"settings": EmbedSettings(per_residue=per_residue)}
     run(shard, model, tmp_path / "first", **rich)
     (tmp_path / "late").mkdir()
     write, step = embedome_work.write, getattr(embedome_parts, moment)
 
     def late(part: embedome_parts.Part, result: embedome_parts.EmbeddedPart) -> None:
-        """Write other bytes, as other batches give."""
+        """Write other bytes, as other batches do."""
         result.embedded.vectors["mean"] += 1
         for states in result.embedded.residues or []:
             states += 1

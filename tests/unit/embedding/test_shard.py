@@ -46,7 +46,7 @@ def proteins(count: int) -> list[tuple[str, str]]:
 
 
 def run_split(run: Filtered, val: int = 20, test: int = 60) -> tuple[Path, Path]:
-    """Split a catalog; gives the two files."""
+    """Split a catalog; return the two files."""
     files = run.catalog.parent / "splits.parquet", run.catalog.parent / "split.json"
     split_catalog(run.catalog, run.summary, SplitSettings("hash", 0, val, test), splits=files[0], summary=files[1])
     return files
