@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from embedome.cli.plan import planned_encoder
+from embedome.cli.plan import load_planned_encoder
 from embedome.embedding import roofline
 from embedome.embedding.benchmark import gemm_peak, measure
 from embedome.embedding.cost import CostModel
@@ -68,7 +68,7 @@ class Run:
     @cached_property
     def encoder(self) -> nn.Module:
         """Without weights."""
-        return planned_encoder(self.name)[0]
+        return load_planned_encoder(self.name)[0]
 
     @cached_property
     def counters(self) -> dict[bool, PassCounter]:
@@ -124,7 +124,7 @@ def config_of(name: str, device: Device) -> dict[str, Any]:
     path = PRESETS / f"{name}.yaml"
     if path.is_file():
         return yaml.safe_load(path.read_text())
-    encoder, _ = planned_encoder(name)
+    encoder, _ = load_planned_encoder(name)
     lengths = uniref50_lengths()
     cost = roofline.predict(encoder, device, OTHER_LONGEST[name], 286).cost
     seconds = float((cost.picoseconds(lengths.length) * 1e-12 * lengths.count).sum())

@@ -15,7 +15,7 @@ docs/annotation.md.
 
 
 def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `annotate`."""
+    """Add the parser of `annotate`."""
     parser = commands.add_parser(
         "annotate",
         help="carry labels over from annotated proteins to their neighbours",
@@ -56,7 +56,7 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=int,
         default=1_000_000,
         metavar="N",
-        help="look through all of so many annotated proteins; of more, through the nearest lists (default: 1000000)",
+        help="look through all annotated proteins up to N; of more, through the nearest lists (default: 1000000)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the search (default: cores)")
     parser.set_defaults(run=run_annotate)

@@ -7,7 +7,7 @@ from embedome.common.parallel import available_cores
 
 
 def add_dataset(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parsers of `describe`, `get` and `verify`."""
+    """Add the parsers of `describe`, `get` and `verify`."""
     describe = commands.add_parser("describe", help="print a data set's counts, schema, size and provenance as JSON")
     describe.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
     describe.set_defaults(run=run_describe)

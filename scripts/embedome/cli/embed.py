@@ -3,12 +3,12 @@
 import argparse
 import json
 
-from embedome.cli.options import add_engine_options, chosen_device, chosen_dtype
+from embedome.cli.options import add_engine_options, choose_device, choose_dtype
 from embedome.common.parallel import available_cores, start_server
 
 
 def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `embed`."""
+    """Add the parser of `embed`."""
     parser = commands.add_parser(
         "embed",
         help="embed FASTA files into one Parquet file",
@@ -74,13 +74,13 @@ def run_embed(options: argparse.Namespace) -> None:
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
-    device, cores = chosen_device(options), available_cores()
+    device, cores = choose_device(options), available_cores()
     account = embed_fasta(
         options.fasta,
         options.model,
         options.out,
         settings=EmbedSettings(
-            dtype=chosen_dtype(options, device),
+            dtype=choose_dtype(options, device),
             long_sequences=options.long,
             overlap=options.overlap,
             max_residues=options.max_residues,

@@ -7,7 +7,7 @@ from embedome.common.errors import UserError
 
 
 def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `export`."""
+    """Add the parser of `export`."""
     parser = commands.add_parser(
         "export",
         help="write a data set as a NumPy file, as HDF5 like UniProt's, or as Parquet divided by a column",

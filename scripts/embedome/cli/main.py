@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+    """Make the parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="embedome", description="Protein language model embeddings as verified Parquet tables.", epilog=EPILOG
     )

@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from embedome.cli.options import add_machine_options, chosen_device
+from embedome.cli.options import add_machine_options, choose_device
 from embedome.models.registry import REGISTRY, RegisteredModel
 
 SIZES = {
@@ -18,7 +18,7 @@ SIZES = {
 
 
 def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parsers of `models`."""
+    """Add the parsers of `models`."""
     parser = commands.add_parser("models", help="list, make and convert models")
     parser.set_defaults(run=run_list, json=False)
     actions = parser.add_subparsers(metavar="ACTION")
@@ -45,12 +45,12 @@ def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def add_score(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `models score`."""
+    """Add the parser of `models score`."""
     score = actions.add_parser(
         "score",
         help="pseudo-log-likelihood of sequences, by ESM-1nv or ESM-2",
         description="Mask each residue in turn, and write the sum and mean of the log-probabilities that the model "
-        "gives them (Salazar et al. 2020): the model runs once for each residue.",
+        "assigns to them (Salazar et al. 2020): the model runs once for each residue.",
     )
     score.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
     score.add_argument("-o", "--out", required=True, metavar="FILE", help="the table to write, separated by tabs")
@@ -59,7 +59,7 @@ def add_score(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def add_fill(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `models fill`."""
+    """Add the parser of `models fill`."""
     guess = actions.add_parser("fill", help="guess masked residues, by ESM-1nv or ESM-2")
     guess.add_argument("sequence", metavar="SEQUENCE", help="with <mask> in the place of residues, in quotes")
     guess.add_argument("--top", type=int, default=5, metavar="K", help="guesses for each (default: 5)")
@@ -68,7 +68,7 @@ def add_fill(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def option(size: str) -> str:
-    """The command line's option for a size."""
+    """Return the command line's option for a size."""
     return f"--{size.replace('_', '-')}"
 
 
@@ -77,7 +77,9 @@ def run_list(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([asdict(entry) for entry in REGISTRY.values()], indent=2))
         return
-    rows = [("NAME", "ARCHITECTURE", "LAYERS", "WIDTH", "PARAMETERS", "RESIDUES", "LICENCE", "WEIGHTS")]
+    rows: list[tuple[str, ...]] = [
+        ("NAME", "ARCHITECTURE", "LAYERS", "WIDTH", "PARAMETERS", "RESIDUES", "LICENCE", "WEIGHTS")
+    ]
     rows += [list_row(entry) for entry in REGISTRY.values()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -85,7 +87,7 @@ def run_list(options: argparse.Namespace) -> None:
 
 
 def list_row(entry: RegisteredModel) -> tuple[str, ...]:
-    """A model's line in the list."""
+    """Return a model's line in the list."""
     sizes = entry.sizes
     layers = f"{sizes['layers']}+{sizes['decoder_layers']}" if "decoder_layers" in sizes else str(sizes["layers"])
     return (
@@ -143,7 +145,7 @@ def run_score(options: argparse.Namespace) -> None:
     from embedome.decoding.masked_lm import load_masked_lm
 
     check_table(options.out, options.fasta)
-    model = load_masked_lm(options.model, chosen_device(options), options.dtype)
+    model = load_masked_lm(options.model, choose_device(options), options.dtype)
     print(f"{options.out}: {json.dumps(score_masked(options.fasta, model, options.out))}")
 
 
@@ -154,7 +156,7 @@ def run_fill(options: argparse.Namespace) -> None:
 
     if options.top < 1:
         raise UserError(f"--top is {options.top}; expected 1 or more")
-    model = load_masked_lm(options.model, chosen_device(options), options.dtype)
+    model = load_masked_lm(options.model, choose_device(options), options.dtype)
     for found in model.fill(options.sequence, options.top):
         for residue, probability in zip(found.residues, found.probabilities, strict=True):
             print(found.position, residue, f"{probability:.4f}", sep="\t")

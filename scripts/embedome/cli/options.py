@@ -39,8 +39,8 @@ def add_model_and_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one (default)")
 
 
-def chosen_device(options: argparse.Namespace) -> str:
-    """The device asked for, or the one there is."""
+def choose_device(options: argparse.Namespace) -> str:
+    """Return the device asked for, or the one there is."""
     import torch
 
     if options.device == "auto":
@@ -48,8 +48,8 @@ def chosen_device(options: argparse.Namespace) -> str:
     return options.device
 
 
-def chosen_dtype(options: argparse.Namespace, device: str) -> str:
-    """The arithmetic asked for, or the fastest that is safe on the device."""
+def choose_dtype(options: argparse.Namespace, device: str) -> str:
+    """Return the arithmetic asked for, or the fastest that is safe on the device."""
     from embedome.engine.device import computes_bfloat16, use_device
 
     if options.dtype != "auto":

@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.cli.options import add_engine_options, chosen_device, chosen_dtype
+from embedome.cli.options import add_engine_options, choose_device, choose_dtype
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from embedome.embedding.cost import CostModel
     from embedome.embedding.length_histogram import Lengths
+    from embedome.models.encoders.grouped import StreamEncoder
 
 PLAN_EPILOG = """\
 The cost of a sequence comes from --bench, a file of `embedome bench`; or else it is predicted for a GPU in bfloat16,
@@ -21,7 +20,7 @@ not measured, and may be off by a fifth. The cost is printed as it goes into con
 
 
 def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `bench`."""
+    """Add the parser of `bench`."""
     parser = commands.add_parser(
         "bench",
         help="measure how fast this machine embeds with a model, and the cost of a sequence",
@@ -36,7 +35,7 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `plan`."""
+    """Add the parser of `plan`."""
     parser = commands.add_parser(
         "plan",
         help="predict device hours, jobs and disk of a run",
@@ -57,7 +56,7 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     lengths = parser.add_mutually_exclusive_group()
     lengths.add_argument("--fasta", nargs="+", metavar="FILE", help="the sequences")
     lengths.add_argument("--catalog", metavar="DIR", help="the filtered sequences of a run, results/catalog")
-    lengths.add_argument("--uniref50", type=int, metavar="N", help="so many sequences as in UniRef50 (default: all)")
+    lengths.add_argument("--uniref50", type=int, metavar="N", help="N sequences as in UniRef50 (default: all)")
     parser.add_argument(
         "--max-residues", type=int, metavar="N", help="longer sequences are cut (default: by the model)"
     )
@@ -84,8 +83,8 @@ def run_bench(options: argparse.Namespace) -> None:
         raise UserError(f"--seconds is {options.seconds:g}; expected more than 0")
     if options.out:
         check_output(options.out, options.fasta or (), is_bench)
-    device = chosen_device(options)
-    dtype = chosen_dtype(options, device)
+    device = choose_device(options)
+    dtype = choose_dtype(options, device)
     engine = Engine(load_model(options.model), device=device, dtype=dtype, fused=options.fused)
     lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
     found = bench(engine, lengths, options.seconds)
@@ -103,7 +102,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
 
 def is_bench(path: str | Path) -> bool:
-    """Whether a JSON file is one of `embedome bench`."""
+    """Return whether a JSON file is one of `embedome bench`."""
     from embedome.common.json_files import read_json
 
     found = read_json(path)
@@ -124,7 +123,7 @@ def print_bench(about: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def cost_text(cost: dict[str, Any]) -> str:
-    """A cost as in config.yaml."""
+    """Return a cost as in config.yaml."""
     longest = "null" if cost["longest"] is None else cost["longest"]
     return f"cost:\n  linear: {cost['linear']:.3e}\n  quadratic: {cost['quadratic']:.3e}\n  longest: {longest}"
 
@@ -141,20 +140,20 @@ def run_plan(options: argparse.Namespace) -> None:
     for name in ("poolings", "devices", "minutes"):
         if not getattr(options, name) > 0:
             raise UserError(f"--{name} is {getattr(options, name)}; expected more than 0")
-    encoder, held = planned_encoder(options.model)
+    encoder, held = load_planned_encoder(options.model)
     longest = longest_costed(LongPolicy(max_residues=options.max_residues), held)
     lengths = read_lengths(options)
     if options.bench:
-        cost, basis = measured_cost(options, longest)
+        cost, basis = read_cost(options, longest)
     else:
-        cost, basis = predicted_cost(options, encoder, longest, lengths)
+        cost, basis = predict_cost(options, encoder, longest, lengths)
     job = Job(lengths, cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | basis | {"cost": asdict(cost)}
     print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
 
 
-def measured_cost(options: argparse.Namespace, longest: int | None) -> "tuple[CostModel, dict[str, Any]]":
-    """The cost in a file of `embedome bench`, and where it is from."""
+def read_cost(options: argparse.Namespace, longest: int | None) -> "tuple[CostModel, dict[str, Any]]":
+    """Read the cost in a file of `embedome bench`, and say where it is from."""
     from dataclasses import replace
 
     from embedome.common.errors import UserError
@@ -169,10 +168,10 @@ def measured_cost(options: argparse.Namespace, longest: int | None) -> "tuple[Co
     return cost, {"basis": f"measured with {found['model']['name']} on {found['device']}, {found['dtype']}"}
 
 
-def predicted_cost(
-    options: argparse.Namespace, encoder: "nn.Module", longest: int | None, lengths: "Lengths"
+def predict_cost(
+    options: argparse.Namespace, encoder: "StreamEncoder", longest: int | None, lengths: "Lengths"
 ) -> "tuple[CostModel, dict[str, Any]]":
-    """The cost that is predicted for a GPU, where it is from, and what holds the GPU up."""
+    """Predict the cost on a GPU, and say where it is from and what holds the GPU up."""
     from embedome.embedding.roofline import DEFAULT_DEVICE, find_device, predict
 
     device = find_device(options.gpu or DEFAULT_DEVICE)
@@ -186,7 +185,7 @@ def predicted_cost(
 
 
 def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> None:
-    """Refuse what was measured with another directory's model; a registered name may be that of none of its files."""
+    """Refuse what was measured with another directory's model; a registered name is not checked."""
     from embedome.common.errors import UserError
     from embedome.common.json_files import file_sha256
     from embedome.models.directory import CONFIG
@@ -196,8 +195,8 @@ def check_same_model(options: argparse.Namespace, measured: dict[str, Any]) -> N
         raise UserError(f"{options.bench}: measured with {measured['name']}, another model than {options.model}")
 
 
-def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":
-    """The encoder of a registered model or of a directory, without weights, and the residues that it takes at once."""
+def load_planned_encoder(model: str) -> "tuple[StreamEncoder, int | None]":
+    """Return a model's encoder, of the registry or a directory, without weights, and the residues it takes at once."""
     import torch
 
     from embedome.models.architectures import ARCHITECTURES
@@ -215,7 +214,7 @@ def planned_encoder(model: str) -> "tuple[nn.Module, int | None]":
 
 
 def read_lengths(options: argparse.Namespace) -> "Lengths":
-    """The sequences' lengths, from wherever the user said."""
+    """Read the sequences' lengths, from wherever the user said."""
     from embedome.common.errors import UserError
     from embedome.embedding.length_histogram import UNIREF50_SEQUENCES, catalog_lengths, fasta_lengths, uniref50_lengths
 
@@ -229,7 +228,7 @@ def read_lengths(options: argparse.Namespace) -> "Lengths":
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    """A plan as a table for people."""
+    """Return a plan as a table for people."""
     used = f"{plan['residues_used']:,} of {plan['residues']:,}"
     rows = [
         ("sequences", f"{plan['sequences']:,}"),
@@ -246,7 +245,7 @@ def plan_text(plan: dict[str, Any]) -> str:
 
 
 def bound_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    """The row that says what holds the GPU up, where that is predicted."""
+    """Return the row that says what holds the GPU up, where that is predicted."""
     if "bound" not in plan:
         return []
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in plan["share_of_device_time"].items())

@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from embedome.cli.options import add_machine_options, chosen_device
+from embedome.cli.options import add_machine_options, choose_device
 
 
 def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parser of `translate`."""
+    """Add the parser of `translate`."""
     parser = commands.add_parser(
         "translate",
         help="translate sequences with an encoder-decoder, or score given translations",
@@ -49,7 +49,7 @@ def run_translate(options: argparse.Namespace) -> None:
     else:
         check_output(options.out, [options.fasta])
         check_dropped(Path(options.out))
-    model = load_seq2seq(options.model, chosen_device(options), options.dtype)
+    model = load_seq2seq(options.model, choose_device(options), options.dtype)
     if options.target:
         account = score_targets(options.fasta, options.target, model, options.out)
     else:

@@ -19,7 +19,7 @@ from embedome.models.registry import REGISTRY
 UNIREF = ("uniref50", "uniref90", "uniref100")
 # What decides which sequences there are, and where each goes; how they are embedded is in the provenance by itself.
 # Left out is where things are: what is in them is known by the digests of the source's files, and of the taxa that the
-# taxonomy gives.
+# taxonomy lists.
 SCIENCE = ("filter", "cluster", "split", "leakage")
 
 
@@ -50,7 +50,7 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
     made : sequence of str
         Files that the workflow makes itself.
     files : bool
-        Check that the files are there which the configuration names, and that the folders of the catalog and of a model
+        Check that the files exist that the configuration names, and that the folders of the catalog and of a model
         to be made may be written.
 
     Raises
@@ -77,9 +77,9 @@ def refuse(faults: Sequence[str]) -> None:
 
 
 def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
-    """Check that the files are there that the configuration names.
+    """Check that the files exist that the configuration names.
 
-    Where a rule's input is not there but its output is, Snakemake takes that for a file that was given.
+    If a rule's input is missing but its output exists, Snakemake takes the output for a file that was given.
 
     Parameters
     ----------
@@ -120,12 +120,12 @@ def describe(error: Any) -> Iterator[str]:
 
 
 def dotted(path: str, key: Any) -> str:
-    """A key with the path to it."""
+    """Return a key with the path to it."""
     return f"{path}.{key}" if path else str(key)
 
 
 def expectation(schema: Mapping[str, Any]) -> str:
-    """What a schema admits, in words."""
+    """Say what a schema admits, in words."""
     if "enum" in schema:
         return "one of " + ", ".join("null" if value is None else str(value) for value in schema["enum"])
     kinds = schema.get("type", "object")
@@ -138,7 +138,7 @@ def expectation(schema: Mapping[str, Any]) -> str:
 
 
 def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Faults between keys that are each well-formed."""
+    """Yield faults between keys that are each well-formed."""
     source, limits, embed = config["source"], config["filter"], config["embed"]
     if source["kind"] == "fasta" and not source["fasta"]:
         yield "source.fasta is []; expected at least one path, as source.kind is 'fasta'"
@@ -173,7 +173,7 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def release_name(release: str | int | None) -> str | None:
-    """A release as UniProt writes it; YAML takes 2024_05 for the number 202405.
+    """Return a release as UniProt writes it; YAML takes 2024_05 for the number 202405.
 
     Examples
     --------
@@ -184,7 +184,7 @@ def release_name(release: str | int | None) -> str | None:
 
 
 def untrained_faults(untrained: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the model to be made."""
+    """Yield what is wrong with the model to be made."""
     if untrained["like"] not in REGISTRY:
         yield f"model.untrained.like is {untrained['like']!r}; expected one of {', '.join(REGISTRY)}"
         return
@@ -201,22 +201,22 @@ def load_schema(path: str | Path) -> dict[str, Any]:
 
 
 def without(section: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """A section of the configuration without some of its keys."""
+    """Return a section of the configuration without some of its keys."""
     return {key: value for key, value in section.items() if key not in keys}
 
 
 def uses_clusters(config: Mapping[str, Any]) -> bool:
-    """Whether sequences are clustered: for the split, or as a redundancy filter."""
+    """Return whether sequences are clustered: for the split, or as a redundancy filter."""
     return config["split"]["method"] == "cluster" or config["cluster"]["as"] == "filter"
 
 
 def drops_leaks(config: Mapping[str, Any]) -> bool:
-    """Whether train sequences that are like held-out ones are dropped."""
+    """Return whether train sequences that are like held-out ones are dropped."""
     return config["leakage"]["drop_above"] is not None
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Digest of the keys that decide about sequences; of stages that do not decide it has none.
+    """Return the digest of the keys that decide about sequences; an idle stage's keys are not among them.
 
     It is the same wherever the files lie that are worked on.
     """

@@ -31,7 +31,7 @@ class Paths:
         return self.config["model"]["name"]
 
     def is_kind(self, kind: str) -> bool:
-        """Whether the sequences come from a demo release, a downloaded one, an address, or files of the user's."""
+        """Return whether sequences come from a demo release, a downloaded one, an address, or files of the user's."""
         return self.config["source"]["kind"] == kind
 
     # What is downloaded
@@ -61,7 +61,7 @@ class Paths:
         return f"resources/release{release}{'-xml' if self.file_format == 'xml' else ''}"
 
     def downloaded(self, name: str) -> str:
-        """A file of what was downloaded."""
+        """Return a file of what was downloaded."""
         folder = "resources/url" if self.is_kind("url") else self.release_folder
         return f"{folder}/{self.database}/{name}"
 
@@ -101,16 +101,16 @@ class Paths:
         return [path for path, wanted in lists.items() if wanted]
 
     def drawn(self, name: str) -> str:
-        """A file of the split stage: the final one, or one of its own where leaks are dropped afterwards."""
+        """Return a file of the split stage: the final one, or one of its own where leaks are dropped afterwards."""
         return f"results/drawn/{name}" if drops_leaks(self.config) else f"results/{name}"
 
     @property
     def leakage(self) -> str | list[str]:
-        """What leaks from val and test into train, where it is to be measured."""
+        """What leaks from val and test into train, if the configuration measures it."""
         return "results/summaries/leakage.json" if self.config["leakage"]["measure"] else []
 
     def all_shards(self, pattern: str) -> list[str]:
-        """A path for every shard of every split; the pattern has the fields split and shard.
+        """Return a path for every shard of every split; the pattern has the fields split and shard.
 
         The number of shards is configured, so that the graph of jobs is known from the start.
         """
@@ -120,7 +120,7 @@ class Paths:
     # The model
 
     def model_file(self, name: str) -> str:
-        """A file of the model directory."""
+        """Return a file of the model directory."""
         return f"{self.config['model']['directory']}/{name}"
 
     @property
@@ -181,7 +181,7 @@ class Paths:
         ]
 
     def benchmarks(self, patterns: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-        """Benchmark files of this run's rules and shards: of others there may be some from earlier runs.
+        """Return the benchmark files of this run's rules and shards: of others there may be some from earlier runs.
 
         Parameters
         ----------

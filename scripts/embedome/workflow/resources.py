@@ -30,7 +30,7 @@ def by_attempt_and_records(amount: int, each: int) -> Resource:
     """Ask for megabytes: a base and `each` bytes for a record read, or a row of an earlier data set."""
 
     def megabytes(wildcards: Any, input: Any, attempt: int) -> int:  # noqa: A002
-        # Where it is not there yet, Snakemake wants the FileNotFoundError, and asks again.
+        # If it does not exist yet, Snakemake expects the FileNotFoundError, and asks again.
         records = json.loads(Path(input.filter).read_text())["read"]
         if "earlier" in input.keys():  # noqa: SIM118 - of Snakemake's named list, whose items are paths
             records += json.loads(Path(input.earlier).read_text()).get("rows", 0)

@@ -329,7 +329,7 @@ def test_a_file_is_written_by_one_process_at_a_time(model, tmp_path, processes):
     arguments = ["embed", tmp_path / "in.fasta", "-m", model, "-o", out, "--workers", 1, "--device", "cpu"]
     first = processes.start(partial(run_main, [*map(str, arguments)], tmp_path / "first"))
     deadline = time.monotonic() + 120
-    # The file of the lock is there a moment before it is held; what else is in the folder comes behind that.
+    # The lock's file exists a moment before it is held; what else is in the folder comes after that.
     while not work.exists() or os.listdir(work) in ([], ["lock"]):
         assert time.monotonic() < deadline
         time.sleep(0.0005)

@@ -3,7 +3,7 @@
 import argparse
 
 import pytest
-from embedome.cli.options import add_engine_options, add_machine_options, chosen_device, chosen_dtype
+from embedome.cli.options import add_engine_options, add_machine_options, choose_device, choose_dtype
 from helpers.fake_cuda import FakeCuda
 
 
@@ -29,8 +29,8 @@ def test_the_fastest_arithmetic_that_is_safe_is_taken(
     caplog.set_level("INFO")
     given = options(*arguments)
     with FakeCuda(capability=capability).entered():
-        assert chosen_device(given) == device
-        assert chosen_dtype(given, device) == dtype
+        assert choose_device(given) == device
+        assert choose_dtype(given, device) == dtype
     assert ("vectors are made in it" in caplog.text) == (dtype == "bfloat16")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from embedome.cli.main import main
-from embedome.cli.plan import planned_encoder
+from embedome.cli.plan import load_planned_encoder
 from embedome.embedding.benchmark import bench, fit_cost, gemm_peak
 from embedome.embedding.cost import CostModel, cost_of, longest_costed
 from embedome.embedding.forecast import Job, make_plan
@@ -233,7 +233,7 @@ def test_a_plan_says_what_is_predicted_and_what_holds_the_gpu_up(capsys: pytest.
     assert sum(shown.values()) == pytest.approx(100, abs=2)
     assert bound == max(shown, key=shown.get)
     printed = yaml.safe_load(rows[rows.index("cost:") :])["cost"]
-    expected = predict(planned_encoder("esm1nv")[0], DEVICES["L40S"], 510, 285).cost
+    expected = predict(load_planned_encoder("esm1nv")[0], DEVICES["L40S"], 510, 285).cost
     assert printed["longest"] == 510
     assert float(printed["linear"]) == pytest.approx(expected.linear, rel=1e-3)
     assert float(printed["quadratic"]) == pytest.approx(expected.quadratic, rel=1e-3)

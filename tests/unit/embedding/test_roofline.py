@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from embedome.cli.plan import planned_encoder
+from embedome.cli.plan import load_planned_encoder
 from embedome.common.errors import UserError
 from embedome.embedding.cost import CostModel
 from embedome.embedding.length_histogram import Lengths, uniref50_lengths
@@ -65,7 +65,7 @@ def test_a_batch_waits_for_the_host_where_kernels_are_short() -> None:
 
 
 def test_what_holds_a_gpu_up_follows_its_memory_and_its_arithmetic() -> None:
-    encoder, longest = planned_encoder("esm1nv")
+    encoder, longest = load_planned_encoder("esm1nv")
     device = DEVICES["H200"]
     assert predict(encoder, device, longest, 285).batch.bound == PRODUCT
     assert predict(encoder, replace(device, passes=device.passes / 10), longest, 285).batch.bound == PASS
@@ -74,7 +74,7 @@ def test_what_holds_a_gpu_up_follows_its_memory_and_its_arithmetic() -> None:
 
 def test_the_cost_is_of_the_time_of_a_batch() -> None:
     """Ten times the arithmetic and the bytes per second take a tenth of the time, beside gaps between kernels."""
-    encoder, _ = planned_encoder("esm2-650m")
+    encoder, _ = load_planned_encoder("esm2-650m")
     device = DEVICES["A100"]
     cost = predict(encoder, device, 1022, 285).cost
     slower = predict(encoder, replace(device, products=device.products / 10, passes=device.passes / 10), 1022, 285).cost
@@ -105,7 +105,7 @@ def test_what_is_assumed_stays_below_the_data_sheet() -> None:
 
 
 def test_a_model_that_does_not_fit_is_refused() -> None:
-    encoder, longest = planned_encoder("esm2-650m")
+    encoder, longest = load_planned_encoder("esm2-650m")
     with pytest.raises(UserError, match="the model takes 1 GB in bfloat16, more than the 1 GB of an slow"):
         predict(encoder, SLOW, longest, 285)
 
@@ -142,7 +142,7 @@ def test_a_shard_of_a_preset_is_10_to_60_minutes(path: Path) -> None:
 def test_the_cost_of_a_preset_is_what_plan_prints(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     given = CostModel(**config["cost"])
-    encoder, held = planned_encoder(path.stem)
+    encoder, held = load_planned_encoder(path.stem)
     assert given.longest == config["embed"].get("max_residues", held)
     fused = config["embed"].get("fused", False)
     expected = predict(encoder, DEVICES["H200"], given.longest, 286, fused=fused).cost
