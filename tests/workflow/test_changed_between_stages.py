@@ -120,7 +120,7 @@ def test_a_shard_that_changed_is_not_embedded(run: Line, whole: tuple[Line, Path
     text = gzip.decompress(run.fasta("train").read_bytes())
     run.fasta("train").write_bytes(gzip.compress(text[:-2] + (b"A" if text[-2:-1] == b"C" else b"C") + b"\n"))
     (run.folder / "new" / "train" / "00000.json").unlink()
-    with pytest.raises(UserError, match=r"not the sequences that .*shards.json tells of, or changed since"):
+    with pytest.raises(UserError, match=r"not the sequences that .*shards.json lists, or changed since"):
         again()
     assert not (run.folder / "new" / "train" / "00000.json").exists()
 

@@ -254,8 +254,8 @@ def test_a_shard_more_of_val_leaves_the_parts_of_train(demo, tmp_path):
     result = run(tmp_path / "copy", changed(SMALL, shard={"val": 2}), "--until", "ledger")
     assert result.returncode == 0, result.stdout
     logs = tmp_path / "copy/results/logs/embed/esm1nv-demo"
-    assert "is there already" in (logs / "train/00000.log").read_text()
-    assert "is there already" not in (logs / "val/00001.log").read_text()
+    assert "is written already" in (logs / "train/00000.log").read_text()
+    assert "is written already" not in (logs / "val/00001.log").read_text()
 
 
 def test_weights_that_are_not_embedome_s_are_never_replaced(tmp_path):

@@ -225,7 +225,7 @@ def test_a_record_that_is_in_no_shard_is_found(own: Line) -> None:
     for name in ("catalog", "splits.parquet"):
         (own.folder / name).rename(own.folder / f"old-{name}")
         (more.folder / name).rename(own.folder / name)
-    assert "not the catalog that" in fault_of(own)
+    assert "not the catalog of" in fault_of(own)
     # As of shards of an earlier version, which do not name their catalog.
     shards = own.folder / "shards.json"
     shards.write_text(shards.read_text().replace("catalog_sha256", "unknown"))
