@@ -1,0 +1,81 @@
+"""The token ids that an objective needs, out of a model's vocabulary."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedome.common.errors import UserError
+from embedome.models.tokenizer import STANDARD, ResidueTokenizer
+
+# Nothing is learnt from guessing X, and nothing is known of what a vocabulary has no letter for.
+UNKNOWN_RESIDUE = "X"
+MASK, END = "<mask>", "</s>"
+SENTINEL = "<extra_id_{}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Alphabet:
+    """Token ids by what they are for.
+
+    Parameters
+    ----------
+    table : numpy.ndarray, dtype=int64, shape=(256,)
+        Id of each byte of a sequence.
+    first, last : tuple of int
+        Before and behind every sequence; none or one each.
+    standard : numpy.ndarray, dtype=int64, shape=(20,)
+        The standard residues.
+    residues : numpy.ndarray, dtype=int64, shape=(n,)
+        All letters of the vocabulary.
+    can_hide : numpy.ndarray, dtype=bool, shape=(V,)
+        Whether a token may be hidden by a mask: all residues but X.
+    mask : int or None
+    sentinels : tuple of int
+        What takes the places of hidden residues in T5, in order.
+    start, end : int or None
+        What a decoder begins with, and what ends its labels.
+    """
+
+    table: np.ndarray
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    standard: np.ndarray
+    residues: np.ndarray
+    can_hide: np.ndarray
+    mask: int | None
+    sentinels: tuple[int, ...]
+    start: int | None
+    end: int | None
+
+    @property
+    def n_special(self) -> int:
+        """Tokens around a sequence."""
+        return len(self.first) + len(self.last)
+
+    @classmethod
+    def of(cls, tokenizer: ResidueTokenizer, start: int | None = None) -> "Alphabet":
+        """Take the ids of a tokenizer; `start` is decoder_start_token_id of config.json.
+
+        Raises
+        ------
+        UserError
+            Where it lacks one of the 20 standard residues.
+        """
+        ids, letters = tokenizer.ids, tokenizer.letters
+        if missing := set(STANDARD) - ids.keys():
+            raise UserError(f"the model's vocabulary lacks {min(missing)}; expected the 20 standard residues")
+        can_hide = np.zeros(max(ids.values()) + 1, bool)
+        can_hide[[token for token, letter in letters.items() if letter != UNKNOWN_RESIDUE]] = True
+        count = next(number for number in range(len(ids) + 1) if SENTINEL.format(number) not in ids)
+        return cls(
+            table=tokenizer.table,
+            first=tuple(tokenizer.first),
+            last=tuple(tokenizer.last),
+            standard=np.array([ids[residue] for residue in STANDARD]),
+            residues=np.array(sorted(letters)),
+            can_hide=can_hide,
+            mask=ids.get(MASK),
+            sentinels=tuple(ids[SENTINEL.format(number)] for number in range(count)),
+            start=start,
+            end=ids.get(END),
+        )
