@@ -1,0 +1,374 @@
+"""The models that are trained: embedome's encoders with a decoder or a head on top, and dropout; nothing is padded.
+
+Linear layers and norms run over all tokens of a micro-batch as one stream, attention over groups of one length
+(`encoders.grouped`), the head over hidden residues alone.
+Shapes: B sequences of a group, S tokens of each, U of each target, T of all groups, D model dimension, H heads,
+K dimension of a head, V vocabulary, N labels of a micro-batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedome.decoding.masked_lm import Head
+from embedome.models.encoders.grouped import join, split
+from embedome.models.encoders.prenorm import (
+    BLENDERBOT_LAYER,
+    BlenderbotEncoder,
+    PreLNEncoder,
+    PreLNLayer,
+    layer_parts,
+    norm_parts,
+)
+from embedome.models.encoders.t5 import (
+    PREFIX,
+    RelativeBias,
+    T5Encoder,
+    layer_modules,
+    layer_sizes,
+    relative_positions,
+    stack_parts,
+)
+from embedome.models.encoders.t5_decoder import CROSS_ATTENTION, UNUSED_BIAS, T5DecoderLayer, decoder_layers
+from embedome.models.registry import BLENDERBOT, MEGATRON_BERT, T5
+from embedome.models.tensors import TensorMap
+from embedome.training.device_batch import DeviceBatch, MaskedBatch, SpanBatch
+
+BLENDERBOT_CROSS = {
+    "cross_norm": ["encoder_attn_layer_norm"],
+    "cross_query": ["encoder_attn.q_proj"],
+    "cross_key_value": ["encoder_attn.k_proj", "encoder_attn.v_proj"],
+    "cross_attention_out": ["encoder_attn.out_proj"],
+}
+
+
+class Guesses(NamedTuple):
+    """What a model gives to N labels."""
+
+    logits: Tensor
+    """float32 [N, V]"""
+    labels: Tensor
+    """int64 [N]"""
+    residues: Tensor | None
+    """int64 [n], which labels are hidden residues; None where all are."""
+
+
+class Scores(NamedTuple):
+    """Sums over the labels of a micro-batch; scalars."""
+
+    loss: Tensor
+    """Negative log-probability of the labels, in nats: what is minimised."""
+    labels: Tensor
+    residue_loss: Tensor
+    """The part of hidden residues, without a gradient."""
+    residues: Tensor
+    right: Tensor
+    """Hidden residues that are guessed right."""
+
+
+class TrainedModel(nn.Module):
+    """A model that is trained: what the three have in common.
+
+    Parameters
+    ----------
+    dropout : float
+    """
+
+    prefix = ""
+    """What the Hugging Face class with a head puts before names of the class without one."""
+    unprefixed: tuple[str, ...] = ()
+    """Beginnings of the names of which it does not."""
+    copies: Mapping[str, str] = {}
+    """Tensors that the Hugging Face class has besides, and those that they are copies of."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, batch: DeviceBatch) -> Scores:
+        """Score a micro-batch."""
+        logits, labels, residues = self.guess(batch)
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        guessed, of_residues = logits.detach().argmax(-1) == labels, losses.detach()
+        if residues is not None:
+            guessed, of_residues = guessed[residues], of_residues[residues]
+        counts = (torch.full((), len(each), device=logits.device) for each in (labels, of_residues))
+        return Scores(losses.sum(), next(counts), of_residues.sum(), next(counts), guessed.sum())
+
+    def guess(self, batch: DeviceBatch) -> Guesses:
+        """What the model gives to the labels of a micro-batch."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> Tensor:
+        """The embedding of tokens [V, D]."""
+        return self.encoder.words.weight
+
+    def settle(self) -> None:
+        """What remains to be done once all tensors are filled."""
+        self.encoder.settle()
+
+    @staticmethod
+    def tensor_map(config: Mapping) -> TensorMap:
+        """What the tensors of a Hugging Face checkpoint are to this module."""
+        raise NotImplementedError
+
+    def drop(self, x: Tensor) -> Tensor:
+        """Dropout, while training."""
+        return functional.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
+        """Attention within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K]."""
+        heads_first = (each.transpose(1, 2) for each in (query, key, value))
+        rate = self.dropout if self.training else 0.0
+        found = functional.scaled_dot_product_attention(*heads_first, dropout_p=rate, **options)
+        return found.transpose(1, 2).flatten(2)
+
+    def cross_attend(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        targets: Sequence[torch.Size],
+        encoded: Tensor,
+        sources: Sequence[torch.Size],
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attention of the targets' tokens [T, D] to all tokens of their sources."""
+        queries = split(layer.cross_query(layer.cross_norm(x)).unflatten(-1, (layer.heads, -1)), targets)
+        pairs = split(layer.cross_key_value(encoded).unflatten(-1, (2, layer.heads, -1)), sources)
+        parts = zip(queries, pairs, strict=True)
+        attended = [self.attend(query, *pair.unbind(2), scale=scale) for query, pair in parts]
+        return x + self.drop(layer.cross_attention_out(join(attended)))
+
+
+class PreLNModel(TrainedModel):
+    """What ESM-1nv and ProtT5nv have in common."""
+
+    def embed(self, tokens: Tensor, starts: Tensor | None = None) -> Tensor:
+        """Embed tokens [B, L] and their positions, to [B, L, D]."""
+        length, positions = tokens.shape[1], self.encoder.positions
+        if starts is None:
+            places = positions.weight[:length]
+        else:
+            places = positions(starts[:, None] + torch.arange(length, device=tokens.device))
+        return self.drop(self.encoder.words(tokens) + places)
+
+    def self_attend(self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size], *, causal: bool) -> Tensor:
+        """The attention half of a layer."""
+        qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
+        attended = [self.attend(*part.unbind(2), is_causal=causal) for part in split(qkv, shapes)]
+        return x + self.drop(layer.attention_out(join(attended)))
+
+    def feed_forward(self, layer: PreLNLayer, x: Tensor) -> Tensor:
+        """The other half."""
+        return x + self.drop(layer.mlp_out(layer.activation(layer.mlp_in(layer.mlp_norm(x)))))
+
+    def encode(self, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+        """Map embedded tokens [T, D] to hidden states before the final norm."""
+        for layer in self.encoder.layers:
+            x = self.feed_forward(layer, self.self_attend(layer, x, shapes, causal=False))
+        return x
+
+
+class MaskedModel(PreLNModel):
+    """ESM-1nv: an encoder, and a head that guesses masked residues.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json with model_type ``megatron-bert``.
+    dropout : float
+    """
+
+    prefix = "bert."
+    unprefixed = ("cls.",)
+
+    def __init__(self, config: Mapping, dropout: float) -> None:
+        super().__init__(dropout)
+        self.encoder = PreLNEncoder(config)
+        self.head = Head(config["hidden_size"], config["vocab_size"], config["layer_norm_eps"])
+
+    def guess(self, batch: MaskedBatch) -> Guesses:
+        """As `TrainedModel.guess`."""
+        x = join([self.embed(tokens, starts) for tokens, starts in zip(batch.tokens, batch.starts, strict=True)])
+        x = self.encode(x, [tokens.shape for tokens in batch.tokens])
+        logits = self.head(self.encoder.final_norm(x[batch.hidden]), self.words).float()
+        return Guesses(logits, batch.labels, None)
+
+    @staticmethod
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `TrainedModel.tensor_map`, of `transformers.MegatronBertForMaskedLM`."""
+        encoder, head = PreLNEncoder.tensor_map(config), Head.tensor_map(config)
+        parts = under("encoder", encoder.parts) | under("head", head.parts)
+        unused = (r"embeddings\.position_ids", r"pooler\..+", r"cls\.seq_relationship\..+")
+        return TensorMap(parts, MaskedModel.prefix, unused, encoder.layers, renamed=head.renamed)
+
+
+class CrossLayer(PreLNLayer):
+    """A layer of ProtT5nv's decoder, which looks at the encoder's output, too."""
+
+    def __init__(self, dimension: int, heads: int, feed_forward: int, eps: float, activation: str) -> None:
+        super().__init__(dimension, heads, feed_forward, eps, activation)
+        self.cross_norm = nn.LayerNorm(dimension, eps)
+        self.cross_query = nn.Linear(dimension, dimension)
+        self.cross_key_value = nn.Linear(dimension, 2 * dimension)
+        self.cross_attention_out = nn.Linear(dimension, dimension)
+
+
+class PreLNDecoder(nn.Module):
+    """The tensors of ProtT5nv's decoder; tokens and positions are the encoder's.
+
+    Parameters
+    ----------
+    config : mapping
+    eps : float
+    """
+
+    def __init__(self, config: Mapping, eps: float) -> None:
+        super().__init__()
+        sizes = (config["d_model"], config["decoder_attention_heads"], config["decoder_ffn_dim"])
+        self.layers = nn.ModuleList(
+            CrossLayer(*sizes, eps, config["activation_function"]) for _ in range(config["decoder_layers"])
+        )
+        self.final_norm = nn.LayerNorm(config["d_model"], eps)
+
+
+class PreLNSeq2Seq(PreLNModel):
+    """ProtT5nv: encoder and decoder with one table of tokens, which is the output matrix, too, and one of positions.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json with model_type ``blenderbot``.
+    dropout : float
+    """
+
+    prefix = "model."
+    unprefixed = ("final_logits_bias",)
+    copies: Mapping[str, str] = {"model.decoder.embed_positions.weight": "model.encoder.embed_positions.weight"}
+
+    def __init__(self, config: Mapping, dropout: float) -> None:
+        super().__init__(dropout)
+        self.encoder = BlenderbotEncoder(config)
+        self.decoder = PreLNDecoder(config, self.encoder.final_norm.eps)
+        self.bias = nn.Parameter(torch.empty(1, config["vocab_size"]))
+
+    def guess(self, batch: SpanBatch) -> Guesses:
+        """As `TrainedModel.guess`."""
+        sources, targets = [source.shape for source in batch.sources], [target.shape for target in batch.targets]
+        encoded = self.encode(join([self.embed(source) for source in batch.sources]), sources)
+        encoded = self.encoder.final_norm(encoded)
+        x = join([self.embed(target) for target in batch.targets])
+        for layer in self.decoder.layers:
+            x = self.self_attend(layer, x, targets, causal=True)
+            x = self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources))
+        logits = functional.linear(self.decoder.final_norm(x), self.words, self.bias[0]).float()
+        return Guesses(logits, batch.labels, batch.residues)
+
+    @staticmethod
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `TrainedModel.tensor_map`, of `transformers.BlenderbotForConditionalGeneration`."""
+        encoder, count = BlenderbotEncoder.tensor_map(config), config["decoder_layers"]
+        decoder = layer_parts("decoder.layers.", count, BLENDERBOT_LAYER | BLENDERBOT_CROSS)
+        decoder |= norm_parts("decoder.layer_norm")
+        parts = under("encoder", encoder.parts) | under("decoder", decoder)
+        return TensorMap(
+            parts | {"encoder.words.weight": ["shared.weight"], "bias": ["final_logits_bias"]},
+            PreLNSeq2Seq.prefix,
+            (r"(encoder|decoder)\.version",),
+            {**encoder.layers, "decoder.layers": ("decoder_layers", count)},
+            renamed=(
+                (r"^((encoder|decoder)\.embed_tokens|lm_head)\.weight$", "shared.weight"),
+                (r"^decoder\.embed_positions\.weight$", "encoder.embed_positions.weight"),
+            ),
+        )
+
+
+class T5DecoderStack(nn.Module):
+    """The tensors of T5's decoder; tokens are the encoder's.
+
+    Parameters
+    ----------
+    config : mapping
+    """
+
+    def __init__(self, config: Mapping) -> None:
+        super().__init__()
+        buckets, max_distance = relative_positions(config)
+        self.bias = RelativeBias(config["num_heads"], buckets, max_distance, causal=True)
+        self.layers = nn.ModuleList(T5DecoderLayer(*layer_sizes(config)) for _ in range(decoder_layers(config)))
+        self.final_norm = nn.RMSNorm(config["d_model"], config["layer_norm_epsilon"])
+
+
+class T5Seq2Seq(TrainedModel):
+    """Ankh: encoder and decoder with one table of tokens, and an output matrix of its own.
+
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json with model_type ``t5``.
+    dropout : float
+    """
+
+    def __init__(self, config: Mapping, dropout: float) -> None:
+        super().__init__(dropout)
+        self.encoder, self.decoder = T5Encoder(config), T5DecoderStack(config)
+        self.head = nn.Parameter(torch.empty(config["vocab_size"], config["d_model"]))
+
+    def self_attend(
+        self, layer: nn.Module, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]
+    ) -> Tensor:
+        """The attention half of a layer."""
+        qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
+        parts = zip(split(qkv, shapes), biases, strict=True)
+        # Scores in bfloat16 take a bias in bfloat16.
+        attended = [self.attend(*part.unbind(2), attn_mask=bias.to(part.dtype), scale=1.0) for part, bias in parts]
+        return x + self.drop(layer.attention_out(join(attended)))
+
+    def feed_forward(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The other half."""
+        return x + self.drop(layer.mlp_out(layer.activate(layer.mlp_in(layer.mlp_norm(x)))))
+
+    def guess(self, batch: SpanBatch) -> Guesses:
+        """As `TrainedModel.guess`."""
+        sources, targets = [source.shape for source in batch.sources], [target.shape for target in batch.targets]
+        encoded = self.drop(join([self.encoder.words(source) for source in batch.sources]))
+        biases = [self.encoder.bias(length) for _, length in sources]
+        for layer in self.encoder.layers:
+            encoded = self.feed_forward(layer, self.self_attend(layer, encoded, sources, biases))
+        encoded = self.drop(self.encoder.final_norm(encoded))
+        x = self.drop(join([self.encoder.words(target) for target in batch.targets]))
+        biases = [self.decoder.bias(length) for _, length in targets]
+        for layer in self.decoder.layers:
+            x = self.self_attend(layer, x, targets, biases)
+            x = self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources, scale=1.0))
+        logits = functional.linear(self.drop(self.decoder.final_norm(x)), self.head).float()
+        return Guesses(logits, batch.labels, batch.residues)
+
+    @staticmethod
+    def tensor_map(config: Mapping) -> TensorMap:
+        """As `TrainedModel.tensor_map`, of `transformers.T5ForConditionalGeneration`."""
+        encoder, count = T5Encoder.tensor_map(config), decoder_layers(config)
+        decoder = stack_parts("decoder", count, layer_modules(config, 2) | CROSS_ATTENTION)
+        del decoder["words.weight"]
+        parts = under("encoder", encoder.parts) | under("decoder", decoder)
+        return TensorMap(
+            parts | {"encoder.words.weight": ["shared.weight"], "head": ["lm_head.weight"]},
+            PREFIX,
+            (UNUSED_BIAS,),
+            {**encoder.layers, "decoder.block": ("num_decoder_layers", count)},
+            # Of a model whose head is tied: it starts there, and goes its own way.
+            ties={"lm_head.weight": ["shared.weight"]},
+            renamed=((r"^(encoder|decoder)\.embed_tokens\.weight$", "shared.weight"),),
+        )
+
+
+CLASSES = {MEGATRON_BERT: MaskedModel, BLENDERBOT: PreLNSeq2Seq, T5: T5Seq2Seq}
+
+
+def under(name: str, parts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The tensors of a module as those of one that has it under a name."""
+    return {f"{name}.{own}": theirs for own, theirs in parts.items()}

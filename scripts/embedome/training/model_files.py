@@ -1,0 +1,120 @@
+"""Models that are trained, out of a Hugging Face directory or with random weights, and written as one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from embedome.common.json_files import read_json
+from embedome.common.outputs import check_own_folder
+from embedome.models.create import MODEL_NAMES, make_config, random_model, save_directory
+from embedome.models.directory import CONFIG, open_checkpoint, read_config
+from embedome.models.registry import CONFIG_KEY, find_entry
+from embedome.models.tensors import fill, stacked
+from embedome.training.model import CLASSES, TrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# In what embedome says of a model: how it was trained.
+PRETRAINING = "pretraining"
+
+
+def empty_model(config: "PreTrainedConfig", dropout: float) -> TrainedModel:
+    """A model without weights, on torch's meta device."""
+    with torch.device("meta"):
+        return CLASSES[config.model_type](config.to_dict(), dropout)
+
+
+def new_model(like: str, config: "PreTrainedConfig", dropout: float) -> TrainedModel:
+    """A model with the random weights of `embedome models init`, by the seed in what embedome says of it.
+
+    Parameters
+    ----------
+    like : str
+        The registered model whose architecture it has.
+    config : transformers.PreTrainedConfig
+        As `create.make_config` gives it.
+    dropout : float
+    """
+    model, source = empty_model(config, dropout), random_model(find_entry(like), config).state_dict()
+    expected = model.tensor_map(config.to_dict())
+    named = {expected.base_name(name): tensor for name, tensor in source.items()}
+    filled = {name: stacked(named[part] for part in parts) for name, parts in expected.parts.items()}
+    model.load_state_dict(filled, assign=True)
+    model.settle()
+    return model
+
+
+def read_model(directory: str | os.PathLike, config: "PreTrainedConfig", dropout: float) -> TrainedModel:
+    """A model with the weights of a directory, which has its shape; activation and head may be others.
+
+    Raises
+    ------
+    UserError
+        As `directory.load_model`; names the tensor that does not fit.
+    """
+    read_config(directory)
+    model = empty_model(config, dropout)
+    fill(model, open_checkpoint(directory, model.tensor_map(config.to_dict())))
+    model.settle()
+    return model
+
+
+def hugging_face_tensors(model: TrainedModel, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A model's tensors by their names in the Hugging Face class; views."""
+    state, expected = model.state_dict(), model.tensor_map(config)
+    found = {}
+    for own, names in expected.parts.items():
+        if own not in state:  # token types, which have become part of the positions
+            continue
+        for name, part in zip(names, state[own].chunk(len(names)), strict=True):
+            found[name if name.startswith(model.unprefixed) else model.prefix + name] = part
+    return found | {copy: found[name] for copy, name in model.copies.items()}
+
+
+def save_model(
+    directory: str | os.PathLike, like: str, sizes: Mapping[str, int], model: TrainedModel, about: Mapping[str, Any]
+) -> None:
+    """Write a model as a Hugging Face directory, whole or not at all.
+
+    Parameters
+    ----------
+    directory : path
+    like : str
+        The registered model whose architecture and vocabulary it has.
+    sizes : mapping of str to int
+        As in `create.make_config`.
+    model : TrainedModel
+    about : mapping
+        What embedome says of it in config.json.
+
+    Raises
+    ------
+    UserError
+        Where there is something at the path that embedome's training did not write.
+    """
+    config = make_config(like, sizes, about)
+    save_directory(directory, like, config, hugging_face_tensors(model, config.to_dict()), check_own_model)
+
+
+def check_own_model(directory: str | os.PathLike) -> None:
+    """Check that a directory may be replaced by a trained model.
+
+    Raises
+    ------
+    UserError
+        Where training did not write it, or something else is in it.
+    """
+    check_own_folder(directory, MODEL_NAMES, is_pretrained)
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder is a model that was trained here."""
+    path = folder / CONFIG
+    config = read_json(path) if path.is_file() else None
+    about = config.get(CONFIG_KEY) if isinstance(config, dict) else None
+    return isinstance(about, dict) and PRETRAINING in about
