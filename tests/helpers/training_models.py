@@ -8,13 +8,14 @@ import torch
 import transformers
 from embedome.models.create import make_config, model_class
 from embedome.models.registry import MEGATRON_BERT, find_entry
+from embedome.training.alphabet import Alphabet
 from embedome.training.device_batch import to_device
 from embedome.training.model import TrainedModel
 from embedome.training.model_files import new_model
 from embedome.training.objectives import IGNORED, Group, MaskedGroup
 from embedome.training.recipes import RECIPES
-from helpers.alphabets import alphabet_of, group_of
 from helpers.stores import random_sequences
+from helpers.token_groups import group_of
 from torch import Tensor, nn
 
 transformers.logging.set_verbosity_error()
@@ -41,7 +42,7 @@ def small_model(name: str, dropout: float = 0.0) -> TrainedModel:
 def corrupted(name: str, count: int = 9, shortest: int = 1) -> list[Group]:
     """Random sequences with hidden residues, in groups of one length."""
     sequences = [*random_sequences(count, 3, shortest, 50), *random_sequences(3, 4, 30, 30)]
-    alphabet, objective = alphabet_of(name), RECIPES[name].objective
+    alphabet, objective = Alphabet.of_model(name), RECIPES[name].objective
     lengths = sorted({len(sequence) for sequence in sequences})
     return [
         objective.hide(group_of([each for each in sequences if len(each) == length], alphabet), alphabet, 60)

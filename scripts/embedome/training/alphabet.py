@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedome.common.errors import UserError
+from embedome.models.registry import find_entry
 from embedome.models.tokenizer import STANDARD, ResidueTokenizer
+from embedome.models.vocabularies import VOCABULARIES
 
 # Nothing is learnt from guessing X, and nothing is known of what a vocabulary has no letter for.
 UNKNOWN_RESIDUE = "X"
-MASK, END = "<mask>", "</s>"
+UNKNOWN, MASK, END = "<unk>", "<mask>", "</s>"
 SENTINEL = "<extra_id_{}>"
 
 
@@ -53,20 +54,15 @@ class Alphabet:
         return len(self.first) + len(self.last)
 
     @classmethod
-    def of(cls, tokenizer: ResidueTokenizer, start: int | None = None) -> "Alphabet":
-        """Take the ids of a tokenizer; `start` is decoder_start_token_id of config.json.
-
-        Raises
-        ------
-        UserError
-            Where it lacks one of the 20 standard residues.
-        """
-        ids, letters = tokenizer.ids, tokenizer.letters
-        if missing := set(STANDARD) - ids.keys():
-            raise UserError(f"the model's vocabulary lacks {min(missing)}; expected the 20 standard residues")
-        can_hide = np.zeros(max(ids.values()) + 1, bool)
+    def of_model(cls, name: str) -> "Alphabet":
+        """Return the alphabet of a registered model."""
+        entry = find_entry(name)
+        ids = {token: number for number, token in enumerate(VOCABULARIES[entry.vocabulary].tokens)}
+        tokenizer = ResidueTokenizer(ids, UNKNOWN, entry.first, entry.last)
+        letters = tokenizer.letters
+        can_hide = np.zeros(len(ids), bool)
         can_hide[[token for token, letter in letters.items() if letter != UNKNOWN_RESIDUE]] = True
-        count = next(number for number in range(len(ids) + 1) if SENTINEL.format(number) not in ids)
+        count = next(number for number in range(len(ids)) if SENTINEL.format(number) not in ids)
         return cls(
             table=tokenizer.table,
             first=tuple(tokenizer.first),
@@ -76,6 +72,6 @@ class Alphabet:
             can_hide=can_hide,
             mask=ids.get(MASK),
             sentinels=tuple(ids[SENTINEL.format(number)] for number in range(count)),
-            start=start,
+            start=entry.config.get("decoder_start_token_id"),
             end=ids.get(END),
         )

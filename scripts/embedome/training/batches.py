@@ -197,6 +197,13 @@ class Batches:
         start = (uniform(key, WINDOW) * (whole - tokens + 1)).astype(np.int64)
         return Rows(row, key, whole, start, tokens)
 
+    def first_rows(self, count: int, tokens: int | None, key: int) -> Rows:
+        """The first tokens of the first sequences of the store, shortest first, with draws that depend on the row."""
+        row = np.arange(min(count, len(self.store)))
+        seen = self.parts(row, combine(key, row), tokens)
+        order = np.argsort(seen.tokens, kind="stable")
+        return Rows(seen.row, seen.key, seen.whole, np.zeros_like(seen.start), seen.tokens).take(order)
+
     def groups(self, rows: Rows) -> list[Group]:
         """What a model is given of sequences, shortest first, and what it has to guess: a group for each length."""
         ends = [*(np.flatnonzero(np.diff(rows.tokens)) + 1).tolist(), len(rows)]

@@ -5,8 +5,10 @@ Sources, as in docs/models.md: the model cards; BioNeMo's configurations and cod
 paper (Elnaggar et al. 2023, arXiv:2301.06568).
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from embedome.common.errors import UserError
 from embedome.training.objectives import BertMasks, LegacyMasks, Objective, SpanCorruption
@@ -87,10 +89,14 @@ class Recipe:
         Of the longest sequence; longer ones are cut.
     dropout : float
         Of embeddings, of what attention and feed-forward layers add, and of attention.
+    every : int
+        Steps from one checkpoint and validation to the next.
     average : int
-        Last checkpoints whose mean is the result; 1 for the last alone.
+        Last of these checkpoints whose mean is the result; 1 for the last alone.
     clip : float
         Largest norm of all gradients together.
+    validation_tokens : int or None
+        Of a sequence, from its beginning, that are seen in validation; None: all that the positions hold.
     sizes : mapping of str to int
         Of the model, where they are not those of the registry.
     like_frequencies : bool
@@ -109,8 +115,10 @@ class Recipe:
     phases: tuple[Phase, ...]
     residues: int
     dropout: float
+    every: int
     average: int = 1
     clip: float = 1.0
+    validation_tokens: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     like_frequencies: bool = False
     sinusoids: bool = False
@@ -127,7 +135,8 @@ class Recipe:
             return self
         by = steps / self.steps
         phases = tuple(replace(phase, until=round(phase.until * by)) for phase in self.phases)
-        return replace(self, schedule=self.schedule.scaled(round(self.schedule.steps * by)), phases=phases)
+        schedule = self.schedule.scaled(max(1, round(self.schedule.steps * by)))
+        return replace(self, schedule=schedule, phases=phases, every=max(1, round(self.every * by)))
 
     def with_tokens(self, tokens: int) -> "Recipe":
         """Return the recipe with another number of tokens of a step."""
@@ -139,6 +148,7 @@ class Recipe:
 ESM1NV_ADAM = Adam((0.9, 0.98), 0.01)
 ESM1NV_COSINE = Cosine(peak=2e-4, lowest=2e-5, warm_up=500, steps=1_000_000, tail=50_000)
 ESM1NV_OPEN = (
+    "how far apart the 47 averaged checkpoints are: 1,500 steps, at which the code validated",
     "the schedule's end: 1,000,000 steps of the configuration, though training ended at 957,610",
     "weight decay: on matrices and tables, not on biases and norms, as Megatron-LM has it",
     "sequences longer than the positions: cut to their first residues, the end token kept, as embedome embeds them; "
@@ -156,6 +166,8 @@ ESM1NV = Recipe(
     # seq_length 512, two of them special tokens.
     residues=510,
     dropout=0.1,
+    # val_check_interval 1500.
+    every=1500,
     # Card: the last 47 checkpoints.
     average=47,
     open=(
@@ -178,7 +190,7 @@ RECIPES = {
             objective=LegacyMasks(rate=0.1, masked=0.5),
             open=(
                 "which of the chosen tokens become the mask: each with probability one half",
-                *ESM1NV_OPEN[:2],
+                *ESM1NV_OPEN[:3],
             ),
         ),
         Recipe(
@@ -195,6 +207,8 @@ RECIPES = {
             # NeMo's t5_dataset.py: seq_length 512, less 2.
             residues=510,
             dropout=0.1,
+            # val_check_interval 2000.
+            every=2000,
             open=(
                 "masks: new ones in every epoch; NeMo's recur, as it seeds them by the sequence alone",
                 "the beginning: random weights, or --init with a model of the same shape; the card's began with NeMo's "
@@ -217,10 +231,12 @@ RECIPES = {
             # README: length 512, one of them the end token.
             residues=511,
             dropout=0.0,
+            every=2000,
             open=(
                 "the learning rate: Ankh-large's 0.002; the card of Ankh2 has none",
                 "the batch: 1,024 for the card's 1k; the steps: 45 epochs of the card's 60 million sequences",
                 "neighbours that are hidden: each with a sentinel of its own, as the paper's experiment 6 was rejected",
+                "checkpoints: every 2,000 steps, and the last one is the result",
                 "the beginning: random weights, or --init with Ankh-large, as the card says, its activation read as "
                 "silu and its head untied",
             ),
@@ -235,6 +251,8 @@ RECIPES = {
             phases=(Phase(707, tokens=2048, window=128), Phase(943, tokens=2048, window=384)),
             residues=510,
             dropout=0.0,
+            every=100,
+            validation_tokens=256,
             sizes={"layers": 3, "hidden": 128, "heads": 4, "feed_forward": 512},
             like_frequencies=True,
             sinusoids=True,
@@ -254,3 +272,10 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise UserError(f"no recipe is called {name!r}; expected one of {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON: objective, optimiser and schedule with their kinds."""
+    kinds = {name: type(getattr(recipe, name)).__name__ for name in ("objective", "optimiser", "schedule")}
+    parts = {name: {"kind": kind, **asdict(getattr(recipe, name))} for name, kind in kinds.items()}
+    return json.loads(json.dumps({**asdict(recipe), **parts}))

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from embedome.common.errors import UserError
 from embedome.training import batches
+from embedome.training.alphabet import Alphabet
 from embedome.training.batches import Batches, deal
 from embedome.training.objectives import IGNORED
 from embedome.training.recipes import RECIPES, Phase
-from helpers.alphabets import alphabet_of
 from helpers.stores import random_sequences, store_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 BERT, LEGACY, SPANS = (RECIPES[name].objective for name in ("esm1nv", "esm1nv-legacy", "prott5nv"))
-ESM, PROTT5NV = alphabet_of("esm1nv"), alphabet_of("prott5nv")
+ESM, PROTT5NV = Alphabet.of_model("esm1nv"), Alphabet.of_model("prott5nv")
 SEQUENCES = random_sequences(211)
 
 

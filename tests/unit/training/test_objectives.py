@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from embedome.common.errors import UserError
 from embedome.models.tokenizer import STANDARD
+from embedome.training.alphabet import Alphabet
 from embedome.training.objectives import IGNORED, BertMasks, LegacyMasks, SpanCorruption, TokenGroup
 from embedome.training.recipes import RECIPES
-from helpers.alphabets import alphabet_of, group_of
+from helpers.token_groups import group_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-ESM, PROTT5NV, ANKH = (alphabet_of(name) for name in ("esm1nv", "prott5nv", "ankh2-ext2"))
+ESM, PROTT5NV, ANKH = (Alphabet.of_model(name) for name in ("esm1nv", "prott5nv", "ankh2-ext2"))
 BERT, LEGACY, SPANS, ANKH_SPANS = (
     RECIPES[name].objective for name in ("esm1nv", "esm1nv-legacy", "prott5nv", "ankh2-ext2")
 )

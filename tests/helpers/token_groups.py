@@ -1,22 +1,8 @@
-"""The alphabets of the founding models, and sequences as groups of tokens."""
-
-from functools import cache
+"""Sequences as groups of tokens."""
 
 import numpy as np
-from embedome.models.registry import find_entry
-from embedome.models.tokenizer import ResidueTokenizer
-from embedome.models.vocabularies import VOCABULARIES
 from embedome.training.alphabet import Alphabet
 from embedome.training.objectives import TokenGroup
-
-
-@cache
-def alphabet_of(model: str) -> Alphabet:
-    """The alphabet of a registered model."""
-    entry = find_entry(model)
-    ids = {token: number for number, token in enumerate(VOCABULARIES[entry.vocabulary].tokens)}
-    tokenizer = ResidueTokenizer(ids, "<unk>", entry.first, entry.last)
-    return Alphabet.of(tokenizer, entry.config.get("decoder_start_token_id"))
 
 
 def group_of(sequences: list[str], alphabet: Alphabet, keys: list[int] | None = None) -> TokenGroup:

@@ -1,0 +1,174 @@
+"""Checkpoints: written whole or not at all, the last ones kept, found again, averaged.
+
+A checkpoint is a folder of its run, ``step-NNNNNNNN``, with the weights in float32 under the module's own names
+(``weights.safetensors``), the optimisers' state (``optimisers.pt``), and ``state.json``: the step, counts, and what
+identifies the run. Optimisers' states are kept for the last two alone; weights as long as they may be averaged.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedome.common.atomic_files import atomic_directory, temporaries_of
+from embedome.common.errors import UserError
+from embedome.common.json_files import json_text, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+WEIGHTS, OPTIMISERS, STATE = "weights.safetensors", "optimisers.pt", "state.json"
+NAME = re.compile(r"step-(\d{8})")
+# Of which a run can go on: one, and one more in case that one cannot be read.
+RESUMABLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Parameters
+    ----------
+    path : Path
+    step : int
+        Steps done.
+    """
+
+    path: Path
+    step: int
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a run can go on from it."""
+        return (self.path / OPTIMISERS).is_file()
+
+    def state(self) -> dict[str, Any]:
+        """What state.json says."""
+        return read_json(self.path / STATE)
+
+    def weights(self) -> "dict[str, Tensor]":
+        """The weights, by the module's names.
+
+        Raises
+        ------
+        UserError
+            Where the file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{self.path / WEIGHTS}: cannot be read ({error}); delete the folder and run again"
+            ) from None
+
+    def restore(self, model: "nn.Module", optimisers: "Sequence[Optimizer]") -> None:
+        """Give model and optimisers the checkpoint's state.
+
+        Raises
+        ------
+        UserError
+            Where a file is missing or damaged.
+        """
+        import torch
+
+        model.load_state_dict(self.weights())
+        try:
+            states = torch.load(self.path / OPTIMISERS, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            what = f"{self.path / OPTIMISERS}: cannot be read ({error}); delete the folder and run again"
+            raise UserError(what) from None
+        for optimiser, state in zip(optimisers, states, strict=True):
+            optimiser.load_state_dict(state)
+
+
+def find_checkpoints(folder: str | os.PathLike) -> list[Checkpoint]:
+    """Return the checkpoints of a run, the first one first."""
+    folder = Path(folder)
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [Checkpoint(folder / name, int(match[1])) for name in names if (match := NAME.fullmatch(name))]
+
+
+def last_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
+    """Return the last checkpoint that a run can go on from."""
+    return next((each for each in reversed(find_checkpoints(folder)) if each.can_resume), None)
+
+
+def save_checkpoint(
+    folder: str | os.PathLike,
+    step: int,
+    model: "nn.Module",
+    optimisers: "Sequence[Optimizer]",
+    state: Mapping[str, Any],
+    keep: int,
+    every: int,
+) -> None:
+    """Write a checkpoint, and remove those that are no longer needed.
+
+    Parameters
+    ----------
+    folder : path
+        Of the run's checkpoints.
+    step : int
+        Steps done.
+    model : torch.nn.Module
+    optimisers : sequence of torch.optim.Optimizer
+    state : mapping
+        What else is to be known again.
+    keep, every : int
+        Weights stay of the last `keep` checkpoints whose step is a multiple of `every`.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path = Path(folder) / f"step-{step:08d}"
+    with atomic_directory(path, check=lambda path: None) as temporary:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS)
+        torch.save([optimiser.state_dict() for optimiser in optimisers], temporary / OPTIMISERS)
+        (temporary / STATE).write_text(json_text({"step": step, **state}), encoding="utf-8")
+    remove_old(Path(folder), keep, every)
+
+
+def remove_old(folder: Path, keep: int, every: int) -> None:
+    """Remove checkpoints that are no longer needed, and what writers left that were killed."""
+    found = find_checkpoints(folder)
+    kept = [*milestones(found, every)[-keep:], *found[-RESUMABLE:]]
+    for old in found:
+        if old not in kept:
+            shutil.rmtree(old.path)
+        elif old not in found[-RESUMABLE:]:
+            (old.path / OPTIMISERS).unlink(missing_ok=True)
+    for stale in temporaries_of(folder, "step-????????"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def milestones(checkpoints: Sequence[Checkpoint], every: int) -> list[Checkpoint]:
+    """Those whose step is a multiple of `every`, and the last one."""
+    return [each for each in checkpoints if each.step % every == 0 or each == checkpoints[-1]]
+
+
+def average(checkpoints: Sequence[Checkpoint]) -> "dict[str, Tensor]":
+    """Return the arithmetic mean of checkpoints' weights, in float64 on the way.
+
+    Raises
+    ------
+    UserError
+        Where there is none, one cannot be read, or they are of models of other shapes.
+    """
+    if not checkpoints:
+        raise UserError("no checkpoint to average; expected one or more")
+    sums = {name: tensor.double() for name, tensor in checkpoints[0].weights().items()}
+    for each in checkpoints[1:]:
+        weights = each.weights()
+        if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in sums.items()}:
+            raise UserError(f"{each.path}: its tensors are not those of {checkpoints[0].path}; average one run's")
+        for name, tensor in weights.items():
+            sums[name] += tensor
+    return {name: (total / len(checkpoints)).float() for name, total in sums.items()}

@@ -1,0 +1,105 @@
+"""The optimisers of recipes, over the parameters of a model."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from embedome.training.recipes import Adafactor, Adam, Optimiser
+
+# Adafactor's constants (Shazeer and Stern 2018, arXiv:1804.04235, section 9): the decay of second moments is
+# 1 - t^-0.8, updates are clipped at a root mean square of 1, and scaled by the parameter's, at least 1e-3.
+DECAY, CLIPPED, LEAST_SCALE, TINY = -0.8, 1.0, 1e-3, 1e-30
+
+
+def make_optimisers(model: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of a recipe; their learning rate is set before each step."""
+    if isinstance(recipe, Adafactor):
+        return [AdafactorOptimiser(list(model.parameters()))]
+    if isinstance(recipe, Adam):
+        return [make_adam([*decayed(model)], [*undecayed(model)], recipe)]
+    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    apart = {id(parameter) for parameter in inner}
+    outer = [parameter for parameter in decayed(model) if id(parameter) not in apart]
+    muon = torch.optim.Muon(inner, lr=0.0, weight_decay=recipe.adam.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, make_adam(outer, [*undecayed(model)], recipe.adam)]
+
+
+def decayed(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Matrices and tables, on which weights decay."""
+    return (parameter for parameter in model.parameters() if not is_bias(parameter))
+
+
+def undecayed(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Biases and norms, on which they do not."""
+    return filter(is_bias, model.parameters())
+
+
+def is_bias(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a vector, or a row as ProtT5nv's output bias is."""
+    return parameter.ndim < 2 or parameter.shape[0] == 1
+
+
+def make_adam(decayed: list[nn.Parameter], others: list[nn.Parameter], recipe: Adam) -> torch.optim.AdamW:
+    """Return Adam with decoupled weight decay on some of the parameters."""
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps)
+
+
+class AdafactorOptimiser(torch.optim.Optimizer):
+    """Adafactor with a schedule of its own, without momentum, updates scaled by the parameter, as optax has it.
+
+    torch's bounds the rate by ``1 / sqrt(t)``, which would cut Ankh's after 250,000 steps.
+
+    Parameters
+    ----------
+    parameters : sequence of torch.nn.Parameter
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Update the parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter -= group["lr"] * self.update(parameter, parameter.grad)
+
+    def update(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """What is subtracted from a parameter at a learning rate of 1."""
+        state = self.state[parameter]
+        step = state["step"] = state.get("step", 0) + 1
+        beta, squares = 1 - math.pow(step, DECAY), gradient.square() + TINY
+        if parameter.ndim < 2:
+            mean = decay(state, "mean", squares, beta)
+        else:
+            rows = decay(state, "rows", squares.mean(-1, keepdim=True), beta)
+            columns = decay(state, "columns", squares.mean(-2, keepdim=True), beta)
+            mean = rows * columns / rows.mean(-2, keepdim=True)
+        update = gradient * mean.rsqrt()
+        update /= max(1.0, root_mean_square(update).item() / CLIPPED)
+        return update * max(LEAST_SCALE, root_mean_square(parameter).item())
+
+
+def decay(state: dict, name: str, values: Tensor, beta: float) -> Tensor:
+    """Take new values into a moving average, and return it."""
+    state[name] = values if name not in state else state[name].lerp_(values, 1 - beta)
+    return state[name]
+
+
+def root_mean_square(values: Tensor) -> Tensor:
+    """The root of the mean of squares."""
+    return values.square().mean().sqrt()
+
+
+def set_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate

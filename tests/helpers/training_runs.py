@@ -1,0 +1,67 @@
+"""Small runs of pretraining, in this process or in several that torchrun would start."""
+
+import json
+import os
+import socket
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from embedome.training.pretrain import PretrainSettings, pretrain
+from helpers.small_run import Processes
+from helpers.stores import random_sequences, store_of
+
+SETTINGS = PretrainSettings(
+    name="small",
+    recipe="demo",
+    steps=12,
+    tokens=600,
+    sizes={"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 24, "positions": 100},
+    threads=1,
+)
+
+
+def make_stores(folder: Path) -> Path:
+    """Stores of train and of val sequences."""
+    store_of(folder / "train", random_sequences(150, 1))
+    store_of(folder / "val", random_sequences(20, 2))
+    return folder
+
+
+def train_in(data: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """A run in this process."""
+    return pretrain(data / "train", data / "val", folder / "run", folder / "model", replace(SETTINGS, **changes))
+
+
+def train_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """A rank's part of a run."""
+    if ranks > 1:
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in own.items()})
+    train_in(data, folder, **changes)
+
+
+def start_ranks(processes: Processes, ranks: int, data: Path, folder: Path, **changes: Any) -> list:
+    """Start the ranks of a run, a process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [processes.start(partial(train_as_rank, rank, ranks, port, data, folder, changes)) for rank in range(ranks)]
+
+
+def run_ranks(processes: Processes, ranks: int, data: Path, folder: Path, **changes: Any) -> None:
+    """Run the ranks of a run to their end."""
+    for process in start_ranks(processes, ranks, data, folder, **changes):
+        process.join(120)
+        assert process.exitcode == 0
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's training.jsonl."""
+    return [json.loads(line) for line in (folder / "run" / "training.jsonl").read_text().splitlines()]
+
+
+def curve_of(folder: Path) -> list[float]:
+    """Loss after loss, in training and in validation."""
+    return [line.get("validation", line)["loss"] for line in lines_of(folder)]
