@@ -10,6 +10,7 @@ from embedome.cli.embed import add_embed
 from embedome.cli.export import add_export
 from embedome.cli.models import add_models
 from embedome.cli.plan import add_bench, add_plan
+from embedome.cli.pretrain import add_pretrain
 from embedome.cli.translate import add_translate
 from embedome.common.errors import user_errors
 from embedome.common.log import setup_logging
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_translate(commands)
     add_annotate(commands)
     add_models(commands)
+    add_pretrain(commands)
     add_bench(commands)
     add_plan(commands)
     return parser

@@ -25,6 +25,7 @@ from embedome.common.process import keep_freed_memory
 from embedome.engine.device import TOKEN_BUDGET
 from embedome.models.checkpoint import weights_sha256
 from embedome.models.create import make_config
+from embedome.models.directory import check_model_directory
 from embedome.training.alphabet import Alphabet
 from embedome.training.batches import Batches
 from embedome.training.checkpoints import average, find_checkpoints, milestones
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
-# What else may lie in the folder of a run before it begins.
-INPUTS = ("data", "model")
+# What else may lie in the folder of a run before it begins, beside temporary files.
+BEFORE = {LOCK, "data", "model", "job.json"}
 FORMAT = "embedome pretraining 1"
 # Of a GPU's free memory, what micro-batches may take, and bytes that a token takes for each layer and dimension: about
 # 34 of a layer in bfloat16 (Korthikanti et al. 2022, arXiv:2205.05198), and as many again for what autocast keeps.
@@ -150,7 +151,15 @@ def pretrain(
 
 
 def identify(recipe: Recipe, settings: PretrainSettings, train: Store, val: Store) -> dict[str, Any]:
-    """Return what a run is, by which it is known again: all that its result depends on, but machine and ranks."""
+    """Return what a run is, by which it is known again: all that its result depends on, but machine and ranks.
+
+    Raises
+    ------
+    UserError
+        Where there is no model to begin with.
+    """
+    if settings.init:
+        check_model_directory(settings.init)
     return {
         "format": FORMAT,
         "name": settings.name,
@@ -192,9 +201,8 @@ def check_run(run: Path, identity: Mapping[str, Any]) -> None:
     UserError
         Names the first setting that is another one.
     """
+    check_new_run(run)
     if not (run / RUN).is_file():
-        if run.exists() and not set(os.listdir(run)) <= {LOCK, *INPUTS}:
-            raise UserError(f"{run}: is there already, and embedome did not make it; name another folder")
         return
     before = flat(read_json(run / RUN))
     for key, value in flat(identity).items():
@@ -203,6 +211,21 @@ def check_run(run: Path, identity: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{run}: a run with {key} {old}, now {shown(value)}; go on with the same, or name another folder"
             )
+
+
+def check_new_run(run: Path) -> None:
+    """Check that a folder is that of a run, of this one or another, or has nothing in it that is not a run's.
+
+    Raises
+    ------
+    UserError
+        Names what is in it.
+    """
+    if (run / RUN).is_file() or not run.exists():
+        return
+    names = os.listdir(run) if run.is_dir() else [run.name]
+    if other := sorted(name for name in names if name not in BEFORE and not name.endswith(".tmp")):
+        raise UserError(f"{run}: holds {other[0]!r}, which embedome did not make; name another folder")
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -93,6 +93,19 @@ def test_sigterm_writes_a_checkpoint_at_once_and_the_run_goes_on_from_it(whole, 
     assert snapshot(tmp_path / "model") == snapshot(whole / "model")
 
 
+def test_means_of_several_steps_are_those_of_a_run_that_was_not_stopped(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "LINES", 2)
+    train_in(data, tmp_path / "whole")
+    assert steps_of(tmp_path / "whole") == [6, 12]
+    must_stop = trainer.Trainer.must_stop
+    monkeypatch.setattr(trainer.Trainer, "must_stop", lambda self: self.step == 9)
+    with pytest.raises(SystemExit):
+        train_in(data, tmp_path / "stopped")
+    monkeypatch.setattr(trainer.Trainer, "must_stop", must_stop)
+    train_in(data, tmp_path / "stopped")
+    assert curve_of(tmp_path / "stopped") == curve_of(tmp_path / "whole")
+
+
 def test_the_curve_is_the_same_on_any_number_of_ranks(whole, data, tmp_path, processes):
     run_ranks(processes, 2, data, tmp_path / "two")
     assert curve_of(tmp_path / "two") == pytest.approx(curve_of(whole), rel=1e-4)

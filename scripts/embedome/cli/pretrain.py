@@ -1,0 +1,118 @@
+"""The commands `embedome pretrain` and `embedome average`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from embedome.cli.options import DEVICES, chosen_device
+
+RECIPES = ("esm1nv", "esm1nv-1024", "esm1nv-legacy", "prott5nv", "ankh2-ext2", "demo")
+SIZES = {
+    "layers": "layers",
+    "decoder_layers": "layers of the decoder",
+    "hidden": "model dimension",
+    "heads": "attention heads",
+    "feed_forward": "dimension of the feed-forward layer",
+    "positions": "tokens of the longest sequence",
+}
+EPILOG = """\
+DIR/model is the model directory, which `embedome embed -m` takes; beside it are the data as they are trained on, the
+checkpoints, training.jsonl and summary.json. Run again after a crash: it goes on from the last checkpoint, to the same
+bytes. See docs/pretraining.md.
+"""
+
+
+def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The parsers of `pretrain` and `average`."""
+    parser = commands.add_parser(
+        "pretrain",
+        help="train a model on FASTA files, by the recipe of a founding model",
+        description="Train ESM-1nv, ProtT5nv or Ankh2 on protein sequences, from the beginning or from another model.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="DIR", help="folder of the run; one that is there goes on"
+    )
+    parser.add_argument("--recipe", choices=RECIPES, default="demo", help="how (default: demo, minutes on a laptop)")
+    parser.add_argument(
+        "--val",
+        nargs="+",
+        default=["0.05"],
+        metavar="FASTA|FRACTION",
+        help="held-out sequences, or the fraction that is held out (default: 0.05)",
+    )
+    for name, what in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{what} (default: recipe's)")
+    parser.add_argument("--init", metavar="DIR", help="model directory of the same shape to begin with")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps; schedule and phases keep their shape")
+    parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a step, on all devices (default: recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order and masks (default: 0)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one (default)")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes, one for each GPU (default: 1)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each process on a CPU (default: as torch has it)")
+    parser.set_defaults(run=run_pretrain)
+    mean = commands.add_parser(
+        "average",
+        help="make a model of the mean of a run's last checkpoints",
+        description="Write a model directory with the arithmetic mean of the weights of a run's last checkpoints.",
+    )
+    mean.add_argument("folder", metavar="DIR", help="folder of a run of `embedome pretrain`")
+    mean.add_argument("-o", "--out", required=True, metavar="MODEL", help="the model directory to write")
+    mean.add_argument("--last", type=int, required=True, metavar="N", help="checkpoints")
+    mean.set_defaults(run=run_average)
+
+
+def run_pretrain(options: argparse.Namespace) -> None:
+    """Train a model and print the summary."""
+    from embedome.models.directory import check_model_directory
+    from embedome.training.data import store_fasta
+    from embedome.training.launch import pretrain_on
+    from embedome.training.pretrain import PretrainSettings, check_new_run
+
+    out, sizes = Path(options.out), {name: getattr(options, name) for name in SIZES}
+    settings = PretrainSettings(
+        name=out.name,
+        recipe=options.recipe,
+        steps=options.steps,
+        tokens=options.tokens,
+        sizes={name: value for name, value in sizes.items() if value is not None},
+        seed=options.seed,
+        init=options.init,
+        device=chosen_device(options),
+        threads=options.threads,
+    )
+    settings.chosen()
+    if options.init:
+        check_model_directory(options.init)
+    check_new_run(out)
+    store_fasta(options.fasta, held_out(options.val), out / "data")
+    summary = pretrain_on(options.ranks, out / "data" / "train", out / "data" / "val", out, out / "model", settings)
+    print(f"{out / 'model'}: {json.dumps(summary)}")
+
+
+def held_out(val: list[str]) -> list[str] | float:
+    """What --val names: files, or a fraction.
+
+    Raises
+    ------
+    UserError
+        Where the fraction is none.
+    """
+    from embedome.common.errors import UserError
+
+    try:
+        fraction = float(val[0])
+    except ValueError:
+        return val
+    if len(val) > 1 or not 0 < fraction < 1:
+        raise UserError(f"--val is {' '.join(val)}; expected FASTA files, or a fraction between 0 and 1")
+    return fraction
+
+
+def run_average(options: argparse.Namespace) -> None:
+    """Write a model of the mean of checkpoints."""
+    from embedome.training.average import average_run
+
+    steps = average_run(options.folder, options.out, options.last)
+    print(f"{options.out}: the mean of the checkpoints of steps {', '.join(map(str, steps))}")
