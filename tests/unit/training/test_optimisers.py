@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from embedome.training.optimisers import AdafactorOptimiser, make_optimisers, set_rate
+from embedome.training.optimisers import AdafactorOptimiser, MuonOptimiser, make_optimisers, orthogonal, set_rate
 from embedome.training.recipes import RECIPES
 from helpers.training_models import small_model
 from torch import nn
@@ -68,3 +68,34 @@ def test_muon_has_the_matrices_of_layers_and_adam_the_rest():
     names = {key for key, p in model.named_parameters() if id(p) in mine}
     assert {key.split(".")[-2] for key in names} == expected
     assert len(names) == 2 * 4
+
+
+def test_muon_is_torch_s_but_for_its_rounding():
+    torch.manual_seed(0)
+    starts = [torch.randn(shape) for shape in ((12, 30), (30, 12), (12, 30))]
+    own, other = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    ours = MuonOptimiser(own, 0.1)
+    theirs = torch.optim.Muon(other, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    set_rate([ours], 0.02)
+    for _ in range(5):
+        for mine, reference in zip(own, other, strict=True):
+            mine.grad = torch.randn(mine.shape)
+            reference.grad = mine.grad.clone()
+        ours.step()
+        theirs.step()
+    for mine, reference, start in zip(own, other, starts, strict=True):
+        assert (mine - reference).abs().max() < 0.02 * (mine - start).abs().max()
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
+def test_updates_keep_singular_vectors_and_make_singular_values_about_one(shape):
+    torch.manual_seed(1)
+    matrices = torch.randn(3, *shape)
+    found = orthogonal(matrices)
+    for matrix, update in zip(matrices, found, strict=True):
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        rotated = left.T @ update @ right.T
+        off = rotated - rotated.diagonal().diag()
+        assert off.abs().max() < 1e-3
+        large = values > 0.1 * values.max()
+        assert ((rotated.diagonal()[large] > 0.6) & (rotated.diagonal()[large] < 1.3)).all()
