@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embedome.training.pretrain import PretrainSettings, pretrain
+from embedome.training.run import train_run
+from embedome.training.settings import PretrainSettings
 from helpers.small_run import Processes
 from helpers.stores import random_sequences, store_of
 
@@ -31,7 +32,7 @@ def make_stores(folder: Path) -> Path:
 
 def train_in(data: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     """A run in this process."""
-    return pretrain(data / "train", data / "val", folder / "run", folder / "model", replace(SETTINGS, **changes))
+    return train_run(data / "train", data / "val", folder / "run", folder / "model", replace(SETTINGS, **changes))
 
 
 def train_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, changes: dict[str, Any]) -> None:

@@ -65,10 +65,8 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_pretrain(options: argparse.Namespace) -> None:
     """Train a model and print the summary."""
-    from embedome.models.directory import check_model_directory
-    from embedome.training.data import store_fasta
-    from embedome.training.launch import pretrain_on
-    from embedome.training.pretrain import PretrainSettings, check_new_run
+    from embedome.training.pretrain import MODEL, pretrain_fasta
+    from embedome.training.settings import PretrainSettings
 
     out, sizes = Path(options.out), {name: getattr(options, name) for name in SIZES}
     settings = PretrainSettings(
@@ -82,13 +80,8 @@ def run_pretrain(options: argparse.Namespace) -> None:
         device=chosen_device(options),
         threads=options.threads,
     )
-    settings.chosen()
-    if options.init:
-        check_model_directory(options.init)
-    check_new_run(out)
-    store_fasta(options.fasta, held_out(options.val), out / "data")
-    summary = pretrain_on(options.ranks, out / "data" / "train", out / "data" / "val", out, out / "model", settings)
-    print(f"{out / 'model'}: {json.dumps(summary)}")
+    summary = pretrain_fasta(options.fasta, held_out(options.val), out, settings=settings, ranks=options.ranks)
+    print(f"{out / MODEL}: {json.dumps(summary)}")
 
 
 def held_out(val: list[str]) -> list[str] | float:

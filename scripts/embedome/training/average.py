@@ -7,8 +7,9 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
 from embedome.models.create import make_config
 from embedome.training.checkpoints import average, find_checkpoints, milestones
-from embedome.training.model_files import PRETRAINING, check_own_model, new_model, save_model
-from embedome.training.pretrain import RUN
+from embedome.training.model_files import new_model, save_model
+from embedome.training.own_model import PRETRAINING, check_own_model
+from embedome.training.run import RUN
 
 
 def average_run(run: str | os.PathLike, model: str | os.PathLike, last: int) -> list[int]:

@@ -32,7 +32,9 @@ TRAIN, VAL, INPUTS = "train", "val", "inputs.json"
 def store_splits(
     catalog: str | os.PathLike, splits: str | os.PathLike, summary: str | os.PathLike, folder: str | os.PathLike
 ) -> None:
-    """Write the stores of a run's splits train and val; every distinct sequence of a split is in its store.
+    """Write the stores of a run's splits train and val, or leave them where they are those of the same splits.
+
+    Every distinct sequence of a split is in its store.
 
     Parameters
     ----------
@@ -48,12 +50,16 @@ def store_splits(
     """
     account = read_json(summary)
     check_catalog(catalog, account.get("catalog_sha256"), summary)
+    inputs, folder = {"catalog": account.get("catalog_sha256"), "splits": file_sha256(splits)}, Path(folder)
+    if (folder / INPUTS).is_file() and read_json(folder / INPUTS) == inputs:
+        return
     for split in (TRAIN, VAL):
         source = {"name": f"split {split}", "splits": {"method": account["method"], "seed": account["seed"]}}
-        store = write_store(Path(folder) / split, sequences_of_split(catalog, splits, split), source)
+        store = write_store(folder / split, sequences_of_split(catalog, splits, split), source)
         counts = account["splits"][split]
         distinct_rows = counts["sequences"] - counts["duplicates"]
         check_equal(f"distinct sequences of {split}", distinct_rows, "sequences in its store", len(store))
+    write_json(folder / INPUTS, inputs)
 
 
 def store_fasta(

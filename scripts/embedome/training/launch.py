@@ -18,12 +18,13 @@ from embedome.common.errors import UserError, user_errors
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import setup_logging
 from embedome.common.process import exit_on_sigterm
-from embedome.training.pretrain import SUMMARY, PretrainSettings, pretrain
+from embedome.training.run import SUMMARY, train_run
+from embedome.training.settings import PretrainSettings
 
 JOB = "job.json"
 
 
-def pretrain_on(
+def train_on(
     ranks: int,
     train: str | os.PathLike,
     val: str | os.PathLike,
@@ -31,19 +32,19 @@ def pretrain_on(
     model: str | os.PathLike,
     settings: PretrainSettings,
 ) -> dict[str, Any]:
-    """Do what `pretrain` does, in this process or, of several ranks, in one for each.
+    """Do what `train_run` does, in this process or, of several ranks, in one for each.
 
     Raises
     ------
     UserError
-        As `pretrain`; where a rank has failed, its own line is in the log.
+        As `train_run`; where a rank has failed, its own line is in the log.
     SystemExit
         On SIGTERM, once the ranks have written a checkpoint.
     """
     if ranks < 1:
         raise UserError(f"ranks is {ranks}; expected 1 or more")
     if ranks == 1:
-        return pretrain(train, val, run, model, settings)
+        return train_run(train, val, run, model, settings)
     paths = {"train": train, "val": val, "run": run, "model": model}
     job = Path(run) / JOB
     write_json(job, {**{name: str(path) for name, path in paths.items()}, "settings": asdict(settings)})
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     settings = PretrainSettings(**job.pop("settings"))
     with user_errors():
-        pretrain(**job, settings=settings)
+        train_run(**job, settings=settings)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,20 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from embedome.common.json_files import read_json
-from embedome.common.outputs import check_own_folder
-from embedome.models.create import MODEL_NAMES, make_config, random_model, save_directory
-from embedome.models.directory import CONFIG, open_checkpoint, read_config
-from embedome.models.registry import CONFIG_KEY, find_entry
+from embedome.models.create import make_config, random_model, save_directory
+from embedome.models.directory import open_checkpoint, read_config
+from embedome.models.registry import find_entry
 from embedome.models.tensors import fill, stacked
 from embedome.training.model import CLASSES, TrainedModel
+from embedome.training.own_model import check_own_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-# In what embedome says of a model: how it was trained.
-PRETRAINING = "pretraining"
 
 
 def empty_model(config: "PreTrainedConfig", dropout: float) -> TrainedModel:
@@ -99,22 +94,3 @@ def save_model(
     """
     config = make_config(like, sizes, about)
     save_directory(directory, like, config, hugging_face_tensors(model, config.to_dict()), check_own_model)
-
-
-def check_own_model(directory: str | os.PathLike) -> None:
-    """Check that a directory may be replaced by a trained model.
-
-    Raises
-    ------
-    UserError
-        Where training did not write it, or something else is in it.
-    """
-    check_own_folder(directory, MODEL_NAMES, is_pretrained)
-
-
-def is_pretrained(folder: Path) -> bool:
-    """Whether a folder is a model that was trained here."""
-    path = folder / CONFIG
-    config = read_json(path) if path.is_file() else None
-    about = config.get(CONFIG_KEY) if isinstance(config, dict) else None
-    return isinstance(about, dict) and PRETRAINING in about

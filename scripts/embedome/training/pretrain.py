@@ -1,131 +1,44 @@
-"""Rule pretrain: a recipe and two stores of sequences in, a model directory out.
+"""Rule and command pretrain: sequences in, a model directory out."""
 
-run.json          what the run is, by which it is known again: recipe, sizes, seed, data
-checkpoints/      see `checkpoints`
-training.jsonl    a line for some steps, and one for each validation
-summary.json      what came of it, with the baselines
-"""
-
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
-
-from embedome import __version__
-from embedome.common.errors import UserError, shown
-from embedome.common.json_files import json_sha256, read_json, rounded, write_json
-from embedome.common.locks import try_lock
-from embedome.common.process import keep_freed_memory
-from embedome.engine.device import TOKEN_BUDGET
-from embedome.models.checkpoint import weights_sha256
-from embedome.models.create import make_config
 from embedome.models.directory import check_model_directory
-from embedome.training.alphabet import Alphabet
-from embedome.training.batches import Batches
-from embedome.training.checkpoints import average, find_checkpoints, milestones
-from embedome.training.model import MaskedModel, TrainedModel
-from embedome.training.model_files import PRETRAINING, check_own_model, new_model, read_model, save_model
-from embedome.training.objectives import SpanCorruption
-from embedome.training.ranks import Ranks, join_ranks
-from embedome.training.recipes import Recipe, described, find_recipe
-from embedome.training.store import Store, open_store
-from embedome.training.trainer import Trainer
-from embedome.training.validation import Validation, measure_baselines
+from embedome.training.data import TRAIN, VAL, store_fasta, store_splits
+from embedome.training.launch import train_on
+from embedome.training.own_model import check_own_model
+from embedome.training.run import check_new_run
+from embedome.training.settings import PretrainSettings
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-log = logging.getLogger(__name__)
-
-RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
-# What else may lie in the folder of a run before it begins, beside temporary files.
-BEFORE = {LOCK, "data", "model", "job.json"}
-FORMAT = "embedome pretraining 1"
-# Of a GPU's free memory, what micro-batches may take, and bytes that a token takes for each layer and dimension: about
-# 34 of a layer in bfloat16 (Korthikanti et al. 2022, arXiv:2205.05198), and as many again for what autocast keeps.
-MEMORY_SHARE, TOKEN_BYTES = 0.5, 68
+# Of a run's folder: the two stores, and of the command's the model.
+DATA, MODEL = "data", "model"
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainSettings:
-    """How a model is trained.
-
-    Parameters
-    ----------
-    name : str
-        Of the new model, kept in config.json.
-    recipe : str
-        Of `recipes.RECIPES`.
-    steps, tokens : int or None
-        Of the run, and of a step; None: the recipe's.
-    sizes : mapping of str to int
-        Of the model, where they are not the recipe's; as in `create.make_config`.
-    seed : int
-        Of weights, order and masks.
-    init : str or None
-        A model directory of the same shape to begin with; None: random weights.
-    device : str
-        ``cpu`` or ``cuda``.
-    threads : int or None
-        Of each process on a CPU; results depend on it. None: as torch chooses.
-    """
-
-    name: str
-    recipe: str
-    steps: int | None = None
-    tokens: int | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    seed: int = 0
-    init: str | None = None
-    device: str = "cpu"
-    threads: int | None = None
-
-    def chosen(self) -> Recipe:
-        """The recipe with what is set otherwise.
-
-        Raises
-        ------
-        UserError
-            Where there is no such recipe, or a number makes no sense.
-        """
-        recipe = find_recipe(self.recipe)
-        for name, value in (("steps", self.steps), ("tokens", self.tokens)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; expected 1 or more")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; expected 0 or more")
-        recipe = recipe.scaled(self.steps or recipe.steps)
-        if self.tokens:
-            recipe = recipe.with_tokens(self.tokens)
-        return replace(recipe, sizes={**recipe.sizes, **self.sizes})
-
-
-def pretrain(
-    train: str | os.PathLike,
-    val: str | os.PathLike,
+def pretrain_splits(
+    catalog: str | os.PathLike,
+    splits: str | os.PathLike,
+    summary: str | os.PathLike,
     run: str | os.PathLike,
     model: str | os.PathLike,
+    *,
     settings: PretrainSettings,
+    ranks: int,
 ) -> dict[str, Any]:
-    """Train a model, or go on training it, and write it as a Hugging Face directory.
-
-    Called by torchrun in several processes, these are the ranks of the run, each with a device of its own.
+    """Train a model on the split train, and validate it on val.
 
     Parameters
     ----------
-    train, val : path
-        Stores of sequences.
+    catalog, splits, summary : path
+        What the filter and split stages wrote.
     run : path
         Folder of the run; one that is there is gone on with.
     model : path
         The model directory to write.
     settings : PretrainSettings
+    ranks : int
+        Processes, one for each device.
 
     Returns
     -------
@@ -135,224 +48,55 @@ def pretrain(
     Raises
     ------
     UserError
-        Where settings, data or folders are not those of the run that is there, or another process holds it; where
-        sentinels do not suffice, or a step has fewer sequences than there are ranks.
+        As `data.store_splits` and `run.train_run`.
     """
-    keep_freed_memory()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    with join_ranks(settings.device) as ranks:
-        check_own_model(model)
-        stores, recipe = [open_store(train), open_store(val)], settings.chosen()
-        identity = identify(recipe, settings, *stores)
-        ranks.check_agreed("data or settings", json_sha256(identity))
-        with held(Path(run), identity, ranks):
-            return Pretraining(recipe, settings, *stores, Path(run), ranks).finish(model, identity)
+    run = Path(run)
+    check(run, model, settings)
+    store_splits(catalog, splits, summary, run / DATA)
+    return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, model, settings)
 
 
-def identify(recipe: Recipe, settings: PretrainSettings, train: Store, val: Store) -> dict[str, Any]:
-    """Return what a run is, by which it is known again: all that its result depends on, but machine and ranks.
-
-    Raises
-    ------
-    UserError
-        Where there is no model to begin with.
-    """
-    if settings.init:
-        check_model_directory(settings.init)
-    return {
-        "format": FORMAT,
-        "name": settings.name,
-        "recipe": described(recipe),
-        "seed": settings.seed,
-        "init": settings.init and weights_sha256(settings.init),
-        "data": {"train": train.sha256, "val": val.sha256},
-    }
-
-
-@contextmanager
-def held(run: Path, identity: Mapping[str, Any], ranks: Ranks) -> Iterator[None]:
-    """Hold the folder of a run while it is worked on; the first rank does so for all.
-
-    Raises
-    ------
-    UserError
-        Where it is another run's, or another process holds it.
-    """
-    if not ranks.is_first:
-        ranks.wait()
-        yield
-        return
-    check_run(run, identity)
-    with try_lock(run / LOCK) as is_held:
-        if not is_held:
-            raise UserError(f"{run}: another process is training there; wait for it, then run again")
-        if not (run / RUN).exists():
-            write_json(run / RUN, identity)
-        ranks.wait()
-        yield
-
-
-def check_run(run: Path, identity: Mapping[str, Any]) -> None:
-    """Check that a folder is that of this run, or empty, or not there.
-
-    Raises
-    ------
-    UserError
-        Names the first setting that is another one.
-    """
-    check_new_run(run)
-    if not (run / RUN).is_file():
-        return
-    before = flat(read_json(run / RUN))
-    for key, value in flat(identity).items():
-        if key not in before or before[key] != value:
-            old = shown(before.get(key, "nothing"))
-            raise UserError(
-                f"{run}: a run with {key} {old}, now {shown(value)}; go on with the same, or name another folder"
-            )
-
-
-def check_new_run(run: Path) -> None:
-    """Check that a folder is that of a run, of this one or another, or has nothing in it that is not a run's.
-
-    Raises
-    ------
-    UserError
-        Names what is in it.
-    """
-    if (run / RUN).is_file() or not run.exists():
-        return
-    names = os.listdir(run) if run.is_dir() else [run.name]
-    if other := sorted(name for name in names if name not in BEFORE and not name.endswith(".tmp")):
-        raise UserError(f"{run}: holds {other[0]!r}, which embedome did not make; name another folder")
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The values of nested JSON objects, by their names with dots between them."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    return {k: v for key, each in value.items() for k, v in flat(each, f"{name}.{key}" if name else key).items()}
-
-
-class Pretraining:
-    """A run in this process.
+def pretrain_fasta(
+    fasta: Sequence[str | os.PathLike],
+    val: Sequence[str | os.PathLike] | float,
+    run: str | os.PathLike,
+    *,
+    settings: PretrainSettings,
+    ranks: int,
+) -> dict[str, Any]:
+    """Train a model on FASTA files; it is in the folder ``model`` of the run's.
 
     Parameters
     ----------
-    recipe : Recipe
+    fasta : sequence of paths
+    val : sequence of paths, or float
+        Held-out sequences, or the fraction that is held out.
+    run : path
+        Folder of the run; one that is there is gone on with.
     settings : PretrainSettings
-    train, val : Store
-    run : Path
-    ranks : Ranks
-    """
+    ranks : int
+        Processes, one for each device.
 
-    def __init__(
-        self, recipe: Recipe, settings: PretrainSettings, train: Store, val: Store, run: Path, ranks: Ranks
-    ) -> None:
-        self.recipe, self.settings, self.train, self.run, self.ranks = recipe, settings, train, run, ranks
-        self.alphabet = Alphabet.of_model(recipe.model)
-        self.config = make_config(recipe.model, recipe.sizes, {"seed": settings.seed})
-        self.recipe = recipe = replace(recipe, residues=longest(recipe, self.config, self.alphabet))
-        if isinstance(recipe.objective, SpanCorruption):
-            recipe.objective.check(recipe.residues, self.alphabet)
-        self.validation = Validation(val, recipe, self.alphabet)
-        self.batches = Batches(train, recipe.objective, self.alphabet, recipe.phases, recipe.residues, settings.seed)
-        for phase in self.batches.phases:
-            check_step(phase.size, ranks.count)
-        self.model = self.begin().to(ranks.device)
-        self.budget = token_budget(self.model, ranks.device)
-
-    def begin(self) -> TrainedModel:
-        """The model as it is before the first step."""
-        recipe, settings = self.recipe, self.settings
-        if settings.init:
-            return read_model(settings.init, self.config, recipe.dropout)
-        model = new_model(recipe.model, self.config, recipe.dropout)
-        if isinstance(model, MaskedModel):
-            if recipe.like_frequencies:
-                model.head.bias.data = log_frequencies(self.train, self.alphabet, len(model.head.bias))
-            if recipe.sinusoids:
-                table = model.encoder.positions.weight
-                table.data = sinusoids(*table.shape) * float(model.words.detach().std())
-        return model
-
-    def finish(self, directory: str | os.PathLike, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Train to the end, and write the model."""
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        log.info("%s parameters, %s sequences, %s steps", f"{size:,}", f"{len(self.train):,}", f"{self.recipe.steps:,}")
-        trainer = Trainer(self.model, self.recipe, self.batches, self.validation, self.run, self.ranks, self.budget)
-        trainer.run()
-        summary: dict[str, Any] = {}
-        if self.ranks.is_first:
-            last = milestones(find_checkpoints(trainer.checkpoints), self.recipe.every)[-self.recipe.average :]
-            self.model.load_state_dict(average(last))
-            # By this rank alone: all of them have the same weights.
-            trainer.held_out = self.validation.micro_batches(self.budget, trainer.width)
-            trainer.ranks = replace(self.ranks, rank=0, count=1)
-            summary = self.summarise(trainer, [each.step for each in last], size)
-            about = {"name": self.settings.name, "trained": True, PRETRAINING: {**summary, "data": identity["data"]}}
-            save_model(directory, self.recipe.model, self.recipe.sizes, self.model.cpu(), about)
-            write_json(self.run / SUMMARY, summary)
-        self.ranks.wait()
-        return summary
-
-    def summarise(self, trainer: Trainer, averaged: list[int], size: int) -> dict[str, Any]:
-        """What came of the run; without times, as the model's own bytes depend on it."""
-        baselines = measure_baselines(self.train, self.validation, self.alphabet)
-        return {
-            "recipe": self.recipe.name,
-            "parameters": size,
-            "steps": self.recipe.steps,
-            "tokens": trainer.tokens,
-            "sequences": self.batches.first_row(self.recipe.steps),
-            "epochs": rounded(self.batches.epoch(self.recipe.steps)),
-            "skipped_steps": trainer.skipped,
-            "averaged": averaged,
-            "validation": {name: rounded(value) for name, value in trainer.evaluate().items()},
-            "baselines": {name: rounded(value) for name, value in asdict(baselines).items()},
-            "versions": {"embedome": __version__, "torch": torch.__version__, "numpy": np.__version__},
-        }
-
-
-def longest(recipe: Recipe, config: "PreTrainedConfig", alphabet: Alphabet) -> int:
-    """Residues of the longest sequence that recipe and positions have room for."""
-    positions = getattr(config, "max_position_embeddings", None)
-    return recipe.residues if positions is None else min(recipe.residues, positions - alphabet.n_special)
-
-
-def check_step(sequences: int, ranks: int) -> None:
-    """Check that a step has work for all ranks.
+    Returns
+    -------
+    dict
+        What summary.json says.
 
     Raises
     ------
     UserError
+        As `data.store_fasta` and `run.train_run`.
     """
-    if sequences < ranks:
-        raise UserError(f"a step has {sequences} sequences; expected as many as ranks, {ranks}, or more")
+    run = Path(run)
+    check(run, run / MODEL, settings)
+    store_fasta(fasta, val, run / DATA)
+    return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, run / MODEL, settings)
 
 
-def log_frequencies(store: Store, alphabet: Alphabet, rows: int) -> torch.Tensor:
-    """Logarithms of the tokens' frequencies in a store, one that does not occur counted once; float32 [V]."""
-    counts = np.zeros(rows)
-    np.add.at(counts, alphabet.table, store.letters)
-    return torch.from_numpy(np.log(np.maximum(counts, 1) / max(1, counts.sum()))).float()
-
-
-def sinusoids(positions: int, dimension: int) -> torch.Tensor:
-    """Sines and cosines of positions at falling frequencies, of mean square 1 (Vaswani et al. 2017); float32 [P, D]."""
-    angle = torch.arange(positions)[:, None] * 10_000.0 ** (-torch.arange(0, dimension, 2) / dimension)
-    return 2**0.5 * torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dimension]
-
-
-def token_budget(model: TrainedModel, device: torch.device) -> int:
-    """Tokens of a micro-batch: on a GPU as many as its memory holds, by an estimate, and not more than is of use."""
-    most = TOKEN_BUDGET[device.type]
-    if device.type == "cpu":
-        return most
-    layers = sum(name.endswith("mlp_norm") for name, _ in model.named_modules())
-    free, _ = torch.cuda.mem_get_info(device)
-    # Gradients and optimisers take three times the weights' memory.
-    weights = 12 * sum(parameter.numel() for parameter in model.parameters())
-    room = MEMORY_SHARE * (free - weights)
-    return max(512, min(most, int(room / (TOKEN_BYTES * layers * model.encoder.dimension))))
+def check(run: Path, model: str | os.PathLike, settings: PretrainSettings) -> None:
+    """Check what can be checked before the data are read."""
+    settings.chosen()
+    if settings.init:
+        check_model_directory(settings.init)
+    check_own_model(model)
+    check_new_run(run)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from embedome.common.errors import UserError
 from embedome.models.create import make_config, make_untrained
-from embedome.training.model_files import check_own_model, hugging_face_tensors, new_model, read_model
+from embedome.training.model_files import hugging_face_tensors, new_model, read_model
+from embedome.training.own_model import check_own_model
 from helpers.training_models import SIZES
 from safetensors.torch import load_file, save_file
 from torch.nn import functional

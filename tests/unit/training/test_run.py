@@ -10,7 +10,8 @@ import pytest
 from embedome.common.errors import UserError
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model, model_identity
-from embedome.training import pretrain as pretrain_module
+from embedome.training import run as run_module
+from embedome.training import settings as settings_module
 from embedome.training import trainer
 from embedome.training.checkpoints import find_checkpoints
 from helpers.small_run import snapshot
@@ -125,7 +126,7 @@ def test_the_curve_is_the_same_on_any_number_of_ranks(whole, data, tmp_path, pro
 
 
 def test_micro_batches_of_any_size_give_the_same_curve(whole, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_module, "token_budget", lambda model, device: 100)
+    monkeypatch.setattr(run_module, "token_budget", lambda model, device: 100)
     train_in(data, tmp_path)
     assert curve_of(tmp_path) == pytest.approx(curve_of(whole), rel=1e-4)
 
@@ -191,12 +192,12 @@ def test_a_run_that_has_diverged_stops(data, tmp_path, monkeypatch):
 
 def test_fewer_sequences_in_a_step_than_ranks_is_an_error(data, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a step has 1 sequences; expected as many as ranks, 3, or more"):
-        pretrain_module.check_step(1, 3)
+        run_module.check_step(1, 3)
 
 
 def test_sentinels_that_do_not_suffice_are_an_error_before_anything_is_trained(data, tmp_path, monkeypatch):
-    recipe = pretrain_module.find_recipe("ankh2-ext2")
-    monkeypatch.setattr(pretrain_module, "find_recipe", lambda name: pretrain_module.replace(recipe, residues=1000))
+    recipe = settings_module.find_recipe("ankh2-ext2")
+    monkeypatch.setattr(settings_module, "find_recipe", lambda name: settings_module.replace(recipe, residues=1000))
     sizes = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 24}
     with pytest.raises(UserError, match=r"116 sentinels; cut sequences to 582 residues"):
         train_in(data, tmp_path, recipe="ankh2-ext2", sizes=sizes)
