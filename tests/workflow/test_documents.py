@@ -104,6 +104,7 @@ def test_commands_are_found():
         "cluster.md": 2,
         "models.md": 6,
         "performance.md": 2,
+        "pretraining.md": 3,
         "reading.md": 3,
         "translation.md": 3,
     }

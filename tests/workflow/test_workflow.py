@@ -296,11 +296,13 @@ def test_what_lies_in_the_catalog_s_folder_is_never_removed(demo, tmp_path):
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_build_a_plan(demo, tmp_path, preset):
     """With the model's directory in place, a preset is a complete configuration."""
-    directory = tmp_path / yaml.safe_load(preset.read_text())["model"]["directory"]
-    shutil.copytree(demo / "resources/models/esm1nv-demo", directory)
+    model = yaml.safe_load(preset.read_text())["model"]
+    if "pretrain" not in model:
+        shutil.copytree(demo / "resources/models/esm1nv-demo", tmp_path / model["directory"])
     result = run(tmp_path, None, "--configfile", str(preset), "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
     assert "embed" in result.stdout
+    assert ("pretrain" in result.stdout) == ("pretrain" in model)
 
 
 def test_slurm_profile_is_found_by_its_name(tmp_path):

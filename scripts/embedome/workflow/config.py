@@ -14,6 +14,8 @@ from embedome.common.yaml_aliases import check_aliases
 from embedome.models.create import check_own_directory
 from embedome.models.directory import check_model_directory
 from embedome.models.registry import REGISTRY
+from embedome.training.own_model import check_own_model
+from embedome.training.recipes import RECIPES
 
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")
@@ -59,15 +61,19 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
         Lists what is wrong.
     """
     check_config(config, load_schema(schema))
-    directory, untrained = config["model"]["directory"], config["model"]["untrained"]
-    if not untrained:
+    directory, untrained, pretrain = (config["model"][key] for key in ("directory", "untrained", "pretrain"))
+    if not untrained and not pretrain:
         check_model_directory(directory)
+    if pretrain and pretrain["init"]:
+        check_model_directory(pretrain["init"])
     if files:
         check_files(config, made)
         # Snakemake removes what a rule makes before it runs, whatever else is in a folder.
         check_own_catalog("results/catalog")
         if untrained:
             check_own_directory(directory)
+        if pretrain:
+            check_own_model(directory)
 
 
 def refuse(faults: Sequence[str]) -> None:
@@ -168,6 +174,8 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     untrained = config["model"]["untrained"]
     if untrained:
         yield from untrained_faults(untrained)
+    if pretrain := config["model"]["pretrain"]:
+        yield from pretrain_faults(pretrain, untrained)
     if embed["long_sequences"] != "window" and embed["overlap"]:
         yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
 
@@ -191,6 +199,20 @@ def untrained_faults(untrained: Mapping[str, Any]) -> Iterator[str]:
     sizes = {name: untrained[name] or own for name, own in REGISTRY[untrained["like"]].sizes.items()}
     if sizes["hidden"] % sizes["heads"]:
         yield f"model.untrained.hidden is {sizes['hidden']}; expected a multiple of heads, {sizes['heads']}"
+
+
+def pretrain_faults(pretrain: Mapping[str, Any], untrained: Mapping[str, Any] | None) -> Iterator[str]:
+    """What is wrong with the training of a model."""
+    if untrained:
+        yield "model.untrained and model.pretrain are both given; expected null for one of them"
+    if pretrain["recipe"] not in RECIPES:
+        yield f"model.pretrain.recipe is {pretrain['recipe']!r}; expected one of {', '.join(RECIPES)}"
+        return
+    recipe = RECIPES[pretrain["recipe"]]
+    own = {**REGISTRY[recipe.model].sizes, **recipe.sizes}
+    sizes = {name: pretrain[name] or size for name, size in own.items()}
+    if sizes["hidden"] % sizes["heads"]:
+        yield f"model.pretrain.hidden is {sizes['hidden']}; expected a multiple of heads, {sizes['heads']}"
 
 
 def load_schema(path: str | Path) -> dict[str, Any]:

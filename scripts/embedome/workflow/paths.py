@@ -124,16 +124,26 @@ class Paths:
         return f"{self.config['model']['directory']}/{name}"
 
     @property
+    def is_model_made(self) -> bool:
+        """Whether the run makes the model directory itself."""
+        return bool(self.config["model"]["untrained"] or self.config["model"]["pretrain"])
+
+    @property
+    def training(self) -> str | list[str]:
+        """What came of training, where the model is trained."""
+        return f"results/pretraining/{self.model}/summary.json" if self.config["model"]["pretrain"] else []
+
+    @property
     def weights(self) -> list[str]:
         """The model directory's weight files."""
-        if self.config["model"]["untrained"]:
+        if self.is_model_made:
             return [self.model_file("model.safetensors")]
         return [str(path) for path in weight_files(self.config["model"]["directory"])]
 
     @property
     def vocabulary(self) -> list[str]:
         """The files of the model directory that have a say in its vocabulary."""
-        if self.config["model"]["untrained"]:
+        if self.is_model_made:
             # The same list before the directory is made and after.
             return [self.model_file("tokenizer.json")]
         return [str(path) for path in vocabulary_files(self.config["model"]["directory"])]

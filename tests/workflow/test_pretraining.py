@@ -1,0 +1,71 @@
+"""The workflow trains its model: database, splits, model and vectors in one graph."""
+
+import json
+
+import pytest
+from embedome.dataset import open_dataset
+from helpers.workflow_runs import SMALL, changed, run
+
+TRAINED = {
+    "untrained": None,
+    "pretrain": {
+        "recipe": "demo",
+        "steps": 10,
+        "tokens": 1000,
+        "layers": 1,
+        "decoder_layers": None,
+        "hidden": 32,
+        "heads": 4,
+        "feed_forward": 64,
+        "positions": 64,
+        "init": None,
+        "seed": 0,
+        "ranks": 1,
+        "threads": 1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    result = run(folder, changed(SMALL, model=TRAINED))
+    assert result.returncode == 0, result.stdout
+    return folder
+
+
+def test_the_data_set_is_of_the_model_that_was_trained(trained):
+    summary = json.loads((trained / "results/pretraining/esm1nv-demo/summary.json").read_text())
+    about = json.loads((trained / "resources/models/esm1nv-demo/config.json").read_text())["embedome"]
+    assert about["trained"] is True
+    assert about["pretraining"]["steps"] == summary["steps"] == 10
+    dataset = open_dataset(trained / "results/dataset/esm1nv-demo")
+    assert dataset.manifest["provenance"]["model"]["trained"] is True
+    assert len(dataset) == 300
+
+
+def test_train_is_what_the_split_stage_counted(trained):
+    counts = json.loads((trained / "results/summaries/split.json").read_text())["splits"]
+    for split in ("train", "val"):
+        store = json.loads((trained / f"results/pretraining/esm1nv-demo/data/{split}/store.json").read_text())
+        assert store["sequences"] == counts[split]["sequences"] - counts[split]["duplicates"]
+
+
+def test_nothing_is_left_to_do(trained):
+    result = run(trained, changed(SMALL, model=TRAINED), "--dry-run")
+    assert "Nothing to be done" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"recipe": "esm3"}, "model.pretrain.recipe is 'esm3'; expected one of esm1nv"),
+        ({"hidden": 30}, "model.pretrain.hidden is 30; expected a multiple of heads, 4"),
+        ({"init": "nowhere"}, "nowhere: no such model directory"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_runs(tmp_path, changes, fault):
+    model = {**TRAINED, "pretrain": {**TRAINED["pretrain"], **changes}}
+    result = run(tmp_path, changed(SMALL, model=model), "--dry-run")
+    assert result.returncode
+    assert fault in result.stdout
