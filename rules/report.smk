@@ -59,6 +59,7 @@ rule report:
         tables=rules.analyse.output.tables,
         ledger="results/ledger.json",
         leakage=paths.leakage,
+        training=paths.training,
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(
@@ -89,6 +90,16 @@ rule report:
             if paths.leakage
             else []
         ),
+        training=[
+            report(
+                f"{REPORT}/training.{kind}",
+                category="Model",
+                labels={"what": label},
+                caption="../docs/report/training.rst",
+            )
+            for kind, label in {"svg": "Training", "html": "Training, numbers"}.items()
+            if paths.training
+        ],
         plots=[
             report(
                 f"{REPORT}/{name}.svg",

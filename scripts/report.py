@@ -15,5 +15,6 @@ with rule_log(snakemake.log):
         snakemake.input.ledger,
         Path(snakemake.output.ledger).parent,
         leakage=snakemake.input.get("leakage"),
+        training=snakemake.input.get("training"),
         pca_sequences=snakemake.params.pca_sequences,
     )

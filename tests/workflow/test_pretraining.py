@@ -44,6 +44,12 @@ def test_the_data_set_is_of_the_model_that_was_trained(trained):
     assert len(dataset) == 300
 
 
+def test_the_report_has_a_page_and_a_plot_of_the_training(trained):
+    report = trained / "results/report/esm1nv-demo"
+    assert "Recipe demo: 10 steps" in (report / "training.svg").read_text()
+    assert "baselines: neighbours" in (report / "training.html").read_text()
+
+
 def test_train_is_what_the_split_stage_counted(trained):
     counts = json.loads((trained / "results/summaries/split.json").read_text())["splits"]
     for split in ("train", "val"):

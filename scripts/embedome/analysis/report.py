@@ -8,6 +8,7 @@ from typing import Any
 from embedome.analysis import analyse, plots
 from embedome.analysis.drift import REFERENCE
 from embedome.analysis.report_tables import is_number, write_page, write_tsv
+from embedome.analysis.training_curve import plot_training, read_training
 from embedome.common.json_files import read_json
 from embedome.common.terms import SPLITS
 from embedome.dataset.part_file import read_rows
@@ -19,9 +20,10 @@ def write_report(
     folder: str | os.PathLike,
     *,
     leakage: str | os.PathLike | None = None,
+    training: str | os.PathLike | None = None,
     pca_sequences: int = 2000,
 ) -> None:
-    """Write ``ledger.tsv``, pages of ledger, provenance, numbers and leakage, and the plots, each an SVG.
+    """Write ``ledger.tsv``, pages of ledger, provenance, numbers, leakage and training, and the plots, each an SVG.
 
     Parameters
     ----------
@@ -33,6 +35,8 @@ def write_report(
         Where the files go.
     leakage : path, optional
         leakage.json, where it was measured.
+    training : path, optional
+        summary.json of the model's training, where the run trained it; training.jsonl lies beside it.
     pca_sequences : int
         Sequences drawn on principal axes.
     """
@@ -47,6 +51,10 @@ def write_report(
     if leakage:
         header, rows = leakage_table(read_json(leakage))
         write_page(folder / "leakage.html", "Held-out sequences with a hit in train", header, rows)
+    if training:
+        summary, lines = read_training(training)
+        write_page(folder / "training.html", "Training of the model", ("what", "value"), flat(summary))
+        plots.save(plot_training(summary, lines), folder / "training.svg")
     sample = read_rows(analysis / analyse.SAMPLE)
     components = statistics["components"]
     figures = {

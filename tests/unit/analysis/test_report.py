@@ -1,6 +1,7 @@
 """The report: plots with every count, the same bytes each time, of any data set; tables that are the numbers."""
 
 import csv
+import json
 import random
 import re
 from pathlib import Path
@@ -147,6 +148,35 @@ def test_the_ledger_s_table_is_the_ledger(folder):
         ["read", "130", "10", "20", "90"],
     ]
     assert cells(folder / "report" / "ledger.html") == rows[1:]
+
+
+def test_the_page_of_training_has_its_numbers_and_the_plot_all_baselines(folder, tmp_path):
+    summary = {
+        "recipe": "demo",
+        "steps": 900,
+        "tokens": 1_843_200,
+        "averaged": [800, 900],
+        "validation": {"loss": 2.84, "residue_loss": 2.837, "accuracy": 0.11},
+        "baselines": {"unigram": 2.892, "composition": 2.852, "neighbours": 2.831},
+    }
+    steps = [
+        {"step": step, "residue_loss": 2.9 - step / 1e5, "rate": 1e-3, "tokens_per_s": random.random()}
+        for step in range(1, 901)
+    ]
+    held_out = [{"step": step, "validation": {"residue_loss": 2.9 - step / 1e5}} for step in range(0, 901, 100)]
+    for name in ("one", "two"):
+        write_json(tmp_path / name / "summary.json", summary)
+        text = "".join(json.dumps(line) + "\n" for line in steps + held_out)
+        (tmp_path / name / "training.jsonl").write_text(text)
+        summary_path, page = tmp_path / name / "summary.json", tmp_path / name / "report"
+        write_report(folder / "analysis", folder / "ledger.json", page, training=summary_path, pca_sequences=30)
+    assert ["validation: residue_loss", "2.837"] in cells(tmp_path / "one" / "report" / "training.html")
+    assert ["averaged", "800, 900"] in cells(tmp_path / "one" / "report" / "training.html")
+    drawn = (tmp_path / "one" / "report" / "training.svg").read_text()
+    for text in ("unigram (2.892)", "composition (2.852)", "neighbours (2.831)", "learning rate", "900 steps"):
+        assert text in drawn
+    assert tree(tmp_path / "one" / "report") == tree(tmp_path / "two" / "report")
+    assert not (folder / "report" / "training.html").exists()
 
 
 def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):
