@@ -41,7 +41,7 @@ def test_the_data_set_is_of_the_model_that_was_trained(trained):
     assert about["pretraining"]["steps"] == summary["steps"] == 10
     dataset = open_dataset(trained / "results/dataset/esm1nv-demo")
     assert dataset.manifest["provenance"]["model"]["trained"] is True
-    assert len(dataset) == 300
+    assert len(dataset) == json.loads((trained / "results/summaries/filter.json").read_text())["kept"]
 
 
 def test_the_report_has_a_page_and_a_plot_of_the_training(trained):
