@@ -34,8 +34,8 @@ MOST_SEQUENCES = 5000
 PSEUDO_COUNTS = 40.0
 # Of neighbours: how far, and how much they weigh, as what they tell is told in part by the composition, too.
 REACH, WEIGHT = 4, 0.5
-# Residues of train that pairs are counted in, and at once.
-MOST_PAIRS, CHUNK = 20_000_000, 1 << 22
+# Residues of train that pairs are counted in, and sequences at once.
+MOST_PAIRS, CHUNK = 20_000_000, 1 << 14
 LETTERS = len(STANDARD)
 
 
@@ -105,7 +105,7 @@ class Baselines:
     composition : float
         By the sequence's own visible residues.
     neighbours : float
-        By these, and by the visible residues up to four places away.
+        By these, and by the visible residues, and ends of the sequence, up to four places away.
     """
 
     unigram: float
@@ -144,15 +144,27 @@ def residue_numbers(alphabet: Alphabet) -> np.ndarray:
 
 
 def visible_and_hidden(group: Group, alphabet: Alphabet) -> tuple[np.ndarray, np.ndarray]:
-    """The standard residues that are seen, and those that are hidden, by their numbers; -1 elsewhere; int8 [B, L]."""
+    """The standard residues that are seen, and those that are hidden, by their numbers; int8 [B, L].
+
+    A sequence's ends are places of their own, whether the model has tokens for them or not: seen there is the number
+    20, where the end is seen. All else is -1.
+    """
     numbers = residue_numbers(alphabet)
     if isinstance(group, MaskedGroup):
-        hidden = np.where(group.labels == IGNORED, -1, numbers[np.maximum(group.labels, 0)])
-        return np.where(hidden < 0, numbers[group.tokens], -1), hidden
-    hidden = np.full(group.source.shape, -1, np.int8)
-    # Sentinels are in the order of the places, and each row has as many.
-    hidden[np.isin(group.source, alphabet.sentinels)] = numbers[group.labels[:, 1:-1:2].ravel()]
-    return numbers[group.source], hidden
+        tokens, hidden = group.tokens, np.where(group.labels == IGNORED, -1, numbers[np.maximum(group.labels, 0)])
+        seen = np.where(hidden < 0, numbers[tokens], -1)
+    else:
+        tokens, seen, hidden = group.source, numbers[group.source], np.full(group.source.shape, -1, np.int8)
+        # Sentinels are in the order of the places, and each row has as many.
+        hidden[np.isin(tokens, alphabet.sentinels)] = numbers[group.labels[:, 1:-1:2].ravel()]
+    for special, side in ((alphabet.first, 0), (alphabet.last, -1)):
+        if special:
+            seen[tokens[:, side] == special[0], side] = LETTERS
+        else:
+            around = [(0, 0), (1, 0) if side == 0 else (0, 1)]
+            seen = np.pad(seen, around, constant_values=LETTERS)
+            hidden = np.pad(hidden, around, constant_values=-1)
+    return seen, hidden
 
 
 def composition(seen: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
@@ -162,39 +174,49 @@ def composition(seen: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
 
 
 def neighbour_tables(store: Store) -> np.ndarray:
-    """What a residue tells of the one so many places before it: logarithms of how much more often the two meet.
+    """What a neighbour tells of a residue: logarithms of how much more often the two meet than by chance.
 
     Returns
     -------
-    numpy.ndarray, dtype=float64, shape=(REACH, 20, 20)
-        By distance less 1, first residue, second residue.
+    numpy.ndarray, dtype=float64, shape=(2, REACH, 21, 20)
+        By side (before, behind), distance less 1, neighbour (the standard residues, and last the sequence's end on that
+        side), and residue.
     """
     numbers = np.full(256, -1, np.int8)
     numbers[list(STANDARD.encode())] = np.arange(LETTERS)
-    counts = np.ones((REACH, LETTERS * LETTERS))
-    total = min(len(store.residues), MOST_PAIRS)
-    for begin in range(0, total, CHUNK):
-        end = min(begin + CHUNK, total)
-        codes = numbers[store.residues[begin:end]].astype(np.int64)
-        owner = np.searchsorted(store.offsets, np.arange(begin, end), side="right")
+    counts = np.ones((2, REACH, LETTERS + 1, LETTERS))
+    # Whole sequences of so many residues, in pieces.
+    last = max(1, int(np.searchsorted(store.offsets, MOST_PAIRS, side="right")) - 1)
+    for begin in range(0, min(last, len(store)), CHUNK):
+        ends = store.offsets[begin : min(begin + CHUNK, last, len(store)) + 1]
+        codes = numbers[store.residues[ends[0] : ends[-1]]].astype(np.int64)
+        starts, ends, owner = (
+            ends[:-1] - ends[0],
+            ends[1:] - ends[0],
+            np.repeat(np.arange(len(ends) - 1), np.diff(ends)),
+        )
         for distance in range(1, REACH + 1):
             one, other = codes[:-distance], codes[distance:]
             sound = (one >= 0) & (other >= 0) & (owner[:-distance] == owner[distance:])
-            counts[distance - 1] += np.bincount((LETTERS * one + other)[sound], minlength=LETTERS**2)
-    tables = counts.reshape(REACH, LETTERS, LETTERS)
-    tables /= tables.sum((1, 2), keepdims=True)
-    return np.log(tables / (tables.sum(2, keepdims=True) * tables.sum(1, keepdims=True)))
+            pairs = np.bincount((LETTERS * one + other)[sound], minlength=LETTERS**2).reshape(LETTERS, LETTERS)
+            counts[0, distance - 1, :LETTERS] += pairs
+            counts[1, distance - 1, :LETTERS] += pairs.T
+            long = ends - starts >= distance
+            for side, places in enumerate((starts + distance - 1, ends - distance)):
+                found = codes[places[long]]
+                counts[side, distance - 1, LETTERS] += np.bincount(found[found >= 0], minlength=LETTERS)
+    counts /= counts.sum((2, 3), keepdims=True)
+    return np.log(counts / (counts.sum(3, keepdims=True) * counts.sum(2, keepdims=True)))
 
 
 def neighbour_evidence(seen: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """What visible neighbours [B, L] tell of each residue of each place; float64 [B, L, 20]."""
     evidence = np.zeros((*seen.shape, LETTERS))
-    for distance, table in enumerate(tables, 1):
-        before, after = table, table.T
-        padded = np.concatenate([before, np.zeros((1, LETTERS))])
-        evidence[:, distance:] += padded[seen[:, :-distance]]
-        padded = np.concatenate([after, np.zeros((1, LETTERS))])
-        evidence[:, :-distance] += padded[seen[:, distance:]]
+    # Of what is not seen nothing: the last row, number -1.
+    padded = np.concatenate([tables, np.zeros((*tables.shape[:2], 1, LETTERS))], 2)
+    for distance in range(1, min(len(tables[0]), seen.shape[1] - 1) + 1):
+        evidence[:, distance:] += padded[0, distance - 1][seen[:, :-distance]]
+        evidence[:, :-distance] += padded[1, distance - 1][seen[:, distance:]]
     return evidence
 
 
