@@ -118,7 +118,7 @@ def train_class(model: nn.Module, steps: Iterator[tuple[Tensor, Tensor]]) -> Non
 
 
 def update(model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-    """Clip, update, and begin anew."""
+    """Clip, update, and set gradients to nothing."""
     nn.utils.clip_grad_norm_(model.parameters(), RECIPE.clip)
     for optimiser in optimisers:
         optimiser.step()

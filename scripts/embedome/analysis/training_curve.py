@@ -65,4 +65,5 @@ def averaged(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray,
     pieces = min(POINTS, len(steps))
     cuts = np.linspace(0, len(steps), pieces + 1).astype(int)[:-1]
     sizes = np.diff(cuts, append=len(steps))
-    return tuple(np.add.reduceat(np.asarray(row, float), cuts) / sizes for row in (steps, values))
+    step, value = (np.add.reduceat(np.asarray(row, float), cuts) / sizes for row in (steps, values))
+    return step, value

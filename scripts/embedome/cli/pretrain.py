@@ -23,7 +23,7 @@ bytes. See docs/pretraining.md.
 
 
 def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The parsers of `pretrain` and `average`."""
+    """Add the parsers of `pretrain` and `average`."""
     parser = commands.add_parser(
         "pretrain",
         help="train a model on FASTA files, by the recipe of a founding model",
@@ -85,7 +85,7 @@ def run_pretrain(options: argparse.Namespace) -> None:
 
 
 def held_out(val: list[str]) -> list[str] | float:
-    """What --val names: files, or a fraction.
+    """Return what --val names: files, or a fraction.
 
     Raises
     ------

@@ -23,14 +23,15 @@ class Alphabet:
     table : numpy.ndarray, dtype=int64, shape=(256,)
         Id of each byte of a sequence.
     first, last : tuple of int
-        Before and behind every sequence; none or one each.
+        Before and after every sequence; none or one each.
     standard : numpy.ndarray, dtype=int64, shape=(20,)
         The standard residues.
     residues : numpy.ndarray, dtype=int64, shape=(n,)
         All letters of the vocabulary.
     can_hide : numpy.ndarray, dtype=bool, shape=(V,)
         Whether a token may be hidden by a mask: all residues but X.
-    mask : int or None
+    mask : int
+        -1 where the vocabulary has none.
     sentinels : tuple of int
         What takes the places of hidden residues in T5, in order.
     start, end : int or None
@@ -43,7 +44,7 @@ class Alphabet:
     standard: np.ndarray
     residues: np.ndarray
     can_hide: np.ndarray
-    mask: int | None
+    mask: int
     sentinels: tuple[int, ...]
     start: int | None
     end: int | None
@@ -70,7 +71,7 @@ class Alphabet:
             standard=np.array([ids[residue] for residue in STANDARD]),
             residues=np.array(sorted(letters)),
             can_hide=can_hide,
-            mask=ids.get(MASK),
+            mask=ids.get(MASK, -1),
             sentinels=tuple(ids[SENTINEL.format(number)] for number in range(count)),
             start=entry.config.get("decoder_start_token_id"),
             end=ids.get(END),

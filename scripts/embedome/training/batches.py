@@ -68,7 +68,7 @@ class Rows:
         return len(self.row)
 
     def take(self, which: np.ndarray | slice) -> "Rows":
-        """Some of them."""
+        """Return some of them."""
         return Rows(self.row[which], self.key[which], self.whole[which], self.start[which], self.tokens[which])
 
 
@@ -127,7 +127,7 @@ class Batches:
         """Count the rows of phases."""
         begin = first = 0
         for phase in phases:
-            size = phase.sequences or max(1, round(phase.tokens / self.mean_tokens(phase.window)))
+            size = phase.sequences or max(1, round((phase.tokens or 0) / self.mean_tokens(phase.window)))
             yield PhaseRows(begin, phase.until, first, size, phase.window)
             first += size * (phase.until - begin)
             begin = phase.until
@@ -142,7 +142,7 @@ class Batches:
         return total / len(self.store)
 
     def phase(self, step: int) -> PhaseRows:
-        """The phase of a step."""
+        """Return the phase of a step."""
         return next(each for each in self.phases if step < each.end)
 
     def first_row(self, step: int) -> int:
@@ -158,7 +158,7 @@ class Batches:
         return self.first_row(step) / len(self.store)
 
     def rows(self, step: int) -> Rows:
-        """The sequences of a step, shortest first."""
+        """Return the sequences of a step, shortest first."""
         phase = self.phase(step)
         number, place = divmod(step - phase.begin, phase.together)
         begin = phase.begin + number * phase.together
@@ -169,7 +169,7 @@ class Batches:
         return mine.take(np.argsort(mine.tokens, kind="stable"))
 
     def dealt(self, phase: PhaseRows, begin: int, end: int) -> Rows:
-        """The rows of some steps, those of each one after the other."""
+        """Return the rows of some steps, those of each one after the other."""
         number = self.first_row(begin) + np.arange(phase.size * (end - begin))
         rows = self.seen(number, phase.window)
         if end - begin == 1:
@@ -181,7 +181,7 @@ class Batches:
         return rows.take(order[np.lexsort((uniform(self.seed, DEALT, begin, epoch, place), epoch))])
 
     def seen(self, number: np.ndarray, window: int | None) -> Rows:
-        """The sequences with these numbers, counted through all epochs, and the part of each that is seen."""
+        """Return the sequences with these numbers, counted through all epochs, and what is seen of each."""
         epoch, index = np.divmod(number, len(self.store))
         row = np.empty_like(index)
         for each in np.unique(epoch):
@@ -190,7 +190,7 @@ class Batches:
         return self.parts(row, combine(self.seed, HIDDEN, epoch, row), window)
 
     def parts(self, row: np.ndarray, key: np.ndarray, window: int | None) -> Rows:
-        """The part that is seen of the sequences in these rows."""
+        """Return the part that is seen of the sequences in these rows."""
         lengths = self.store.lengths(row)
         whole = (lengths if self.objective.whole else np.minimum(lengths, self.residues)) + self.alphabet.n_special
         tokens = whole if window is None else np.minimum(whole, window)
@@ -198,24 +198,24 @@ class Batches:
         return Rows(row, key, whole, start, tokens)
 
     def first_rows(self, count: int, tokens: int | None, key: int) -> Rows:
-        """The first tokens of the first sequences of the store, shortest first, with draws that depend on the row."""
+        """Return the first tokens of the store's first sequences, shortest first, with draws that depend on the row."""
         row = np.arange(min(count, len(self.store)))
         seen = self.parts(row, combine(key, row), tokens)
         order = np.argsort(seen.tokens, kind="stable")
         return Rows(seen.row, seen.key, seen.whole, np.zeros_like(seen.start), seen.tokens).take(order)
 
     def groups(self, rows: Rows) -> list[Group]:
-        """What a model is given of sequences, shortest first, and what it has to guess: a group for each length."""
+        """Return what a model is given of sequences, shortest first, and has to guess: a group for each length."""
         ends = [*(np.flatnonzero(np.diff(rows.tokens)) + 1).tolist(), len(rows)]
         return [self.group(rows.take(slice(begin, end))) for begin, end in pairwise([0, *ends]) if end > begin]
 
     def group(self, rows: Rows) -> Group:
-        """What there is of sequences of one length."""
+        """Return what there is of sequences of one length."""
         tokens = TokenGroup(self.tokens(rows), rows.start, rows.key)
         return self.objective.hide(tokens, self.alphabet, self.max_tokens)
 
     def tokens(self, rows: Rows) -> np.ndarray:
-        """The tokens that are seen of sequences of one length, int64 [B, T]."""
+        """Return the tokens that are seen of sequences of one length, int64 [B, T]."""
         alphabet, residues = self.alphabet, self.store.residues
         position = rows.start[:, None] + np.arange(rows.tokens[0])
         place = self.store.offsets[rows.row][:, None] + position - len(alphabet.first)

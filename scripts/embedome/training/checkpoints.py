@@ -47,11 +47,11 @@ class Checkpoint:
         return (self.path / OPTIMISERS).is_file()
 
     def state(self) -> dict[str, Any]:
-        """What state.json says."""
+        """Return what state.json says."""
         return read_json(self.path / STATE)
 
     def weights(self) -> "dict[str, Tensor]":
-        """The weights, by the module's names.
+        """Return the weights, by the module's names.
 
         Raises
         ------

@@ -23,7 +23,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 def combine(*counters: int | np.ndarray) -> np.ndarray:
     """Hash counters, which are broadcast against each other, to one key for each; dtype=uint64."""
-    key = np.uint64(0)
+    key = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for counter in counters:
             key = mix(key + np.uint64(STEP) + np.asarray(counter).astype(np.uint64) * np.uint64(MULTIPLIERS[1]))

@@ -99,17 +99,17 @@ def store_fasta(
 
 
 def identify(fasta: Sequence[str | os.PathLike], val: Sequence[str | os.PathLike] | float) -> dict[str, Any]:
-    """The digests of files, and what is held out."""
+    """Return the digests of files, and what is held out."""
     held_out = val if isinstance(val, float) else [file_sha256(path) for path in val]
     return {"fasta": [file_sha256(path) for path in fasta], "val": held_out}
 
 
 def filtered(fasta: Sequence[str | os.PathLike], scratch: Path) -> Path:
-    """The catalog of FASTA files: sound records, duplicates marked."""
+    """Return the catalog of FASTA files: sound records, duplicates marked."""
     scratch.mkdir()
-    paths = {name: scratch / name for name in ("catalog", "rejects", "summary")}
-    filter_records(fasta, Criteria(), **paths)
-    return paths["catalog"]
+    catalog = scratch / "catalog"
+    filter_records(fasta, Criteria(), catalog=catalog, rejects=scratch / "rejects", summary=scratch / "summary")
+    return catalog
 
 
 def drawn(catalog: Path, fraction: float, folder: Path, scratch: Path) -> None:
@@ -130,6 +130,6 @@ def apart(catalog: Path, held_out: Path, folder: Path) -> None:
 
 
 def without(catalog: Path, digests: pa.Array) -> Iterator[pa.LargeStringArray]:
-    """The distinct sequences of a catalog that do not have these digests."""
+    """Return the distinct sequences of a catalog that do not have these digests."""
     for table in read_catalog(catalog, ["digest", "sequence", "duplicate_of"]):
         yield distinct(table.filter(pc.invert(pc.is_in(table["digest"], value_set=digests))))

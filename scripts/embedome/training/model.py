@@ -7,7 +7,7 @@ K dimension of a head, V vocabulary, N labels of a micro-batch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,14 @@ from embedome.models.encoders.grouped import join, split
 from embedome.models.encoders.prenorm import (
     BLENDERBOT_LAYER,
     BlenderbotEncoder,
+    PreLN,
     PreLNEncoder,
     PreLNLayer,
     layer_parts,
     norm_parts,
 )
-from embedome.models.encoders.t5 import (
-    PREFIX,
-    RelativeBias,
-    T5Encoder,
-    layer_modules,
-    layer_sizes,
-    relative_positions,
-    stack_parts,
-)
-from embedome.models.encoders.t5_decoder import CROSS_ATTENTION, UNUSED_BIAS, T5DecoderLayer, decoder_layers
-from embedome.models.registry import BLENDERBOT, MEGATRON_BERT, T5
+from embedome.models.encoders.t5 import T5Encoder
+from embedome.models.encoders.t5_decoder import T5DecoderLayer
 from embedome.models.tensors import TensorMap
 from embedome.training.device_batch import DeviceBatch, MaskedBatch, SpanBatch
 
@@ -43,6 +35,9 @@ BLENDERBOT_CROSS = {
     "cross_key_value": ["encoder_attn.k_proj", "encoder_attn.v_proj"],
     "cross_attention_out": ["encoder_attn.out_proj"],
 }
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class Guesses(NamedTuple):
@@ -83,6 +78,7 @@ class TrainedModel(nn.Module):
     """Beginnings of the names of which it does not."""
     copies: Mapping[str, str] = {}
     """Tensors that the Hugging Face class has besides, and those that they are copies of."""
+    encoder: PreLN | T5Encoder
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -98,8 +94,8 @@ class TrainedModel(nn.Module):
         counts = (torch.full((), len(each), device=logits.device) for each in (labels, of_residues))
         return Scores(losses.sum(), next(counts), of_residues.sum(), next(counts), guessed.sum())
 
-    def guess(self, batch: DeviceBatch) -> Guesses:
-        """What the model gives to the labels of a micro-batch."""
+    def guess(self, batch: Any) -> Guesses:
+        """Return what the model gives to the labels of a micro-batch of its own kind."""
         raise NotImplementedError
 
     @property
@@ -108,28 +104,37 @@ class TrainedModel(nn.Module):
         return self.encoder.words.weight
 
     def settle(self) -> None:
-        """What remains to be done once all tensors are filled."""
+        """Do what remains to be done once all tensors are filled."""
         self.encoder.settle()
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
-        """What the tensors of a Hugging Face checkpoint are to this module."""
+        """Return what the tensors of a Hugging Face checkpoint are to this module."""
         raise NotImplementedError
 
     def drop(self, x: Tensor) -> Tensor:
         """Dropout, while training."""
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
-        """Attention within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K]."""
-        heads_first = (each.transpose(1, 2) for each in (query, key, value))
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attend within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K]."""
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
         rate = self.dropout if self.training else 0.0
-        found = functional.scaled_dot_product_attention(*heads_first, dropout_p=rate, **options)
+        found = functional.scaled_dot_product_attention(query, key, value, bias, rate, causal, scale=scale)
         return found.transpose(1, 2).flatten(2)
 
     def cross_attend(
         self,
-        layer: nn.Module,
+        layer: "CrossLayer | T5DecoderLayer",
         x: Tensor,
         targets: Sequence[torch.Size],
         encoded: Tensor,
@@ -147,6 +152,8 @@ class TrainedModel(nn.Module):
 class PreLNModel(TrainedModel):
     """What ESM-1nv and ProtT5nv have in common."""
 
+    encoder: PreLN
+
     def embed(self, tokens: Tensor, starts: Tensor | None = None) -> Tensor:
         """Embed tokens [B, L] and their positions, to [B, L, D]."""
         length, positions = tokens.shape[1], self.encoder.positions
@@ -157,18 +164,18 @@ class PreLNModel(TrainedModel):
         return self.drop(self.encoder.words(tokens) + places)
 
     def self_attend(self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size], *, causal: bool) -> Tensor:
-        """The attention half of a layer."""
+        """Compute the attention half of a layer."""
         qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
-        attended = [self.attend(*part.unbind(2), is_causal=causal) for part in split(qkv, shapes)]
+        attended = [self.attend(*part.unbind(2), causal=causal) for part in split(qkv, shapes)]
         return x + self.drop(layer.attention_out(join(attended)))
 
     def feed_forward(self, layer: PreLNLayer, x: Tensor) -> Tensor:
-        """The other half."""
+        """Compute the other half."""
         return x + self.drop(layer.mlp_out(layer.activation(layer.mlp_in(layer.mlp_norm(x)))))
 
     def encode(self, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
         """Map embedded tokens [T, D] to hidden states before the final norm."""
-        for layer in self.encoder.layers:
+        for layer in of_kind(self.encoder.layers, PreLNLayer):
             x = self.feed_forward(layer, self.self_attend(layer, x, shapes, causal=False))
         return x
 
@@ -262,7 +269,7 @@ class PreLNSeq2Seq(PreLNModel):
         encoded = self.encode(join([self.embed(source) for source in batch.sources]), sources)
         encoded = self.encoder.final_norm(encoded)
         x = join([self.embed(target) for target in batch.targets])
-        for layer in self.decoder.layers:
+        for layer in of_kind(self.decoder.layers, CrossLayer):
             x = self.self_attend(layer, x, targets, causal=True)
             x = self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources))
         logits = functional.linear(self.decoder.final_norm(x), self.words, self.bias[0]).float()
@@ -287,88 +294,11 @@ class PreLNSeq2Seq(PreLNModel):
         )
 
 
-class T5DecoderStack(nn.Module):
-    """The tensors of T5's decoder; tokens are the encoder's.
-
-    Parameters
-    ----------
-    config : mapping
-    """
-
-    def __init__(self, config: Mapping) -> None:
-        super().__init__()
-        buckets, max_distance = relative_positions(config)
-        self.bias = RelativeBias(config["num_heads"], buckets, max_distance, causal=True)
-        self.layers = nn.ModuleList(T5DecoderLayer(*layer_sizes(config)) for _ in range(decoder_layers(config)))
-        self.final_norm = nn.RMSNorm(config["d_model"], config["layer_norm_epsilon"])
-
-
-class T5Seq2Seq(TrainedModel):
-    """Ankh: encoder and decoder with one table of tokens, and an output matrix of its own.
-
-    Parameters
-    ----------
-    config : mapping
-        The fields of a Hugging Face config.json with model_type ``t5``.
-    dropout : float
-    """
-
-    def __init__(self, config: Mapping, dropout: float) -> None:
-        super().__init__(dropout)
-        self.encoder, self.decoder = T5Encoder(config), T5DecoderStack(config)
-        self.head = nn.Parameter(torch.empty(config["vocab_size"], config["d_model"]))
-
-    def self_attend(
-        self, layer: nn.Module, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]
-    ) -> Tensor:
-        """The attention half of a layer."""
-        qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
-        parts = zip(split(qkv, shapes), biases, strict=True)
-        # Scores in bfloat16 take a bias in bfloat16.
-        attended = [self.attend(*part.unbind(2), attn_mask=bias.to(part.dtype), scale=1.0) for part, bias in parts]
-        return x + self.drop(layer.attention_out(join(attended)))
-
-    def feed_forward(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """The other half."""
-        return x + self.drop(layer.mlp_out(layer.activate(layer.mlp_in(layer.mlp_norm(x)))))
-
-    def guess(self, batch: SpanBatch) -> Guesses:
-        """As `TrainedModel.guess`."""
-        sources, targets = [source.shape for source in batch.sources], [target.shape for target in batch.targets]
-        encoded = self.drop(join([self.encoder.words(source) for source in batch.sources]))
-        biases = [self.encoder.bias(length) for _, length in sources]
-        for layer in self.encoder.layers:
-            encoded = self.feed_forward(layer, self.self_attend(layer, encoded, sources, biases))
-        encoded = self.drop(self.encoder.final_norm(encoded))
-        x = self.drop(join([self.encoder.words(target) for target in batch.targets]))
-        biases = [self.decoder.bias(length) for _, length in targets]
-        for layer in self.decoder.layers:
-            x = self.self_attend(layer, x, targets, biases)
-            x = self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources, scale=1.0))
-        logits = functional.linear(self.drop(self.decoder.final_norm(x)), self.head).float()
-        return Guesses(logits, batch.labels, batch.residues)
-
-    @staticmethod
-    def tensor_map(config: Mapping) -> TensorMap:
-        """As `TrainedModel.tensor_map`, of `transformers.T5ForConditionalGeneration`."""
-        encoder, count = T5Encoder.tensor_map(config), decoder_layers(config)
-        decoder = stack_parts("decoder", count, layer_modules(config, 2) | CROSS_ATTENTION)
-        del decoder["words.weight"]
-        parts = under("encoder", encoder.parts) | under("decoder", decoder)
-        return TensorMap(
-            parts | {"encoder.words.weight": ["shared.weight"], "head": ["lm_head.weight"]},
-            PREFIX,
-            (UNUSED_BIAS,),
-            {**encoder.layers, "decoder.block": ("num_decoder_layers", count)},
-            # Of a model whose head is tied: it starts there, and goes its own way.
-            ties={"lm_head.weight": ["shared.weight"]},
-            renamed=((r"^(encoder|decoder)\.embed_tokens\.weight$", "shared.weight"),),
-        )
-
-
-CLASSES = {MEGATRON_BERT: MaskedModel, BLENDERBOT: PreLNSeq2Seq, T5: T5Seq2Seq}
+def of_kind(layers: nn.ModuleList, kind: type[Layer]) -> list[Layer]:
+    """Return the layers of a list, all of which are of one class."""
+    return cast("list[Layer]", list(layers))
 
 
 def under(name: str, parts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """The tensors of a module as those of one that has it under a name."""
+    """Return the tensors of a module as those of one that has it under a name."""
     return {f"{name}.{own}": theirs for own, theirs in parts.items()}

@@ -1,7 +1,7 @@
 """Models that are trained, out of a Hugging Face directory or with random weights, and written as one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,23 +9,30 @@ from torch import Tensor
 
 from embedome.models.create import make_config, random_model, save_directory
 from embedome.models.directory import open_checkpoint, read_config
-from embedome.models.registry import find_entry
+from embedome.models.registry import BLENDERBOT, MEGATRON_BERT, T5, find_entry
 from embedome.models.tensors import fill, stacked
-from embedome.training.model import CLASSES, TrainedModel
+from embedome.training.model import MaskedModel, PreLNSeq2Seq, TrainedModel
 from embedome.training.own_model import check_own_model
+from embedome.training.t5_model import T5Seq2Seq
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+CLASSES: Mapping[str, Callable[[Mapping, float], TrainedModel]] = {
+    MEGATRON_BERT: MaskedModel,
+    BLENDERBOT: PreLNSeq2Seq,
+    T5: T5Seq2Seq,
+}
+
 
 def empty_model(config: "PreTrainedConfig", dropout: float) -> TrainedModel:
-    """A model without weights, on torch's meta device."""
+    """Return a model without weights, on torch's meta device."""
     with torch.device("meta"):
         return CLASSES[config.model_type](config.to_dict(), dropout)
 
 
 def new_model(like: str, config: "PreTrainedConfig", dropout: float) -> TrainedModel:
-    """A model with the random weights of `embedome models init`, by the seed in what embedome says of it.
+    """Return a model with the random weights of `embedome models init`, by the seed in what embedome says of it.
 
     Parameters
     ----------
@@ -45,7 +52,7 @@ def new_model(like: str, config: "PreTrainedConfig", dropout: float) -> TrainedM
 
 
 def read_model(directory: str | os.PathLike, config: "PreTrainedConfig", dropout: float) -> TrainedModel:
-    """A model with the weights of a directory, which has its shape; activation and head may be others.
+    """Return a model with the weights of a directory, which has its shape; activation and head may be others.
 
     Raises
     ------
@@ -60,7 +67,7 @@ def read_model(directory: str | os.PathLike, config: "PreTrainedConfig", dropout
 
 
 def hugging_face_tensors(model: TrainedModel, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A model's tensors by their names in the Hugging Face class; views."""
+    """Return a model's tensors by their names in the Hugging Face class; views."""
     state, expected = model.state_dict(), model.tensor_map(config)
     found = {}
     for own, names in expected.parts.items():

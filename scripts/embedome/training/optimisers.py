@@ -74,17 +74,18 @@ class MuonOptimiser(torch.optim.Optimizer):
         """Update the parameters."""
         for group in self.param_groups:
             for shape in dict.fromkeys(parameter.shape for parameter in group["params"]):
-                alike = [each for each in group["params"] if each.shape == shape and each.grad is not None]
+                same = (each for each in group["params"] if each.shape == shape)
+                alike = [(each, each.grad) for each in same if each.grad is not None]
                 if not alike:
                     continue
-                updates = orthogonal(torch.stack([self.moved(each) for each in alike]))
-                for parameter, update in zip(alike, updates, strict=True):
+                updates = orthogonal(torch.stack([self.moved(each, gradient) for each, gradient in alike]))
+                for (parameter, _), update in zip(alike, updates, strict=True):
                     parameter *= 1 - group["lr"] * group["weight_decay"]
                     parameter -= group["lr"] * LIKE_ADAM * math.sqrt(max(shape)) * update
 
-    def moved(self, parameter: nn.Parameter) -> Tensor:
-        """A parameter's gradient with momentum."""
-        gradient, state = parameter.grad, self.state[parameter]
+    def moved(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Return a parameter's gradient with momentum."""
+        state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         return gradient.lerp(state["momentum"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
@@ -126,7 +127,7 @@ class AdafactorOptimiser(torch.optim.Optimizer):
                     parameter -= group["lr"] * self.update(parameter, parameter.grad)
 
     def update(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """What is subtracted from a parameter at a learning rate of 1."""
+        """Return what is subtracted from a parameter at a learning rate of 1."""
         state = self.state[parameter]
         step = state["step"] = state.get("step", 0) + 1
         beta, squares = 1 - math.pow(step, DECAY), gradient.square() + TINY
@@ -148,7 +149,7 @@ def decay(state: dict, name: str, values: Tensor, beta: float) -> Tensor:
 
 
 def root_mean_square(values: Tensor) -> Tensor:
-    """The root of the mean of squares."""
+    """Return the root of the mean of squares."""
     return values.square().mean().sqrt()
 
 

@@ -32,7 +32,7 @@ class Ranks:
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of all processes' values, in place."""
+        """Return the sum of all processes' values, in place."""
         if self.count > 1:
             distributed.all_reduce(values)
         return values
@@ -59,7 +59,7 @@ class Ranks:
             raise UserError(f"rank {other} has other {what} than rank 0; give all ranks the same files and settings")
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as one that averages gradients over all processes."""
+        """Return the model as one that averages gradients over all processes."""
         if self.count == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None

@@ -62,7 +62,7 @@ class Phase:
     sequences, tokens : int or None
         Of a step, on all devices together: one of the two; of tokens, in the mean.
     window : int or None
-        Tokens of a sequence that are seen at once, drawn anew in each epoch; None: from its beginning all that the
+        Tokens of a sequence that are seen at once, drawn again in each epoch; None: from its beginning all that the
         positions hold.
     """
 

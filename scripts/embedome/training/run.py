@@ -91,11 +91,11 @@ def train_run(
         torch.set_num_threads(settings.threads)
     with join_ranks(settings.device) as ranks:
         check_own_model(model)
-        stores, recipe = [open_store(train), open_store(val)], settings.chosen()
-        identity = identify(recipe, settings, *stores)
+        learnt, held_out, recipe = open_store(train), open_store(val), settings.chosen()
+        identity = identify(recipe, settings, learnt, held_out)
         ranks.check_agreed("data or settings", json_sha256(identity))
         with held(Path(run), identity, ranks):
-            return Pretraining(recipe, settings, *stores, Path(run), ranks).finish(model, identity)
+            return Pretraining(recipe, settings, learnt, held_out, Path(run), ranks).finish(model, identity)
 
 
 def identify(recipe: Recipe, settings: PretrainSettings, train: Store, val: Store) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def check_new_run(run: Path) -> None:
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The values of nested JSON objects, by their names with dots between them."""
+    """Return the values of nested JSON objects, by their names with dots between them."""
     if not isinstance(value, Mapping):
         return {name: value}
     return {k: v for key, each in value.items() for k, v in flat(each, f"{name}.{key}" if name else key).items()}
@@ -212,7 +212,7 @@ class Pretraining:
         self.budget = token_budget(self.model, ranks.device)
 
     def begin(self) -> TrainedModel:
-        """The model as it is before the first step."""
+        """Return the model as it is before the first step."""
         recipe, settings = self.recipe, self.settings
         if settings.init:
             return read_model(settings.init, self.config, recipe.dropout)
@@ -246,7 +246,7 @@ class Pretraining:
         return summary
 
     def summarise(self, trainer: Trainer, averaged: list[int], size: int) -> dict[str, Any]:
-        """What came of the run; without times, as the model's own bytes depend on it."""
+        """Return what came of the run; without times, as the model's own bytes depend on it."""
         baselines = measure_baselines(self.train, self.validation, self.alphabet)
         return {
             "recipe": self.recipe.name,

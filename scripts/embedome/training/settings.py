@@ -46,13 +46,13 @@ class PretrainSettings:
 
     @classmethod
     def from_config(cls, name: str, section: Mapping[str, Any], gpus: int = 0) -> "PretrainSettings":
-        """Take the configuration's section ``model.pretrain``, of a model of this name, for a job with so many GPUs."""
+        """Take the configuration's section ``model.pretrain``, of a model of this name, for a job with these GPUs."""
         values = {key: value for key, value in section.items() if key not in (*SIZES, "ranks")}
         sizes = {key: section[key] for key in SIZES if section[key] is not None}
         return cls(name, sizes=sizes, device="cuda" if gpus else "cpu", **values)
 
     def chosen(self) -> Recipe:
-        """The recipe with what is set otherwise.
+        """Return the recipe with what is set otherwise.
 
         Raises
         ------

@@ -87,8 +87,8 @@ def write_store(
         with open(temporary / RESIDUES, "wb") as residues, open(temporary / OFFSETS, "wb") as offsets:
 
             def put(name: str, values: np.ndarray) -> None:
-                (residues if name == RESIDUES else offsets).write(values)
-                digests[name].update(values)
+                (residues if name == RESIDUES else offsets).write(values.data)
+                digests[name].update(values.data)
 
             put(OFFSETS, np.zeros(1, OFFSET_TYPE))
             for column in sequences:
@@ -171,6 +171,6 @@ def sequences_of_catalog(catalog: str | os.PathLike) -> Iterator[pa.LargeStringA
 
 
 def distinct(table: pa.Table) -> pa.LargeStringArray:
-    """The sequences of a catalog's rows that are no duplicates."""
+    """Return the sequences of a catalog's rows that are no duplicates."""
     found = table.filter(pc.is_null(table["duplicate_of"]))["sequence"].combine_chunks()
     return found if isinstance(found, pa.Array) else pa.concat_arrays([pa.array([], pa.large_string()), *found.chunks])

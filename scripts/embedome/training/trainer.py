@@ -55,7 +55,7 @@ class Sums:
     tokens: float = 0.0
 
     def plus(self, values: Sequence[float]) -> "Sums":
-        """These and more."""
+        """Return these and more."""
         mine = (getattr(self, name) for name in self.__slots__)
         return Sums(*(one + other for one, other in zip(mine, values, strict=True)))
 
@@ -174,7 +174,7 @@ class Trainer:
                     saved = time.monotonic()
 
     def micro_batches(self) -> Iterator[Micro]:
-        """This rank's micro-batches of all steps that are left."""
+        """Return this rank's micro-batches of all steps that are left."""
         for step in range(self.step, self.recipe.steps):
             rows = self.batches.rows(step)
             pieces = deal(rows.tokens, self.ranks.count, self.budget, self.width)[self.ranks.rank]

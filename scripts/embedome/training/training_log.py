@@ -45,7 +45,7 @@ class TrainingLog:
         self.progress.bar.close()
 
     def cut(self, step: int) -> None:
-        """Begin after so many steps: lines of later ones, of a run that was killed, are left out."""
+        """Begin after a number of steps: lines of later ones, of a run that was killed, are left out."""
         if not self.writes:
             return
         kept = [line for line in read_lines(self.path) if line["step"] <= step] if step else []
@@ -80,7 +80,7 @@ class TrainingLog:
 
 
 def shortened(value: Any) -> Any:
-    """A value with its numbers to six digits."""
+    """Return a value with its numbers to six digits."""
     if isinstance(value, Mapping):
         return {name: shortened(each) for name, each in value.items()}
     return rounded(value) if isinstance(value, float) else value

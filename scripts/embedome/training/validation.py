@@ -69,7 +69,7 @@ class ExactMasks:
 
 
 def fixed(objective: Objective) -> Objective | ExactMasks:
-    """The objective in validation: of masks exact ones, with nothing but the mask; span corruption as it is."""
+    """Return the objective of validation: of masks exact ones, all of them the mask; span corruption as it is."""
     return ExactMasks(objective.rate) if isinstance(objective, BertMasks | LegacyMasks) else objective
 
 
@@ -89,7 +89,7 @@ class Validation:
         self.rows: Rows = self.batches.first_rows(MOST_SEQUENCES, recipe.validation_tokens, SEED)
 
     def micro_batches(self, budget: int, width: int, rank: int = 0, ranks: int = 1) -> list[list[Group]]:
-        """The groups of each of a rank's micro-batches; a rank may have none."""
+        """Return the groups of each of a rank's micro-batches; a rank may have none."""
         pieces = deal(self.rows.tokens, 1, budget, width)[0]
         return [self.batches.groups(self.rows.take(piece)) for piece in pieces[rank::ranks]]
 
@@ -144,7 +144,7 @@ def residue_numbers(alphabet: Alphabet) -> np.ndarray:
 
 
 def visible_and_hidden(group: Group, alphabet: Alphabet) -> tuple[np.ndarray, np.ndarray]:
-    """The standard residues that are seen, and those that are hidden, by their numbers; int8 [B, L].
+    """Return the standard residues that are seen, and those that are hidden, by their numbers; int8 [B, L].
 
     A sequence's ends are places of their own, whether the model has tokens for them or not: seen there is the number
     20, where the end is seen. All else is -1.
@@ -174,18 +174,18 @@ def composition(seen: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
 
 
 def neighbour_tables(store: Store) -> np.ndarray:
-    """What a neighbour tells of a residue: logarithms of how much more often the two meet than by chance.
+    """Return what a neighbour tells of a residue: logarithms of how much more often the two meet than by chance.
 
     Returns
     -------
     numpy.ndarray, dtype=float64, shape=(2, REACH, 21, 20)
-        By side (before, behind), distance less 1, neighbour (the standard residues, and last the sequence's end on that
+        By side (before, after), distance less 1, neighbour (the standard residues, and last the sequence's end on that
         side), and residue.
     """
     numbers = np.full(256, -1, np.int8)
     numbers[list(STANDARD.encode())] = np.arange(LETTERS)
     counts = np.ones((2, REACH, LETTERS + 1, LETTERS))
-    # Whole sequences of so many residues, in pieces.
+    # Whole sequences of this many residues, in pieces.
     last = max(1, int(np.searchsorted(store.offsets, MOST_PAIRS, side="right")) - 1)
     for begin in range(0, min(last, len(store)), CHUNK):
         ends = store.offsets[begin : min(begin + CHUNK, last, len(store)) + 1]
@@ -210,7 +210,7 @@ def neighbour_tables(store: Store) -> np.ndarray:
 
 
 def neighbour_evidence(seen: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """What visible neighbours [B, L] tell of each residue of each place; float64 [B, L, 20]."""
+    """Return what visible neighbours [B, L] tell of each residue of each place; float64 [B, L, 20]."""
     evidence = np.zeros((*seen.shape, LETTERS))
     # Of what is not seen nothing: the last row, number -1.
     padded = np.concatenate([tables, np.zeros((*tables.shape[:2], 1, LETTERS))], 2)

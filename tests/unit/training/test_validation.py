@@ -1,4 +1,4 @@
-"""Validation: exactly so many residues hidden, always the same, and baselines as brute force gives them."""
+"""Validation: exact numbers of residues hidden, always the same, and baselines as brute force gives them."""
 
 import math
 
