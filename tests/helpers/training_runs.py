@@ -3,11 +3,13 @@
 import json
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from embedome.common.errors import UserError
 from embedome.training.run import train_run
 from embedome.training.settings import PretrainSettings
 from helpers.small_run import Processes
@@ -43,12 +45,22 @@ def train_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, ch
     train_in(data, folder, **changes)
 
 
-def start_ranks(processes: Processes, ranks: int, data: Path, folder: Path, **changes: Any) -> list:
+def disagree_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """A rank's part of a run of which each rank has another seed; what it is told is kept."""
+    try:
+        train_as_rank(rank, ranks, port, data, folder, {**changes, "seed": rank})
+    except UserError as error:
+        (data / f"told-{rank}").write_text(str(error))
+
+
+def start_ranks(
+    processes: Processes, ranks: int, data: Path, folder: Path, work: Callable = train_as_rank, **changes: Any
+) -> list:
     """Start the ranks of a run, a process each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [processes.start(partial(train_as_rank, rank, ranks, port, data, folder, changes)) for rank in range(ranks)]
+    return [processes.start(partial(work, rank, ranks, port, data, folder, changes)) for rank in range(ranks)]
 
 
 def run_ranks(processes: Processes, ranks: int, data: Path, folder: Path, **changes: Any) -> None:

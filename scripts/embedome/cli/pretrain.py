@@ -44,7 +44,7 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     for name, what in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{what} (default: recipe's)")
-    parser.add_argument("--init", metavar="DIR", help="model directory of the same shape to begin with")
+    parser.add_argument("--init", metavar="MODEL", help="directory or .nemo archive of the same shape to begin with")
     parser.add_argument("--steps", type=int, metavar="N", help="steps; schedule and phases keep their shape")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a step, on all devices (default: recipe's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order and masks (default: 0)")

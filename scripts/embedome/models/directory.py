@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from embedome.models.encoders.grouped import StreamEncoder
 
 CONFIG = "config.json"
+# In what embedome says of a model that it trained: how.
+PRETRAINING = "pretraining"
 # Of PEFT, which transformers applies to the weights beside it where PEFT is installed.
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -45,7 +47,8 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     dict
         ``name``; ``trained``: False for random weights made by embedome, None where the directory does not say;
         ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of all that have a say in
-        the vocabulary; ``preprocessing`` of sequences before their tokens are looked up.
+        the vocabulary; ``preprocessing`` of sequences before their tokens are looked up; of a model that embedome
+        trained also ``pretraining``: recipe, data, split, steps, losses.
 
     Raises
     ------
@@ -63,6 +66,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         "config_sha256": file_sha256(directory / CONFIG),
         "tokenizer_sha256": json_sha256(vocabulary),
         "preprocessing": read_tokenizer(directory).preparation,
+        **({PRETRAINING: about[PRETRAINING]} if PRETRAINING in about else {}),
     }
 
 

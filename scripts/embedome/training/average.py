@@ -6,9 +6,10 @@ from pathlib import Path
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
 from embedome.models.create import make_config
+from embedome.models.directory import PRETRAINING
 from embedome.training.checkpoints import average, find_checkpoints, milestones
 from embedome.training.model_files import new_model, save_model
-from embedome.training.own_model import PRETRAINING, check_own_model
+from embedome.training.own_model import check_own_model
 from embedome.training.run import RUN
 
 

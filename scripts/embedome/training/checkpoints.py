@@ -8,13 +8,14 @@ identifies the run. Optimisers' states are kept for the last two alone; weights 
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_directory, temporaries_of
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, cut, first_line
 from embedome.common.json_files import json_text, read_json
 
 if TYPE_CHECKING:
@@ -123,17 +124,42 @@ def save_checkpoint(
         What else is to be known again.
     keep, every : int
         Weights stay of the last `keep` checkpoints whose step is a multiple of `every`.
+
+    Raises
+    ------
+    UserError, OSError
+        Where the disk is full; earlier checkpoints stay.
     """
     import torch
     from safetensors.torch import save_file
 
     path = Path(folder) / f"step-{step:08d}"
-    with atomic_directory(path, check=lambda path: None) as temporary:
+    with atomic_directory(path, check=lambda path: None) as temporary, writing(path):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
         torch.save([optimiser.state_dict() for optimiser in optimisers], temporary / OPTIMISERS)
         (temporary / STATE).write_text(json_text({"step": step, **state}), encoding="utf-8")
     remove_old(Path(folder), keep, every)
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Have one line say that tensors could not be written: libraries raise errors of their own on a full disk.
+
+    Raises
+    ------
+    UserError
+        Names the path, and what the library said.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        what = cut(first_line(error))
+        raise UserError(
+            f"{path}: cannot be written ({what}); free some space and run again, finished work is kept"
+        ) from None
 
 
 def remove_old(folder: Path, keep: int, every: int) -> None:

@@ -263,6 +263,11 @@ class PreLNSeq2Seq(PreLNModel):
         self.decoder = PreLNDecoder(config, self.encoder.final_norm.eps)
         self.bias = nn.Parameter(torch.empty(1, config["vocab_size"]))
 
+    def cut_vocabulary(self, rows: int) -> None:
+        """Leave the first rows of the table of tokens, and of the output's bias."""
+        self.encoder.words = nn.Embedding.from_pretrained(self.words.detach()[:rows].clone(), freeze=False)
+        self.bias = nn.Parameter(self.bias.detach()[:, :rows].clone())
+
     def guess(self, batch: SpanBatch) -> Guesses:
         """As `TrainedModel.guess`."""
         sources, targets = [source.shape for source in batch.sources], [target.shape for target in batch.targets]

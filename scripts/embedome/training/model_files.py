@@ -1,5 +1,6 @@
 """Models that are trained, out of a Hugging Face directory or with random weights, and written as one."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from embedome.models.create import make_config, random_model, save_directory
 from embedome.models.directory import open_checkpoint, read_config
 from embedome.models.registry import BLENDERBOT, MEGATRON_BERT, T5, find_entry
 from embedome.models.tensors import fill, stacked
+from embedome.training.checkpoints import writing
 from embedome.training.model import MaskedModel, PreLNSeq2Seq, TrainedModel
 from embedome.training.own_model import check_own_model
 from embedome.training.t5_model import T5Seq2Seq
@@ -54,14 +56,20 @@ def new_model(like: str, config: "PreTrainedConfig", dropout: float) -> TrainedM
 def read_model(directory: str | os.PathLike, config: "PreTrainedConfig", dropout: float) -> TrainedModel:
     """Return a model with the weights of a directory, which has its shape; activation and head may be others.
 
+    Of a larger vocabulary ProtT5nv's takes the first rows, as the card's took those of NeMo's T5.
+
     Raises
     ------
     UserError
         As `directory.load_model`; names the tensor that does not fit.
     """
-    read_config(directory)
-    model = empty_model(config, dropout)
-    fill(model, open_checkpoint(directory, model.tensor_map(config.to_dict())))
+    rows, own = config.vocab_size, copy.copy(config)
+    if config.model_type == BLENDERBOT:
+        own.vocab_size = max(rows, read_config(directory)["vocab_size"])
+    model = empty_model(own, dropout)
+    fill(model, open_checkpoint(directory, model.tensor_map(own.to_dict())))
+    if isinstance(model, PreLNSeq2Seq) and own.vocab_size > rows:
+        model.cut_vocabulary(rows)
     model.settle()
     return model
 
@@ -100,4 +108,5 @@ def save_model(
         Where there is something at the path that embedome's training did not write.
     """
     config = make_config(like, sizes, about)
-    save_directory(directory, like, config, hugging_face_tensors(model, config.to_dict()), check_own_model)
+    with writing(directory):
+        save_directory(directory, like, config, hugging_face_tensors(model, config.to_dict()), check_own_model)

@@ -6,11 +6,8 @@ from pathlib import Path
 from embedome.common.json_files import read_json
 from embedome.common.outputs import check_own_folder
 from embedome.models.create import MODEL_NAMES
-from embedome.models.directory import CONFIG
+from embedome.models.directory import CONFIG, PRETRAINING
 from embedome.models.registry import CONFIG_KEY
-
-# In what embedome says of a model: how it was trained.
-PRETRAINING = "pretraining"
 
 
 def check_own_model(directory: str | os.PathLike) -> None:

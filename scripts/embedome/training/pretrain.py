@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedome.models.directory import check_model_directory
+from embedome.training.beginning import as_directory, check_beginning
 from embedome.training.data import TRAIN, VAL, store_fasta, store_splits
 from embedome.training.launch import train_on
 from embedome.training.own_model import check_own_model
@@ -51,7 +52,7 @@ def pretrain_splits(
         As `data.store_splits` and `run.train_run`.
     """
     run = Path(run)
-    check(run, model, settings)
+    settings = checked(run, model, settings)
     store_splits(catalog, splits, summary, run / DATA)
     return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, model, settings)
 
@@ -88,15 +89,17 @@ def pretrain_fasta(
         As `data.store_fasta` and `run.train_run`.
     """
     run = Path(run)
-    check(run, run / MODEL, settings)
+    settings = checked(run, run / MODEL, settings)
     store_fasta(fasta, val, run / DATA)
     return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, run / MODEL, settings)
 
 
-def check(run: Path, model: str | os.PathLike, settings: PretrainSettings) -> None:
-    """Check what can be checked before the data are read."""
+def checked(run: Path, model: str | os.PathLike, settings: PretrainSettings) -> PretrainSettings:
+    """Check what can be checked before the data are read; return the settings, with a directory to begin with."""
     settings.chosen()
-    if settings.init:
-        check_model_directory(settings.init)
     check_own_model(model)
     check_new_run(run)
+    if not settings.init:
+        return settings
+    check_beginning(settings.init)
+    return replace(settings, init=as_directory(settings.init, run))

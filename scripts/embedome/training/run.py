@@ -25,14 +25,15 @@ from embedome.common.process import keep_freed_memory
 from embedome.engine.device import TOKEN_BUDGET
 from embedome.models.checkpoint import weights_sha256
 from embedome.models.create import make_config
-from embedome.models.directory import check_model_directory
+from embedome.models.directory import PRETRAINING, check_model_directory
 from embedome.training.alphabet import Alphabet
 from embedome.training.batches import Batches
+from embedome.training.beginning import INIT
 from embedome.training.checkpoints import average, find_checkpoints, milestones
 from embedome.training.model import MaskedModel, TrainedModel
 from embedome.training.model_files import new_model, read_model, save_model
 from embedome.training.objectives import SpanCorruption
-from embedome.training.own_model import PRETRAINING, check_own_model
+from embedome.training.own_model import check_own_model
 from embedome.training.ranks import Ranks, join_ranks
 from embedome.training.recipes import Recipe, described
 from embedome.training.settings import PretrainSettings
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 # What else may lie in the folder of a run before it begins, beside temporary files.
-BEFORE = {LOCK, "data", "model", "job.json"}
+BEFORE = {LOCK, INIT, "data", "model", "job.json"}
 FORMAT = "embedome pretraining 1"
 # Of a GPU's free memory, what micro-batches may take, and bytes that a token takes for each layer and dimension: about
 # 34 of a layer in bfloat16 (Korthikanti et al. 2022, arXiv:2205.05198), and as many again for what autocast keeps.
@@ -114,7 +115,7 @@ def identify(recipe: Recipe, settings: PretrainSettings, train: Store, val: Stor
         "recipe": described(recipe),
         "seed": settings.seed,
         "init": settings.init and weights_sha256(settings.init),
-        "data": {"train": train.sha256, "val": val.sha256},
+        "data": {"train": train.identity(), "val": val.identity()},
     }
 
 

@@ -27,7 +27,7 @@ class PretrainSettings:
     seed : int
         Of weights, order and masks.
     init : str or None
-        A model directory of the same shape to begin with; None: random weights.
+        A model directory, or a NeMo archive, of the same shape to begin with; None: random weights.
     device : str
         ``cpu`` or ``cuda``.
     threads : int or None

@@ -47,6 +47,8 @@ class Store:
         How often each byte occurs.
     sha256 : str
         Of residues and offsets.
+    source : dict
+        Where they are from.
     """
 
     path: Path
@@ -54,9 +56,14 @@ class Store:
     offsets: np.ndarray
     letters: np.ndarray
     sha256: str
+    source: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the store is known by: digest, number of sequences, source."""
+        return {"sha256": self.sha256, "sequences": len(self), "source": self.source}
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Residues of the sequences in these rows, int64."""
@@ -142,6 +149,7 @@ def open_store(folder: str | os.PathLike) -> Store:
         np.memmap(folder / OFFSETS, OFFSET_TYPE, "r"),
         letters,
         json_sha256(about["sha256"]),
+        about["source"],
     )
 
 

@@ -31,6 +31,7 @@ from embedome.training.optimisers import make_optimisers, set_rate
 from embedome.training.ranks import Ranks
 from embedome.training.recipes import Recipe
 from embedome.training.training_log import TrainingLog
+from embedome.training.utilisation import peak_rate, step_operations
 from embedome.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ class Trainer:
     def resume(self) -> None:
         """Take up the last checkpoint, if there is one."""
         found = last_checkpoint(self.checkpoints)
+        self.ranks.check_agreed("checkpoints", str(found and found.step))
         if found is None:
             return
         found.restore(self.model, self.optimisers)
@@ -164,6 +166,8 @@ class Trainer:
                 if self.must_stop():
                     self.save()
                     sys.exit(TERMINATED_EXIT)
+                if self.ranks.is_first and self.log.peak_share is None:
+                    self.log.peak_share = self.peak_share(micro)
                 scores.append(self.run_micro(wrapped, micro))
                 if not micro.is_last:
                     continue
@@ -172,6 +176,13 @@ class Trainer:
                 if self.is_milestone() or time.monotonic() - saved > SAVE_S:
                     self.save()
                     saved = time.monotonic()
+
+    def peak_share(self, micro: Micro) -> float:
+        """Return which part of all devices' peak a token per second is."""
+        batch = to_device(micro.groups, self.ranks.device)
+        self.model.eval()
+        operations = step_operations(self.model, batch) / micro.tokens
+        return operations / (self.ranks.count * peak_rate(self.ranks.device))
 
     def micro_batches(self) -> Iterator[Micro]:
         """Return this rank's micro-batches of all steps that are left."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from embedome.common.atomic_files import atomic_path
+from embedome.common.atomic_files import atomic_path, full_disk_named
 from embedome.common.errors import UserError
 from embedome.common.json_files import rounded
 from embedome.common.log import Progress
@@ -33,6 +33,8 @@ class TrainingLog:
         self.since: float = time.monotonic()
         self.tokens: int | None = None
         self.begun = 0
+        # Of the device's peak, for each token per second; not known before the first step.
+        self.peak_share: float | None = None
 
     def __enter__(self) -> "TrainingLog":
         return self
@@ -63,8 +65,10 @@ class TrainingLog:
         now, tokens = time.monotonic(), values["tokens"]
         rate = None if self.tokens is None else (tokens - self.tokens) / max(1e-9, now - self.since)
         self.since, self.tokens = now, tokens
-        self.write({"step": step, **values, "tokens_per_s": rate})
-        self.progress.label = f"pretraining: loss {values['residue_loss']:.4f}, {rate or 0:,.0f} tokens/s"
+        share = None if rate is None or self.peak_share is None else rate * self.peak_share
+        self.write({"step": step, **values, "tokens_per_s": rate, "peak_share": share})
+        speed = "" if share is None else f", {rate:,.0f} tokens/s, {100 * share:.0f} % of peak"
+        self.progress.label = f"pretraining: loss {values['residue_loss']:.4f}{speed}"
         self.progress.update(step - self.begun - self.progress.done)
 
     def validated(self, step: int, values: Mapping[str, float]) -> None:
@@ -75,8 +79,9 @@ class TrainingLog:
     def write(self, line: Mapping[str, Any]) -> None:
         """Write a line, at once."""
         if self.handle:
-            self.handle.write(json.dumps(shortened(line)) + "\n")
-            self.handle.flush()
+            with full_disk_named(self.path):
+                self.handle.write(json.dumps(shortened(line)) + "\n")
+                self.handle.flush()
 
 
 def shortened(value: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedome.common.errors import UserError
 from embedome.models.tokenizer import STANDARD
 from embedome.training.alphabet import Alphabet
 from embedome.training.batches import Batches, Rows, deal
@@ -82,11 +83,20 @@ class Validation:
         Held-out sequences.
     recipe : Recipe
     alphabet : Alphabet
+
+    Raises
+    ------
+    UserError
+        Where its sequences are too few and too short for a residue to be hidden.
     """
 
     def __init__(self, store: Store, recipe: Recipe, alphabet: Alphabet) -> None:
         self.batches = Batches(store, fixed(recipe.objective), alphabet, (), recipe.residues, SEED)
         self.rows: Rows = self.batches.first_rows(MOST_SEQUENCES, recipe.validation_tokens, SEED)
+        if not any((group.labels != IGNORED).any() for group in self.batches.groups(self.rows)):
+            raise UserError(
+                f"{store.path}: {len(store)} held-out sequences, and none with a residue to hide; hold out more"
+            )
 
     def micro_batches(self, budget: int, width: int, rank: int = 0, ranks: int = 1) -> list[list[Group]]:
         """Return the groups of each of a rank's micro-batches; a rank may have none."""

@@ -14,6 +14,7 @@ from embedome.common.yaml_aliases import check_aliases
 from embedome.models.create import check_own_directory
 from embedome.models.directory import check_model_directory
 from embedome.models.registry import REGISTRY
+from embedome.training.beginning import check_beginning
 from embedome.training.own_model import check_own_model
 from embedome.training.recipes import RECIPES
 
@@ -65,7 +66,7 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
     if not untrained and not pretrain:
         check_model_directory(directory)
     if pretrain and pretrain["init"]:
-        check_model_directory(pretrain["init"])
+        check_beginning(pretrain["init"])
     if files:
         check_files(config, made)
         # Snakemake removes what a rule makes before it runs, whatever else is in a folder.

@@ -1,23 +1,38 @@
 """Whole runs: the same bytes after any crash, the same curve on any number of ranks, refusals that lose nothing."""
 
+import io
 import json
 import random
+import resource
 import signal
 import time
 
 import numpy as np
 import pytest
-from embedome.common.errors import UserError
+import torch
+from embedome.common.errors import USER_ERROR_EXIT, UserError, user_errors
+from embedome.common.json_files import json_sha256
 from embedome.models.create import make_untrained
 from embedome.models.directory import load_model, model_identity
 from embedome.training import run as run_module
 from embedome.training import settings as settings_module
 from embedome.training import trainer
 from embedome.training.checkpoints import find_checkpoints
+from embedome.training.run import train_run
+from embedome.training.training_log import TrainingLog
 from helpers.small_run import snapshot
 from helpers.stores import random_sequences, store_of
 from helpers.training_models import SIZES
-from helpers.training_runs import curve_of, lines_of, make_stores, run_ranks, start_ranks, train_in
+from helpers.training_runs import (
+    SETTINGS,
+    curve_of,
+    disagree_as_rank,
+    lines_of,
+    make_stores,
+    run_ranks,
+    start_ranks,
+    train_in,
+)
 from safetensors.torch import load_file
 
 
@@ -46,8 +61,12 @@ def test_a_run_writes_a_model_that_says_how_it_was_trained(whole, data):
     about = json.loads((whole / "model" / "config.json").read_text())["embedome"]["pretraining"]
     stores = [json.loads((data / name / "store.json").read_text()) for name in ("train", "val")]
     assert {name: value for name, value in about.items() if name != "data"} == summary
-    assert len(stores[0]["sha256"]) == 2
-    assert set(about["data"]) == {"train", "val"}
+    digests = [json_sha256(store["sha256"]) for store in stores]
+    assert about["data"] == {
+        name: {"sha256": digest, "sequences": store["sequences"], "source": {"name": "test"}}
+        for name, digest, store in zip(("train", "val"), digests, stores, strict=True)
+    }
+    assert identity["pretraining"] == about
     assert summary["steps"] == 12
     assert summary["parameters"] == sum(
         tensor.numel()
@@ -162,6 +181,106 @@ def test_folders_that_embedome_did_not_make_stay(data, tmp_path):
         with pytest.raises(UserError, match=f"{name}: .*embedome did not make"):
             train_in(data, tmp_path)
         (tmp_path / name / "thesis.txt").unlink()
+
+
+def test_ranks_that_disagree_are_all_told_so_and_nothing_is_written(data, tmp_path, processes):
+    for process in start_ranks(processes, 2, data, tmp_path, disagree_as_rank):
+        process.join(120)
+        assert process.exitcode == 0
+    for rank in range(2):
+        assert (data / f"told-{rank}").read_text() == (
+            "rank 1 has other data or settings than rank 0; give all ranks the same files and settings"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimisers.pt"])
+def test_a_full_disk_is_one_line_and_loses_nothing(whole, data, tmp_path, monkeypatch, caplog, name):
+    # Files of this process alone may not be as large as that one: writers fail as on a full disk.
+    last = find_checkpoints(whole / "run" / "checkpoints")[-1].path
+    sizes = {path.name: path.stat().st_size for path in last.iterdir()}
+    assert sizes["weights.safetensors"] < sizes["optimisers.pt"]
+    save, limits = trainer.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_on_full_disk(folder, step, *rest):
+        if step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[name] - 1000, limits[1]))
+        try:
+            save(folder, step, *rest)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save_on_full_disk)
+    with pytest.raises(SystemExit) as stopped, user_errors():
+        train_in(data, tmp_path)
+    assert stopped.value.code == USER_ERROR_EXIT
+    assert "step-00000006: cannot be written" in caplog.messages[-1]
+    assert "free some space and run again, finished work is kept" in caplog.messages[-1]
+    monkeypatch.undo()
+    assert find_checkpoints(tmp_path / "run" / "checkpoints")[-1].step == 5
+    assert not list(tmp_path.rglob("*.tmp"))
+    train_in(data, tmp_path)
+    assert snapshot(tmp_path / "model") == snapshot(whole / "model")
+
+
+def test_a_full_disk_is_told_of_training_jsonl(tmp_path):
+    # Opened only, never named to a writer that would replace it.
+    with io.FileIO("/dev/full", "w") as full, TrainingLog(tmp_path, 5, writes=True) as log:
+        log.cut(0)
+        file, log.handle = log.handle, io.TextIOWrapper(full, write_through=True)
+        with pytest.raises(OSError, match="No space left") as error:
+            log.validated(1, {"loss": 1.0})
+        assert error.value.filename == str(tmp_path / "training.jsonl")
+        log.handle = file
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_val_smaller_than_a_batch_or_than_the_ranks_is_enough(tmp_path, processes, ranks):
+    store_of(tmp_path / "train", random_sequences(150, 1))
+    store_of(tmp_path / "val", random_sequences(1, 2), pieces=1)
+    run_ranks(processes, ranks, tmp_path, tmp_path / "out", steps=2)
+    summary = json.loads((tmp_path / "out" / "run" / "summary.json").read_text())
+    assert 2.5 < summary["validation"]["loss"] < 4
+    assert 2.5 < summary["baselines"]["unigram"] < 4
+
+
+def test_a_val_without_anything_to_hide_is_refused_before_training(data, tmp_path):
+    store_of(tmp_path / "val", ["MKT", "XXXXXXXXXXXXXXXX"], pieces=1)
+    with pytest.raises(UserError, match=r"val: 2 held-out sequences, and none with a residue to hide; hold out more"):
+        train_run(data / "train", tmp_path / "val", tmp_path / "run", tmp_path / "model", SETTINGS)
+    assert not (tmp_path / "model").exists()
+    assert not find_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_gradients_are_clipped_to_a_norm_of_one(data, tmp_path, monkeypatch):
+    make, forward, norms = trainer.make_optimisers, trainer.Trainer.forward, []
+
+    def larger(self, model, batch):
+        scores = forward(self, model, batch)
+        return scores._replace(loss=scores.loss * 3) if self.step % 2 and model.training else scores
+
+    def watched(model, *rest):
+        optimisers = make(model, *rest)
+
+        def watch(*_):
+            squares = [parameter.grad.square().sum() for parameter in model.parameters()]
+            norms.append(float(torch.stack(squares).sum().sqrt()))
+
+        optimisers[0].register_step_pre_hook(watch)
+        return optimisers
+
+    monkeypatch.setattr(trainer, "make_optimisers", watched)
+    monkeypatch.setattr(trainer.Trainer, "forward", larger)
+    train_in(data, tmp_path)
+    before = [line["norm"] for line in lines_of(tmp_path) if "norm" in line]
+    assert max(before) > 1 > min(before)
+    assert norms == pytest.approx([min(1.0, norm) for norm in before], rel=1e-4)
+
+
+def test_the_share_of_the_peak_is_told(whole):
+    shares = [line["peak_share"] for line in lines_of(whole) if "peak_share" in line]
+    assert shares[0] is None
+    assert all(0 < share < 1.5 for share in shares[1:])
 
 
 def test_steps_that_are_not_finite_are_left_out_and_counted(data, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ MOST_NAMES = 10
 REFERENCE = re.compile(r"\$\{(?:\w*\.)*(\w+)\}")
 
 
-def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> None:
+def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike, *, other_vocabulary: bool = False) -> None:
     """Convert an archive to a Hugging Face directory in float32.
 
     Parameters
@@ -74,6 +74,8 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
         The .nemo file, of NeMo 1.11 to 1.20.
     directory : path
         Put in place whole.
+    other_vocabulary : bool
+        Take an archive of another vocabulary, too, and of its embedding the first rows: a model to go on training.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike) -> Non
     with open_archive(archive) as members:
         config = read_nemo_config(archive, members)
         for name, pieces in read_vocabularies(members).items():
-            if pieces != ESM1NV_PIECES:
+            if pieces != ESM1NV_PIECES and not other_vocabulary:
                 raise UserError(f"{archive}: the vocabulary in {shown(name)} is not ESM-1nv's (docs/models.md)")
         ranks = read_ranks(archive, members)
     layout = find_layout(archive, ranks)
