@@ -36,7 +36,17 @@ SMALL = {
     "model": {
         "name": "esm1nv-demo",
         "directory": "resources/models/esm1nv-demo",
-        "untrained": {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 64, "positions": 64},
+        "untrained": {
+            "like": "esm1nv",
+            "layers": 2,
+            "decoder_layers": None,
+            "hidden": 32,
+            "heads": 4,
+            "feed_forward": 64,
+            "positions": 64,
+            "seed": 0,
+        },
+        "pretrain": None,
     },
     "cost": {"longest": 62},
     "embed": {"part_sequences": 40},

@@ -31,7 +31,13 @@ SLOW = changed(
     model={
         "name": "tiny",
         "directory": "resources/models/tiny",
-        "untrained": {"layers": 4, "hidden": 384, "heads": 8, "feed_forward": 1536, "positions": 64},
+        "untrained": {
+            **SMALL["model"]["untrained"],
+            "layers": 4,
+            "hidden": 384,
+            "heads": 8,
+            "feed_forward": 1536,
+        },
     },
     embed={"part_sequences": 20},
 )

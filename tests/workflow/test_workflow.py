@@ -297,13 +297,13 @@ def test_what_lies_in_the_catalog_s_folder_is_never_removed(demo, tmp_path):
 def test_presets_build_a_plan(demo, tmp_path, preset):
     """With the model's directory in place, a preset is a complete configuration."""
     model = yaml.safe_load(preset.read_text())["model"]
-    needed = model["pretrain"]["init"] if "pretrain" in model else model["directory"]
+    needed = model["pretrain"]["init"] if model["pretrain"] else model["directory"]
     if needed:
         shutil.copytree(demo / "resources/models/esm1nv-demo", tmp_path / needed)
     result = run(tmp_path, None, "--configfile", str(preset), "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
     assert "embed" in result.stdout
-    assert ("pretrain" in result.stdout) == ("pretrain" in model)
+    assert ("pretrain" in result.stdout) == bool(model["pretrain"])
 
 
 def test_slurm_profile_is_found_by_its_name(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from embedome.common.json_files import read_json
 from embedome.common.outputs import check_own_folder
-from embedome.models.create import MODEL_NAMES
+from embedome.models.create import MODEL_NAMES, is_untrained
 from embedome.models.directory import CONFIG, PRETRAINING
 from embedome.models.registry import CONFIG_KEY
 
@@ -13,12 +13,15 @@ from embedome.models.registry import CONFIG_KEY
 def check_own_model(directory: str | os.PathLike) -> None:
     """Check that a directory may be replaced by a trained model.
 
+    Random weights may be: a seed gives them again.
+
     Raises
     ------
     UserError
-        Where training did not write it, or something else is in it.
+        Where embedome did not make it, or something else is in it.
     """
-    check_own_folder(directory, MODEL_NAMES, is_pretrained)
+    advice = "name a directory that is not there; in a configuration model.pretrain: null uses what is there"
+    check_own_folder(directory, MODEL_NAMES, lambda folder: is_pretrained(folder) or is_untrained(folder), advice)
 
 
 def is_pretrained(folder: Path) -> bool:

@@ -1,5 +1,7 @@
 """Models to begin with: random ones as `embedome models init` makes them, and other models' weights."""
 
+import json
+
 import pytest
 import torch
 from embedome.common.errors import UserError
@@ -56,7 +58,13 @@ def test_token_types_become_part_of_the_positions(tmp_path):
     assert torch.equal(found["bert.embeddings.position_embeddings.weight"], expected)
 
 
-def test_a_model_that_training_did_not_write_is_not_replaced(tmp_path):
+def test_a_model_that_embedome_did_not_make_is_not_replaced(tmp_path):
     make_untrained(tmp_path / "model", "made", "esm1nv", SIZES["esm1nv"], 3)
+    # Random weights are given again by their seed.
+    check_own_model(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["embedome"]["trained"] = True
+    path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="embedome did not make it"):
         check_own_model(tmp_path / "model")

@@ -41,6 +41,12 @@ def merged(base: dict, update: dict) -> dict:
     return result
 
 
+def untrained(**changes: object) -> dict:
+    """A section model that asks for random weights."""
+    given = {"like": "esm1nv", "layers": 2, "decoder_layers": None, "hidden": 64, "heads": 4, "feed_forward": 256}
+    return {"untrained": {**given, "positions": None, "seed": 0, **changes}, "pretrain": None}
+
+
 def fault(**sections: dict) -> str:
     with pytest.raises(UserError) as error:
         check_config(merged(CONFIG, sections), SCHEMA)
@@ -92,7 +98,7 @@ def test_documentation_has_every_key_and_no_other():
     [
         ({"filter": {"min_lenght": 3}}, "unknown key 'filter.min_lenght'; did you mean 'min_length'?"),
         ({"nonsense": 1}, "unknown key 'nonsense'; expected one of source, demo, filter, cluster"),
-        ({"model": {"untrained": {"depth": 2}}}, "unknown key 'model.untrained.depth'; expected one of like"),
+        ({"model": {"pretrain": {"depth": 2}}}, "unknown key 'model.pretrain.depth'; expected one of recipe"),
         ({"filter": {"min_length": "ten"}}, "filter.min_length is 'ten'; expected integer, at least 1"),
         ({"filter": {"min_length": 0}}, "filter.min_length is 0; expected integer, at least 1"),
         ({"filter": {"max_length": 2.5}}, "filter.max_length is 2.5; expected integer or null, at least 1"),
@@ -119,7 +125,13 @@ def test_documentation_has_every_key_and_no_other():
             "source.database is 'uniparc'; expected one of uniref50, uniref90, uniref100, as source.release is given",
         ),
         ({"filter": {"max_length": 5}}, "filter.max_length is 5; expected at least filter.min_length, 20"),
-        ({"model": {"untrained": {"heads": 3}}}, "model.untrained.hidden is 64; expected a multiple of heads, 3"),
+        ({"model": {"pretrain": {"heads": 3}}}, "model.pretrain.hidden is 64; expected a multiple of heads, 3"),
+        ({"model": untrained(heads=3)}, "model.untrained.hidden is 64; expected a multiple of heads, 3"),
+        ({"model": untrained(like="esm3")}, "model.untrained.like is 'esm3'; expected one of esm1nv"),
+        (
+            {"model": {"untrained": untrained()["untrained"]}},
+            "model.untrained and model.pretrain are both given; expected null for one of them",
+        ),
         ({"embed": {"overlap": 5}}, "embed.overlap is 5; expected 0, as embed.long_sequences is not 'window'"),
     ],
 )

@@ -90,7 +90,13 @@ def test_optional_stages_are_asked_for_where_they_are_switched_on():
 
 
 def test_the_model_is_made_or_looked_at(tmp_path):
-    made = paths(model={"directory": "m", "untrained": {"like": "esm2-8m", "layers": 2, "hidden": None, "seed": 1}})
+    made = paths(
+        model={
+            "directory": "m",
+            "untrained": {"like": "esm2-8m", "layers": 2, "hidden": None, "seed": 1},
+            "pretrain": None,
+        }
+    )
     assert made.weights == ["m/model.safetensors"]
     assert made.vocabulary == ["m/tokenizer.json"]
     assert made.untrained_model == {"like": "esm2-8m", "sizes": {"layers": 2}, "seed": 1}
@@ -99,7 +105,7 @@ def test_the_model_is_made_or_looked_at(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     )
-    given = paths(model={"directory": str(tmp_path), "untrained": None})
+    given = paths(model={"directory": str(tmp_path), "pretrain": None})
     assert sorted(given.weights) == sorted(str(path) for path in tmp_path.iterdir())
     for name in ("added_tokens.json", "spiece.model"):
         (tmp_path / name).write_bytes(b"")
