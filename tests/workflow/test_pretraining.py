@@ -41,6 +41,16 @@ def test_the_data_set_is_of_the_model_that_was_trained(trained):
     assert about["pretraining"]["steps"] == summary["steps"] == 10
     dataset = open_dataset(trained / "results/dataset/esm1nv-demo")
     assert dataset.manifest["provenance"]["model"]["trained"] is True
+    # It says how: data, split, recipe, losses, checkpoints.
+    carried = dataset.manifest["provenance"]["model"]["pretraining"]
+    assert carried == about["pretraining"]
+    assert carried["recipe"] == "demo"
+    assert carried["averaged"] == [10]
+    stores = {name: trained / f"results/pretraining/esm1nv-demo/data/{name}/store.json" for name in ("train", "val")}
+    for name, store in stores.items():
+        assert carried["data"][name]["sequences"] == json.loads(store.read_text())["sequences"]
+        assert carried["data"][name]["source"]["name"] == f"split {name}"
+        assert carried["data"][name]["source"]["splits"]["method"] == "hash"
     assert len(dataset) == json.loads((trained / "results/summaries/filter.json").read_text())["kept"]
 
 
