@@ -53,7 +53,7 @@ def write_report(
         write_page(folder / "leakage.html", "Held-out sequences with a hit in train", header, rows)
     if training:
         summary, lines = read_training(training)
-        write_page(folder / "training.html", "Training of the model", ("what", "value"), flat(summary))
+        write_page(folder / "training.html", "Training of the model", ("what", "value"), flatten(summary))
         plots.save(plot_training(summary, lines), folder / "training.svg")
     sample = read_rows(analysis / analyse.SAMPLE)
     components = statistics["components"]

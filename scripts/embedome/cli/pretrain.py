@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from embedome.cli.options import DEVICES, chosen_device
+from embedome.cli.options import DEVICES, choose_device
 
 RECIPES = ("esm1nv", "esm1nv-1024", "esm1nv-legacy", "prott5nv", "ankh2-ext2", "demo")
 SIZES = {
@@ -77,7 +77,7 @@ def run_pretrain(options: argparse.Namespace) -> None:
         sizes={name: value for name, value in sizes.items() if value is not None},
         seed=options.seed,
         init=options.init,
-        device=chosen_device(options),
+        device=choose_device(options),
         threads=options.threads,
     )
     summary = pretrain_fasta(options.fasta, held_out(options.val), out, settings=settings, ranks=options.ranks)

@@ -259,8 +259,9 @@ class PreLNSeq2Seq(PreLNModel):
 
     def __init__(self, config: Mapping, dropout: float) -> None:
         super().__init__(dropout)
-        self.encoder = BlenderbotEncoder(config)
-        self.decoder = PreLNDecoder(config, self.encoder.final_norm.eps)
+        encoder = BlenderbotEncoder(config)
+        norm = cast("nn.LayerNorm", encoder.final_norm)
+        self.encoder, self.decoder = encoder, PreLNDecoder(config, norm.eps)
         self.bias = nn.Parameter(torch.empty(1, config["vocab_size"]))
 
     def cut_vocabulary(self, rows: int) -> None:

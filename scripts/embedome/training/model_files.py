@@ -11,7 +11,7 @@ from torch import Tensor
 from embedome.models.create import make_config, random_model, save_directory
 from embedome.models.directory import open_checkpoint, read_config
 from embedome.models.registry import BLENDERBOT, MEGATRON_BERT, T5, find_entry
-from embedome.models.tensors import fill, stacked
+from embedome.models.tensors import fill, stack_rows
 from embedome.training.checkpoints import writing
 from embedome.training.model import MaskedModel, PreLNSeq2Seq, TrainedModel
 from embedome.training.own_model import check_own_model
@@ -47,7 +47,7 @@ def new_model(like: str, config: "PreTrainedConfig", dropout: float) -> TrainedM
     model, source = empty_model(config, dropout), random_model(find_entry(like), config).state_dict()
     expected = model.tensor_map(config.to_dict())
     named = {expected.base_name(name): tensor for name, tensor in source.items()}
-    filled = {name: stacked(named[part] for part in parts) for name, parts in expected.parts.items()}
+    filled = {name: stack_rows(named[part] for part in parts) for name, parts in expected.parts.items()}
     model.load_state_dict(filled, assign=True)
     model.settle()
     return model

@@ -15,6 +15,7 @@ from embedome.models.encoders.t5 import (
     RelativeBias,
     T5Encoder,
     T5Layer,
+    T5Sublayers,
     layer_modules,
     layer_sizes,
     relative_positions,
@@ -59,7 +60,9 @@ class T5Seq2Seq(TrainedModel):
         self.encoder, self.decoder = T5Encoder(config), T5DecoderStack(config)
         self.head = nn.Parameter(torch.empty(config["vocab_size"], config["d_model"]))
 
-    def self_attend(self, layer: T5Layer, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
+    def self_attend(
+        self, layer: T5Sublayers, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]
+    ) -> Tensor:
         """Compute the attention half of a layer."""
         qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
         parts = zip(split(qkv, shapes), biases, strict=True)
@@ -67,7 +70,7 @@ class T5Seq2Seq(TrainedModel):
         attended = [self.attend(*part.unbind(2), bias=bias.to(part.dtype), scale=1.0) for part, bias in parts]
         return x + self.drop(layer.attention_out(join(attended)))
 
-    def feed_forward(self, layer: T5Layer, x: Tensor) -> Tensor:
+    def feed_forward(self, layer: T5Sublayers, x: Tensor) -> Tensor:
         """Compute the other half."""
         return x + self.drop(layer.mlp_out(layer.activate(layer.mlp_in(layer.mlp_norm(x)))))
 
@@ -81,9 +84,9 @@ class T5Seq2Seq(TrainedModel):
         encoded = self.drop(self.encoder.final_norm(encoded))
         x = self.drop(join([self.encoder.words(target) for target in batch.targets]))
         biases = [self.decoder.bias(length) for _, length in targets]
-        for layer in of_kind(self.decoder.layers, T5DecoderLayer):
-            x = self.self_attend(layer, x, targets, biases)
-            x = self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources, scale=1.0))
+        for block in of_kind(self.decoder.layers, T5DecoderLayer):
+            x = self.self_attend(block, x, targets, biases)
+            x = self.feed_forward(block, self.cross_attend(block, x, targets, encoded, sources, scale=1.0))
         logits = functional.linear(self.drop(self.decoder.final_norm(x)), self.head).float()
         return Guesses(logits, batch.labels, batch.residues)
 
