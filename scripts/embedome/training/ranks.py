@@ -14,7 +14,7 @@ from embedome.engine.device import use_device
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run.
+    """The process among those of the run.
 
     Parameters
     ----------

@@ -203,7 +203,7 @@ def untrained_faults(untrained: Mapping[str, Any]) -> Iterator[str]:
 
 
 def pretrain_faults(pretrain: Mapping[str, Any], untrained: Mapping[str, Any] | None) -> Iterator[str]:
-    """What is wrong with the training of a model."""
+    """Yield what is wrong with the training of a model."""
     if untrained:
         yield "model.untrained and model.pretrain are both given; expected null for one of them"
     if pretrain["recipe"] not in RECIPES:
