@@ -77,12 +77,12 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     """
     count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     own = use_device(device)
-    if device == "cuda":
-        own = torch.device("cuda", local)
-        torch.cuda.set_device(own)
     if count == 1:
         yield Ranks(0, 1, own)
         return
+    if device == "cuda":
+        own = torch.device("cuda", local)
+        torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), count, own)
