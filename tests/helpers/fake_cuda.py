@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from embedome.models.encoders.passes import take
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -70,33 +71,12 @@ def fake(tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, FakeTensor) else FakeCuda.current.mode.from_tensor(tensor)
 
 
-def get_item(tensor: Tensor, index: Any) -> Tensor:
-    """``tensor[index]``."""
-    parts = index if isinstance(index, tuple) else (index,)
-    before = parts.index(...) if any(part is ... for part in parts) else len(parts)
-    missing = tensor.dim() - sum(part is not None and part is not ... for part in parts)
-    spread = [*parts[:before], *[slice(None)] * missing, *parts[before + 1 :]]
-    found, axis, chosen = tensor, 0, []
-    for part in spread:
-        if part is None:
-            found = found.unsqueeze(axis)
-        elif isinstance(part, slice):
-            found = torch.ops.aten.slice.Tensor(found, axis, part.start, part.stop, part.step or 1)
-        elif isinstance(part, Tensor):
-            chosen = [*([None] * axis), part]
-        else:
-            found = found.select(axis, part)
-            continue
-        axis += 1
-    return torch.ops.aten.index.Tensor(found, chosen) if chosen else found
-
-
 def set_item(tensor: Tensor, index: Any, value: Any) -> None:
     """``tensor[index] = value``."""
     if isinstance(index, Tensor):
         torch.ops.aten.index_put_.default(fake(tensor), [index], value)
     else:
-        copy(get_item(tensor, index), value)
+        copy(take(tensor, index), value)
 
 
 def copy(tensor: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
@@ -143,7 +123,7 @@ ONE_DTYPE = {
 }
 REAL_NUMPY = Tensor.numpy
 REPLACED = {
-    Tensor.__getitem__: get_item,
+    Tensor.__getitem__: take,
     Tensor.__setitem__: set_item,
     Tensor.copy_: copy,
     Tensor.to: move,

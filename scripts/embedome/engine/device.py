@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, first_line
 from embedome.common.locks import try_lock
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ def open_gpu() -> torch.device:
         torch.zeros(1, device=device).add_(1)
         torch.cuda.synchronize(device)
     except RuntimeError as error:
-        raise UserError(f"{describe_gpu(device)} cannot be used: {first_line(error)}; {find_remedy(error)}") from None
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"{describe_gpu(device)} cannot be used: {reason}; {find_remedy(error)}") from None
     return device
 
 
@@ -85,7 +86,7 @@ def what_torch_sees() -> str:
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            reason = f" ({first_line(error)})"
+            reason = f" ({first_line(error).rstrip('.')})"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
     return (
         f"torch {torch.__version__} ({built}) sees none on {socket.gethostname()}{reason} "
@@ -132,11 +133,6 @@ def find_remedy(error: RuntimeError) -> str:
         return "its memory is taken by other processes; ask for a GPU of your own"
     found = (remedy for words, remedy in REMEDIES.items() if words in str(error))
     return next(found, "see docs/cluster.md")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return str(error).partition("\n")[0].rstrip(".")
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedome.common.errors import UserError
+from embedome.common.errors import UserError, first_line
 from embedome.common.process import keep_freed_memory
 from embedome.common.terms import EMBEDDED, FIRST, MEAN, NON_FINITE, OUT_OF_MEMORY, TOO_LONG, TRUNCATED, WINDOWED
 from embedome.engine.batch_layout import BatchLayout, DeviceLayout, Group, lay_out
@@ -23,7 +23,6 @@ from embedome.engine.device import (
     TOKEN_BUDGET,
     HostCopy,
     computes_bfloat16,
-    first_line,
     free_memory,
     is_out_of_memory,
     unused_memory,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedome.decoding.masked_lm import Head
-from embedome.models.encoders.grouped import join, split
+from embedome.models.encoders.grouped import attention, join, split
 from embedome.models.encoders.prenorm import (
     BLENDERBOT_LAYER,
     BlenderbotEncoder,
@@ -127,10 +127,8 @@ class TrainedModel(nn.Module):
         scale: float | None = None,
     ) -> Tensor:
         """Attend within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K]."""
-        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
-        rate = self.dropout if self.training else 0.0
-        found = functional.scaled_dot_product_attention(query, key, value, bias, rate, causal, scale=scale)
-        return found.transpose(1, 2).flatten(2)
+        dropout = self.dropout if self.training else 0.0
+        return attention(query, key, value, bias=bias, scale=scale, dropout=dropout, causal=causal)
 
     def cross_attend(
         self,
@@ -165,8 +163,7 @@ class PreLNModel(TrainedModel):
 
     def self_attend(self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size], *, causal: bool) -> Tensor:
         """Compute the attention half of a layer."""
-        qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
-        attended = [self.attend(*part.unbind(2), causal=causal) for part in split(qkv, shapes)]
+        attended = [self.attend(*part.unbind(2), causal=causal) for part in split(layer.project(x), shapes)]
         return x + self.drop(layer.attention_out(join(attended)))
 
     def feed_forward(self, layer: PreLNLayer, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from embedome.training.counter_random import uniform
 
 # A label that is not guessed, as torch's cross entropy has it.
 IGNORED = -100
-# Draws of one position are told apart by these.
+# Each position has a random number of its own for each of these questions.
 WHICH, HOW, WHAT = range(3)
 
 

@@ -34,7 +34,7 @@ def pretrain_splits(
     catalog, splits, summary : path
         What the filter and split stages wrote.
     run : path
-        Folder of the run; one that is there is gone on with.
+        Folder of the run; an existing run is resumed.
     model : path
         The model directory to write.
     settings : PretrainSettings
@@ -73,7 +73,7 @@ def pretrain_fasta(
     val : sequence of paths, or float
         Held-out sequences, or the fraction that is held out.
     run : path
-        Folder of the run; one that is there is gone on with.
+        Folder of the run; an existing run is resumed.
     settings : PretrainSettings
     ranks : int
         Processes, one for each device.

@@ -22,7 +22,7 @@ from embedome.common.errors import UserError, shown
 from embedome.common.json_files import json_sha256, read_json, rounded, write_json
 from embedome.common.locks import try_lock
 from embedome.common.process import keep_freed_memory
-from embedome.engine.device import TOKEN_BUDGET
+from embedome.engine.device import TOKEN_BUDGET, unused_memory
 from embedome.models.checkpoint import weights_sha256
 from embedome.models.create import make_config
 from embedome.models.directory import PRETRAINING, check_model_directory
@@ -71,7 +71,7 @@ def train_run(
     train, val : path
         Stores of sequences.
     run : path
-        Folder of the run; one that is there is gone on with.
+        Folder of the run; an existing run is resumed.
     model : path
         The model directory to write.
     settings : PretrainSettings
@@ -300,8 +300,7 @@ def token_budget(model: TrainedModel, device: torch.device) -> int:
     if device.type == "cpu":
         return most
     layers = sum(name.endswith("mlp_norm") for name, _ in model.named_modules())
-    free, _ = torch.cuda.mem_get_info(device)
     # Gradients and optimisers take three times the weights' memory.
     weights = 12 * sum(parameter.numel() for parameter in model.parameters())
-    room = MEMORY_SHARE * (free - weights)
+    room = MEMORY_SHARE * (unused_memory(device) - weights)
     return max(512, min(most, int(room / (TOKEN_BYTES * layers * model.encoder.dimension))))

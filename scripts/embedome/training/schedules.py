@@ -6,6 +6,7 @@ The first step is 0.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class Cosine:
 
 
 @dataclass(frozen=True, slots=True)
-class InverseSquareRoot:
-    """Linear warm-up ``peak (step + 1) / (warm_up + 1)``, then ``peak sqrt((warm_up + 1) / (step + 1))``; 0 at the end.
+class WarmedUp:
+    """What schedules without a tail have in common.
 
     Parameters
     ----------
@@ -60,6 +61,18 @@ class InverseSquareRoot:
     peak: float
     warm_up: int
     steps: int
+
+    def scaled(self, steps: int) -> Self:
+        """Return the same shape over another number of steps."""
+        return replace(self, warm_up=round(self.warm_up * steps / self.steps), steps=steps)
+
+
+@dataclass(frozen=True, slots=True)
+class InverseSquareRoot(WarmedUp):
+    """Linear warm-up ``peak (step + 1) / (warm_up + 1)``, then ``peak sqrt((warm_up + 1) / (step + 1))``.
+
+    After the last step it is 0.
+    """
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -69,34 +82,16 @@ class InverseSquareRoot:
             return self.peak * (step + 1) / (self.warm_up + 1)
         return self.peak * math.sqrt((self.warm_up + 1) / (step + 1))
 
-    def scaled(self, steps: int) -> "InverseSquareRoot":
-        """Return the same shape over another number of steps."""
-        return replace(self, warm_up=round(self.warm_up * steps / self.steps), steps=steps)
-
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """Linear warm-up ``peak step / warm_up``, then down to 0 at `steps`, in a straight line.
-
-    Parameters
-    ----------
-    peak : float
-    warm_up, steps : int
-    """
-
-    peak: float
-    warm_up: int
-    steps: int
+class Linear(WarmedUp):
+    """Linear warm-up ``peak step / warm_up``, then down to 0 at `steps`, in a straight line."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         if step < self.warm_up:
             return self.peak * step / self.warm_up
         return self.peak * max(0.0, (self.steps - step) / max(1, self.steps - self.warm_up))
-
-    def scaled(self, steps: int) -> "Linear":
-        """Return the same shape over another number of steps."""
-        return replace(self, warm_up=round(self.warm_up * steps / self.steps), steps=steps)
 
 
 Schedule = Cosine | InverseSquareRoot | Linear

@@ -64,8 +64,7 @@ class T5Seq2Seq(TrainedModel):
         self, layer: T5Sublayers, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]
     ) -> Tensor:
         """Compute the attention half of a layer."""
-        qkv = layer.qkv(layer.attention_norm(x)).unflatten(-1, (3, layer.heads, -1))
-        parts = zip(split(qkv, shapes), biases, strict=True)
+        parts = zip(split(layer.project(x), shapes), biases, strict=True)
         # Scores in bfloat16 take a bias in bfloat16.
         attended = [self.attend(*part.unbind(2), bias=bias.to(part.dtype), scale=1.0) for part, bias in parts]
         return x + self.drop(layer.attention_out(join(attended)))

@@ -38,7 +38,7 @@ def plain(groups):
 def test_each_row_of_the_store_is_seen_once_an_epoch(store, monkeypatch, phases, sorted_rows):
     monkeypatch.setattr(batches, "SORTED_ROWS", sorted_rows)
     found = make(store, phases)
-    # Within a step the order is that of lengths: taken as they were dealt, epochs are told apart.
+    # Rows of a step are ordered by length; sorted as they were dealt, they show where an epoch ends.
     dealt = []
     for step in range(phases[-1].until):
         phase, mine = found.phase(step), np.sort(found.rows(step).row)

@@ -78,12 +78,21 @@ def split(row: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None, scale: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
 ) -> Tensor:
     """Compute attention within each sequence of a group, of [B, L, H, K] each, to [B, L, H * K].
 
     Scores are scaled by 1 / sqrt(K) where no scale is given, and added to a bias [1, H, L, L].
     """
     query, key, value = (each.transpose(1, 2) for each in (query, key, value))  # heads first
-    found = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    found = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=scale
+    )
     return found.transpose(1, 2).flatten(2)
