@@ -13,7 +13,7 @@ parts are the presets'; for models without one, UniRef50 in shards of half an ho
 import argparse
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,10 @@ import torch
 import yaml
 from embedome.cli.plan import load_planned_encoder
 from embedome.embedding import roofline
-from embedome.embedding.benchmark import gemm_peak, measure
+from embedome.embedding.benchmark import measure
 from embedome.embedding.cost import CostModel
 from embedome.embedding.length_histogram import MU, SIGMA, Lengths, uniref50_lengths
-from embedome.embedding.roofline import DEFAULT_DEVICE, Device, batch_seconds, find_device
+from embedome.embedding.roofline import DEFAULT_DEVICE, Device, batch_seconds, computing_seconds, find_device
 from embedome.engine.batch_layout import BatchLayout, lay_out
 from embedome.engine.device import TOKEN_BUDGET
 from embedome.engine.engine import Engine
@@ -35,7 +35,7 @@ from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.architectures import ARCHITECTURES
 from embedome.models.directory import Model
 from embedome.models.encoders.flops import operations
-from embedome.models.encoders.passes import PassCounter
+from embedome.models.encoders.passes import PRODUCT, Kernel, PassCounter
 from embedome.models.registry import REGISTRY
 from embedome.models.tokenizer import STANDARD, ResidueTokenizer
 from torch import nn
@@ -278,6 +278,7 @@ def compare_cpu(name: str, sizes: Mapping[str, int]) -> None:
     """Print predicted and measured seconds side by side, on one core of this machine, in float32."""
     from embedome.models.create import make_config
 
+    torch.set_num_threads(1)
     config = make_config(name, sizes, {}).to_dict()
     encoder = ARCHITECTURES[config["model_type"]].encoder()(config)
     with torch.no_grad():
@@ -286,14 +287,11 @@ def compare_cpu(name: str, sizes: Mapping[str, int]) -> None:
     encoder.settle()
     tokens = {"<unk>": 0, "<s>": 1, "</s>": 2, **dict.fromkeys(STANDARD, 5)}
     engine = Engine(Model(encoder.eval(), ResidueTokenizer(tokens, "<unk>", "<s>", "</s>")))
-    core = replace(
-        find_device(DEFAULT_DEVICE),
-        name="a core",
-        processors=1,
-        products=gemm_peak(engine.device, torch.float32, 0.5),
-        passes=copy_bandwidth(),
+    core = measured_core(TOKEN_BUDGET["cpu"], sizes["hidden"], sizes["feed_forward"])
+    print(
+        f"SIMULATION beside the engine on one core: {core.products / 1e9:.0f} GFLOP/s of an endless product, "
+        f"{core.passes / 1e9:.0f} GB/s of a batch's passes"
     )
-    print(f"SIMULATION beside the engine on one core: {core.products / 1e9:.0f} GFLOP/s, {core.passes / 1e9:.0f} GB/s")
     counter = PassCounter(encoder, torch.float32)
     rng = np.random.default_rng(0)
     print(f"{'residues':>8} {'predicted s':>12} {'measured s':>11} {'ratio':>6}")
@@ -304,16 +302,33 @@ def compare_cpu(name: str, sizes: Mapping[str, int]) -> None:
         print(f"{length:>8} {predicted.total:>12.3f} {measured:>11.3f} {predicted.total / measured:>6.2f}")
 
 
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a pass over more memory than the caches hold."""
-    source = torch.ones(1 << 26)
-    target = torch.empty_like(source)
+def measured_core(tokens: int, hidden: int, feed_forward: int) -> Device:
+    """Return this core as a device, by one pass and one product of a batch's size.
+
+    Both are measured at that size, as a batch of a CPU stays in its caches. What is then compared is the rest of the
+    model: which kernels there are, how many, their bytes and operations.
+    """
+    core = replace(find_device(DEFAULT_DEVICE), name="a core", processors=1)
+    states, weights = torch.ones(tokens, hidden), torch.ones(feed_forward, hidden)
+    result = torch.empty_like(states)
+    passed = best_seconds(lambda: torch.add(states, 1.0, out=result))
+    product = Kernel(PRODUCT, 2 * tokens * feed_forward * hidden, 0, (tokens, feed_forward, hidden))
+    multiplied = best_seconds(lambda: torch.nn.functional.linear(states, weights))
+    return replace(
+        core,
+        passes=2 * states.nbytes / passed,
+        products=core.products * computing_seconds(product, core) / multiplied,
+    )
+
+
+def best_seconds(call: Callable[[], object], rounds: int = 20) -> float:
+    """Return the shortest of some rounds."""
     seconds = []
-    for _ in range(5):
+    for _ in range(rounds):
         begin = time.perf_counter()
-        torch.add(source, 1.0, out=target)
+        call()
         seconds.append(time.perf_counter() - begin)
-    return 2 * source.nbytes / min(seconds)
+    return min(seconds)
 
 
 def main() -> None:
