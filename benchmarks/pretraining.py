@@ -127,7 +127,7 @@ def update(model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> Non
 
 def padded(ours: Batches, *, is_sorted: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids and labels of each step [16, T], padded to its longest sequence."""
-    rows = ours.seen(np.arange(len(ours.store)), None)
+    rows = ours.look_up_rows(np.arange(len(ours.store)), None)
     if is_sorted:
         rows = rows.take(np.argsort(rows.tokens, kind="stable"))
     for begin in range(0, len(rows) - BATCH + 1, BATCH):
@@ -149,7 +149,7 @@ def train_by_trainer(model: nn.Module, ours: Batches, folder: Path) -> None:
     """An epoch by transformers.Trainer, whose collator pads."""
     from transformers import Trainer, TrainingArguments
 
-    rows = ours.seen(np.arange(len(ours.store)), None)
+    rows = ours.look_up_rows(np.arange(len(ours.store)), None)
     examples = []
     for number in range(len(rows)):
         tokens, labels = pad(ours, rows.take(slice(number, number + 1)))

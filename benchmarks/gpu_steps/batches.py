@@ -100,7 +100,7 @@ def profile(bench: Bench) -> Iterator[Row]:
         total = sum(each for each, _, _ in kernels)
         kinds: Counter[str] = Counter()
         for each, _, kernel in kernels:
-            kinds[kind_of(kernel)] += each / total
+            kinds[find_kind(kernel)] += each / total
         yield {
             "what": f"{name}, one batch of {int(layout.token_ends[-1]):,} tokens",
             "ms": 1e3 * seconds,
@@ -126,7 +126,7 @@ def kernel_times(found: torch.profiler.profile, on_gpu: bool) -> Iterator[tuple[
             yield 1e-6 * each.self_device_time_total, each.count, each.key
 
 
-def kind_of(kernel: str) -> str:
+def find_kind(kernel: str) -> str:
     """What a kernel is for."""
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, kernel, re.IGNORECASE)), "elementwise")
 

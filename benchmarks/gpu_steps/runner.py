@@ -36,7 +36,7 @@ class Rows:
 
     def write(self, step: str, **row: Any) -> None:
         """Write a row, so that it is there whatever comes next."""
-        line = json.dumps({"step": step, **{key: rounded(value) for key, value in row.items()}})
+        line = json.dumps({"step": step, **{key: round_digits(value) for key, value in row.items()}})
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         print(line, flush=True)
@@ -46,7 +46,7 @@ class Rows:
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 
-def rounded(value: Any) -> Any:
+def round_digits(value: Any) -> Any:
     """A number in five digits; JSON has none that is not finite."""
     if not isinstance(value, float):
         return value

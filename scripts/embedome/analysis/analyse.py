@@ -21,7 +21,7 @@ from embedome.analysis.sample import QUANTILES, Sampled
 from embedome.analysis.tables import component_table, composition_table, dimension_table, length_table, norm_table
 from embedome.common.atomic_files import atomic_path
 from embedome.common.dask_workers import DaskWorkers
-from embedome.common.json_files import rounded, write_json
+from embedome.common.json_files import round_digits, write_json
 from embedome.common.settings import SectionSettings
 from embedome.common.terms import SPLITS
 from embedome.dataset.open import open_dataset
@@ -144,7 +144,7 @@ def length_summary(sums: SplitSums) -> dict[str, Any] | None:
     total = int(sums.length_counts @ np.arange(len(ends)))
     return {
         "residues": total,
-        "mean": rounded(total / int(ends[-1])),
+        "mean": round_digits(total / int(ends[-1])),
         "quantiles": np.searchsorted(ends, ranks).tolist(),
     }
 
@@ -155,14 +155,14 @@ def norm_summary(sums: SplitSums) -> dict[str, float] | None:
         return None
     low, high = sums.norm_range
     values = {"mean": sums.norms.mean[0], "deviation": sums.norms.variance[0] ** 0.5, "min": low, "max": high}
-    return {name: rounded(value) for name, value in values.items()}
+    return {name: round_digits(value) for name, value in values.items()}
 
 
 def component_summary(components: Components) -> dict[str, Any]:
     """Return how the variance lies along the principal axes."""
     return {
-        "variance": rounded(components.variances.sum()),
-        "effective_rank": rounded(components.effective_rank),
+        "variance": round_digits(components.variances.sum()),
+        "effective_rank": round_digits(components.effective_rank),
         "explained": [round(float(share), 6) for share in components.explained[:10]],
         "needed": {f"{share:.0%}": components.count_axes(share) for share in SHARES},
     }
@@ -198,17 +198,17 @@ def drift_summary(scan: DatasetPass) -> dict[str, Any]:
         found[split] = {
             "rows": sums.moments.count,
             "standardised_difference": {
-                "mean": rounded(finite.mean()) if len(finite) else None,
-                "max": rounded(finite.max()) if len(finite) else None,
+                "mean": round_digits(finite.mean()) if len(finite) else None,
+                "max": round_digits(finite.max()) if len(finite) else None,
                 "infinite": int(len(sizes) - len(finite)),
             },
-            "frechet": rounded(frechet_distance(sums.moments, base.moments)),
+            "frechet": round_digits(frechet_distance(sums.moments, base.moments)),
             "frechet_of_sample": {
                 "sequences": len(alike),
-                "frechet": rounded(frechet_distance(Moments.of(alike), base.moments)) if len(alike) else None,
+                "frechet": round_digits(frechet_distance(Moments.of(alike), base.moments)) if len(alike) else None,
             },
-            "length_wasserstein": rounded(wasserstein),
-            "length_kolmogorov_smirnov": rounded(kolmogorov),
+            "length_wasserstein": round_digits(wasserstein),
+            "length_kolmogorov_smirnov": round_digits(kolmogorov),
         }
     return found
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from embedome.analysis.nearest_neighbours import agreement, find_nearest, mean_cosine, unit_vectors
 from embedome.analysis.principal_components import Components
 from embedome.analysis.umap import no_map, umap_points
-from embedome.common.json_files import rounded
+from embedome.common.json_files import round_digits
 from embedome.parquet.vectors import vector_matrix
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,11 @@ class Sampled:
         same = agreement(labels[:count], self.nearest)
         return {
             "sequences": len(units),
-            "mean_cosine": rounded(mean_cosine(units)),
-            "nearest_cosine_quantiles": [rounded(value) for value in np.quantile(self.cosines, QUANTILES)],
+            "mean_cosine": round_digits(mean_cosine(units)),
+            "nearest_cosine_quantiles": [round_digits(value) for value in np.quantile(self.cosines, QUANTILES)],
             "near_cosine": NEAR_COSINE,
             "near_duplicates": int((self.cosines >= NEAR_COSINE).sum()),
-            f"same_{kind}": same and {name: rounded(value) for name, value in asdict(same).items()},
+            f"same_{kind}": same and {name: round_digits(value) for name, value in asdict(same).items()},
         }
 
     def draw_map(self, count: int) -> dict[str, Any]:

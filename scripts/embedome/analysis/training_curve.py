@@ -43,7 +43,7 @@ def plot_training(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
         panels=2,
     )
     train, val = SPLITS[TRAIN], SPLITS[VAL]
-    at, loss = averaged([line["step"] for line in steps], [line["residue_loss"] for line in steps])
+    at, loss = average_neighbours([line["step"] for line in steps], [line["residue_loss"] for line in steps])
     left.plot(at, loss, color=COLORS[train], linestyle=DASHES[train], label="train, masks of the recipe")
     losses = [line["validation"]["residue_loss"] for line in held_out]
     left.plot([line["step"] for line in held_out], losses, color=COLORS[val], label="val, fixed masks")
@@ -60,7 +60,7 @@ def plot_training(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
     return figure
 
 
-def averaged(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def average_neighbours(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Means of neighbouring values, `POINTS` at most, and of their steps."""
     pieces = min(POINTS, len(steps))
     cuts = np.linspace(0, len(steps), pieces + 1).astype(int)[:-1]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from embedome.catalog.taxonomy import taxon_flags
 from embedome.common.errors import UserError
 from embedome.common.settings import from_section
-from embedome.sequences.record_columns import bytes_of, count_letters, offsets_of
+from embedome.sequences.record_columns import count_letters, read_bytes, read_offsets
 
 # Beside the 20 amino acids: ambiguous B, J, X, Z, and selenocysteine U and pyrrolysine O.
 NONSTANDARD = "BJOUXZ"
@@ -104,7 +104,7 @@ class Criteria:
 
     def rules(self, sequences: pa.StringArray, fields: pa.Table) -> Iterator[Rule]:
         """Yield each limit: its reason, which of n records it drops [n], and what to say of one."""
-        lengths = np.diff(offsets_of(sequences))
+        lengths = np.diff(read_offsets(sequences))
         yield "too-short", lengths < self.min_length, lambda row: f"{lengths[row]} residues; at least {self.min_length}"
         if self.max_length is not None:
             hit = lengths > self.max_length
@@ -151,8 +151,8 @@ class Criteria:
         if not self.mask_residues:
             return sequences
         table = bytes.maketrans(self.mask_residues.encode(), b"X" * len(self.mask_residues))
-        masked = bytes_of(sequences).tobytes().translate(table)
-        return pa.StringArray.from_buffers(len(sequences), pa.py_buffer(offsets_of(sequences)), pa.py_buffer(masked))
+        masked = read_bytes(sequences).tobytes().translate(table)
+        return pa.StringArray.from_buffers(len(sequences), pa.py_buffer(read_offsets(sequences)), pa.py_buffer(masked))
 
 
 def check_pattern(key: str, pattern: str) -> None:

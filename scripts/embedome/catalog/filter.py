@@ -30,7 +30,7 @@ from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
-from embedome.common.parallel import ahead, map_in_order, process_pool
+from embedome.common.parallel import look_ahead, map_in_order, process_pool
 from embedome.common.process import keep_freed_memory
 from embedome.parquet.external_sort import merge_runs, sort_order
 from embedome.parquet.writer import ParquetSink, write_folder
@@ -93,7 +93,7 @@ def filter_records(
         counts = Counts([Path(path) for path in fasta])
         runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
-            ranges = ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
+            ranges = look_ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
             files = write_sorted(rows, folder, rejects, counts, pool)
         if members:
@@ -137,10 +137,10 @@ def source_identity(summary: str | os.PathLike, config_sha256: str | None = None
     config_sha256 : str, optional
         Digest of the configuration that chose and split them.
     """
-    return {**identity_of(read_json(summary)), "config_sha256": config_sha256}
+    return {**describe_source(read_json(summary)), "config_sha256": config_sha256}
 
 
-def identity_of(account: Mapping[str, Any]) -> dict[str, Any]:
+def describe_source(account: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a filter's summary says of where sequences come from."""
     # The same bytes from another mirror, or on another day, are the same.
     release = account["release"] and {k: v for k, v in account["release"].items() if k not in ("url", "date")}
@@ -308,7 +308,7 @@ def write_sorted(
     ):
         return write_folder(
             folder,
-            kept_rows(rows, sink, counts),
+            keep_rows(rows, sink, counts),
             CATALOG,
             rows=CATALOG_GROUP_ROWS,
             file_groups=CATALOG_FILE_GROUPS,
@@ -318,7 +318,7 @@ def write_sorted(
         )
 
 
-def kept_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, counts: Counts) -> Iterator[pa.Table]:
+def keep_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, counts: Counts) -> Iterator[pa.Table]:
     """Count all rows, write those that are dropped, and yield those that are kept."""
     duplicates = RepeatedDigests(counts.repeated_prefixes())
     with Progress("sort", "records", counts.read) as progress:

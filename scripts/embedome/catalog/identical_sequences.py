@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.sequences.digests import DIGEST_CHARACTERS
-from embedome.sequences.record_columns import bytes_of, offsets_of
+from embedome.sequences.record_columns import read_bytes, read_offsets
 
 # Where the 8 characters end that are `digest_prefix`.
 PREFIX_END = 11
@@ -60,11 +60,11 @@ class RepeatedDigests:
         new = np.flatnonzero(self.rest[place] == b"")
         first = new[np.unique(place[new], return_index=True)[1]]
         texts = names.take(pa.array(first))
-        offsets = offsets_of(texts)
+        offsets = read_offsets(texts)
         self.rest[place[first]] = rest[first]
         self.id_start[place[first]] = len(self.ids) + offsets[:-1]
         self.id_bytes[place[first]] = np.diff(offsets)
-        self.ids += bytes_of(texts).tobytes()
+        self.ids += read_bytes(texts).tobytes()
         begun = np.zeros(len(place), bool)
         begun[first] = True
         return begun
@@ -81,5 +81,5 @@ class RepeatedDigests:
 
 def strip_prefixes(digests: pa.StringArray) -> np.ndarray:
     """Return the characters after the prefix of each of k digests, bytes [k]."""
-    characters = bytes_of(digests).reshape(-1, DIGEST_CHARACTERS)[:, PREFIX_END:]
+    characters = read_bytes(digests).reshape(-1, DIGEST_CHARACTERS)[:, PREFIX_END:]
     return np.ascontiguousarray(characters).view(f"S{DIGEST_CHARACTERS - PREFIX_END}").ravel()

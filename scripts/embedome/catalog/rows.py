@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog.table import count_rows, read_catalog
-from embedome.sequences.record_columns import bytes_of, offsets_of
+from embedome.sequences.record_columns import read_bytes, read_offsets
 
 
 def row_type(count: int) -> type[np.signedinteger]:
@@ -65,8 +65,8 @@ def ids_of_rows(catalog: str | os.PathLike, rows: np.ndarray) -> pa.LargeStringA
         end = int(np.searchsorted(rows, row + len(table)))
         if end > start:
             ids = table["id"].combine_chunks().take(pa.array(rows[start:end] - row))
-            ends[start + 1 : end + 1] = len(text) + offsets_of(ids)[1:]
-            text += bytes_of(ids).data
+            ends[start + 1 : end + 1] = len(text) + read_offsets(ids)[1:]
+            text += read_bytes(ids).data
         row, start = row + len(table), end
     return pa.LargeStringArray.from_buffers(len(rows), pa.py_buffer(ends), pa.py_buffer(text))
 

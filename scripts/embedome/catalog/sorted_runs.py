@@ -15,7 +15,7 @@ from embedome.sequences.chunk_spool import Spool, Spooled
 from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts
 from embedome.sequences.fasta import Chunk
 from embedome.sequences.headers import parse_descriptions
-from embedome.sequences.record_columns import Records, bytes_of, check_chunk, offsets_of
+from embedome.sequences.record_columns import Records, check_chunk, read_bytes, read_offsets
 from embedome.sequences.records import Record
 from embedome.sequences.uniref_entries import check_clusters
 from embedome.sequences.uniref_members import MEMBER_RUN
@@ -126,7 +126,7 @@ def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.
 def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTask) -> pa.Table:
     """Return rows of the schema `RUN_SCHEMA` of sound records; only those that are kept have their digests."""
     sequences = task.limits.mask(records.sequences)
-    text, offsets = bytes_of(sequences).tobytes(), offsets_of(sequences)
+    text, offsets = read_bytes(sequences).tobytes(), read_offsets(sequences)
     bounds = zip(offsets[:-1][keep].tolist(), offsets[1:][keep].tolist(), strict=True)
     digests = np.zeros((len(keep), 32), np.uint8)
     digests[keep] = np.frombuffer(digest_texts(text[start:end] for start, end in bounds), np.uint8).reshape(-1, 32)

@@ -76,7 +76,7 @@ def catalog_sha256(folder: str | os.PathLike) -> str:
     return json_sha256([{"file": path.name, "sha256": file_sha256(path)} for path in catalog_files(folder)])
 
 
-def known_catalog(account: Mapping[str, Any]) -> str | None:
+def recorded_catalog(account: Mapping[str, Any]) -> str | None:
     """Return the digest of the catalog, as `catalog_sha256`, that a filter's summary records; None in an old one."""
     return json_sha256(account["catalog"]) if "catalog" in account else None
 

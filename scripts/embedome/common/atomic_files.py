@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        with full_disk_named(path):
+        with name_full_disk(path):
             yield temporary
             publish(temporary, path)
     finally:
@@ -42,7 +42,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
+def name_full_disk(path: Path) -> Iterator[None]:
     """Have a full disk's error name the path, where it names no file: Arrow's do not, nor do those of a write."""
     try:
         yield
@@ -89,7 +89,7 @@ def atomic_directory(
     # Open, so that no other folder gets its inode.
     own = os.open(temporary, os.O_RDONLY)
     try:
-        with full_disk_named(path):
+        with name_full_disk(path):
             yield temporary
             for entry in [*temporary.rglob("*"), temporary]:
                 sync(entry)
@@ -119,7 +119,7 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
     folder = temporary_beside(base)
     folder.mkdir()
     try:
-        with full_disk_named(path):
+        with name_full_disk(path):
             yield folder
     finally:
         remove_directory(folder, base)
@@ -184,7 +184,7 @@ def temporaries_beside(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names if len(name) == length and is_temporary(name)]
 
 
-def temporaries_of(folder: Path, pattern: str) -> list[Path]:
+def find_temporaries(folder: Path, pattern: str) -> list[Path]:
     """List files and folders that have a temporary name for a path in `folder` whose name matches a glob pattern."""
     return [path for path in folder.glob(f".{pattern}.????????????.tmp") if is_temporary(path.name)]
 

@@ -79,14 +79,14 @@ def cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
-def shown(value: object) -> str:
+def quote_value(value: object) -> str:
     """Return what was found in a file, as it may stand in a message.
 
     Examples
     --------
-    >>> shown("bert")
+    >>> quote_value("bert")
     "'bert'"
-    >>> shown([2] * 1000)[-4:]
+    >>> quote_value([2] * 1000)[-4:]
     ' 2,…'
     """
     try:

@@ -37,7 +37,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(json_text(value), encoding="utf-8")
 
 
-def rounded(value: float) -> float:
+def round_digits(value: float) -> float:
     """Round a number to six digits, for JSON that is read by people; whole numbers stay."""
     return value if isinstance(value, int) else float(f"{value:.6g}")
 

@@ -20,7 +20,7 @@ KINDS = {
 DATASET_MARK, SNAKEMAKE_MARK = "_manifest.json", ".snakemake_timestamp"
 
 
-def kind_of(path: str | os.PathLike) -> str | None:
+def find_kind(path: str | os.PathLike) -> str | None:
     """Return what is at a path, links not followed: a word of `KINDS`, empty for a regular file; None for nothing."""
     try:
         return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "")
@@ -36,12 +36,12 @@ def check_regular(path: str | os.PathLike) -> None:
     UserError
         Also where a part of the path is no folder.
     """
-    if kind := kind_of(path):
+    if kind := find_kind(path):
         raise UserError(f"{path} is {kind}; expected the name of a file to write")
     for parent in Path(path).parents:
         if parent.is_dir():
             return
-        if kind_of(parent) is not None:
+        if find_kind(parent) is not None:
             raise UserError(f"{path}: {parent} is no folder; expected the name of a file to write")
 
 
@@ -90,14 +90,14 @@ def check_outside(out: str | os.PathLike) -> None:
 def check_new_folder(path: str | os.PathLike) -> None:
     """Refuse a folder that holds something, or would lie in a data set, before it is replaced whole."""
     check_outside(path)
-    if kind_of(path) is not None and not is_empty_folder(path):
+    if find_kind(path) is not None and not is_empty_folder(path):
         raise UserError(f"{path}: is there already; name a folder that is not there")
 
 
 def is_empty_folder(path: str | os.PathLike) -> bool:
     """Return whether a folder, and no link to one, holds nothing; one that another process has just removed, too."""
     try:
-        return kind_of(path) == "a folder" and not os.listdir(path)
+        return find_kind(path) == "a folder" and not os.listdir(path)
     except FileNotFoundError:
         return True
 
@@ -125,7 +125,7 @@ def check_own_folder(
     UserError
         Names the folder and what is in it.
     """
-    path, kind = Path(path), kind_of(path)
+    path, kind = Path(path), find_kind(path)
     if kind is None or is_empty_folder(path):
         return
     if kind != "a folder":
@@ -144,7 +144,7 @@ def others_in(folder: Path, names: re.Pattern[str]) -> Iterator[str]:
             files = [""]
         for name in sorted([*files, *(name for name in folders if (here / name).is_symlink())]):
             below = f"{(here / name).relative_to(folder).as_posix()}{'' if name else '/'}"
-            kind = kind_of(here / name) if name else ""
+            kind = find_kind(here / name) if name else ""
             # What has gone meanwhile was another process's.
             if kind is not None and name != SNAKEMAKE_MARK and (kind or not names.fullmatch(below)):
                 yield below

@@ -106,7 +106,7 @@ def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable
         yield waiting.popleft().result()
 
 
-def ahead(pool: Executor, items: Iterable[Item]) -> Iterator[Item]:
+def look_ahead(pool: Executor, items: Iterable[Item]) -> Iterator[Item]:
     """Pass items on, while the pool computes the next one; one at a time, as generators want it."""
     iterator = iter(items)
 

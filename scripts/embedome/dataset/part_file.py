@@ -51,35 +51,42 @@ def residues_path(part: Path) -> Path:
     return part.with_suffix(".residues.parquet")
 
 
+def never() -> bool:
+    """Return that no other job has written the file."""
+    return False
+
+
 @contextmanager
-def new_file(path: Path, there: Callable[[], bool]) -> Iterator[Path]:
-    """As `atomic_files.atomic_path`; but where the file is `there` by the end of the block, that one stays."""
+def new_file(path: Path, already_written: Callable[[], bool] = never) -> Iterator[Path]:
+    """As `atomic_files.atomic_path`; but a file that another job has written by the end of the block stays.
+
+    An older or damaged file of that name is replaced, so a link that fails where there is a file would not do.
+    """
     with atomic_path(path) as temporary:
         yield temporary
-        if there():
+        if already_written():
             # Where it finds nothing to publish but a file of that name, `atomic_path` leaves it alone.
             temporary.unlink(missing_ok=True)
 
 
-def never() -> bool:
-    """Return that no file exists."""
-    return False
-
-
-def write_part(path: Path, table: pa.Table, metadata: Mapping[bytes, bytes], there: Callable[[], bool] = never) -> None:
-    """Write a part file atomically: rows in id order, the rest in the metadata; `there` as in `new_file`."""
-    with new_file(path, there) as temporary, embedding_sink(temporary, table.schema) as sink:
+def write_part(
+    path: Path, table: pa.Table, metadata: Mapping[bytes, bytes], already_written: Callable[[], bool] = never
+) -> None:
+    """Write a part file atomically: rows in id order, the rest in the metadata; `already_written` as in `new_file`."""
+    with new_file(path, already_written) as temporary, embedding_sink(temporary, table.schema) as sink:
         sink.write(table)
         sink.describe(metadata)
 
 
-def write_residues(path: Path, table: pa.Table, provenance: Mapping[str, Any], there: Callable[[], bool]) -> str:
+def write_residues(
+    path: Path, table: pa.Table, provenance: Mapping[str, Any], already_written: Callable[[], bool] = never
+) -> str:
     """Write a part's per-residue embeddings atomically, rows in id order; return the file's SHA-256.
 
-    `there` is as in `new_file`: the digest is that of the file that is at `path` afterwards.
+    `already_written` is as in `new_file`: the digest is that of the file that is at `path` afterwards.
     """
     dimension = table.schema.field("residue_embeddings").type.value_type.list_size
-    with new_file(path, there) as temporary:
+    with new_file(path, already_written) as temporary:
         with open(temporary, "wb") as handle:
             file = DigestedFile(handle)
             with residue_sink(file, dimension) as sink:

@@ -71,7 +71,7 @@ def longest_costed(policy: LongPolicy, most: int | None) -> int | None:
     return None if policy.name == "window" or longest == NO_LIMIT else longest
 
 
-def cost_of(encoder: "StreamEncoder", longest: int | None, flops: float) -> CostModel:
+def estimate_cost(encoder: "StreamEncoder", longest: int | None, flops: float) -> CostModel:
     """Return the cost model of an encoder, from its size.
 
     Parameters

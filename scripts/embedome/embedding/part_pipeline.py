@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from embedome.common.json_files import json_sha256
-from embedome.common.parallel import ahead, map_in_order, process_pool, threads
+from embedome.common.parallel import look_ahead, map_in_order, process_pool, threads
 from embedome.common.terms import NON_FINITE
 from embedome.embedding.metrics import DEVICE, READING, WRITING, Clock
 from embedome.embedding.parts import EmbeddedPart, Part, is_written, part_entry, write
@@ -144,7 +144,7 @@ def embed_in_threads(parts: Iterable[Part], job: EmbedJob) -> Iterator[dict[str,
     """
     writers = job.machine.writers if job.settings.per_residue else 1
     with threads(1) as reader, threads(writers) as pool:
-        laid_out = ahead(reader, job.clock.items(READING, (lay_out_part(part, job) for part in parts)))
+        laid_out = look_ahead(reader, job.clock.items(READING, (lay_out_part(part, job) for part in parts)))
         running = (run_part(each, job) for each in laid_out)
         for finished in map_in_order(pool, partial(finish_part, job=job), running, writers + 1):
             yield complete_part(finished, job)

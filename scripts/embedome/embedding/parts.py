@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedome.common.atomic_files import temporaries_of
+from embedome.common.atomic_files import find_temporaries
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.terms import OUT_OF_MEMORY
@@ -81,7 +81,7 @@ def cut_parts(records: Iterable[Record], limits: PartLimits, most: int) -> Itera
     """Cut records into parts of bounded number, predicted time and residues; each has one record at least."""
 
     @cache
-    def cost_of(length: int) -> int:
+    def predict(length: int) -> int:
         return int(limits.cost.picoseconds(np.array([length]))[0])
 
     rows: list[Record] = []
@@ -90,14 +90,14 @@ def cut_parts(records: Iterable[Record], limits: PartLimits, most: int) -> Itera
         length = len(record.sequence)
         full = (
             len(rows) == limits.sequences
-            or cost + cost_of(length) > limits.seconds * PICOSECONDS
+            or cost + predict(length) > limits.seconds * PICOSECONDS
             or residues + length > most
         )
         if rows and full:
             yield rows
             rows, cost, residues = [], 0, 0
         rows.append(record)
-        cost += cost_of(length)
+        cost += predict(length)
         residues += length
     if rows:
         yield rows
@@ -201,7 +201,7 @@ def remove_other_parts(manifest: Path, names: set[str]) -> None:
     """
     stem = f"{glob.escape(manifest.stem)}-?????"
     for pattern in (f"{stem}.parquet", f"{stem}.residues.parquet"):
-        for path in temporaries_of(manifest.parent, pattern):
+        for path in find_temporaries(manifest.parent, pattern):
             path.unlink(missing_ok=True)
         for path in manifest.parent.glob(pattern):
             if path.name not in names and is_own_file(path):

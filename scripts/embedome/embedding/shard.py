@@ -21,7 +21,7 @@ from embedome.catalog.table import check_catalog
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
-from embedome.common.parallel import ahead
+from embedome.common.parallel import look_ahead
 from embedome.common.terms import SPLITS
 from embedome.dataset.reuse import Reuse
 from embedome.embedding.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
@@ -78,7 +78,7 @@ def write_shards(
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as accountant,
     ):
-        for count, slices in ahead(reader, cut_tables(catalog, splits, owners, cost)):
+        for count, slices in look_ahead(reader, cut_tables(catalog, splits, owners, cost)):
             # Digests take nearly as long as compression does.
             counted = accountant.submit(add_up, shards, slices)
             for each in slices:

@@ -1,8 +1,6 @@
 """One FASTA file to one embedding file: the stages of the workflow, without splits and shards."""
 
-import bisect
 import logging
-import math
 import os
 import re
 import shutil
@@ -28,7 +26,7 @@ from embedome.common.outputs import check_output, check_own_folder, others_in
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
 from embedome.dataset.part_file import embedding_sink, is_own_file, part_info, read_rows, residue_sink, residues_path
-from embedome.embedding.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, cost_of, longest_costed
+from embedome.embedding.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, estimate_cost, longest_costed
 from embedome.embedding.embed import announce_size, embed_records
 from embedome.embedding.forecast import HALF, ROW_BYTES
 from embedome.embedding.part_pipeline import Machine
@@ -98,7 +96,7 @@ def embed_fasta(
     check_model_directory(model)
     described = empty_model(model, settings.features)
     longest = longest_costed(settings.policy, described.max_residues)
-    cost = cost_of(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
+    cost = estimate_cost(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
     with work_folder(out) as work:
         account = filter_records(
@@ -209,39 +207,10 @@ def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, di
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
     """Return predicted seconds of a part, by the work that there is, so that a resumed run cuts the same parts."""
     least, most = PART_SECONDS[device]
-    total, costs = 0, []
-    for table in read_catalog(catalog, ["length", "duplicate_of"]):
-        distinct = table.filter(table["duplicate_of"].is_null())["length"]
-        costs.append(cost.picoseconds(distinct.to_numpy()))
-        total += int(costs[-1].sum())
-        if total >= PARTS * most * PICOSECONDS:
-            return most
-    parts = min(PARTS, math.ceil(total / PICOSECONDS / least))
-    # Two and four cores then end together.
-    parts -= parts % 4 if parts > 4 else 0
-    # One more, so that it is not rounded down.
-    return min(most, max(least, (smallest_limit(np.concatenate(costs), parts) + 1) / PICOSECONDS))
-
-
-def smallest_limit(costs: np.ndarray, parts: int) -> int:
-    """Return the smallest cost of a part with which costs in a row, int64 [n], make at most `parts` parts.
-
-    With a mean part's cost there would be one part more, and other processes would idle while it is embedded.
-    """
-    ends = np.cumsum(costs)
-
-    def is_enough(limit: int) -> bool:
-        done = at = 0
-        for _ in range(parts):
-            if at < len(ends):
-                at = max(at + 1, int(np.searchsorted(ends, done + limit, side="right")))
-                done = int(ends[at - 1])
-        return at == len(ends)
-
-    mean = int(costs.sum()) // parts
-    return mean + bisect.bisect_left(
-        range(int(costs.max(initial=0)) + 1), True, key=lambda more: is_enough(mean + more)
-    )
+    tables = read_catalog(catalog, ["length", "duplicate_of"])
+    distinct = (table.filter(table["duplicate_of"].is_null())["length"].to_numpy() for table in tables)
+    total = sum(int(cost.picoseconds(lengths).sum()) for lengths in distinct)
+    return min(most, max(least, total / PICOSECONDS / PARTS))
 
 
 def canonical_records(catalog: Path) -> Iterator[Record]:

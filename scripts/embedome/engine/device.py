@@ -64,7 +64,7 @@ def open_gpu() -> torch.device:
     """
     os.environ.setdefault(*ALLOCATOR)
     if not torch.cuda.is_available():
-        raise UserError(f"a GPU was asked for, but {what_torch_sees()}; see docs/cluster.md")
+        raise UserError(f"a GPU was asked for, but {describe_torch()}; see docs/cluster.md")
     index = claim_gpu(torch.cuda.device_count())
     torch.cuda.set_device(index)
     device = torch.device("cuda", index)
@@ -77,7 +77,7 @@ def open_gpu() -> torch.device:
     return device
 
 
-def what_torch_sees() -> str:
+def describe_torch() -> str:
     """Say why torch has no GPU: how it was built, what the driver says, and what is visible."""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
     reason = ""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedome.catalog.filter import identity_of
-from embedome.catalog.table import known_catalog
+from embedome.catalog.filter import describe_source
+from embedome.catalog.table import recorded_catalog
 from embedome.common.counts import add_counts, check_equal
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
@@ -137,13 +137,13 @@ def check_digests(
     filtered: Mapping[str, Any], split: Mapping[str, Any], shards: Mapping[str, Any], dataset: Mapping[str, Any]
 ) -> None:
     """Compare what stages say of the input files, of the catalog and of an earlier data set."""
-    known = {"catalog_sha256": known_catalog(filtered)}
+    known = {"catalog_sha256": recorded_catalog(filtered)}
     agree("the filter's catalog", known, "that of the split stage", split, "catalog_sha256")
     agree("the filter's catalog", known, "that of the shards", shards, "catalog_sha256")
     agree("the shards' earlier data set", shards, "that of the data set", dataset, "earlier")
     source = dataset.get("provenance", {}).get("source", {})
     for key in ("inputs", "release", "taxa") if source else ():
-        agree(f"the filter's {key}", identity_of(filtered), f"{key} of the data set", source, key)
+        agree(f"the filter's {key}", describe_source(filtered), f"{key} of the data set", source, key)
 
 
 def agree(left: str, one: Mapping[str, Any], right: str, other: Mapping[str, Any], key: str) -> None:

@@ -66,7 +66,7 @@ class ReusedRows:
         """Return streams of the rows that are now in a split, each in id order."""
         kept = (self.codes == SPLITS.index(split)) & ~self.renamed
         streams = [(table for table, _ in self.read(name, kept)) for name in self.data.splits]
-        return [*streams, self.sorted_rows(SPLITS.index(split))]
+        return [*streams, self.read_sorted(SPLITS.index(split))]
 
     def read(self, split: str, wanted: np.ndarray) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """Read wanted rows [n] of a split of the earlier data set, a row group at a time, with their places in n."""
@@ -95,21 +95,21 @@ class ReusedRows:
         runs: dict[int, list[RunIndex]] = {code: [] for code in range(len(SPLITS))}
         if not self.renamed.any():
             return runs
-        reader = RowReader(self.renamed_rows(), self.data.schema.append(pa.field("record", pa.int64())))
+        reader = RowReader(self.read_renamed(), self.data.schema.append(pa.field("record", pa.int64())))
         while len(table := reader.take(RUN_ROWS)):
             codes = table["record"].to_numpy()
             for code in np.unique(codes).tolist():
                 runs[code].append(write_run(self.scratch, table.filter(pa.array(codes == code)).sort_by("id")))
         return runs
 
-    def renamed_rows(self) -> Iterator[pa.Table]:
+    def read_renamed(self) -> Iterator[pa.Table]:
         """Read the rows of other ids, with their new ones, and in the column `record` their split's place."""
         for split in self.data.splits:
             for table, places in self.read(split, self.renamed & (self.codes < len(SPLITS))):
                 renamed = table.set_column(0, table.schema.field(0), self.names.take(pa.array(self.name_of[places])))
                 yield renamed.append_column("record", pa.array(self.codes[places].astype(np.int64)))
 
-    def sorted_rows(self, code: int) -> Iterator[pa.Table]:
+    def read_sorted(self, code: int) -> Iterator[pa.Table]:
         """Yield the renamed rows of a split in the order of their new ids."""
         if self.runs[code]:
             schema = self.data.schema.append(pa.field("record", pa.int64()))

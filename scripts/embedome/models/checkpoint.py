@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedome.common.errors import UserError, cut, first_line, shown
+from embedome.common.errors import UserError, cut, first_line, quote_value
 from embedome.common.json_files import file_sha256, json_sha256, read_json
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def weight_files(directory: str | os.PathLike) -> list[Path]:
         raise UserError(f"{first}: expected a weight_map, as Hugging Face writes it")
     for name in (names := sorted(set(map(str, listed.values())))):
         if Path(name).name != name:
-            raise UserError(f"{first}: {shown(name)} is outside the directory; the model is not to be trusted")
+            raise UserError(f"{first}: {quote_value(name)} is outside the directory; the model is not to be trusted")
         if not (directory / name).is_file():
             raise UserError(f"{first}: {cut(name)} is missing; copy the directory again")
         check_fetched(directory / name)
@@ -216,8 +216,8 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise UserError(
-                f"{name}: holds more than tensors, {shown(key)} is a {type(value).__name__}; it is not loaded, save "
-                "what `state_dict()` of the model returns"
+                f"{name}: holds more than tensors, {quote_value(key)} is a {type(value).__name__}; it is not loaded, "
+                "save what `state_dict()` of the model returns"
             )
         if value.layout != torch.strided or value.device.type != "cpu":
             raise UserError(f"{name}: {cut(key)} is a tensor without values, or a sparse one; save it as a plain one")

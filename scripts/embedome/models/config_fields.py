@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedome.common.errors import UserError, shown
+from embedome.common.errors import UserError, quote_value
 from embedome.models.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
 
 # Far beyond every model: what is larger is damage, or made to exhaust a machine.
@@ -134,8 +134,8 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
         if name not in config and not kind.optional:
             raise UserError(f"{path}: {name} is missing; expected {kind.words}")
         if name in config and not kind.fits(config[name]):
-            raise UserError(f"{path}: {name} is {shown(config[name])}; expected {kind.words}")
+            raise UserError(f"{path}: {name} is {quote_value(config[name])}; expected {kind.words}")
     for second, name in SECOND_NAMES.get(config["model_type"], {}).items():
         if config.get(second) not in (None, config[name]):
-            other = shown(config[second])
+            other = quote_value(config[second])
             raise UserError(f"{path}: {second} is {other}, but {name}, which means the same, is {config[name]}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.common.errors import UserError, cut, first_line, shown
+from embedome.common.errors import UserError, cut, first_line, quote_value
 from embedome.common.json_files import file_sha256, json_sha256, read_json
 from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
@@ -116,10 +116,10 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise UserError(
-            f"{directory / CONFIG}: model_type is {shown(kind)}; expected one of {', '.join(ARCHITECTURES)}"
+            f"{directory / CONFIG}: model_type is {quote_value(kind)}; expected one of {', '.join(ARCHITECTURES)}"
         )
     if not isinstance(config.get(CONFIG_KEY, {}), dict):
-        raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {shown(config[CONFIG_KEY])}; expected an object")
+        raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {quote_value(config[CONFIG_KEY])}; expected an object")
     check_fields(directory / CONFIG, config)
     return config
 

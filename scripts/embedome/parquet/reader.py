@@ -85,19 +85,19 @@ class ParquetFile(pq.ParquetFile):
 
     def read_row_group(self, *args: Any, **kwargs: Any) -> pa.Table:
         """Read a row group, as pyarrow's method does."""
-        with damage_named(self.path):
+        with name_damage(self.path):
             return super().read_row_group(*args, **kwargs)
 
     def read(self, *args: Any, **kwargs: Any) -> pa.Table:
         """Read the file, as pyarrow's method does."""
-        with damage_named(self.path):
+        with name_damage(self.path):
             return super().read(*args, **kwargs)
 
     def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[pa.RecordBatch]:
         """Yield batches of rows, as pyarrow's method does."""
         batches = super().iter_batches(*args, **kwargs)
         while True:
-            with damage_named(self.path):
+            with name_damage(self.path):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -105,7 +105,7 @@ class ParquetFile(pq.ParquetFile):
 
 
 @contextmanager
-def damage_named(path: str | os.PathLike) -> Iterator[None]:
+def name_damage(path: str | os.PathLike) -> Iterator[None]:
     """Raise a `UserError` that names the file where reading it fails."""
     try:
         yield

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedome.parquet.file_format import read_about
-from embedome.parquet.reader import ParquetFile, damage_named, rows_of_groups
+from embedome.parquet.reader import ParquetFile, name_damage, rows_of_groups
 from embedome.parquet.vector_pages import OtherLayoutError, read_chunk, read_rows_of_chunk
 from embedome.parquet.vectors import vector_array, vector_matrix
 
@@ -91,7 +91,7 @@ class RowFile:
 
     def arrow(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Read some columns of a row group by pyarrow."""
-        with damage_named(self.path):
+        with name_damage(self.path):
             # A reader of its own: one cannot be used by two threads.
             table = ParquetFile(self.path, self.metadata).read_row_group(group, columns, use_threads=False)
             expected = self.starts[group + 1] - self.starts[group]
@@ -102,7 +102,7 @@ class RowFile:
     @contextmanager
     def open_descriptor(self) -> Iterator[int]:
         """Open the file and yield its descriptor."""
-        with damage_named(self.path), open(self.path, "rb", buffering=0) as handle:
+        with name_damage(self.path), open(self.path, "rb", buffering=0) as handle:
             yield handle.fileno()
 
 

@@ -107,8 +107,8 @@ def find_entries(data: bytes) -> tuple[np.ndarray, np.ndarray, pa.BinaryArray]:
 
 def join_lines(bodies: pa.BinaryArray, lines: np.ndarray) -> pa.BinaryArray:
     """Take out the line ends [n] of n texts."""
-    offsets = offsets_of(bodies) - np.concatenate([[0], np.cumsum(lines)])
-    return binary_array(offsets.astype(np.int32), bytes_of(bodies).tobytes().replace(b"\n", b""))
+    offsets = read_offsets(bodies) - np.concatenate([[0], np.cumsum(lines)])
+    return binary_array(offsets.astype(np.int32), read_bytes(bodies).tobytes().replace(b"\n", b""))
 
 
 def binary_array(offsets: np.ndarray, data: bytes) -> pa.BinaryArray:
@@ -118,7 +118,7 @@ def binary_array(offsets: np.ndarray, data: bytes) -> pa.BinaryArray:
 
 def odd_rows(ids: pa.BinaryArray, descriptions: pa.BinaryArray, sequences: pa.BinaryArray) -> np.ndarray:
     """Return the rows that are not plain, see `check_chunk`."""
-    name_lengths, lengths = np.diff(offsets_of(ids)), np.diff(offsets_of(sequences))
+    name_lengths, lengths = np.diff(read_offsets(ids)), np.diff(read_offsets(sequences))
     odd = (name_lengths == 0) | (name_lengths > MAX_ID_CHARACTERS) | (lengths == 0)
     for column, first, last in ((ids, "!", "~"), (descriptions, " ", "~"), (sequences, "A", "Z")):
         odd[rows_beyond(column, ord(first), ord(last))] = True
@@ -128,18 +128,18 @@ def odd_rows(ids: pa.BinaryArray, descriptions: pa.BinaryArray, sequences: pa.Bi
 def rows_beyond(column: pa.BinaryArray, first: int, last: int) -> np.ndarray:
     """Return the rows with a byte below `first` or above `last`."""
     # Unsigned: what is below `first` wraps around and is large.
-    places = np.flatnonzero(bytes_of(column) - np.uint8(first) > last - first)
-    return np.searchsorted(offsets_of(column), places, side="right") - 1
+    places = np.flatnonzero(read_bytes(column) - np.uint8(first) > last - first)
+    return np.searchsorted(read_offsets(column), places, side="right") - 1
 
 
-def offsets_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
-    """Return where each of n texts begins in `bytes_of`, int32 [n + 1]; of an array that is no slice of another."""
+def read_offsets(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
+    """Return where each of n texts begins in `read_bytes`, int32 [n + 1]; of an array that is no slice of another."""
     return np.frombuffer(column.buffers()[1], np.int32, len(column) + 1)
 
 
-def bytes_of(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
+def read_bytes(column: pa.BinaryArray | pa.StringArray) -> np.ndarray:
     """Return all texts back to back, uint8; of an array that is no slice of another."""
-    end = offsets_of(column)[-1]
+    end = read_offsets(column)[-1]
     return np.frombuffer(column.buffers()[2] or b"", np.uint8, end)
 
 
@@ -149,4 +149,4 @@ def count_letters(sequences: pa.StringArray, letters: str) -> np.ndarray:
         return np.zeros(0, np.int64)
     table = np.zeros(256, np.int64)
     table[list(letters.encode())] = 1
-    return np.add.reduceat(table[bytes_of(sequences)], offsets_of(sequences)[:-1])
+    return np.add.reduceat(table[read_bytes(sequences)], read_offsets(sequences)[:-1])

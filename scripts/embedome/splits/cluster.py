@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.catalog.rows import RowNames, canonical_rows, is_canonical, row_type
-from embedome.catalog.table import check_catalog, known_catalog, read_catalog
+from embedome.catalog.table import check_catalog, read_catalog, recorded_catalog
 from embedome.common.atomic_files import atomic_path, scratch_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
@@ -102,7 +102,7 @@ def cluster_catalog(
         Where MMseqs2 fails, and where the catalog is not that of the summary.
     """
     account = read_json(filter_summary)
-    check_catalog(catalog, known_catalog(account), filter_summary)
+    check_catalog(catalog, recorded_catalog(account), filter_summary)
     distinct = is_canonical(canonical_rows(catalog))
     if distinct.sum() != account["kept"] - account["duplicates"]:
         raise UserError(f"{catalog}: its records are not those of {filter_summary}; rerun the filter stage")

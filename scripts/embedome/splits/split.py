@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from embedome.catalog.rejects import write_rejects
 from embedome.catalog.rows import RowNames
-from embedome.catalog.table import check_catalog, count_rows, known_catalog
+from embedome.catalog.table import check_catalog, count_rows, recorded_catalog
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.terms import REJECTED
@@ -70,7 +70,7 @@ def split_catalog(
         raise UserError(
             f"{catalog}: {total:,} records, but the filter kept {account['kept']:,}; rerun the filter stage"
         )
-    known = known_catalog(account)
+    known = recorded_catalog(account)
     check_catalog(catalog, known, filter_summary)
     groups = read_clusters(catalog, clusters) if clusters else None
     dropped = groups.redundant if groups and rejects else np.zeros(total, bool)

@@ -18,7 +18,7 @@ import numpy as np
 
 from embedome.common.errors import UserError
 from embedome.training.alphabet import Alphabet
-from embedome.training.counter_random import combine, permuted, uniform
+from embedome.training.counter_random import combine, permute_index, uniform
 from embedome.training.objectives import Group, TokenGroup
 from embedome.training.recipes import Phase
 from embedome.training.store import Store
@@ -164,14 +164,14 @@ class Batches:
         begin = phase.begin + number * phase.together
         end = min(begin + phase.together, phase.end)
         if self.known is None or self.known[0] != (begin, end):
-            self.known = (begin, end), self.dealt(phase, begin, end)
+            self.known = (begin, end), self.deal_steps(phase, begin, end)
         mine = self.known[1].take(slice(place * phase.size, (place + 1) * phase.size))
         return mine.take(np.argsort(mine.tokens, kind="stable"))
 
-    def dealt(self, phase: PhaseRows, begin: int, end: int) -> Rows:
+    def deal_steps(self, phase: PhaseRows, begin: int, end: int) -> Rows:
         """Return the rows of some steps, those of each one after the other."""
         number = self.first_row(begin) + np.arange(phase.size * (end - begin))
-        rows = self.seen(number, phase.window)
+        rows = self.look_up_rows(number, phase.window)
         if end - begin == 1:
             return rows
         # Within an epoch: none begins before all rows of the one before have been seen.
@@ -180,13 +180,13 @@ class Batches:
         place = np.arange(len(order)) // -(-phase.size // BLOCKS)
         return rows.take(order[np.lexsort((uniform(self.seed, DEALT, begin, epoch, place), epoch))])
 
-    def seen(self, number: np.ndarray, window: int | None) -> Rows:
+    def look_up_rows(self, number: np.ndarray, window: int | None) -> Rows:
         """Return the sequences with these numbers, counted through all epochs, and what is seen of each."""
         epoch, index = np.divmod(number, len(self.store))
         row = np.empty_like(index)
         for each in np.unique(epoch):
             mine = epoch == each
-            row[mine] = permuted(index[mine], len(self.store), int(combine(self.seed, ORDER, each)))
+            row[mine] = permute_index(index[mine], len(self.store), int(combine(self.seed, ORDER, each)))
         return self.parts(row, combine(self.seed, HIDDEN, epoch, row), window)
 
     def parts(self, row: np.ndarray, key: np.ndarray, window: int | None) -> Rows:

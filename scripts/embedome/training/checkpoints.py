@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.common.atomic_files import atomic_directory, temporaries_of
+from embedome.common.atomic_files import atomic_directory, find_temporaries
 from embedome.common.errors import UserError, cut, first_line
 from embedome.common.json_files import json_text, read_json
 
@@ -171,7 +171,7 @@ def remove_old(folder: Path, keep: int, every: int) -> None:
             shutil.rmtree(old.path)
         elif old not in found[-RESUMABLE:]:
             (old.path / OPTIMISERS).unlink(missing_ok=True)
-    for stale in temporaries_of(folder, "step-????????"):
+    for stale in find_temporaries(folder, "step-????????"):
         shutil.rmtree(stale, ignore_errors=True)
 
 

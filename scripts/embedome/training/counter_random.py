@@ -35,7 +35,7 @@ def uniform(*counters: int | np.ndarray) -> np.ndarray:
     return (combine(*counters) >> np.uint64(11)) * 2.0**-53
 
 
-def permuted(index: np.ndarray, count: int, key: int) -> np.ndarray:
+def permute_index(index: np.ndarray, count: int, key: int) -> np.ndarray:
     """Where a key's permutation of `count` numbers puts each index.
 
     A Feistel network on the smallest even number of bits that holds them; numbers that it puts beyond `count` go

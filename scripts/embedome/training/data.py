@@ -90,11 +90,11 @@ def store_fasta(
     for name in (TRAIN, VAL):
         check_own_store(folder / name)
     with scratch_directory(folder) as scratch:
-        catalog = filtered(fasta, scratch / "all")
+        catalog = filter_fasta(fasta, scratch / "all")
         if isinstance(val, float):
-            drawn(catalog, val, folder, scratch)
+            hold_out_fraction(catalog, val, folder, scratch)
         else:
-            apart(catalog, filtered(val, scratch / "held-out"), folder)
+            apart(catalog, filter_fasta(val, scratch / "held-out"), folder)
     write_json(folder / INPUTS, inputs)
 
 
@@ -104,7 +104,7 @@ def identify(fasta: Sequence[str | os.PathLike], val: Sequence[str | os.PathLike
     return {"fasta": [file_sha256(path) for path in fasta], "val": held_out}
 
 
-def filtered(fasta: Sequence[str | os.PathLike], scratch: Path) -> Path:
+def filter_fasta(fasta: Sequence[str | os.PathLike], scratch: Path) -> Path:
     """Return the catalog of FASTA files: sound records, duplicates marked."""
     scratch.mkdir()
     catalog = scratch / "catalog"
@@ -112,7 +112,7 @@ def filtered(fasta: Sequence[str | os.PathLike], scratch: Path) -> Path:
     return catalog
 
 
-def drawn(catalog: Path, fraction: float, folder: Path, scratch: Path) -> None:
+def hold_out_fraction(catalog: Path, fraction: float, folder: Path, scratch: Path) -> None:
     """Write the stores of a catalog of which a fraction is held out."""
     plan = SplitSettings("hash", 0, fraction, 0)
     codes = hash_splits(catalog, {}, plan, np.zeros(count_rows(catalog), bool))

@@ -22,20 +22,20 @@ def make_optimisers(model: nn.Module, recipe: Optimiser) -> list[torch.optim.Opt
     if isinstance(recipe, Adafactor):
         return [AdafactorOptimiser(list(model.parameters()))]
     if isinstance(recipe, Adam):
-        return [make_adam([*decayed(model)], [*undecayed(model)], recipe)]
+        return [make_adam([*decayed_parameters(model)], [*undecayed_parameters(model)], recipe)]
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     apart = {id(parameter) for parameter in inner}
-    outer = [parameter for parameter in decayed(model) if id(parameter) not in apart]
+    outer = [parameter for parameter in decayed_parameters(model) if id(parameter) not in apart]
     muon = MuonOptimiser(inner, recipe.adam.weight_decay)
-    return [muon, make_adam(outer, [*undecayed(model)], recipe.adam)]
+    return [muon, make_adam(outer, [*undecayed_parameters(model)], recipe.adam)]
 
 
-def decayed(model: nn.Module) -> Iterator[nn.Parameter]:
+def decayed_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Matrices and tables, on which weights decay."""
     return (parameter for parameter in model.parameters() if not is_bias(parameter))
 
 
-def undecayed(model: nn.Module) -> Iterator[nn.Parameter]:
+def undecayed_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Biases and norms, on which they do not."""
     return filter(is_bias, model.parameters())
 

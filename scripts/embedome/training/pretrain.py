@@ -52,7 +52,7 @@ def pretrain_splits(
         As `data.store_splits` and `run.train_run`.
     """
     run = Path(run)
-    settings = checked(run, model, settings)
+    settings = check_settings(run, model, settings)
     store_splits(catalog, splits, summary, run / DATA)
     return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, model, settings)
 
@@ -89,14 +89,14 @@ def pretrain_fasta(
         As `data.store_fasta` and `run.train_run`.
     """
     run = Path(run)
-    settings = checked(run, run / MODEL, settings)
+    settings = check_settings(run, run / MODEL, settings)
     store_fasta(fasta, val, run / DATA)
     return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, run / MODEL, settings)
 
 
-def checked(run: Path, model: str | os.PathLike, settings: PretrainSettings) -> PretrainSettings:
+def check_settings(run: Path, model: str | os.PathLike, settings: PretrainSettings) -> PretrainSettings:
     """Check what can be checked before the data are read; return the settings, with a directory to begin with."""
-    settings.chosen()
+    settings.make_recipe()
     check_own_model(model)
     check_new_run(run)
     if not settings.init:

@@ -274,7 +274,7 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def described(recipe: Recipe) -> dict[str, Any]:
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as JSON: objective, optimiser and schedule with their kinds."""
     kinds = {name: type(getattr(recipe, name)).__name__ for name in ("objective", "optimiser", "schedule")}
     parts = {name: {"kind": kind, **asdict(getattr(recipe, name))} for name, kind in kinds.items()}

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from embedome import __version__
-from embedome.common.errors import UserError, shown
-from embedome.common.json_files import json_sha256, read_json, rounded, write_json
+from embedome.common.errors import UserError, quote_value
+from embedome.common.json_files import json_sha256, read_json, round_digits, write_json
 from embedome.common.locks import try_lock
 from embedome.common.process import keep_freed_memory
 from embedome.engine.device import TOKEN_BUDGET, unused_memory
@@ -35,7 +35,7 @@ from embedome.training.model_files import new_model, read_model, save_model
 from embedome.training.objectives import SpanCorruption
 from embedome.training.own_model import check_own_model
 from embedome.training.ranks import Ranks, join_ranks
-from embedome.training.recipes import Recipe, described
+from embedome.training.recipes import Recipe, describe_recipe
 from embedome.training.settings import PretrainSettings
 from embedome.training.store import Store, open_store
 from embedome.training.trainer import Trainer
@@ -92,7 +92,7 @@ def train_run(
         torch.set_num_threads(settings.threads)
     with join_ranks(settings.device) as ranks:
         check_own_model(model)
-        learnt, held_out, recipe = open_store(train), open_store(val), settings.chosen()
+        learnt, held_out, recipe = open_store(train), open_store(val), settings.make_recipe()
         identity = identify(recipe, settings, learnt, held_out)
         ranks.check_agreed("data or settings", json_sha256(identity))
         with held(Path(run), identity, ranks):
@@ -112,7 +112,7 @@ def identify(recipe: Recipe, settings: PretrainSettings, train: Store, val: Stor
     return {
         "format": FORMAT,
         "name": settings.name,
-        "recipe": described(recipe),
+        "recipe": describe_recipe(recipe),
         "seed": settings.seed,
         "init": settings.init and weights_sha256(settings.init),
         "data": {"train": train.identity(), "val": val.identity()},
@@ -156,9 +156,9 @@ def check_run(run: Path, identity: Mapping[str, Any]) -> None:
     before = flat(read_json(run / RUN))
     for key, value in flat(identity).items():
         if key not in before or before[key] != value:
-            old = shown(before.get(key, "nothing"))
+            old = quote_value(before.get(key, "nothing"))
             raise UserError(
-                f"{run}: a run with {key} {old}, now {shown(value)}; go on with the same, or name another folder"
+                f"{run}: a run with {key} {old}, now {quote_value(value)}; go on with the same, or name another folder"
             )
 
 
@@ -255,11 +255,11 @@ class Pretraining:
             "steps": self.recipe.steps,
             "tokens": trainer.tokens,
             "sequences": self.batches.first_row(self.recipe.steps),
-            "epochs": rounded(self.batches.epoch(self.recipe.steps)),
+            "epochs": round_digits(self.batches.epoch(self.recipe.steps)),
             "skipped_steps": trainer.skipped,
             "averaged": averaged,
-            "validation": {name: rounded(value) for name, value in trainer.evaluate().items()},
-            "baselines": {name: rounded(value) for name, value in asdict(baselines).items()},
+            "validation": {name: round_digits(value) for name, value in trainer.evaluate().items()},
+            "baselines": {name: round_digits(value) for name, value in asdict(baselines).items()},
             "versions": {"embedome": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
 

@@ -51,7 +51,7 @@ class PretrainSettings:
         sizes = {key: section[key] for key in SIZES if section[key] is not None}
         return cls(name, sizes=sizes, device="cuda" if gpus else "cpu", **values)
 
-    def chosen(self) -> Recipe:
+    def make_recipe(self) -> Recipe:
         """Return the recipe with what is set otherwise.
 
         Raises

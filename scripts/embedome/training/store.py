@@ -99,7 +99,7 @@ def write_store(
 
             put(OFFSETS, np.zeros(1, OFFSET_TYPE))
             for column in sequences:
-                ends, text = text_of(column)
+                ends, text = read_texts(column)
                 put(OFFSETS, (letters.sum() + ends).astype(OFFSET_TYPE))
                 put(RESIDUES, text)
                 letters += np.bincount(text, minlength=256)
@@ -118,7 +118,7 @@ def write_store(
     return open_store(folder)
 
 
-def text_of(column: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
+def read_texts(column: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
     """Where each text of an array ends, int64 [n], and all of them back to back, uint8."""
     offsets = np.frombuffer(column.buffers()[1], np.int64, len(column) + 1, 8 * column.offset)
     text = np.frombuffer(column.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from embedome.common.errors import UserError
-from embedome.common.parallel import ahead, threads
+from embedome.common.parallel import look_ahead, threads
 from embedome.common.process import TERMINATED_EXIT
 from embedome.training.batches import Batches, deal
 from embedome.training.checkpoints import last_checkpoint, save_checkpoint
@@ -159,10 +159,10 @@ class Trainer:
         """Go through all steps that are left."""
         wrapped, saved = self.ranks.wrap(self.model), time.monotonic()
         if self.step == 0:
-            self.log.validated(0, self.evaluate())
+            self.log.log_validation(0, self.evaluate())
         with threads(1) as pool:
             scores: list[Tensor] = []
-            for micro in ahead(pool, self.micro_batches()):
+            for micro in look_ahead(pool, self.micro_batches()):
                 if self.must_stop():
                     self.save()
                     sys.exit(TERMINATED_EXIT)
@@ -260,10 +260,10 @@ class Trainer:
         if self.step % every == 0 or self.step == self.recipe.steps:
             values = {**self.sums.means(), "rate": rate, "norm": norm if math.isfinite(norm) else None}
             epoch = self.batches.epoch(self.step)
-            self.log.trained(self.step, {"epoch": epoch, "tokens": self.tokens, "skipped": self.skipped, **values})
+            self.log.log_training(self.step, {"epoch": epoch, "tokens": self.tokens, "skipped": self.skipped, **values})
             self.sums = Sums()
         if self.is_milestone():
-            self.log.validated(self.step, self.evaluate())
+            self.log.log_validation(self.step, self.evaluate())
 
     def is_milestone(self) -> bool:
         """Whether a checkpoint is due that may be averaged."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from embedome.common.atomic_files import atomic_path, full_disk_named
+from embedome.common.atomic_files import atomic_path, name_full_disk
 from embedome.common.errors import UserError
-from embedome.common.json_files import rounded
+from embedome.common.json_files import round_digits
 from embedome.common.log import Progress
 
 LINES = "training.jsonl"
@@ -58,7 +58,7 @@ class TrainingLog:
         self.progress = Progress("pretraining", "steps", self.steps - step)
         self.begun = step
 
-    def trained(self, step: int, values: Mapping[str, Any]) -> None:
+    def log_training(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what the steps since the last line have given."""
         if not self.writes:
             return
@@ -71,7 +71,7 @@ class TrainingLog:
         self.progress.label = f"pretraining: loss {values['residue_loss']:.4f}{speed}"
         self.progress.update(step - self.begun - self.progress.done)
 
-    def validated(self, step: int, values: Mapping[str, float]) -> None:
+    def log_validation(self, step: int, values: Mapping[str, float]) -> None:
         """Write the losses on held-out sequences."""
         if self.writes:
             self.write({"step": step, "validation": dict(values)})
@@ -79,16 +79,16 @@ class TrainingLog:
     def write(self, line: Mapping[str, Any]) -> None:
         """Write a line, at once."""
         if self.handle:
-            with full_disk_named(self.path):
-                self.handle.write(json.dumps(shortened(line)) + "\n")
+            with name_full_disk(self.path):
+                self.handle.write(json.dumps(shorten_numbers(line)) + "\n")
                 self.handle.flush()
 
 
-def shortened(value: Any) -> Any:
+def shorten_numbers(value: Any) -> Any:
     """Return a value with its numbers to six digits."""
     if isinstance(value, Mapping):
-        return {name: shortened(each) for name, each in value.items()}
-    return rounded(value) if isinstance(value, float) else value
+        return {name: shorten_numbers(each) for name, each in value.items()}
+    return round_digits(value) if isinstance(value, float) else value
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedome.catalog.criteria import pattern_fault
 from embedome.catalog.table import check_own_catalog
-from embedome.common.errors import UserError, shown
+from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import json_sha256
 from embedome.common.yaml_aliases import check_aliases
 from embedome.models.create import check_own_directory
@@ -122,8 +122,8 @@ def describe(error: Any) -> Iterator[str]:
             if key not in error.instance:
                 yield f"{dotted(path, key)} is missing; expected {expectation(error.schema['properties'][key])}"
     else:
-        hint = ", with a point: 1.0e-3" if re.fullmatch(r"'[-+]?\d+[eE][-+]?\d+'", shown(error.instance)) else ""
-        yield f"{path} is {shown(error.instance)}; expected {expectation(error.schema)}{hint}"
+        hint = ", with a point: 1.0e-3" if re.fullmatch(r"'[-+]?\d+[eE][-+]?\d+'", quote_value(error.instance)) else ""
+        yield f"{path} is {quote_value(error.instance)}; expected {expectation(error.schema)}{hint}"
 
 
 def dotted(path: str, key: Any) -> str:

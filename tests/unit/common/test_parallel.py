@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from embedome.common.errors import UserError
-from embedome.common.parallel import ahead, map_in_order, process_pool
+from embedome.common.parallel import look_ahead, map_in_order, process_pool
 from helpers.paths import SCRIPTS
 
 PARENT = """
@@ -103,7 +103,7 @@ def test_work_is_given_back_in_order_and_few_items_wait() -> None:
 def test_one_item_is_made_ahead() -> None:
     made = []
     with ThreadPoolExecutor(1) as pool:
-        for number in ahead(pool, (made.append(i) or i for i in range(5))):
+        for number in look_ahead(pool, (made.append(i) or i for i in range(5))):
             time.sleep(0.02)
             assert len(made) <= number + 3
     assert made == list(range(5))

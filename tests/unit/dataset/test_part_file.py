@@ -14,7 +14,7 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
 from embedome.dataset import part_file
 from embedome.dataset.format import embedding_metadata, embedding_schema, residue_schema
-from embedome.dataset.part_file import never, read_rows, write_part, write_residues
+from embedome.dataset.part_file import read_rows, write_part, write_residues
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.vectors import residues_column, vector_array, vector_matrix
 from embedome.parquet.writer import ParquetSink
@@ -131,7 +131,7 @@ def residue_rows(count: int, dimension: int = 16) -> tuple[pa.Table, list[np.nda
 def test_residues_are_written_in_groups_and_digested_on_the_way(tmp_path: Path, count: int) -> None:
     table, states = residue_rows(count)
     path = tmp_path / "part.residues.parquet"
-    assert write_residues(path, table, {"pooling": ["mean"]}, never) == file_sha256(path)
+    assert write_residues(path, table, {"pooling": ["mean"]}) == file_sha256(path)
     file = pq.ParquetFile(path, page_checksum_verification=True)
     assert file.schema_arrow.remove_metadata() == residue_schema(16)
     groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
@@ -144,7 +144,7 @@ def test_residues_are_written_in_groups_and_digested_on_the_way(tmp_path: Path, 
 
 def test_the_digest_is_that_of_the_file_that_another_job_has_written(tmp_path: Path) -> None:
     path = tmp_path / "part.residues.parquet"
-    write_residues(path, residue_rows(3)[0], {"pooling": ["mean"]}, never)
+    write_residues(path, residue_rows(3)[0], {"pooling": ["mean"]})
     theirs = file_sha256(path)
     assert write_residues(path, residue_rows(4)[0], {"pooling": ["mean"]}, lambda: True) == theirs
     assert file_sha256(path) == theirs
@@ -154,5 +154,5 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path, monke
     """`open` returns a device that is full, as a file system is."""
     monkeypatch.setattr(part_file, "open", lambda path, mode: io.FileIO("/dev/full", mode), raising=False)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        write_residues(tmp_path / "part.residues.parquet", residue_rows(3)[0], {"pooling": ["mean"]}, never)
+        write_residues(tmp_path / "part.residues.parquet", residue_rows(3)[0], {"pooling": ["mean"]})
     assert caught.value.filename == str(tmp_path / "part.residues.parquet")

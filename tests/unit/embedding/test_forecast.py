@@ -14,7 +14,7 @@ import yaml
 from embedome.cli.main import main
 from embedome.cli.plan import load_planned_encoder
 from embedome.embedding.benchmark import bench, fit_cost, gemm_peak
-from embedome.embedding.cost import CostModel, cost_of, longest_costed
+from embedome.embedding.cost import CostModel, estimate_cost, longest_costed
 from embedome.embedding.forecast import Job, make_plan
 from embedome.embedding.length_histogram import Lengths, catalog_lengths, fasta_lengths, uniref50_lengths
 from embedome.embedding.roofline import DEVICES, LAUNCHES, predict
@@ -107,7 +107,7 @@ def test_operations_of_a_run_are_counted_piece_by_piece(tmp_path: Path) -> None:
     linear, quadratic = operations(load_model(folder).encoder)
     tokens = [12, MAX_RESIDUES + 2]
     assert found.operations == sum(linear * n + quadratic * n * n for n in tokens)
-    cost = cost_of(empty_model(folder).encoder, MAX_RESIDUES, 1e9)
+    cost = estimate_cost(empty_model(folder).encoder, MAX_RESIDUES, 1e9)
     assert cost == CostModel(linear / 1e9, quadratic / 1e9, MAX_RESIDUES)
 
 

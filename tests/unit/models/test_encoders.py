@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from embedome.embedding.cost import cost_of
+from embedome.embedding.cost import estimate_cost
 from embedome.engine.engine import Engine
 from embedome.models.directory import Model, load_model
 from helpers.rough_encoders import (
@@ -123,7 +123,9 @@ def test_gradients_do_not_mix_with_inference(pair: Pair) -> None:
 
 
 def test_predicted_cost_grows_with_length(pair: Pair) -> None:
-    costs = cost_of(pair.model.encoder, pair.model.max_residues, 5e10).picoseconds(np.array([10, 100, 1000, 5000]))
+    costs = estimate_cost(pair.model.encoder, pair.model.max_residues, 5e10).picoseconds(
+        np.array([10, 100, 1000, 5000])
+    )
     assert (np.diff(costs) > 0).all()
 
 

@@ -63,7 +63,7 @@ def test_the_batch_of_a_step_is_the_same_whenever_it_is_asked_for(store):
 def test_other_seeds_give_other_orders_and_masks(store, seed):
     phases = (Phase(4, sequences=211),)
     one, other = make(store, phases), make(store, phases, seed=seed)
-    assert one.seen(np.arange(211), None).row.tolist() != other.seen(np.arange(211), None).row.tolist()
+    assert one.look_up_rows(np.arange(211), None).row.tolist() != other.look_up_rows(np.arange(211), None).row.tolist()
     assert plain(one.groups(one.rows(0))) != plain(other.groups(other.rows(0)))
 
 
@@ -131,7 +131,7 @@ def test_tokens_of_a_step_are_so_many_in_the_mean(store):
 
 def test_sequences_of_one_length_come_together(store):
     found = make(store, (Phase(200, sequences=16),))
-    alone = [len(np.unique(found.seen(np.arange(16) + 16 * step, None).tokens)) for step in range(200)]
+    alone = [len(np.unique(found.look_up_rows(np.arange(16) + 16 * step, None).tokens)) for step in range(200)]
     together = [len(np.unique(found.rows(step).tokens)) for step in range(200)]
     assert np.mean(together) < 0.6 * np.mean(alone)
     # And yet no step has the short ones alone.

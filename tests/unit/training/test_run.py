@@ -229,7 +229,7 @@ def test_a_full_disk_is_told_of_training_jsonl(tmp_path):
         log.cut(0)
         file, log.handle = log.handle, io.TextIOWrapper(full, write_through=True)
         with pytest.raises(OSError, match="No space left") as error:
-            log.validated(1, {"loss": 1.0})
+            log.log_validation(1, {"loss": 1.0})
         assert error.value.filename == str(tmp_path / "training.jsonl")
         log.handle = file
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.common.errors import shown
+from embedome.common.errors import quote_value
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
 from embedome.models.encoders.layers import embedding
 from embedome.models.tensors import LAYER_NORMS, TensorMap
@@ -195,12 +195,12 @@ def check_supported(config: Mapping) -> None:
     """
     positions, activation = config["position_embedding_type"], config.get("hidden_act", "gelu")
     if positions != "rotary":
-        raise ValueError(f"position_embedding_type is {shown(positions)}; expected 'rotary', as ESM-2 has it")
+        raise ValueError(f"position_embedding_type is {quote_value(positions)}; expected 'rotary', as ESM-2 has it")
     if activation != "gelu":
-        raise ValueError(f"hidden_act is {shown(activation)}; expected 'gelu', the only one of EsmModel")
+        raise ValueError(f"hidden_act is {quote_value(activation)}; expected 'gelu', the only one of EsmModel")
     for field in UNSUPPORTED:
         if config.get(field):
-            raise ValueError(f"{field} is {shown(config[field])}; expected false, as ESM-2 has it")
+            raise ValueError(f"{field} is {quote_value(config[field])}; expected false, as ESM-2 has it")
     if config["hidden_size"] % (2 * config["num_attention_heads"]):
         raise ValueError(
             f"hidden_size is {config['hidden_size']}; expected a multiple of twice num_attention_heads, "

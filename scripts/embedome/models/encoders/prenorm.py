@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.common.errors import shown
+from embedome.common.errors import quote_value
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
 from embedome.models.encoders.layers import embedding, tanh_gelu
 from embedome.models.tensors import TensorMap
@@ -81,7 +81,7 @@ class PreLN(StreamEncoder):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"the activation is {shown(activation)}; expected one of {', '.join(ACTIVATIONS)}")
+            raise ValueError(f"the activation is {quote_value(activation)}; expected one of {', '.join(ACTIVATIONS)}")
         if dimension % heads:
             raise ValueError(f"the model dimension is {dimension}; expected a multiple of the heads, {heads}")
         self.dimension, self.n_layers, self.max_tokens = dimension, layers, positions

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedome.common.errors import shown
+from embedome.common.errors import quote_value
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
 from embedome.models.encoders.layers import embedding, tanh_gelu
 from embedome.models.tensors import TensorMap
@@ -306,7 +306,7 @@ def feed_forward_kind(config: Mapping) -> tuple[str, bool]:
     activation = config.get("dense_act_fn", "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-"))
     if activation not in ACTIVATIONS:
         raise ValueError(
-            f"feed_forward_proj is {shown(kind)} with activation {shown(activation)}; expected one of "
+            f"feed_forward_proj is {quote_value(kind)} with activation {quote_value(activation)}; expected one of "
             f"{', '.join(ACTIVATIONS)}"
         )
     return activation, config.get("is_gated_act", kind.startswith("gated-"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from embedome.common.atomic_files import atomic_path
-from embedome.common.errors import UserError, cut, first_line, shown
+from embedome.common.errors import UserError, cut, first_line, quote_value
 from embedome.common.yaml_aliases import check_aliases
 from embedome.models.checkpoint import load_plain_tensors
 
@@ -102,8 +102,8 @@ class Budget:
         self.left -= size
         if self.left < 0 or self.members > MOST_MEMBERS or (size > MOST_TEXT_BYTES and not name.endswith(WEIGHTS)):
             raise UserError(
-                f"{self.archive}: member {shown(name)} of {size:,} bytes makes it far larger than a model's archive; "
-                "it is not to be trusted"
+                f"{self.archive}: member {quote_value(name)} of {size:,} bytes makes it far larger than a model's "
+                "archive; it is not to be trusted"
             )
 
 
@@ -112,11 +112,11 @@ def safe_name(archive: str | os.PathLike, member: tarfile.TarInfo) -> str:
     name = member.name.removeprefix("./")
     if not (member.isfile() or member.isdir()):
         raise UserError(
-            f"{archive}: member {shown(member.name)} is a link or a device; the archive is not to be trusted"
+            f"{archive}: member {quote_value(member.name)} is a link or a device; the archive is not to be trusted"
         )
     if name.startswith("/") or ".." in name.split("/"):
         raise UserError(
-            f"{archive}: member {shown(member.name)} would leave the folder; the archive is not to be trusted"
+            f"{archive}: member {quote_value(member.name)} would leave the folder; the archive is not to be trusted"
         )
     return name
 
@@ -165,7 +165,9 @@ def read_ranks(archive: str | os.PathLike, members: Mapping[str, Path]) -> "list
         folder = name.rpartition("/")[0].rpartition("/")[2]
         rank = RANK_FOLDER.fullmatch(folder)
         if folder and not rank:
-            raise UserError(f"{archive}: weights in {shown(folder)}; pipeline-parallel archives are not supported")
+            raise UserError(
+                f"{archive}: weights in {quote_value(folder)}; pipeline-parallel archives are not supported"
+            )
         found[int(rank[1]) if rank else 0] = path
     if sorted(found) != list(range(len(found))) or not found:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedome.common.errors import UserError, cut, shown
+from embedome.common.errors import UserError, cut, quote_value
 from embedome.common.json_files import file_sha256
 from embedome.models.architectures import ARCHITECTURES
 from embedome.models.config_fields import MOST, MOST_LAYERS
@@ -87,7 +87,7 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike, *, oth
         config = read_nemo_config(archive, members)
         for name, pieces in read_vocabularies(members).items():
             if pieces != ESM1NV_PIECES and not other_vocabulary:
-                raise UserError(f"{archive}: the vocabulary in {shown(name)} is not ESM-1nv's (docs/models.md)")
+                raise UserError(f"{archive}: the vocabulary in {quote_value(name)} is not ESM-1nv's (docs/models.md)")
         ranks = read_ranks(archive, members)
     layout = find_layout(archive, ranks)
     sizes = read_sizes(archive, config, layout)
@@ -141,7 +141,7 @@ def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: Ar
         for name, expected in EXPECTED.items():
             if half.get(name, expected) != expected:
                 raise UserError(
-                    f"{archive}: {name} is {shown(half[name])}; expected {expected!r}, as {layout.like} has"
+                    f"{archive}: {name} is {quote_value(half[name])}; expected {expected!r}, as {layout.like} has"
                 )
         fused = [half.get(name, True) for name in ("bias_gelu_fusion", "bias_activation_fusion")]
         if not all(fused) and not half.get("openai_gelu"):
@@ -150,7 +150,7 @@ def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: Ar
                 f"{layout.like} has"
             )
         if not is_epsilon(half.get(EPSILON, 1e-5)):
-            raise UserError(f"{archive}: {EPSILON} is {shown(half[EPSILON])}; expected 1e-5")
+            raise UserError(f"{archive}: {EPSILON} is {quote_value(half[EPSILON])}; expected 1e-5")
     encoder, decoder = ({ours: size(archive, half, SIZES[ours]) for ours in SIZES} for half in halves.values())
     layers = decoder.pop("layers")
     if "decoder_layers" not in find_entry(layout.like).sizes:
@@ -164,7 +164,7 @@ def read_section(archive: str | os.PathLike, config: Mapping[str, Any], name: st
     """Return a section of an archive's configuration, empty where it has none."""
     section = config.get(name) or {}
     if not isinstance(section, Mapping):
-        raise UserError(f"{archive}: {name} is {shown(section)} in {CONFIG}; expected a mapping")
+        raise UserError(f"{archive}: {name} is {quote_value(section)} in {CONFIG}; expected a mapping")
     return section
 
 
@@ -183,7 +183,9 @@ def size(archive: str | os.PathLike, config: Mapping[str, Any], name: str) -> in
         value = config.get(reference[1])
     most = MOST_LAYERS if name == SIZES["layers"] else MOST
     if type(value) is not int or not 1 <= value <= most:
-        raise UserError(f"{archive}: {name} is {shown(value)} in {CONFIG}; expected a positive integer, {most} at most")
+        raise UserError(
+            f"{archive}: {name} is {quote_value(value)} in {CONFIG}; expected a positive integer, {most} at most"
+        )
     return value
 
 
@@ -280,7 +282,7 @@ def check_computed_alike(
     for name in COMPUTED & own.keys():
         found, expected = config.get(name, own[name]), own[name]
         if found != expected and {found, expected} != TANH_GELU:
-            raise UserError(f"{directory}: {name} is {shown(found)}; expected {expected!r}, as {layout.like} has")
+            raise UserError(f"{directory}: {name} is {quote_value(found)}; expected {expected!r}, as {layout.like} has")
 
 
 def read_tensors(
