@@ -1,4 +1,4 @@
-"""Vectors of residues from file to files, a stub in the place of the encoder: how fast they are fetched and written.
+"""Per-residue embeddings from file to files, a stub in the place of the encoder: how fast they are fetched and written.
 
 The stub gives random half floats, as a GPU's memory would, at next to no cost. Each round writes the same vectors three
 times: by pyarrow alone on one thread, from arrays that are there already, each row group a chunk; and by the embed

@@ -104,7 +104,7 @@ def models(bench: Bench) -> Iterator[Row]:
 
 
 def copies(bench: Bench) -> Iterator[Row]:
-    """Residues' vectors of one batch after the other to the host, as the engine copies them."""
+    """Per-residue embeddings of one batch after the other to the host, as the engine copies them."""
     if not bench.on_gpu:
         yield NEEDS_GPU
         return

@@ -1,4 +1,4 @@
-"""From a FASTA file to part files: by model, by cores, with the vectors of residues, and on several GPUs."""
+"""From a FASTA file to part files: by model, by cores, with per-residue embeddings, and on several GPUs."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -49,11 +49,11 @@ def cores(bench: Bench) -> Iterator[Row]:
 
 
 def residues(bench: Bench) -> Iterator[Row]:
-    """Vectors of residues written too."""
+    """Per-residue embeddings written too."""
     sequences = bench.part("esm1nv", bench.size(4000, 40))
     settings = EmbedSettings(bench.dtype, per_residue=True)
     found = embed_warm(bench.model("esm1nv"), sequences, bench.folder, bench.device.type, settings)
-    yield rates(bench, f"esm1nv, {len(sequences):,} sequences, vectors of residues", found)
+    yield rates(bench, f"esm1nv, {len(sequences):,} sequences, per-residue embeddings", found)
     load_engine.cache_clear()
 
 

@@ -100,7 +100,7 @@ class HuggingFace:
         return self.residues(sequence, policy, overlap).mean(0)
 
     def residues(self, sequence: str, policy: str = "truncate", overlap: int = 0) -> np.ndarray:
-        """The residues' vectors of a sequence of any length, float64 [L used, D]."""
+        """Return the per-residue embeddings of a sequence of any length, float64 [L used, D]."""
         if policy == "truncate" or len(sequence) <= MAX_RESIDUES:
             return self.hidden(sequence[:MAX_RESIDUES])[1:-1].astype(np.float64)
         states: list[list[np.ndarray]] = [[] for _ in sequence]

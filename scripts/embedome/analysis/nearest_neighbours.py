@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-BLOCK = 1024
+from sklearn.neighbors import NearestNeighbors
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
@@ -21,7 +20,7 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
 def find_nearest(units: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the k vectors of largest cosine to each vector, itself left out.
 
-    All pairs are compared, a block of rows at a time: n² D multiplications, and memory for `BLOCK` x n cosines.
+    All pairs are compared, by scikit-learn, which holds as many cosines at once as its working memory takes (1 GiB).
 
     Parameters
     ----------
@@ -33,22 +32,13 @@ def find_nearest(units: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     indices : numpy.ndarray, dtype=int64, shape=(n, k)
-        Nearest first; of equal cosines the smaller index first, but which of several equal ones are the last of k is
-        left open.
+        Nearest first; in which order equal cosines are is left open.
     cosines : numpy.ndarray, dtype=float32, shape=(n, k)
         To about 1e-7; at most 1.
     """
-    indices, cosines = np.empty((len(units), k), np.int64), np.empty((len(units), k), np.float32)
-    for start in range(0, len(units), BLOCK):
-        block = units[start : start + BLOCK] @ units.T
-        rows = np.arange(len(block))
-        block[rows, start + rows] = -np.inf
-        found = np.sort(np.argpartition(-block, k - 1)[:, :k])
-        values = np.take_along_axis(block, found, 1)
-        order = np.argsort(-values, 1, kind="stable")
-        indices[start : start + len(block)] = np.take_along_axis(found, order, 1)
-        cosines[start : start + len(block)] = np.minimum(np.take_along_axis(values, order, 1), 1)
-    return indices, cosines
+    search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(units)
+    distances, indices = search.kneighbors()
+    return indices, 1 - distances
 
 
 def mean_cosine(units: np.ndarray) -> float:

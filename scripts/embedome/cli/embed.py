@@ -40,7 +40,7 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--per-residue",
         action="store_true",
-        help="write the vectors of the residues too, to <FILE stem>.residues.parquet",
+        help="write per-residue embeddings too, to <FILE stem>.residues.parquet",
     )
     parser.add_argument(
         "--long",

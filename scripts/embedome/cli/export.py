@@ -26,7 +26,7 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--per-residue",
         action="store_true",
-        help="of hdf5: the vectors of the residues, in place of those of the proteins",
+        help="of hdf5: per-residue embeddings, in place of those of the proteins",
     )
     parser.add_argument("--partition-by", metavar="COLUMN", help="of parquet: the column, e.g. state or taxid")
     parser.set_defaults(run=run_export)

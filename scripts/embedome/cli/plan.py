@@ -239,7 +239,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         ("shards", f"{plan['shards']:,} of {plan['minutes_per_shard']:,.1f} minutes"),
         ("wall-clock hours", f"{plan['wall_clock_hours']:,.2f} on {plan['devices']:,} devices"),
         ("data set", f"{plan['bytes_per_protein'] / 1e9:,.1f} GB"),
-        ("vectors of residues", f"{plan['bytes_per_residue'] / 1e9:,.1f} GB more, where asked for"),
+        ("per-residue embeddings", f"{plan['bytes_per_residue'] / 1e9:,.1f} GB more, where asked for"),
     ]
     return "\n".join([*(f"{name:<20} {value}" for name, value in rows), cost_text(plan["cost"])])
 

@@ -228,7 +228,7 @@ def int8_deviation(model: str, identity: str, settings: EmbedSettings) -> dict[s
     lengths = np.minimum(np.arange(8, 72, 4), reference.max_residues).tolist()
     sequences = Sequences.join([chance.choice(residues, length).tobytes() for length in lengths])
     exact = reference.embed(sequences).vectors
-    # This one is kept: where vectors of residues are not asked for, it is the one that goes on to embed.
+    # This one is kept: where per-residue embeddings are not asked for, it is the one that goes on to embed.
     found = load_engine(model, identity, pooled, Machine()).embed(sequences).vectors
     cosines, differences = [], []
     for name, vectors in exact.items():

@@ -48,7 +48,7 @@ def make_plan(job: Job) -> dict[str, Any]:
     -------
     dict
         Sequences and residues, residues used; device hours; shards and minutes of each; hours of wall-clock time on
-        the devices; bytes of the data set and of vectors of residues.
+        the devices; bytes of the data set and of per-residue embeddings.
     """
     lengths, cost = job.lengths, job.cost
     # In floating point: nothing here has to add up to the last bit.

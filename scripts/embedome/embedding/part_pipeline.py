@@ -1,7 +1,7 @@
 """Each part of a shard is laid out, run on the device, fetched, recomputed where it must be, and written.
 
 While one part runs on the device, the next is read and laid out, and those before it are fetched and written: one at a
-time, or with vectors of residues, which take long to encode, one in each of several threads.
+time, or with per-residue embeddings, which take long to encode, one in each of several threads.
 """
 
 import gc
@@ -51,7 +51,7 @@ class Machine:
     workers : int
         Processes that embed one part each.
     writers : int
-        Threads that fetch and write one part each, where vectors of residues are written.
+        Threads that fetch and write one part each, where per-residue embeddings are written.
     """
 
     device: str = "cpu"

@@ -38,7 +38,7 @@ from embedome.sequences.digests import refget_digests
 from embedome.sequences.headers import parse_descriptions
 from embedome.sequences.records import Record
 
-# Residues of a part at most, whatever its predicted time, and bytes of its residues' vectors, where they are written:
+# Residues of a part at most, whatever its predicted time, and bytes of its per-residue embeddings, if any:
 # what bounds memory.
 PART_RESIDUES = 256 << 20
 PART_RESIDUE_BYTES = 2 << 30
@@ -185,7 +185,7 @@ def part_entry(part: Part) -> dict[str, Any]:
 
 
 def residues_entry(part: Part, sha256: str | None, ids: list[str]) -> dict[str, Any] | None:
-    """Return the manifest entry of a part's file of residues' vectors, where it has one."""
+    """Return the manifest entry of a part's file of per-residue embeddings, where it has one."""
     if sha256 is None:
         return None
     path = residues_path(part.path)

@@ -31,7 +31,7 @@ class EmbedSettings(SectionSettings):
     pooling : tuple of str
         Of `terms.POOLINGS`; one vector each.
     per_residue : bool
-        Write the vectors of the residues too.
+        Write per-residue embeddings too.
     fused : bool
         As in `engine.Engine`.
     """

@@ -64,7 +64,7 @@ def embed_fasta(
     """Embed FASTA files into one Parquet file, sorted by id, in the format of the workflow's data sets.
 
     Work under way lies in ``<out>.work`` beside the file; a run that was killed is resumed from there. Records that
-    got no row are listed in ``<out>.dropped.tsv``, with the reason. Vectors of residues, where asked for, are in
+    got no row are listed in ``<out>.dropped.tsv``, with the reason. Per-residue embeddings, where asked for, are in
     ``<out stem>.residues.parquet``.
 
     Parameters
@@ -197,7 +197,7 @@ def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, di
         if settings.long_sequences == "skip" and longest:
             table = table.filter(pc.less_equal(table["length"], longest))
         distinct = table.filter(table["duplicate_of"].is_null())["length"].to_numpy()
-        # A duplicate is in no part, and has no vectors of residues.
+        # A duplicate is in no part, and has no per-residue embeddings.
         needed += row * (len(distinct) + len(table))
         if settings.per_residue:
             needed += 2 * vector * np.minimum(distinct, longest or np.inf).sum()
@@ -252,7 +252,7 @@ def join_parts(
 
 
 def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], dimension: int) -> None:
-    """Write the parts' vectors of residues as one file in id order; a row group in memory at a time."""
+    """Write the parts' per-residue embeddings as one file in id order; a row group in memory at a time."""
     with atomic_path(residues_path(out)) as temporary, residue_sink(temporary, dimension) as sink:
         for part in parts:
             file = ParquetFile(residues_path(part))
@@ -262,7 +262,7 @@ def join_residues(parts: Sequence[Path], out: Path, provenance: dict[str, Any], 
 
 
 def remove_residues(out: Path) -> None:
-    """Remove the vectors of residues of an earlier run; a file of their name with other content stays."""
+    """Remove the per-residue embeddings of an earlier run; a file of their name with other content stays."""
     path = residues_path(out)
     if is_own_file(path) and ParquetFile(path).schema_arrow.names == residue_schema(1).names:
         path.unlink()

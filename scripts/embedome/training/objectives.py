@@ -6,6 +6,7 @@ Shapes: B sequences of one length, T tokens of each, special ones among them, n 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -99,10 +100,8 @@ class BertMasks:
     masked: float
     replaced: float
 
-    @property
-    def whole(self) -> bool:
-        """Whether a sequence must be whole when residues are chosen."""
-        return False
+    # Whether a sequence must be whole when residues are chosen.
+    whole: ClassVar[bool] = False
 
     def hide(self, group: TokenGroup, alphabet: Alphabet, max_tokens: int) -> MaskedGroup:
         """Hide residues of a group of sequences."""
@@ -129,10 +128,8 @@ class LegacyMasks:
     rate: float
     masked: float
 
-    @property
-    def whole(self) -> bool:
-        """Whether a sequence must be whole when residues are chosen."""
-        return True
+    # Whether a sequence must be whole when residues are chosen.
+    whole: ClassVar[bool] = True
 
     def hide(self, group: TokenGroup, alphabet: Alphabet, max_tokens: int) -> MaskedGroup:
         """Hide tokens of a group of sequences, and cut them to `max_tokens`."""
@@ -158,10 +155,8 @@ class SpanCorruption:
 
     rate: float
 
-    @property
-    def whole(self) -> bool:
-        """Whether a sequence must be whole when residues are chosen."""
-        return False
+    # Whether a sequence must be whole when residues are chosen.
+    whole: ClassVar[bool] = False
 
     def count(self, residues: int) -> int:
         """How many of the residues of a sequence are hidden."""

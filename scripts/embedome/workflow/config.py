@@ -168,7 +168,7 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if earlier and Path(earlier).resolve() == Path("results/dataset", config["model"]["name"]).resolve():
         yield f"reuse.dataset is {earlier!r}, which this run writes; move that data set, and name its new place"
     if earlier and embed["per_residue"]:
-        yield f"reuse.dataset is {earlier!r}; expected null, as vectors of residues cannot be reused"
+        yield f"reuse.dataset is {earlier!r}; expected null, as per-residue embeddings cannot be reused"
     if config["split"]["method"] == "bionemo" and drops_leaks(config):
         found = config["leakage"]["drop_above"]
         yield f"leakage.drop_above is {found}; expected null, as split.method 'bionemo' reproduces a split as it was"

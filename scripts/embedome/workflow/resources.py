@@ -7,7 +7,7 @@ from typing import Any
 
 Resource = Callable[..., int]
 
-# Megabytes of the largest part's vectors of residues, and of what one that is being encoded takes beside them.
+# Megabytes of the largest part's per-residue embeddings, and of what one that is being encoded takes beside them.
 RESIDUES_MB = 2300
 
 

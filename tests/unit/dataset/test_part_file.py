@@ -116,7 +116,7 @@ def test_rows_are_found_by_id(large_part: Path, wanted: set[int]) -> None:
     assert np.array_equal(vector_matrix(found["embedding"]), values[found["length"].to_numpy()])
 
 
-# Vectors of residues
+# Per-residue embeddings
 
 
 def residue_rows(count: int, dimension: int = 16) -> tuple[pa.Table, list[np.ndarray]]:

@@ -424,7 +424,7 @@ def test_sigterm_waits_for_one_write_of_each_writer(
     assert sorted(path.name for path in folder.iterdir()) == there
 
 
-# Several writers of vectors of residues
+# Several writers of per-residue embeddings
 
 
 @pytest.mark.parametrize(("policy", "overlap"), [("truncate", 0), ("window", 11)])
@@ -462,7 +462,7 @@ def test_memory_is_that_of_a_part_for_each_writer_and_one_more(
 
 
 def publish_slowly(work: Callable[[], object], waiting: Path) -> None:
-    """Work, with a long time between a part's vectors of residues and the part itself, for all but the first part."""
+    """Work, with a long time between a part's per-residue embeddings and the part itself, but for the first part."""
     write_part = embedome_parts.write_part
 
     def slow(path: Path, *given: object) -> None:

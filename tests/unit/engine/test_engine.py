@@ -457,7 +457,7 @@ def test_poolings_of_windows(model: Path, reference: HuggingFace, overlap: int) 
         assert_within_one_ulp(found["first"][row], states[0][0])
 
 
-# Vectors of residues
+# Per-residue embeddings
 
 
 @pytest.mark.parametrize("budget", [1, 200, 4096])

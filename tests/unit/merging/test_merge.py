@@ -346,7 +346,7 @@ def test_a_crash_between_the_two_renames_is_repaired(own: Line, merged: Line, mo
     assert not list(own.folder.glob(".*"))
 
 
-# Vectors of residues and several poolings
+# Per-residue embeddings and several poolings
 
 
 def test_residues_lie_beside_the_rows(rich: Line, reference: HuggingFace) -> None:
