@@ -23,6 +23,7 @@ from embedome.workflow.resources import (
     by_attempt,
     by_attempt_and_records,
     by_attempt_and_size,
+    further_vectors_mb,
 )
 
 # Not another version of it that is installed.

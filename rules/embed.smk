@@ -21,7 +21,9 @@ rule embed:
     threads: 1
     resources:
         mem_mb=by_attempt_and_size(
-            6000, 3, RESIDUES_MB if config["embed"]["per_residue"] else 0
+            6000 + further_vectors_mb(config["embed"]),
+            3,
+            RESIDUES_MB if config["embed"]["per_residue"] else 0,
         ),
         runtime=by_attempt(240),
         gpu=0,

@@ -41,7 +41,6 @@ ANNOTATION_NAMES = re.compile(rf"{SUMMARY}|{LOOKUP_FOLDER}/({LOOKUP_NAMES.patter
 
 GROUP_ROWS = 1 << 16
 QUERY_ROWS = 1024
-COLUMNS = ["id", "digest", "embedding"]
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -99,6 +98,7 @@ def annotate_files(
     reference, settings, account = finder.reference, finder.settings, AnnotationCounts()
     check_catalog(settings, catalog)
     parts, duplicates = partition.files(data)
+    column = data.column(settings.pooling)
     total = sum(ParquetFile(path).metadata.num_rows for path in (*parts, *duplicates))
     dictionary = ["id", "label", "nearest"]
     with (
@@ -106,8 +106,8 @@ def annotate_files(
         ParquetSink(path, SCHEMA, GROUP_ROWS, use_dictionary=dictionary, write_statistics=["id", "label"]) as sink,
         Progress("annotate", "proteins", total) as progress,
     ):
-        for rows in batches(merge_by_id([read_groups(parts), read_groups(duplicates)])):
-            queries = make_queries(rows, catalog if settings.max_identity is not None else None)
+        for rows in batches(merge_by_id([read_groups(parts, column), read_groups(duplicates, column)])):
+            queries = make_queries(rows, column, catalog if settings.max_identity is not None else None)
             hits = finder.find(queries)
             labels = transfer_labels(
                 hits, reference.offsets, reference.codes, settings.metric, settings.min_reliability
@@ -121,12 +121,12 @@ def annotate_files(
     return account.as_json()
 
 
-def read_groups(paths: Iterable[Path]) -> Iterator[pa.Table]:
-    """Yield the rows of files, a row group at a time, none empty."""
+def read_groups(paths: Iterable[Path], column: str) -> Iterator[pa.Table]:
+    """Yield ids, digests and a column of vectors of files, a row group at a time, none empty."""
     for path in paths:
         file = ParquetFile(path)
         for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=COLUMNS, use_threads=False)
+            rows = file.read_row_group(group, columns=["id", "digest", column], use_threads=False)
             if len(rows):
                 yield rows
 
@@ -138,11 +138,11 @@ def batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield table.slice(start, QUERY_ROWS).combine_chunks()
 
 
-def make_queries(rows: pa.Table, catalog: str | os.PathLike | None) -> Queries:
-    """Make queries of rows of the data set, with their sequences where a catalog is named."""
+def make_queries(rows: pa.Table, column: str, catalog: str | os.PathLike | None) -> Queries:
+    """Make queries of rows and the vectors in a column, with their sequences where a catalog is named."""
     ids, digests = (rows[name].combine_chunks() for name in ("id", "digest"))
     sequences = None if catalog is None else read_sequences(catalog, ids.to_pylist()).to_pylist()
-    return Queries(ids, digests, vector_matrix(rows["embedding"]), sequences)
+    return Queries(ids, digests, vector_matrix(rows[column]), sequences)
 
 
 def label_rows(queries: Queries, hits: Hits, labels: Transferred, reference: ReferenceSet) -> pa.Table:

@@ -95,7 +95,8 @@ def build_reference(
     Raises
     ------
     UserError
-        Where the table is faulty, no id of it is in the data set, all are held out, or sequences cannot be had.
+        Where the data set has no such vectors, the table is faulty, no id of it is in the data set, all are held out,
+        or sequences cannot be had.
 
     Notes
     -----
@@ -103,6 +104,7 @@ def build_reference(
     float16 beyond `settings.exact_up_to`.
     """
     data, table = open_dataset(dataset), read_labels(labels)
+    column = data.column(settings.pooling)
     check_catalog(settings, catalog)
     for split in settings.hold_out:
         data.files(split)
@@ -111,7 +113,7 @@ def build_reference(
     account = count_ids(data, table, len(reference), len(held_out), labels)
     with atomic_directory(folder, check_own_lookup) as temporary:
         write_rows(temporary, table, reference, held_out, catalog if settings.max_identity is not None else None)
-        gather_vectors(data, reference["id"].combine_chunks(), temporary / VECTORS)
+        gather_vectors(data, column, reference["id"].combine_chunks(), temporary / VECTORS)
         index = index_vectors(temporary, settings, threads)
         about: dict[str, Any] = {
             "format": ANNOTATION_FORMAT,
@@ -215,15 +217,15 @@ def take_labels(table: LabelTable, numbers: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()), type=LABELS.type)
 
 
-def gather_vectors(data: Dataset, ids: pa.Array, path: Path) -> None:
-    """Write the vectors of some sorted ids, in their order, as a NumPy file of float16 [n, D]."""
+def gather_vectors(data: Dataset, column: str, ids: pa.Array, path: Path) -> None:
+    """Write the vectors in a column, of some sorted ids, in their order, as a NumPy file of float16 [n, D]."""
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(ids), data.dimension))
     missing = len(ids)
     with Progress("gather vectors", "rows", len(data)) as progress:
         for file in data.files():
-            for rows in row_groups(data.folder / file["file"], ids):
+            for rows in row_groups(data.folder / file["file"], column, ids):
                 place = pc.index_in(rows["id"], value_set=ids).to_numpy()
-                out[place] = vector_matrix(rows["embedding"])
+                out[place] = vector_matrix(rows[column])
                 missing -= len(place)
             progress.update(file["rows"])
     out.flush()
@@ -231,13 +233,13 @@ def gather_vectors(data: Dataset, ids: pa.Array, path: Path) -> None:
         raise RuntimeError(f"{missing} annotated rows were not found again")
 
 
-def row_groups(path: Path, ids: pa.Array) -> Iterator[pa.Table]:
+def row_groups(path: Path, column: str, ids: pa.Array) -> Iterator[pa.Table]:
     """Yield a file's rows that have one of the ids, id and vector, a row group at a time; other groups are not read."""
     file = ParquetFile(path)
     for group in range(file.num_row_groups):
         wanted = pc.is_in(file.read_row_group(group, ["id"], use_threads=False)["id"], value_set=ids)
         if pc.any(wanted).as_py():
-            yield file.read_row_group(group, ["id", "embedding"], use_threads=False).filter(wanted)
+            yield file.read_row_group(group, ["id", column], use_threads=False).filter(wanted)
 
 
 def index_vectors(folder: Path, settings: AnnotateSettings, threads: int) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class AnnotateSettings(SectionSettings):
         Labels of a smaller reliability are not written.
     exact_up_to : int
         Reference sets of more proteins are searched in an inverted file, which misses some neighbours.
+    pooling : str, optional
+        Name of the vectors, of `Dataset.poolings`; the first where none is named.
     """
 
     neighbours: int = 5
@@ -58,6 +60,7 @@ class AnnotateSettings(SectionSettings):
     max_identity: float | None = None
     min_reliability: float = 0.0
     exact_up_to: int = EXACT_UP_TO
+    pooling: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON, in one form however numbers were typed."""

@@ -28,7 +28,7 @@ def measure_recall(data: Dataset, reference: ReferenceSet, threads: int = 1) -> 
         ``recall``: of the k nearest annotated proteins, the fraction that is found, mean over the queries; how many
         queries, and the seed of their choice.
     """
-    queries = sample_queries(data, QUERIES, SEED)
+    queries = sample_queries(data, data.column(reference.settings.pooling), QUERIES, SEED)
     settings = replace(reference.settings, skip_identical=False, max_identity=None)
     hits = HitFinder(reference, settings, threads).find(queries)
     own = row_numbers(queries.ids, reference.ids)
@@ -43,8 +43,8 @@ def measure_recall(data: Dataset, reference: ReferenceSet, threads: int = 1) -> 
     return {"recall": round(float(recall.mean()), 6) if asked.any() else 1.0, "queries": len(queries), "seed": SEED}
 
 
-def sample_queries(data: Dataset, wanted: int, seed: int) -> Queries:
-    """Draw rows of a data set, all equally likely; all where it has fewer."""
+def sample_queries(data: Dataset, column: str, wanted: int, seed: int) -> Queries:
+    """Draw rows of a data set with the vectors in a column, all equally likely; all where it has fewer."""
     chosen = np.sort(np.random.default_rng(seed).choice(len(data), min(wanted, len(data)), replace=False))
     tables, start = [], 0
     for entry in data.files():
@@ -57,11 +57,11 @@ def sample_queries(data: Dataset, wanted: int, seed: int) -> Queries:
             end = first + file.metadata.row_group(group).num_rows
             here = mine[(mine >= first) & (mine < end)] - first
             if len(here):
-                rows = file.read_row_group(group, ["id", "digest", "embedding"], use_threads=False)
+                rows = file.read_row_group(group, ["id", "digest", column], use_threads=False)
                 tables.append(rows.take(pa.array(here)))
             first = end
     rows = pa.concat_tables(tables).combine_chunks()
-    return Queries(rows["id"].combine_chunks(), rows["digest"].combine_chunks(), vector_matrix(rows["embedding"]))
+    return Queries(rows["id"].combine_chunks(), rows["digest"].combine_chunks(), vector_matrix(rows[column]))
 
 
 def nearest_distances(queries: np.ndarray, vectors: np.ndarray, own: np.ndarray, k: int, metric: str) -> np.ndarray:

@@ -37,6 +37,9 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "-k", "--neighbours", type=int, default=5, metavar="K", help="nearest annotated proteins to take (default: 5)"
     )
+    parser.add_argument(
+        "--pooling", metavar="NAME", help="which vectors, e.g. max or layer_12_mean (default: the data set's first)"
+    )
     parser.add_argument("--metric", choices=METRICS, default="euclidean", help="distance (default: euclidean)")
     parser.add_argument(
         "--hold-out", nargs="+", default=[], metavar="SPLIT", help="splits whose labels are kept to score the result"
@@ -81,6 +84,7 @@ def run_annotate(options: argparse.Namespace) -> None:
             max_identity=options.max_identity,
             min_reliability=options.min_reliability,
             exact_up_to=options.exact_up_to,
+            pooling=options.pooling,
         ),
         catalog=options.catalog,
         threads=options.threads or len(os.sched_getaffinity(0)),

@@ -26,9 +26,10 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--layer",
         type=int,
-        default=-1,
+        nargs="+",
+        default=[-1],
         metavar="K",
-        help="hidden states of this layer; 0 the embedding (default: last)",
+        help="hidden states of these layers; 0 the embedding; a column each, in one pass (default: last)",
     )
     parser.add_argument(
         "--pooling",
@@ -85,7 +86,7 @@ def run_embed(options: argparse.Namespace) -> None:
             overlap=options.overlap,
             max_residues=options.max_residues,
             features=options.features,
-            layer=options.layer,
+            layer=tuple(options.layer),
             pooling=tuple(dict.fromkeys(options.pooling)),
             per_residue=options.per_residue,
             fused=options.fused,

@@ -21,7 +21,9 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--format", choices=["npy", "hdf5", "parquet"], required=True, help="what to write")
     parser.add_argument("--split", metavar="NAME", help="only this split (default: all, one after the other)")
     parser.add_argument(
-        "--pooling", choices=["mean", "max", "first"], help="which vectors (default: the first that the data set has)"
+        "--pooling",
+        metavar="NAME",
+        help="which vectors: mean, max or first, of several layers e.g. layer_12_mean (default: the data set's first)",
     )
     parser.add_argument(
         "--per-residue",

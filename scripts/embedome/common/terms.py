@@ -1,4 +1,6 @@
-"""The words that stages share: splits, states of a row, reasons for skipping, poolings."""
+"""The words that stages share: splits, states of a row, reasons for skipping, poolings, names of vectors."""
+
+from collections.abc import Sequence
 
 # States of a row.
 EMBEDDED, TRUNCATED, WINDOWED, DUPLICATE = "embedded", "truncated", "windowed", "duplicate"
@@ -10,3 +12,16 @@ TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
 
 SPLITS = ("val", "test", "train")
 VAL, TEST, TRAIN, REJECTED = range(4)
+
+
+def vector_names(layers: Sequence[int], poolings: Sequence[str]) -> list[str]:
+    """Return the names of a sequence's vectors: its poolings; of several layers each pooling of each layer.
+
+    Examples
+    --------
+    >>> vector_names([33], ["mean", "max"]), vector_names([6, 33], ["mean"])
+    (['mean', 'max'], ['layer_6_mean', 'layer_33_mean'])
+    """
+    if len(layers) == 1:
+        return list(poolings)
+    return [f"layer_{layer}_{pooling}" for layer in layers for pooling in poolings]

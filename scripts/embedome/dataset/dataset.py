@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from embedome.common.errors import UserError
 from embedome.common.parallel import available_cores
 from embedome.common.terms import DUPLICATE
-from embedome.dataset.format import KEYS, embedding_schema, residue_schema, vector_columns
+from embedome.dataset.format import KEYS, embedding_schema, names_of_vectors, residue_schema, vector_columns
 from embedome.dataset.part_file import read_rows
 from embedome.dataset.to_faiss import EXACT_UP_TO, Neighbours, index_with_ids
 from embedome.parquet.id_lookup import find_in_files
@@ -49,8 +49,8 @@ class Dataset:
 
     @property
     def poolings(self) -> list[str]:
-        """How residues were pooled; one vector each, the first where none is named."""
-        return self.manifest["provenance"]["pooling"]
+        """Names of a row's vectors, the first where none is named: poolings, of several layers ``layer_12_mean``."""
+        return names_of_vectors(self.manifest["provenance"])
 
     @property
     def schema(self) -> pa.Schema:
@@ -58,12 +58,12 @@ class Dataset:
         return embedding_schema(self.dimension, self.poolings)
 
     def column(self, pooling: str | None = None) -> str:
-        """Return the name of the column of a pooling's vectors.
+        """Return the column of the vectors of a name in `poolings`.
 
         Raises
         ------
         UserError
-            Where the data set has none of that pooling.
+            Where the data set has none of that name.
         """
         columns = vector_columns(self.poolings)
         if pooling is not None and pooling not in columns:
@@ -121,7 +121,7 @@ class Dataset:
         split : str, optional
             All splits, one after the other, where none is named.
         pooling : str, optional
-            The first of `poolings` where none is named.
+            Of `poolings`, the first where none is named.
         threads : int, optional
             That decode ahead; all cores if not given.
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embedome.common.json_files import canonical_json
 from embedome.common.outputs import DATASET_MARK
-from embedome.common.terms import MEAN
+from embedome.common.terms import MEAN, vector_names
 from embedome.parquet.file_format import FILE_FORMAT, METADATA_KEY
 from embedome.parquet.vectors import residues_type, vector_type
 
@@ -38,14 +38,20 @@ ALL_SKIPPED = SKIPPED.append(pa.field("split", pa.string()))
 KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
 
 
-def vector_columns(poolings: Sequence[str]) -> dict[str, str]:
-    """Return the column of each pooling: `embedding` for the first, `embedding_<pooling>` for the others."""
-    return {name: f"embedding_{name}" if number else "embedding" for number, name in enumerate(poolings)}
+def names_of_vectors(provenance: Mapping[str, Any]) -> list[str]:
+    """Return the names of a row's vectors: poolings, or of several layers `layer_<number>_<pooling>`."""
+    layer = provenance.get("layer")
+    return vector_names(layer if isinstance(layer, list) else [layer], provenance["pooling"])
 
 
-def embedding_schema(dimension: int, poolings: Sequence[str] = (MEAN,)) -> pa.Schema:
+def vector_columns(names: Sequence[str]) -> dict[str, str]:
+    """Return the column of each vector by its name: `embedding` for the first, `embedding_<name>` for the others."""
+    return {name: f"embedding_{name}" if number else "embedding" for number, name in enumerate(names)}
+
+
+def embedding_schema(dimension: int, names: Sequence[str] = (MEAN,)) -> pa.Schema:
     """Return the schema of an embedding row; each vector is a fixed-size list of half floats, [D]."""
-    vectors = [pa.field(name, vector_type(dimension), nullable=False) for name in vector_columns(poolings).values()]
+    vectors = [pa.field(name, vector_type(dimension), nullable=False) for name in vector_columns(names).values()]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),

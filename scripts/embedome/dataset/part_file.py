@@ -18,6 +18,7 @@ from embedome.dataset.format import (
     RESIDUE_GROUP_ROWS,
     embedding_metadata,
     embedding_schema,
+    names_of_vectors,
     residue_schema,
     vector_columns,
 )
@@ -27,9 +28,9 @@ from embedome.parquet.vectors import GROUP_ROWS, finite_rows, vector_matrix
 from embedome.parquet.writer import ParquetSink
 
 
-def vectors_finite(table: pa.Table, poolings: Sequence[str]) -> bool:
-    """Return whether all vectors of all poolings are finite."""
-    columns = vector_columns(poolings).values()
+def vectors_finite(table: pa.Table, names: Sequence[str]) -> bool:
+    """Return whether all vectors of these names are finite."""
+    columns = vector_columns(names).values()
     return all(finite_rows(vector_matrix(chunk)).all() for column in columns for chunk in table[column].chunks)
 
 
@@ -117,7 +118,7 @@ class PartInfo:
     @property
     def schema(self) -> pa.Schema:
         """Schema of its rows."""
-        return embedding_schema(self.dimension, self.provenance["pooling"])
+        return embedding_schema(self.dimension, names_of_vectors(self.provenance))
 
 
 def part_info(path: str | os.PathLike) -> PartInfo:

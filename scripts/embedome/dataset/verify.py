@@ -22,6 +22,7 @@ from embedome.dataset.format import (
     RESIDUES_FOLDER,
     SKIPPED_FILE,
     embedding_schema,
+    names_of_vectors,
     residue_schema,
 )
 from embedome.dataset.manifest import OTHER_FILES, read_manifest
@@ -88,8 +89,7 @@ class DatasetCheck:
         ]
         self.faults: list[str] = []
         self.states: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
-        pooling = manifest["provenance"]["pooling"]
-        self.schema = embedding_schema(manifest["dimension"], pooling)
+        self.schema = embedding_schema(manifest["dimension"], names_of_vectors(manifest["provenance"]))
 
     def summary(self) -> dict[str, Any]:
         """Count rows, files and bytes; warn of what a manifest of an older format does not record."""

@@ -22,9 +22,10 @@ from embedome.common.log import Progress
 from embedome.dataset.part_file import part_info
 from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
 from embedome.embedding.metrics import DEVICE, Clock, write_metrics
-from embedome.embedding.part_pipeline import EmbedJob, Machine, build_engine, embed_parts, load_engine
+from embedome.embedding.part_pipeline import EmbedJob, Machine, build_engine, embed_parts, load_empty_model, load_engine
 from embedome.embedding.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
 from embedome.embedding.settings import EmbedSettings, PartLimits
+from embedome.engine.encoder_pass import number_layers
 from embedome.engine.engine import INT8
 from embedome.engine.windows import Sequences
 from embedome.models.directory import model_dimension, model_identity
@@ -214,10 +215,30 @@ def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: M
         "numerics": NUMERICS_VERSION,
         "model": identity,
         **asdict(settings),
+        "layer": provenance_layer(model, settings, identity),
         "pooling": list(settings.pooling),
         **({DEVIATION: int8_deviation(str(model), json_sha256(identity), settings)} if settings.dtype == INT8 else {}),
         "source": dict(source),
     }
+
+
+def provenance_layer(model: str | os.PathLike, settings: EmbedSettings, identity: Mapping[str, Any]) -> int | list[int]:
+    """Return the layer as it is named; of several their numbers, by which their columns are named.
+
+    Raises
+    ------
+    UserError
+        Where the model has no such layer, one is named twice, or vectors of residues are asked for of several.
+    """
+    if len(settings.layers) == 1:
+        return settings.layers[0]
+    if settings.per_residue:
+        raise UserError(
+            "embed.layer names several layers; vectors of residues are written of one: name one, or set "
+            "embed.per_residue to false"
+        )
+    encoder = load_empty_model(str(model), json_sha256(identity), settings.features).encoder
+    return list(number_layers(encoder.n_layers, settings.layers))
 
 
 def int8_deviation(model: str, identity: str, settings: EmbedSettings) -> dict[str, float]:

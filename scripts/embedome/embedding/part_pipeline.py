@@ -255,7 +255,7 @@ def build_engine(model: str, settings: EmbedSettings, machine: Machine) -> Engin
         device=machine.device,
         dtype=settings.dtype,
         policy=settings.policy,
-        layer=settings.layer,
+        layer=settings.layers,
         poolings=settings.pooling,
         per_residue=settings.per_residue,
         fused=settings.fused,

@@ -19,7 +19,15 @@ from embedome.common.atomic_files import find_temporaries
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.terms import OUT_OF_MEMORY
-from embedome.dataset.format import KEYS, SKIPPED, embedding_metadata, embedding_schema, residue_schema, vector_columns
+from embedome.dataset.format import (
+    KEYS,
+    SKIPPED,
+    embedding_metadata,
+    embedding_schema,
+    names_of_vectors,
+    residue_schema,
+    vector_columns,
+)
 from embedome.dataset.part_file import (
     describe_file,
     is_own_file,
@@ -139,9 +147,10 @@ def write(part: Part, result: EmbeddedPart) -> None:
 def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
     """Return the rows of a part and its table of skipped sequences."""
     headers = parse_descriptions(pa.array([record.description for record in part.records], pa.string()))
-    columns = vector_columns(part.provenance["pooling"])
+    names = names_of_vectors(part.provenance)
+    columns = vector_columns(names)
     vectors = {columns[name]: vector_array(matrix) for name, matrix in embedded.vectors.items()}
-    schema = embedding_schema(next(iter(embedded.vectors.values())).shape[1], part.provenance["pooling"])
+    schema = embedding_schema(next(iter(embedded.vectors.values())).shape[1], names)
     table = pa.table(
         {
             "id": [record.id for record in part.records],

@@ -26,12 +26,12 @@ class EmbedSettings(SectionSettings):
         Residues beyond which a sequence is long; None for as many as the model's positions hold.
     features : str
         ``encoder`` or ``decoder``: which half of an encoder-decoder.
-    layer : int
+    layer : int or tuple of int
         As in `engine.Engine`.
     pooling : tuple of str
-        Of `terms.POOLINGS`; one vector each.
+        Of `terms.POOLINGS`; one vector each, of each layer.
     per_residue : bool
-        Write per-residue embeddings too.
+        Write per-residue embeddings too; of one layer only.
     fused : bool
         As in `engine.Engine`.
     """
@@ -41,7 +41,7 @@ class EmbedSettings(SectionSettings):
     overlap: int = 0
     max_residues: int | None = None
     features: str = "encoder"
-    layer: int = -1
+    layer: int | tuple[int, ...] = -1
     pooling: tuple[str, ...] = (MEAN,)
     per_residue: bool = False
     fused: bool = False
@@ -50,6 +50,11 @@ class EmbedSettings(SectionSettings):
     def policy(self) -> LongPolicy:
         """What to do with long sequences."""
         return LongPolicy(self.long_sequences, self.overlap, self.max_residues)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers as they are named, one or several."""
+        return (self.layer,) if isinstance(self.layer, int) else self.layer
 
 
 @dataclass(frozen=True, slots=True)

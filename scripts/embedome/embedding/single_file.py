@@ -192,7 +192,7 @@ def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, di
     `longest` is that of the cost.
     """
     vector = COMPRESSED * HALF * dimension
-    row, needed = ROW_BYTES + vector * len(settings.pooling), 0.0
+    row, needed = ROW_BYTES + vector * len(settings.pooling) * len(settings.layers), 0.0
     for table in read_catalog(catalog, ["length", "duplicate_of"]):
         if settings.long_sequences == "skip" and longest:
             table = table.filter(pc.less_equal(table["length"], longest))

@@ -28,6 +28,7 @@ from embedome.engine.device import (
     unused_memory,
     use_device,
 )
+from embedome.engine.encoder_pass import EncoderPass
 from embedome.engine.pooling import Fetched, PooledVectors, ResidueStates
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import Model
@@ -59,7 +60,7 @@ class Embedded:
     """What became of n sequences."""
 
     vectors: dict[str, np.ndarray]
-    """float16 [n, D] by pooling; rows of skipped sequences mean nothing."""
+    """float16 [n, D] by name, see `terms.vector_names`; rows of skipped sequences mean nothing."""
     used: np.ndarray
     """int32 [n], residues that went into the vector."""
     state: np.ndarray
@@ -69,7 +70,8 @@ class Embedded:
     operations: int
     """Floating-point operations it took."""
     residues: list[np.ndarray] | None = None
-    """n times float16 [residues used, D], where asked for; of those skipped as too long, none."""
+    """n times float16 [residues used, D], where asked for, of several layers [residues used, layers, D]; of those
+    skipped as too long, none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Running:
 
     layout: BatchLayout
     vectors: Mapping[str, HostCopy]
-    """float16 [n, D] by pooling."""
+    """float16 [n, D] by name."""
     states: ResidueStates | None
     lost: Collection[int]
     """Sequences of which a piece did not fit the device's memory."""
@@ -90,16 +92,16 @@ class Engine:
     Parameters
     ----------
     model : Model
-        Its encoder is changed: moved to the device, and cut after the chosen layer.
+        Its encoder is changed: moved to the device, and cut after the deepest of the chosen layers.
     device : str
         ``cpu``, on one thread (several processes beat several threads), or ``cuda``.
     dtype : str
         ``float32``, ``bfloat16``, where the architecture admits it ``float16``, or on a CPU ``int8``; pooling is in
         float32 always.
     policy : LongPolicy
-    layer : int
+    layer : int or sequence of int
         Whose hidden states: 0 the embedding's, k the k-th layer's, -1 the last one's, after the final norm; as
-        `hidden_states` of a Hugging Face model.
+        `hidden_states` of a Hugging Face model. Of several layers, one pass takes them all.
     poolings : sequence of str
         Of `terms.POOLINGS`.
     per_residue : bool
@@ -112,8 +114,8 @@ class Engine:
     Raises
     ------
     UserError
-        Where the device is missing, the model has no such layer or first token, or is not fit for the dtype; and as
-        `LongPolicy.longest`.
+        Where the device is missing, the model has no first token, or is not fit for the dtype; and as
+        `LongPolicy.longest` and `encoder_pass.number_layers`.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class Engine:
         device: str = "cpu",
         dtype: str = "float32",
         policy: LongPolicy | None = None,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         poolings: Sequence[str] = (MEAN,),
         per_residue: bool = False,
         fused: bool = False,
@@ -142,11 +144,13 @@ class Engine:
         self.tokenizer = model.tokenizer
         self.dimension = model.encoder.dimension
         self.dtype = DTYPES["float32" if dtype == INT8 else dtype]
-        self.encoder = cut_layers(model.encoder, layer).to(self.device, self.dtype)
+        self.encoder_pass = EncoderPass(model.encoder, [layer] if isinstance(layer, int) else layer)
+        self.layers = self.encoder_pass.layers
+        self.encoder = self.encoder_pass.encoder.to(self.device, self.dtype)
         self.operations = operations(self.encoder)
         if dtype == INT8:
             quantise_linears(self.encoder)
-        self.token_budget = token_budget(self.encoder, self.device, attempt)
+        self.token_budget = token_budget(self.encoder, self.device, attempt, len(self.layers) if per_residue else 1)
         if fused:
             self.fuse()
 
@@ -183,8 +187,8 @@ class Engine:
     def run(self, layout: BatchLayout) -> Running:
         """Run all pieces, longest first. A GPU may still be at work on the last of them afterwards."""
         row = DeviceLayout(layout, self.device)
-        pooled = PooledVectors(self.poolings, layout, self.dimension, self.device)
-        states = ResidueStates(layout, self.dimension) if self.per_residue else None
+        pooled = PooledVectors(self.layers, self.poolings, layout, self.dimension, self.device)
+        states = ResidueStates(layout, self.dimension, self.layers) if self.per_residue else None
         lost: set[int] = set()
         budget, begin = self.token_budget, 0
         while begin < len(layout.order):
@@ -194,11 +198,11 @@ class Engine:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                arriving, fits = None, False
+                arriving, fits = [], False
             # Outside the handler, whose exception keeps the batch's tensors alive.
             if fits:
                 # Only after the whole batch has succeeded: a retried one would otherwise be added up twice.
-                if states and arriving:
+                if states is not None:
                     states.keep(arriving)
             else:
                 free_memory()
@@ -244,14 +248,20 @@ class Engine:
         """Return the bytes that the group of a window holds beside its tokens."""
         return self.encoder.group_bytes(int(layout.lengths[piece]) + self.tokenizer.n_special)
 
-    def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> Fetched | None:
+    def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> list[Fetched]:
         """Run pieces, and pool their hidden states; return those of residues, where asked for, as they are fetched."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
-        found = self.encoder.stream([group.tokens.int() for group in groups])
-        residues = [hidden[:, first : hidden.shape[1] - last] for hidden in found]
-        for group, hidden, inner in zip(groups, found, residues, strict=True):
-            pooled.add(group.places, hidden, inner, group.weights)
-        return None if states is None else states.fetch(groups, residues)
+        fetched: list[Fetched] = []
+
+        def take(layer: int, found: list[Tensor]) -> None:
+            residues = [hidden[:, first : hidden.shape[1] - last] for hidden in found]
+            for group, hidden, inner in zip(groups, found, residues, strict=True):
+                pooled.add(layer, group.places, hidden, inner, group.weights)
+            if states is not None:
+                fetched.append(states.fetch(layer, groups, residues))
+
+        self.encoder_pass.run([group.tokens.int() for group in groups], take)
+        return fetched
 
     def classify(
         self,
@@ -266,7 +276,8 @@ class Engine:
         skipped = longer & (self.policy.name == "skip")
         finite = np.all([finite_rows(each) for each in vectors.values()], axis=0)
         if residues is not None:
-            finite &= np.fromiter((finite_rows(each).all() for each in residues), bool, len(residues))
+            rows = (each.reshape(-1, self.dimension) for each in residues)
+            finite &= np.fromiter((finite_rows(each).all() for each in rows), bool, len(residues))
         unfit = np.isin(np.arange(len(longer)), list(lost))
         state[~finite & ~skipped] = NON_FINITE
         state[unfit] = OUT_OF_MEMORY
@@ -314,29 +325,12 @@ def check_close(before: Tensor, after: Tensor) -> None:
         )
 
 
-def cut_layers(encoder: StreamEncoder, layer: int) -> StreamEncoder:
-    """Cut an encoder after a layer, so that its output is that layer's.
-
-    Raises
-    ------
-    UserError
-        Where there is no such layer.
-    """
-    count = encoder.n_layers
-    if not -count - 1 <= layer <= count:
-        raise UserError(f"embed.layer is {layer}; expected 0 (the embedding) to {count} (the last layer, -1 for short)")
-    kept = layer % (count + 1)
-    if kept < count:
-        encoder.layers = encoder.layers[:kept]
-        encoder.final_norm = nn.Identity()
-    return encoder
-
-
-def token_budget(encoder: StreamEncoder, device: torch.device, attempt: int = 1) -> int:
+def token_budget(encoder: StreamEncoder, device: torch.device, attempt: int = 1, held: int = 1) -> int:
     """Return the tokens of a batch: on a CPU `TOKEN_BUDGET`; on a GPU what fits its free memory twice, a power of two.
 
     Each attempt halves a GPU's. A CPU's is for its caches, and its jobs get more memory by attempt: there the same
-    batches run, and make the same bytes, whatever was killed before.
+    batches run, and make the same bytes, whatever was killed before. `held` is the number of layers whose states are
+    on the device at once.
     """
     most = TOKEN_BUDGET[device.type]
     if device.type == "cpu":
@@ -344,7 +338,7 @@ def token_budget(encoder: StreamEncoder, device: torch.device, attempt: int = 1)
     if len(encoder.layers):
         # Outputs of a layer's matrices, and about as many copies of the hidden state as a layer has operations.
         widths = sum(module.out_features for module in encoder.layers[0].modules() if isinstance(module, nn.Linear))
-        token_bytes = (widths + 8 * encoder.dimension) * next(encoder.parameters()).element_size()
+        token_bytes = (widths + (7 + held) * encoder.dimension) * next(encoder.parameters()).element_size()
         fitting = unused_memory(device) // (2 * token_bytes)
         most = min(most, 1 << max(0, fitting.bit_length() - 1))
     return max(1, most >> (attempt - 1))

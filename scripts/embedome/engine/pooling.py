@@ -1,6 +1,6 @@
 """What becomes of hidden states: pooled vectors, and the states of each residue.
 
-Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of each, D dimension.
+Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of each, K layers, D dimension.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedome.common.terms import FIRST, MAX, MEAN
+from embedome.common.terms import FIRST, MAX, MEAN, vector_names
 from embedome.engine.batch_layout import BatchLayout, Group
 from embedome.engine.device import HostCopy, copy_to_device
 from embedome.models.encoders.grouped import join
@@ -27,6 +27,8 @@ class PooledVectors:
 
     Parameters
     ----------
+    layers : sequence of int
+        Their numbers.
     poolings : sequence of str
         Of `terms.POOLINGS`. ``mean`` and ``max`` are over residues, ``first`` is the token before them.
     layout : BatchLayout
@@ -34,15 +36,27 @@ class PooledVectors:
     device : torch.device
     """
 
-    def __init__(self, poolings: Sequence[str], layout: BatchLayout, dimension: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        layers: Sequence[int],
+        poolings: Sequence[str],
+        layout: BatchLayout,
+        dimension: int,
+        device: torch.device,
+    ) -> None:
         self.counts, self.used = layout.pieces.counts, layout.used
-        self.rows = {name: torch.zeros(len(layout.order), dimension, device=device) for name in poolings}
+        self.names = vector_names(layers, poolings)
+        self.rows = {
+            layer: {name: torch.zeros(len(layout.order), dimension, device=device) for name in poolings}
+            for layer in layers
+        }
 
-    def add(self, batch: Tensor, tokens: Tensor, residues: Tensor, weights: Tensor | None) -> None:
-        """Pool the hidden states of a batch, in float32.
+    def add(self, layer: int, batch: Tensor, tokens: Tensor, residues: Tensor, weights: Tensor | None) -> None:
+        """Pool the hidden states of a batch after a layer, in float32.
 
         Parameters
         ----------
+        layer : int
         batch : torch.Tensor, dtype=int64, shape=(B,)
             Which pieces.
         tokens, residues : torch.Tensor, shapes=(B, T, D), (B, L, D)
@@ -50,7 +64,7 @@ class PooledVectors:
         weights : torch.Tensor, dtype=float32, shape=(B, L), optional
             Of residues in a mean; 1 where not given.
         """
-        for name, rows in self.rows.items():
+        for name, rows in self.rows[layer].items():
             if name == MAX:
                 rows[batch] = residues.amax(1).float()
             elif name == FIRST:
@@ -61,8 +75,9 @@ class PooledVectors:
                 rows[batch] = torch.einsum("bld,bl->bd", residues.float(), weights)
 
     def fetch(self) -> dict[str, HostCopy]:
-        """Begin to copy sequences' vectors to the host, float16 [n, D], by pooling; what overflows is infinite."""
-        return {name: HostCopy(self.join(name, rows).half()) for name, rows in self.rows.items()}
+        """Begin to copy sequences' vectors to the host, float16 [n, D], by name; what overflows is infinite."""
+        joined = [self.join(name, rows).half() for layer in self.rows.values() for name, rows in layer.items()]
+        return dict(zip(self.names, map(HostCopy, joined), strict=True))
 
     def join(self, name: str, rows: Tensor) -> Tensor:
         """Make one row of each sequence's pieces, float32 [n, D]."""
@@ -80,8 +95,10 @@ class PooledVectors:
 
 
 class Fetched(NamedTuple):
-    """Hidden states of a batch's residues, on their way to the host."""
+    """Hidden states of a batch's residues after a layer, on their way to the host."""
 
+    place: int
+    """Of the layer among those that are asked for."""
     begins: np.ndarray
     """int64 [B], the row of each piece's first residue among all states."""
     lengths: np.ndarray
@@ -99,22 +116,26 @@ class ResidueStates:
     ----------
     layout : BatchLayout
     dimension : int
+    layers : sequence of int
+        Their numbers.
     """
 
-    def __init__(self, layout: BatchLayout, dimension: int) -> None:
+    def __init__(self, layout: BatchLayout, dimension: int, layers: Sequence[int] = (0,)) -> None:
         pieces = layout.pieces
         self.offsets = np.concatenate([[0], np.cumsum(np.where(pieces.counts > 0, layout.used, 0))])
         self.windowed = bool((pieces.counts > 1).any())
         # NumPy asks the kernel for large pages, torch does not: to touch pages of 4 kB first takes six times as long.
-        self.states = np.zeros((self.offsets[-1], dimension), np.float32 if self.windowed else np.float16)
+        shape = (self.offsets[-1], len(layers), dimension)
+        self.states = np.zeros(shape, np.float32 if self.windowed else np.float16)
+        self.places = {layer: place for place, layer in enumerate(layers)}
         self.start = self.offsets[pieces.owner] + layout.begins
-        self.waiting: Fetched | None = None
+        self.waiting: Sequence[Fetched] = ()
 
-    def fetch(self, groups: Sequence[Group], residues: Sequence[Tensor]) -> "Fetched":
+    def fetch(self, layer: int, groups: Sequence[Group], residues: Sequence[Tensor]) -> "Fetched":
         """Begin to copy the hidden states [B, L, D] of a batch's groups to the host, all of them at once."""
         begins = np.concatenate([self.start[group.pieces] for group in groups])
         lengths = np.concatenate([np.full(len(each), each.shape[1]) for each in residues])
-        return Fetched(begins, lengths, HostCopy(join(map(self.weigh, groups, residues))))
+        return Fetched(self.places[layer], begins, lengths, HostCopy(join(map(self.weigh, groups, residues))))
 
     def weigh(self, group: Group, residues: Tensor) -> Tensor:
         """Return what is kept of a group's hidden states: as they are, or what each adds to its residue's mean."""
@@ -122,35 +143,36 @@ class ResidueStates:
             return residues.half()
         return residues.float() if group.weights is None else residues.float() * group.weights[:, :, None]
 
-    def keep(self, fetched: "Fetched") -> None:
-        """Take a batch's states; from a GPU they arrive while the next batch is running."""
+    def keep(self, fetched: Sequence["Fetched"]) -> None:
+        """Take a batch's states after each layer; from a GPU they arrive while the next batch is running."""
         self.settle()
         self.waiting = fetched
-        if fetched.states.event is None:
+        if all(each.states.event is None for each in fetched):
             self.settle()
 
     def settle(self) -> None:
         """Put what has arrived in its place, piece by piece: twice as fast as by an index of rows."""
-        if self.waiting is None:
-            return
-        found, end = self.waiting.states.wait().numpy(), 0
-        for begin, length in zip(self.waiting.begins.tolist(), self.waiting.lengths.tolist(), strict=True):
-            place, end = self.states[begin : begin + length], end + length
-            if self.windowed:
-                place += found[end - length : end]
-            else:
-                place[:] = found[end - length : end]
-        self.waiting = None
+        for layer in self.waiting:
+            found, end = layer.states.wait().numpy(), 0
+            for begin, length in zip(layer.begins.tolist(), layer.lengths.tolist(), strict=True):
+                place, end = self.states[begin : begin + length, layer.place], end + length
+                if self.windowed:
+                    place += found[end - length : end]
+                else:
+                    place[:] = found[end - length : end]
+        self.waiting = ()
 
     def finish(self) -> list[np.ndarray]:
-        """Return the states of each sequence, n times float16 [residues used, D]."""
+        """Return the states of each sequence, n times float16 [residues used, D]; of several layers [.., K, D]."""
         self.settle()
         states = narrow(self.states) if self.windowed else self.states
+        if len(self.places) == 1:
+            states = states[:, 0]
         return [states[begin:end] for begin, end in pairwise(self.offsets.tolist())]
 
 
 def narrow(states: np.ndarray) -> np.ndarray:
-    """Round float32 [L, D] to float16, in the same memory, which must not be used as float32 afterwards.
+    """Round float32 [L, ...] to float16, in the same memory, which must not be used as float32 afterwards.
 
     Row r is written where row r / 2 was, which has been read by then.
     """

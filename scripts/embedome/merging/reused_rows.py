@@ -117,9 +117,9 @@ class ReusedRows:
                 yield in_order(table).drop_columns("record")
 
 
-def check_finite(path: Path, table: pa.Table, poolings: Sequence[str]) -> None:
+def check_finite(path: Path, table: pa.Table, names: Sequence[str]) -> None:
     """Refuse rows of an earlier data set whose vectors are not finite."""
-    if not vectors_finite(table, poolings):
+    if not vectors_finite(table, names):
         raise UserError(f"{path}: a vector is not finite; check the data set of reuse.dataset by embedome verify")
 
 

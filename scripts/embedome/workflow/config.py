@@ -137,6 +137,8 @@ def expectation(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join("null" if value is None else str(value) for value in schema["enum"])
     kinds = schema.get("type", "object")
     words = [" or ".join([kinds] if isinstance(kinds, str) else kinds)]
+    if schema.get("uniqueItems"):
+        words.append("each item once")
     limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "pattern": "of the form"}
     words += [f"{text} {schema[key]}" for key, text in limits.items() if key in schema]
     if "minLength" in schema:
@@ -167,6 +169,8 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     earlier = config["reuse"]["dataset"]
     if earlier and Path(earlier).resolve() == Path("results/dataset", config["model"]["name"]).resolve():
         yield f"reuse.dataset is {earlier!r}, which this run writes; move that data set, and name its new place"
+    if embed["per_residue"] and isinstance(embed["layer"], list) and len(embed["layer"]) > 1:
+        yield f"embed.layer is {embed['layer']}; expected one layer, as embed.per_residue is true"
     if earlier and embed["per_residue"]:
         yield f"reuse.dataset is {earlier!r}; expected null, as per-residue embeddings cannot be reused"
     if config["split"]["method"] == "bionemo" and drops_leaks(config):

@@ -1,7 +1,7 @@
 """What jobs ask for, as functions that Snakemake calls: more with each attempt."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,16 @@ Resource = Callable[..., int]
 
 # Megabytes of the largest part's per-residue embeddings, and of what one that is being encoded takes beside them.
 RESIDUES_MB = 2300
+# Bytes of each number of a further vector, as measured (docs/performance.md), for the dimension of ESM-2 650M; a job
+# with a wider model gets more with its next attempt.
+NUMBER_BYTES, DIMENSION = 10, 1280
+
+
+def further_vectors_mb(embed: Mapping[str, Any]) -> int:
+    """Return the megabytes that the largest part takes of the vectors beyond each sequence's first."""
+    layers = embed["layer"] if isinstance(embed["layer"], list) else [embed["layer"]]
+    further = len(layers) * len(embed["pooling"]) - 1
+    return int(further * embed["part_sequences"] * DIMENSION * NUMBER_BYTES / 1e6)
 
 
 def by_attempt(amount: int) -> Resource:

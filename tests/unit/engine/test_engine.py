@@ -620,7 +620,7 @@ def test_an_attempt_leaves_the_batches_of_a_cpu_alone(model: Path) -> None:
 
 
 def test_the_engine_tells_the_attempt(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedome.engine.engine.token_budget", lambda encoder, device, attempt: 1000 + attempt)
+    monkeypatch.setattr("embedome.engine.engine.token_budget", lambda encoder, device, attempt, held: 1000 + attempt)
     assert Engine(load_model(model), attempt=3).token_budget == 1003
 
 
