@@ -184,6 +184,30 @@ def test_residues_a_layer_and_two_poolings(model, records, tmp_path):
             assert_within_one_ulp(np.array(residues[name], np.float16), states)
 
 
+def test_several_layers_by_one_pass(made, model, tmp_path):
+    path, _ = made
+    fasta, out = path.parent / "in.fasta", tmp_path / "out.parquet"
+    result = embedome("embed", fasta, "-m", model, "-o", out, "--layer", -1, 0, "--workers", 2)
+    assert result.returncode == 0, result.stderr
+    assert (
+        duckdb.sql(f"select id, embedding from '{out}'").fetchall()
+        == duckdb.sql(f"select id, embedding from '{path}'").fetchall()
+    )
+    assert embedome("embed", fasta, "-m", model, "-o", tmp_path / "0.parquet", "--layer", 0).returncode == 0
+    assert (
+        duckdb.sql(f"select embedding_layer_0_mean from '{out}'").fetchall()
+        == duckdb.sql(f"select embedding from '{tmp_path}/0.parquet'").fetchall()
+    )
+    result = embedome("export", out, tmp_path / "0.npy", "--format", "npy", "--pooling", "layer_0_mean")
+    assert result.returncode == 0, result.stderr
+    assert np.load(tmp_path / "0.npy").shape == (43, 32)
+    for layers, message in (((2, -1), "expected each layer once: 2 is there twice"), ((1, 7), "embed.layer is 7; ")):
+        result = embedome("embed", fasta, "-m", model, "-o", tmp_path / "no.parquet", "--layer", *layers)
+        assert result.returncode == 2
+        assert message in result.stderr.splitlines()[-1]
+        assert not (tmp_path / "no.parquet").exists()
+
+
 def test_two_workers_give_the_same_bytes(made, model, tmp_path):
     path, _ = made
     out = tmp_path / "two.parquet"

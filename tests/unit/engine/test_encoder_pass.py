@@ -9,7 +9,7 @@ import pytest
 import torch
 from embedome.common.errors import UserError
 from embedome.engine.encoder_pass import number_layers
-from embedome.engine.engine import Embedded, Engine, token_budget
+from embedome.engine.engine import Embedded, Engine
 from embedome.engine.pooling import ResidueStates
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.directory import load_model
@@ -171,8 +171,14 @@ def test_on_a_gpu_the_host_waits_for_finished_vectors_only(
 
 
 def test_states_of_residues_on_their_way_count_in_a_gpus_budget(rough: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedome.engine.engine.unused_memory", lambda device: 1 << 24)
-    encoder = load_model(rough).encoder
-    held = [token_budget(encoder, torch.device("cuda"), 1, layers) for layers in (1, 4, 33)]
-    assert held == sorted(held, reverse=True)
-    assert held[2] < held[0]
+    """Of several layers they are on the device at once; pooled, one layer's states are."""
+    monkeypatch.setattr("embedome.engine.engine.unused_memory", lambda device: 1 << 22)
+
+    def budget(layer: int | tuple[int, ...], per_residue: bool) -> int:
+        model = load_model(rough)
+        with FakeCuda().entered():
+            return Engine(model, device="cuda", layer=layer, per_residue=per_residue).token_budget
+
+    every = (0, 1, 2, 3, 4)
+    assert budget(4, True) == budget(4, False) == budget(every, False) == 1024
+    assert budget(every, True) == 512

@@ -132,6 +132,11 @@ def test_documentation_has_every_key_and_no_other():
             {"model": {"untrained": untrained()["untrained"]}},
             "model.untrained and model.pretrain are both given; expected null for one of them",
         ),
+        (
+            {"embed": {"layer": [1, 2], "per_residue": True}},
+            "embed.layer is [1, 2]; expected one layer, as embed.per_residue is true",
+        ),
+        ({"embed": {"layer": [1, 1]}}, "embed.layer is [1, 1]; expected integer or array, each item once"),
         ({"embed": {"overlap": 5}}, "embed.overlap is 5; expected 0, as embed.long_sequences is not 'window'"),
     ],
 )

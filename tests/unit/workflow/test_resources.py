@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from embedome.embedding.parts import PART_RESIDUE_BYTES
-from embedome.workflow.resources import RESIDUES_MB, by_attempt, by_attempt_and_records, by_attempt_and_size
+from embedome.workflow.resources import (
+    RESIDUES_MB,
+    by_attempt,
+    by_attempt_and_records,
+    by_attempt_and_size,
+    further_vectors_mb,
+)
 
 
 class Input(dict):
@@ -29,6 +35,14 @@ def test_each_writer_of_residues_has_room_for_a_part():
     one, four = (ask(None, SimpleNamespace(size_mb=100), attempt=1, threads=threads) for threads in (1, 4))
     assert (one, four - one) == (6300 + RESIDUES_MB, 3 * RESIDUES_MB)
     assert RESIDUES_MB * 10**6 > PART_RESIDUE_BYTES
+
+
+def test_each_vector_beyond_the_first_has_room():
+    """10 bytes of each number, in the largest part: 100,000 vectors of 1280."""
+    section = {"layer": -1, "pooling": ["mean"], "part_sequences": 100_000}
+    assert further_vectors_mb(section) == further_vectors_mb({**section, "layer": [3]}) == 0
+    assert further_vectors_mb({**section, "layer": [6, 12, -1]}) == 2560
+    assert further_vectors_mb({**section, "layer": [6, 12], "pooling": ["mean", "max"]}) == 3840
 
 
 def test_more_is_asked_for_of_more_records_and_rows(tmp_path):

@@ -30,6 +30,8 @@ class StreamEncoder(nn.Module):
     words : torch.nn.Embedding
         Of the tokens.
     layers : torch.nn.ModuleList
+        Each is called with the hidden states [T, D] as its first argument, and returns those after it, as a new tensor:
+        the engine takes the states of several layers there (engine/encoder_pass.py).
     final_norm : torch.nn.Module
         After the last layer.
     float16_safe : bool
