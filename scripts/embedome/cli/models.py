@@ -1,4 +1,4 @@
-"""The commands `embedome models`: list, init, import, export, score, fill."""
+"""The commands `embedome models`: list, init, fetch, import, export, score, fill."""
 
 import argparse
 import json
@@ -32,6 +32,16 @@ def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         init.add_argument(option(name), type=int, metavar="N", help=f"{what}, where not the model's own")
     init.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
     init.set_defaults(run=run_init)
+    fetch = actions.add_parser(
+        "fetch",
+        help="fetch a model from the Hugging Face Hub",
+        description="Fetch a model's weights, configuration and vocabulary from the Hugging Face Hub, at one commit. "
+        "Run again after a broken connection: it goes on. Of gated models accept the terms and set HF_TOKEN.",
+    )
+    fetch.add_argument("name", metavar="NAME", help="a name of `embedome models`, or an id of the Hub, org/name")
+    fetch.add_argument("directory", metavar="DIR", nargs="?", help="the directory to write (default: models/NAME)")
+    fetch.add_argument("--revision", metavar="REV", help="commit, tag or branch (default: the newest commit)")
+    fetch.set_defaults(run=run_fetch)
     load = actions.add_parser("import", help="convert a NeMo archive to a Hugging Face directory")
     load.add_argument("archive", metavar="FILE.nemo", help="the archive, of ESM-1nv or ProtT5nv")
     load.add_argument("directory", metavar="DIR", help="the model directory to write")
@@ -117,6 +127,14 @@ def run_init(options: argparse.Namespace) -> None:
         raise UserError(f"--seed is {options.seed}; expected 0 or more")
     make_untrained(options.directory, options.name, options.name, sizes, options.seed)
     print(f"{options.directory}: {options.name} with random weights, {json.dumps({**sizes, 'seed': options.seed})}")
+
+
+def run_fetch(options: argparse.Namespace) -> None:
+    """Fetch a model from the Hub."""
+    from embedome.models.hub import fetch_model
+
+    directory, model = fetch_model(options.name, options.directory, options.revision)
+    print(f"{directory}: {model.id} at {model.revision}, licence: {model.licence}")
 
 
 def run_import(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
 from embedome.models.config_fields import check_fields
 from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
-from embedome.models.registry import CONFIG_KEY
+from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY
 from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 # In what embedome says of a model that it trained: how.
 PRETRAINING = "pretraining"
+# And of one that it fetched: id and commit.
+HUB = "hub"
 # Of PEFT, which transformers applies to the weights beside it where PEFT is installed.
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -48,7 +50,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         ``name``; ``trained``: False for random weights made by embedome, None where the directory does not say;
         ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of all that have a say in
         the vocabulary; ``preprocessing`` of sequences before their tokens are looked up; of a model that embedome
-        trained also ``pretraining``: recipe, data, split, steps, losses.
+        trained also ``pretraining``: recipe, data, split, steps, losses; of one that it fetched ``hub``: id and commit.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         "config_sha256": file_sha256(directory / CONFIG),
         "tokenizer_sha256": json_sha256(vocabulary),
         "preprocessing": read_tokenizer(directory).preparation,
-        **({PRETRAINING: about[PRETRAINING]} if PRETRAINING in about else {}),
+        **{key: about[key] for key in (PRETRAINING, HUB) if key in about},
     }
 
 
@@ -98,7 +100,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such model directory; expected a folder with {CONFIG} and weights")
+        raise UserError(f"{directory}: no such model directory; {how_to_get(str(directory))}")
     for path in (directory / name for name in ADAPTER_FILES):
         if path.exists():
             raise UserError(
@@ -122,6 +124,18 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {quote_value(config[CONFIG_KEY])}; expected an object")
     check_fields(directory / CONFIG, config)
     return config
+
+
+def how_to_get(name: str) -> str:
+    """Say how to get a model that was named in the place of its directory."""
+    if name in REGISTRY and Path("models", name).is_dir():
+        return f"did you mean models/{name}?"
+    if name in REGISTRY and REGISTRY[name].hub is None:
+        return f"see docs/models.md for how to get {name}"
+    if name in REGISTRY:
+        return f"`embedome models fetch {name}` puts it into models/{name}"
+    hint = f", or a name on the Hugging Face Hub for `embedome models fetch {name}`" if HUB_ID.fullmatch(name) else ""
+    return f"expected a folder with {CONFIG} and weights{hint}"
 
 
 def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:

@@ -3,6 +3,7 @@
 Any other directory of one of the architectures works by its config.json alone.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from embedome.common.errors import UserError
 
 # What embedome itself says of a model, in the model's config.json.
 CONFIG_KEY = "embedome"
+# An id on the Hugging Face Hub: organisation and name.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
 NVIDIA = "NVIDIA's terms, with the weights"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
@@ -90,6 +93,11 @@ class RegisteredModel:
     long_sequences: str = "truncate"
     pooling: str = MEAN_POOLING
     preprocessing: Preprocessing = AS_IT_IS
+
+    @property
+    def hub(self) -> str | None:
+        """Its id on the Hugging Face Hub, if its weights are there."""
+        return self.source if "/" in self.source else None
 
 
 ESM1NV_CONFIG = {
