@@ -1,4 +1,5 @@
-# The model directory, where the configuration asks for random weights; real ones are put there beforehand.
+# The model directory, where the configuration asks for random weights, or for a model of the Hugging Face Hub; others
+# are put there beforehand.
 
 
 if config["model"]["untrained"]:
@@ -23,3 +24,25 @@ if config["model"]["untrained"]:
             "Making an untrained model, {params.name}"
         script:
             "../scripts/make_model.py"
+
+
+if config["model"]["hub"]:
+
+    # On the machine where Snakemake runs, as others may have no network. The directory is put in place whole, so that its
+    # config.json stands for all files, whose names are not known before.
+    rule fetch_model:
+        output:
+            config=paths.model_file("config.json"),
+        log:
+            "results/logs/fetch_model.log",
+        benchmark:
+            "results/benchmarks/fetch_model.tsv"
+        localrule: True
+        conda:
+            "../envs/model.yaml"
+        params:
+            model=paths.hub_model,
+        message:
+            "Fetching {params.model[name]} from the Hugging Face Hub"
+        script:
+            "../scripts/fetch_model.py"

@@ -27,12 +27,14 @@ def setup_logging(path: str | None = None) -> None:
 
 
 @contextmanager
-def rule_log(paths: Sequence[str]) -> Iterator[None]:
+def rule_log(paths: Sequence[str], *, offline: bool = True) -> Iterator[None]:
     """Run a rule's script: log to the rule's file and to stderr, end on a user's error with one line.
 
-    On SIGTERM it ends as on an exception. Compute nodes often have no network: libraries are set not to look for one.
+    On SIGTERM it ends as on an exception. Compute nodes often have no network: where a rule is `offline`, libraries are
+    set not to look for one.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     setup_logging(paths[0])
     exit_on_sigterm()
     with user_errors():

@@ -1,19 +1,16 @@
 """Models fetched from the Hugging Face Hub: from a name to a directory, at one commit.
 
 Files come to a folder beside the directory, ``<DIR>.fetch``, from where a run that was killed goes on. The directory is
-put in place whole, with every digest checked. No message holds what the library says of a request: that may be a token.
+put in place whole, with every digest checked.
 """
 
 import logging
 import os
-import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from embedome.common.atomic_files import atomic_directory, full_disk_named
 from embedome.common.disk_space import check_room
@@ -21,8 +18,10 @@ from embedome.common.errors import UserError, cut, shown
 from embedome.common.json_files import file_sha256, json_text, read_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
-from embedome.common.outputs import check_own_folder, is_empty_folder
+from embedome.common.outputs import is_empty_folder
 from embedome.models.directory import CONFIG, HUB, check_model_directory, read_tokenizer
+from embedome.models.fetched_directory import MARK, check_own_fetch, check_unchanged, is_fetched
+from embedome.models.hub_connection import hub_faults, persist, quiet_library
 from embedome.models.hub_files import HubFile, small_files, weights
 from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY
 
@@ -31,15 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In a fetched directory: what it is, and the digest of each file.
-MARK = "hub.json"
 # In the folder of a fetch under way.
 LOCK, STATE = "lock", "fetch.json"
-# Tries without a byte more, and seconds between them.
-TRIES, PAUSE_S = 5, 2.0
-# Of the library and what it is built on: they log addresses, which of a gated model are signed.
-LOGGERS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +111,10 @@ def fetch_model(
 
         api = HfApi(endpoint=endpoint, library_name="embedome")
         model = find_model(api, repository, revision)
-        size = sum(file.size for file in model.files.values())
-        if is_fetched(directory, model):
+        if is_fetched(directory, model.as_json()):
             log.info("%s: holds %s at %s already", directory, model.id, model.revision)
             return directory, model
+        check_unchanged(directory)
         log.info("%s at %s, licence: %s", model.id, model.revision, model.licence)
         with work_folder(directory, model) as work, full_disk_named(directory):
             first = small_files(model.id, model.files)
@@ -231,101 +223,6 @@ def fetch_file(
     os.replace(partial, path)
 
 
-def persist(request: Callable[[], Found], reached: Callable[[], int] = lambda: 0) -> Found:
-    """Return what a request gives; try again where the connection fails, as long as more arrives, and some times more.
-
-    Raises
-    ------
-    Exception
-        The last try's.
-    """
-    import httpx2
-
-    failures, best = 0, -1
-    while True:
-        try:
-            return request()
-        except (httpx2.TransportError, OSError) as error:
-            if not is_passing(error):
-                raise
-            now = reached()
-            failures, best = (1, now) if now > best else (failures + 1, best)
-            if failures >= TRIES:
-                raise
-            log.warning("the connection failed (%s); going on at byte %s", type(error).__name__, f"{now:,}")
-        time.sleep(PAUSE_S)
-
-
-def is_passing(error: Exception) -> bool:
-    """Return whether a failure may pass: of the connection, or of a server that is busy."""
-    import httpx2
-
-    if isinstance(error, httpx2.TransportError):
-        return not isinstance(error, (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError))
-    if isinstance(error, httpx2.HTTPError):
-        response = getattr(error, "response", None)
-        return response is not None and response.status_code in (408, 429, 500, 502, 503, 504)
-    # Fewer bytes than announced, for which the library has no class; those of the file system have a number.
-    return isinstance(error, OSError) and error.errno is None and type(error) is OSError
-
-
-@contextmanager
-def hub_faults(api: "HfApi", repository: str, revision: str | None) -> Iterator[None]:
-    """Say in one line what the Hub refuses, or that it is not reached; name no header and no signed address.
-
-    Raises
-    ------
-    UserError
-    """
-    import httpx2
-    from huggingface_hub import errors
-
-    where, again = page(api), "what has come is kept, run again to go on"
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise UserError(
-            f"{repository}: is gated; accept its terms on {where}/{repository}, set HF_TOKEN or log in by "
-            "`hf auth login`, and run again"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(f"{repository}: has no revision {shown(revision)}; name a commit, tag or branch") from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"{repository}: no such model on {where}, or a private one; check the id, or log in by `hf auth login`"
-        ) from None
-    except errors.OfflineModeIsEnabled:
-        raise UserError(f"{repository}: HF_HUB_OFFLINE is set, so nothing can be fetched; unset it") from None
-    except errors.HfHubHTTPError as error:
-        raise UserError(f"{repository}: {where} answers {error.response.status_code}; {again}") from None
-    except httpx2.HTTPError as error:
-        raise UserError(f"{repository}: no connection to {where} ({type(error).__name__}); {again}") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise UserError(f"{repository}: {where} broke off within a file; {again}") from None
-
-
-def page(api: "HfApi") -> str:
-    """Return the address of the Hub, without a password that may be in it."""
-    parts = urlsplit(api.endpoint)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-@contextmanager
-def quiet_library() -> Iterator[None]:
-    """Keep the library from logging addresses, and from bars of its own, in the block."""
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)
-
-
 @contextmanager
 def work_folder(directory: Path, model: HubModel) -> Iterator[Path]:
     """Yield the folder for a fetch under way, held against other processes; of another commit it is emptied first.
@@ -341,7 +238,7 @@ def work_folder(directory: Path, model: HubModel) -> Iterator[Path]:
     wanted = json_text({**model.as_json(), "directory": directory.name})
     state = work / STATE
     if work.is_dir() and not is_empty_folder(work) and not state.is_file() and os.listdir(work) != [LOCK]:
-        raise UserError(f"{work}: is there already, and embedome did not make it; move it, or name another DIR")
+        raise UserError(f"{work}: is there already, and embedome did not make it; move it, or name another directory")
     with try_lock(work / LOCK) as is_held:
         if not is_held:
             raise UserError(f"{directory}: another process is fetching it; wait for it, then run again")
@@ -363,7 +260,7 @@ def publish(work: Path, files: list[HubFile], directory: Path, model: HubModel) 
     """Put the fetched files in place as a model directory whose config.json says where they are from."""
     config = read_json(work / CONFIG)
     config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), HUB: model.as_json()}
-    with atomic_directory(directory, check_own_fetch) as folder:
+    with atomic_directory(directory, check_unchanged) as folder:
         for file in files:
             os.replace(work / file.name, folder / file.name)
         (folder / CONFIG).write_text(json_text(config), encoding="utf-8")
@@ -371,37 +268,3 @@ def publish(work: Path, files: list[HubFile], directory: Path, model: HubModel) 
         digests[CONFIG] = file_sha256(folder / CONFIG)
         about = {**model.as_json(), "licence": model.licence, "sha256": digests}
         (folder / MARK).write_text(json_text(about), encoding="utf-8")
-
-
-def read_mark(directory: Path) -> dict[str, Any] | None:
-    """Return what a fetched directory says it is; None where it was not fetched."""
-    path = directory / MARK
-    about = read_json(path) if path.is_file() else None
-    return about if isinstance(about, dict) and {"id", "revision", "sha256"} <= about.keys() else None
-
-
-def is_fetched(directory: Path, model: HubModel) -> bool:
-    """Return whether a directory holds the model at its commit, all files of it."""
-    about = read_mark(directory)
-    return (
-        about is not None
-        and {key: about[key] for key in ("id", "revision")} == model.as_json()
-        and all((directory / name).is_file() for name in about["sha256"])
-    )
-
-
-def check_own_fetch(directory: str | os.PathLike) -> None:
-    """Check that a directory may be replaced by a fetched model: it is empty, or one that was fetched and not changed.
-
-    Raises
-    ------
-    UserError
-        Where something else is in it.
-    """
-    directory = Path(directory)
-    about = read_mark(directory) or {"sha256": {}}
-    names = re.compile("|".join(map(re.escape, [MARK, *about["sha256"]])))
-    check_own_folder(directory, names, lambda folder: read_mark(folder) is not None, "name a DIR that is not there")
-    for name, digest in about["sha256"].items():
-        if (directory / name).is_file() and file_sha256(directory / name) != digest:
-            raise UserError(f"{directory / name}: changed since it was fetched; name a DIR that is not there")

@@ -13,6 +13,7 @@ from embedome.common.json_files import json_sha256
 from embedome.common.yaml_aliases import check_aliases
 from embedome.models.create import check_own_directory
 from embedome.models.directory import check_model_directory
+from embedome.models.fetched_directory import check_own_fetch
 from embedome.models.registry import REGISTRY
 from embedome.training.beginning import check_beginning
 from embedome.training.own_model import check_own_model
@@ -20,6 +21,8 @@ from embedome.training.recipes import RECIPES
 
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")
+# Where a model directory comes from that is not there beforehand: one of them, or none.
+ORIGINS = ("hub", "untrained", "pretrain")
 # What decides which sequences there are, and where each goes; how they are embedded is in the provenance by itself.
 # Left out is where things are: what is in them is known by the digests of the source's files, and of the taxa that the
 # taxonomy lists.
@@ -62,8 +65,9 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
         Lists what is wrong.
     """
     check_config(config, load_schema(schema))
-    directory, untrained, pretrain = (config["model"][key] for key in ("directory", "untrained", "pretrain"))
-    if not untrained and not pretrain:
+    directory, *origins = (config["model"][key] for key in ("directory", *ORIGINS))
+    hub, untrained, pretrain = origins
+    if not any(origins):
         check_model_directory(directory)
     if pretrain and pretrain["init"]:
         check_beginning(pretrain["init"])
@@ -71,6 +75,8 @@ def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], f
         check_files(config, made)
         # Snakemake removes what a rule makes before it runs, whatever else is in a folder.
         check_own_catalog("results/catalog")
+        if hub:
+            check_own_fetch(directory)
         if untrained:
             check_own_directory(directory)
         if pretrain:
@@ -176,11 +182,13 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if config["split"]["method"] == "bionemo" and drops_leaks(config):
         found = config["leakage"]["drop_above"]
         yield f"leakage.drop_above is {found}; expected null, as split.method 'bionemo' reproduces a split as it was"
-    untrained = config["model"]["untrained"]
-    if untrained:
+    given = [f"model.{name}" for name in ORIGINS if config["model"][name]]
+    if len(given) > 1:
+        yield f"{' and '.join(given)} are given; expected null for all but one of them"
+    if untrained := config["model"]["untrained"]:
         yield from untrained_faults(untrained)
     if pretrain := config["model"]["pretrain"]:
-        yield from pretrain_faults(pretrain, untrained)
+        yield from pretrain_faults(pretrain)
     if embed["long_sequences"] != "window" and embed["overlap"]:
         yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
 
@@ -206,10 +214,8 @@ def untrained_faults(untrained: Mapping[str, Any]) -> Iterator[str]:
         yield f"model.untrained.hidden is {sizes['hidden']}; expected a multiple of heads, {sizes['heads']}"
 
 
-def pretrain_faults(pretrain: Mapping[str, Any], untrained: Mapping[str, Any] | None) -> Iterator[str]:
+def pretrain_faults(pretrain: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the training of a model."""
-    if untrained:
-        yield "model.untrained and model.pretrain are both given; expected null for one of them"
     if pretrain["recipe"] not in RECIPES:
         yield f"model.pretrain.recipe is {pretrain['recipe']!r}; expected one of {', '.join(RECIPES)}"
         return

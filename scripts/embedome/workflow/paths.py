@@ -129,20 +129,29 @@ class Paths:
         return bool(self.config["model"]["untrained"] or self.config["model"]["pretrain"])
 
     @property
+    def hub_model(self) -> dict[str, Any]:
+        """What is fetched from the Hugging Face Hub, where the model is."""
+        return {"name": self.config["model"]["hub"]["id"], "revision": self.config["model"]["hub"]["revision"]}
+
+    @property
     def training(self) -> str | list[str]:
         """What came of training, where the model is trained."""
         return f"results/pretraining/{self.model}/summary.json" if self.config["model"]["pretrain"] else []
 
     @property
     def weights(self) -> list[str]:
-        """The model directory's weight files."""
+        """The model directory's weight files; of one that is fetched config.json stands for them."""
+        if self.config["model"]["hub"]:
+            return []
         if self.is_model_made:
             return [self.model_file("model.safetensors")]
         return [str(path) for path in weight_files(self.config["model"]["directory"])]
 
     @property
     def vocabulary(self) -> list[str]:
-        """The files of the model directory that have a say in its vocabulary."""
+        """The files of the model directory that have a say in its vocabulary; of one that is fetched config.json."""
+        if self.config["model"]["hub"]:
+            return []
         if self.is_model_made:
             # The same list before the directory is made and after.
             return [self.model_file("tokenizer.json")]

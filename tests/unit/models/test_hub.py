@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256
-from embedome.models import hub as hub_module
+from embedome.models import hub_connection
 from embedome.models.directory import check_model_directory, load_model, model_identity
-from embedome.models.hub import check_own_fetch, fetch_model, hub_id
+from embedome.models.fetched_directory import check_own_fetch
+from embedome.models.hub import HubModel, fetch_model, hub_id
 from embedome.models.registry import REGISTRY
 from helpers import hub_server
 from helpers.hub_server import Hub, Repository, commit, files_of, serve_hub
@@ -39,7 +40,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(released: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(hub_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(hub_connection, "PAUSE_S", 0.0)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     # The library writes this much at once; what is lost with a connection is less.
@@ -53,7 +54,7 @@ def hub(released: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield server
 
 
-def fetch(hub: Hub, directory: Path, name: str = NAME, revision: str | None = None) -> hub_module.HubModel:
+def fetch(hub: Hub, directory: Path, name: str = NAME, revision: str | None = None) -> HubModel:
     return fetch_model(name, directory, revision, endpoint=hub.endpoint)[1]
 
 
@@ -180,7 +181,7 @@ def test_a_connection_that_stays_broken_is_one_line_and_the_next_run_goes_on(
     hub: Hub, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: hub_server.Fault
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
-    monkeypatch.setattr(hub_module, "TRIES", 2)
+    monkeypatch.setattr(hub_connection, "TRIES", 2)
     hub.faults[:] = [hub_server.drop, *[fault] * 200]
     with pytest.raises(UserError, match=r"what has come is kept, run again to go on$") as told:
         fetch(hub, tmp_path / "model")
@@ -259,7 +260,7 @@ def test_a_model_that_is_not_known_is_refused_before_its_weights(hub: Hub, relea
 def test_other_files_are_never_overwritten(hub: Hub, tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir()
     (tmp_path / place / "model.safetensors").write_text("mine")
-    with pytest.raises(UserError, match=f"{place}: .*(name a DIR that is not there|name another DIR)"):
+    with pytest.raises(UserError, match=f"{place}: .*(name a directory that is not there|name another directory)"):
         fetch(hub, tmp_path / "model")
     assert [path.read_text() for path in tmp_path.rglob("*.safetensors")] == ["mine"]
     assert not hub.asked()
@@ -280,7 +281,7 @@ def test_a_fetched_model_is_there_already_or_replaced_by_another_commit(
     (tmp_path / "model" / "config.json").unlink()
     fetch(hub, tmp_path / "model", revision=commit("first"))
     (tmp_path / "model" / "model.safetensors").write_text("trained further")
-    with pytest.raises(UserError, match=r"model\.safetensors: changed since it was fetched; name a DIR"):
+    with pytest.raises(UserError, match=r"model\.safetensors: changed since it was fetched; name a directory"):
         fetch(hub, tmp_path / "model", revision=commit("second"))
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds 'notes\.txt', which embedome did not make"):
@@ -363,7 +364,7 @@ def test_no_library_logs_addresses_or_headers(
 
 
 def test_without_a_network_it_is_one_line(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "TRIES", 2)
+    monkeypatch.setattr(hub_connection, "TRIES", 2)
     with pytest.raises(UserError, match=r"lab/tiny-esm: no connection to http://127\.0\.0\.1:9 \(ConnectError\)"):
         fetch_model(NAME, tmp_path / "model", endpoint="http://user:password@127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

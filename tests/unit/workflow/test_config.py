@@ -67,9 +67,10 @@ def test_every_level_of_the_schema_is_closed_and_every_key_required_and_describe
 
 def test_config_yaml_has_exactly_the_keys_of_the_schema_and_is_valid():
     # Of the ways to make a model one is chosen, and the others are null.
-    idle = {name for name in ("model.untrained", "model.pretrain") if CONFIG["model"][name.split(".")[1]] is None}
+    ways = ("model.hub", "model.untrained", "model.pretrain")
+    idle = {name for name in ways if CONFIG["model"][name.split(".")[1]] is None}
     assert keys(CONFIG) - idle == {leaf for leaf in leaves(SCHEMA) if leaf.rpartition(".")[0] not in idle}
-    assert len(idle) == 1
+    assert len(idle) == 2
     check_config(CONFIG, SCHEMA)
 
 
@@ -84,7 +85,7 @@ def test_every_key_of_config_yaml_has_a_comment():
 def test_presets_are_valid_and_name_no_default_again(preset):
     values = yaml.safe_load(preset.read_text())
     check_config(merged(CONFIG, values), SCHEMA)
-    assert keys(values) <= leaves(SCHEMA) | {"model.untrained", "model.pretrain"}
+    assert keys(values) <= leaves(SCHEMA) | {"model.hub", "model.untrained", "model.pretrain"}
 
 
 def test_documentation_has_every_key_and_no_other():
@@ -130,8 +131,17 @@ def test_documentation_has_every_key_and_no_other():
         ({"model": untrained(like="esm3")}, "model.untrained.like is 'esm3'; expected one of esm1nv"),
         (
             {"model": {"untrained": untrained()["untrained"]}},
-            "model.untrained and model.pretrain are both given; expected null for one of them",
+            "model.untrained and model.pretrain are given; expected null for all but one of them",
         ),
+        (
+            {"model": {"hub": {"id": "lab/model", "revision": None}}},
+            "model.hub and model.pretrain are given; expected null for all but one of them",
+        ),
+        (
+            {"model": {"hub": {"id": "model", "revision": None}}},
+            "model.hub.id is 'model'; expected string, of",
+        ),
+        ({"model": {"hub": {"id": "lab/model"}}}, "model.hub.revision is missing; expected string or null, not empty"),
         (
             {"embed": {"layer": [1, 2], "per_residue": True}},
             "embed.layer is [1, 2]; expected one layer, as embed.per_residue is true",
