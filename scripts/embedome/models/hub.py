@@ -137,9 +137,9 @@ def find_model(api: "HfApi", repository: str, revision: str | None) -> HubModel:
     """Find the commit of a revision, its files and its licence."""
     with hub_faults(api, repository, revision):
         info = persist(lambda: api.model_info(repository, revision=revision, files_metadata=True))
-    card = info.card_data or {}
-    known = next((entry.licence for entry in REGISTRY.values() if entry.hub == repository), None)
-    licence = card.get("license_name") or card.get("license") or known or "not said; see its page"
+    said = [info.card_data.get(key) for key in ("license_name", "license")] if info.card_data else []
+    said += [entry.licence for entry in REGISTRY.values() if entry.hub == repository]
+    licence = next(filter(None, said), "not said; see its page")
     if info.sha is None:
         raise UserError(f"{repository}: the Hub does not say its commit; name one by --revision")
     files = [HubFile.of(each) for each in info.siblings or []]
@@ -209,7 +209,7 @@ def fetch_file(
                 reached = 0
             if counted < reached:
                 Bar().update(reached - counted)
-            http_get(url, handle, resume_size=reached, headers=headers, expected_size=file.size, tqdm_class=Bar)  # type: ignore[arg-type]  # of tqdm it uses no more
+            http_get(url, handle, resume_size=reached, headers=headers, expected_size=file.size, tqdm_class=Bar)
 
     with hub_faults(api, model.id, model.revision):
         try:

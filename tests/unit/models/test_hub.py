@@ -281,8 +281,10 @@ def test_a_fetched_model_is_there_already_or_replaced_by_another_commit(
     (tmp_path / "model" / "config.json").unlink()
     fetch(hub, tmp_path / "model", revision=commit("first"))
     (tmp_path / "model" / "model.safetensors").write_text("trained further")
+    hub.requests.clear()
     with pytest.raises(UserError, match=r"model\.safetensors: changed since it was fetched; name a directory"):
         fetch(hub, tmp_path / "model", revision=commit("second"))
+    assert not hub.asked()
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds 'notes\.txt', which embedome did not make"):
         check_own_fetch(tmp_path / "model")
