@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from embedome.common.errors import UserError
 from embedome.common.parallel import available_cores
 from embedome.common.terms import DUPLICATE
-from embedome.dataset.format import KEYS, embedding_schema, names_of_vectors, residue_schema, vector_columns
+from embedome.dataset.format import KEYS, embedding_schema, find_vector_names, residue_schema, vector_columns
 from embedome.dataset.part_file import read_rows
 from embedome.dataset.to_faiss import EXACT_UP_TO, Neighbours, index_with_ids
 from embedome.parquet.id_lookup import find_in_files
@@ -50,7 +50,7 @@ class Dataset:
     @property
     def poolings(self) -> list[str]:
         """Names of a row's vectors, the first where none is named: poolings, of several layers ``layer_12_mean``."""
-        return names_of_vectors(self.manifest["provenance"])
+        return find_vector_names(self.manifest["provenance"])
 
     @property
     def schema(self) -> pa.Schema:

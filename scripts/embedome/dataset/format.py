@@ -38,7 +38,7 @@ ALL_SKIPPED = SKIPPED.append(pa.field("split", pa.string()))
 KEYS = pa.schema([SKIPPED.field("id"), SKIPPED.field("digest")])
 
 
-def names_of_vectors(provenance: Mapping[str, Any]) -> list[str]:
+def find_vector_names(provenance: Mapping[str, Any]) -> list[str]:
     """Return the names of a row's vectors: poolings, or of several layers `layer_<number>_<pooling>`."""
     layer = provenance.get("layer", -1)
     return vector_names(layer if isinstance(layer, list) else [layer], provenance["pooling"])

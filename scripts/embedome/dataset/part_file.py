@@ -18,7 +18,7 @@ from embedome.dataset.format import (
     RESIDUE_GROUP_ROWS,
     embedding_metadata,
     embedding_schema,
-    names_of_vectors,
+    find_vector_names,
     residue_schema,
     vector_columns,
 )
@@ -118,7 +118,7 @@ class PartInfo:
     @property
     def schema(self) -> pa.Schema:
         """Schema of its rows."""
-        return embedding_schema(self.dimension, names_of_vectors(self.provenance))
+        return embedding_schema(self.dimension, find_vector_names(self.provenance))
 
 
 def part_info(path: str | os.PathLike) -> PartInfo:

@@ -22,7 +22,7 @@ from embedome.dataset.format import (
     RESIDUES_FOLDER,
     SKIPPED_FILE,
     embedding_schema,
-    names_of_vectors,
+    find_vector_names,
     residue_schema,
 )
 from embedome.dataset.manifest import OTHER_FILES, read_manifest
@@ -89,7 +89,7 @@ class DatasetCheck:
         ]
         self.faults: list[str] = []
         self.states: dict[str, Counter[str]] = {split: Counter() for split in manifest["splits"]}
-        self.schema = embedding_schema(manifest["dimension"], names_of_vectors(manifest["provenance"]))
+        self.schema = embedding_schema(manifest["dimension"], find_vector_names(manifest["provenance"]))
 
     def summary(self) -> dict[str, Any]:
         """Count rows, files and bytes; warn of what a manifest of an older format does not record."""

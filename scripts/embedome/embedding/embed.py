@@ -215,26 +215,26 @@ def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: M
         "numerics": NUMERICS_VERSION,
         "model": identity,
         **asdict(settings),
-        "layer": provenance_layer(model, settings, identity),
+        "layer": resolve_layer(model, settings, identity),
         "pooling": list(settings.pooling),
         **({DEVIATION: int8_deviation(str(model), json_sha256(identity), settings)} if settings.dtype == INT8 else {}),
         "source": dict(source),
     }
 
 
-def provenance_layer(model: str | os.PathLike, settings: EmbedSettings, identity: Mapping[str, Any]) -> int | list[int]:
+def resolve_layer(model: str | os.PathLike, settings: EmbedSettings, identity: Mapping[str, Any]) -> int | list[int]:
     """Return the layer as it is named; of several their numbers, by which their columns are named.
 
     Raises
     ------
     UserError
-        Where the model has no such layer, one is named twice, or vectors of residues are asked for of several.
+        Where the model has no such layer, one is named twice, or per-residue embeddings are asked for of several.
     """
     if len(settings.layers) == 1:
         return settings.layers[0]
     if settings.per_residue:
         raise UserError(
-            "embed.layer names several layers; vectors of residues are written of one: name one, or set "
+            "embed.layer names several layers; per-residue embeddings are of one: name one, or set "
             "embed.per_residue to false"
         )
     encoder = load_empty_model(str(model), json_sha256(identity), settings.features).encoder

@@ -24,7 +24,7 @@ from embedome.dataset.format import (
     SKIPPED,
     embedding_metadata,
     embedding_schema,
-    names_of_vectors,
+    find_vector_names,
     residue_schema,
     vector_columns,
 )
@@ -147,7 +147,7 @@ def write(part: Part, result: EmbeddedPart) -> None:
 def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
     """Return the rows of a part and its table of skipped sequences."""
     headers = parse_descriptions(pa.array([record.description for record in part.records], pa.string()))
-    names = names_of_vectors(part.provenance)
+    names = find_vector_names(part.provenance)
     columns = vector_columns(names)
     vectors = {columns[name]: vector_array(matrix) for name, matrix in embedded.vectors.items()}
     schema = embedding_schema(next(iter(embedded.vectors.values())).shape[1], names)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json
 from embedome.common.terms import SPLITS
-from embedome.dataset.format import KEYS, SKIPPED, names_of_vectors
+from embedome.dataset.format import KEYS, SKIPPED, find_vector_names
 from embedome.dataset.part_file import part_info, vectors_finite
 from embedome.dataset.provenance import lasting, worst_deviation
 from embedome.parquet.file_format import FILE_FORMAT
@@ -129,7 +129,7 @@ def check_part(part: ListedPart) -> tuple[VerifiedPart, pa.Table]:
     table = read_file(part.path)
     if len(table) != part.entry["rows"] or len(table) + len(info.skipped) != part.entry["sequences"]:
         raise part.fault(f"{len(table)} rows and {len(info.skipped)} skipped; expected {part.entry['sequences']}")
-    if not vectors_finite(table, names_of_vectors(info.provenance)):
+    if not vectors_finite(table, find_vector_names(info.provenance)):
         raise part.fault("a vector is not finite")
     check_residues(part, info.residues_sha256)
     skipped = pa.Table.from_pylist(info.skipped, SKIPPED)

@@ -100,7 +100,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such model directory; {how_to_get(str(directory))}")
+        raise UserError(f"{directory}: no such model directory; {say_how_to_get(str(directory))}")
     for path in (directory / name for name in ADAPTER_FILES):
         if path.exists():
             raise UserError(
@@ -126,7 +126,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
-def how_to_get(name: str) -> str:
+def say_how_to_get(name: str) -> str:
     """Say how to get a model that was named in the place of its directory."""
     if name in REGISTRY and Path("models", name).is_dir():
         return f"did you mean models/{name}?"

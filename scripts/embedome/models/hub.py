@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedome.common.atomic_files import atomic_directory, full_disk_named
+from embedome.common.atomic_files import atomic_directory, name_full_disk
 from embedome.common.disk_space import check_room
-from embedome.common.errors import UserError, cut, shown
+from embedome.common.errors import UserError, cut, quote_value
 from embedome.common.json_files import file_sha256, json_text, read_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import is_empty_folder
 from embedome.models.directory import CONFIG, HUB, check_model_directory, read_tokenizer
 from embedome.models.fetched_directory import MARK, check_own_fetch, check_unchanged, is_fetched
-from embedome.models.hub_connection import hub_faults, persist, quiet_library
-from embedome.models.hub_files import HubFile, small_files, weights
+from embedome.models.hub_connection import name_hub_faults, persist, silence_library
+from embedome.models.hub_files import HubFile, choose_small_files, choose_weights
 from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class HubModel:
         return {"id": self.id, "revision": self.revision}
 
 
-def hub_id(name: str) -> str:
+def find_hub_id(name: str) -> str:
     """Return the Hub's id of a model that is named by it, or by the registry.
 
     Raises
@@ -63,7 +63,7 @@ def hub_id(name: str) -> str:
         )
     if entry is None and not HUB_ID.fullmatch(name):
         raise UserError(
-            f"no model is called {shown(name)}; expected org/name, or one of "
+            f"no model is called {quote_value(name)}; expected org/name, or one of "
             f"{', '.join(each.name for each in REGISTRY.values() if each.hub)}"
         )
     return name if entry is None or entry.hub is None else entry.hub
@@ -103,10 +103,10 @@ def fetch_model(
     OSError
         Of a full disk.
     """
-    repository = hub_id(name)
+    repository = find_hub_id(name)
     directory = Path(directory or Path("models") / name.rpartition("/")[2])
     check_own_fetch(directory)
-    with quiet_library():
+    with silence_library():
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=endpoint, library_name="embedome")
@@ -116,12 +116,12 @@ def fetch_model(
             return directory, model
         check_unchanged(directory)
         log.info("%s at %s, licence: %s", model.id, model.revision, model.licence)
-        with work_folder(directory, model) as work, full_disk_named(directory):
-            first = small_files(model.id, model.files)
+        with work_folder(directory, model) as work, name_full_disk(directory):
+            first = choose_small_files(model.id, model.files)
             for file in first:
                 fetch_file(api, model, file, work)
             check_known(model, first, work)
-            rest = weights(model.id, model.files, work)
+            rest = choose_weights(model.id, model.files, work)
             size = sum(file.size for file in rest)
             there = sum(path.stat().st_size for file in rest for path in work.glob(f"{file.name}*"))
             check_room(directory, max(0, size - there))
@@ -135,7 +135,7 @@ def fetch_model(
 
 def find_model(api: "HfApi", repository: str, revision: str | None) -> HubModel:
     """Find the commit of a revision, its files and its licence."""
-    with hub_faults(api, repository, revision):
+    with name_hub_faults(api, repository, revision):
         info = persist(lambda: api.model_info(repository, revision=revision, files_metadata=True))
     said = [info.card_data.get(key) for key in ("license_name", "license")] if info.card_data else []
     said += [entry.licence for entry in REGISTRY.values() if entry.hub == repository]
@@ -170,7 +170,7 @@ def fetch_file(
     Raises
     ------
     UserError
-        As `hub_faults`, and where it is not the file that the Hub announced.
+        As `name_hub_faults`, and where it is not the file that the Hub announced.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -211,7 +211,7 @@ def fetch_file(
                 Bar().update(reached - counted)
             http_get(url, handle, resume_size=reached, headers=headers, expected_size=file.size, tqdm_class=Bar)
 
-    with hub_faults(api, model.id, model.revision):
+    with name_hub_faults(api, model.id, model.revision):
         try:
             persist(get, lambda: partial.stat().st_size)
         finally:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from embedome.common.errors import UserError, shown
+from embedome.common.errors import UserError, quote_value
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -63,7 +63,7 @@ def is_passing(error: Exception) -> bool:
 
 
 @contextmanager
-def hub_faults(api: "HfApi", repository: str, revision: str | None) -> Iterator[None]:
+def name_hub_faults(api: "HfApi", repository: str, revision: str | None) -> Iterator[None]:
     """Say in one line what the Hub refuses, or that it is not reached; name no header and no signed address.
 
     Raises
@@ -73,7 +73,7 @@ def hub_faults(api: "HfApi", repository: str, revision: str | None) -> Iterator[
     import httpx2
     from huggingface_hub import errors
 
-    where, again = page(api), "what has come is kept, run again to go on"
+    where, again = find_address(api), "what has come is kept, run again to go on"
     try:
         yield
     except errors.GatedRepoError:
@@ -82,7 +82,9 @@ def hub_faults(api: "HfApi", repository: str, revision: str | None) -> Iterator[
             "`hf auth login`, and run again"
         ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(f"{repository}: has no revision {shown(revision)}; name a commit, tag or branch") from None
+        raise UserError(
+            f"{repository}: has no revision {quote_value(revision)}; name a commit, tag or branch"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"{repository}: no such model on {where}, or a private one; check the id, or log in by `hf auth login`"
@@ -99,14 +101,14 @@ def hub_faults(api: "HfApi", repository: str, revision: str | None) -> Iterator[
         raise UserError(f"{repository}: {where} broke off within a file; {again}") from None
 
 
-def page(api: "HfApi") -> str:
+def find_address(api: "HfApi") -> str:
     """Return the address of the Hub, without a password that may be in it."""
     parts = urlsplit(api.endpoint)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 @contextmanager
-def quiet_library() -> Iterator[None]:
+def silence_library() -> Iterator[None]:
     """Keep the library from logging addresses, and from bars of its own, in the block."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [each.level for each in loggers]

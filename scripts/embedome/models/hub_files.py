@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedome.common.errors import UserError, shown
+from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import file_sha256, read_json
 from embedome.models.checkpoint import INDEX, WEIGHT_FILES
 from embedome.models.directory import ADAPTER_FILES, CONFIG
@@ -56,7 +56,7 @@ class HubFile:
         return self.blob in (None, hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest())
 
 
-def small_files(model: str, files: Mapping[str, HubFile]) -> list[HubFile]:
+def choose_small_files(model: str, files: Mapping[str, HubFile]) -> list[HubFile]:
     """Return what says which model it is: configuration, vocabulary, and the index of weights in several files.
 
     Raises
@@ -68,12 +68,12 @@ def small_files(model: str, files: Mapping[str, HubFile]) -> list[HubFile]:
         raise UserError(f"{model}: holds {adapter}, an adapter (LoRA) of another model; fetch a merged model")
     if CONFIG not in files:
         raise UserError(f"{model}: has no {CONFIG}; expected a model as transformers saves it")
-    first = first_weights(model, files)
+    first = find_weights(model, files)
     vocabulary = [name for name in files if name in (*VOCABULARY_FILES, *BESIDE) or OTHER_TOKENIZER.fullmatch(name)]
     return [files[name] for name in (CONFIG, *vocabulary, *([first] if first.endswith(INDEX) else []))]
 
 
-def first_weights(model: str, files: Iterable[str]) -> str:
+def find_weights(model: str, files: Iterable[str]) -> str:
     """Return the file of weights, or the index of several: safetensors rather than a pickle."""
     for name in WEIGHT_FILES:
         if name in files:
@@ -81,7 +81,7 @@ def first_weights(model: str, files: Iterable[str]) -> str:
     raise UserError(f"{model}: has no {', '.join(WEIGHT_FILES[:-1])} or {WEIGHT_FILES[-1]}")
 
 
-def weights(model: str, files: Mapping[str, HubFile], folder: Path) -> list[HubFile]:
+def choose_weights(model: str, files: Mapping[str, HubFile], folder: Path) -> list[HubFile]:
     """Return the files of weights, of which an index has been fetched to the folder.
 
     Raises
@@ -89,7 +89,7 @@ def weights(model: str, files: Mapping[str, HubFile], folder: Path) -> list[HubF
     UserError
         Where the index names a file that the repository has not.
     """
-    first = first_weights(model, files)
+    first = find_weights(model, files)
     if not first.endswith(INDEX):
         return [files[first]]
     index = read_json(folder / first)
@@ -98,5 +98,5 @@ def weights(model: str, files: Mapping[str, HubFile], folder: Path) -> list[HubF
         raise UserError(f"{model}: {first} has no weight_map; fetch another revision")
     names = sorted(set(map(str, listed.values())))
     if absent := next((name for name in names if name not in files or "/" in name), None):
-        raise UserError(f"{model}: {first} names {shown(absent)}, which it has not; fetch another revision")
+        raise UserError(f"{model}: {first} names {quote_value(absent)}, which it has not; fetch another revision")
     return [files[name] for name in names]

@@ -168,7 +168,7 @@ def test_the_layers_are_in_the_provenance(model: Path) -> None:
         layer(3, -1)
     with pytest.raises(UserError, match=r"embed\.layer is 4; expected 0"):
         layer(1, 4)
-    with pytest.raises(UserError, match=r"embed\.layer names several layers; vectors of residues are written of one"):
+    with pytest.raises(UserError, match=r"embed\.layer names several layers; per-residue embeddings are of one"):
         layer(1, 2, per_residue=True)
 
 

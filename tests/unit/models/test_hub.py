@@ -14,7 +14,7 @@ from embedome.common.json_files import file_sha256
 from embedome.models import hub_connection
 from embedome.models.directory import check_model_directory, load_model, model_identity
 from embedome.models.fetched_directory import check_own_fetch
-from embedome.models.hub import HubModel, fetch_model, hub_id
+from embedome.models.hub import HubModel, fetch_model, find_hub_id
 from embedome.models.registry import REGISTRY
 from helpers import hub_server
 from helpers.hub_server import Hub, Repository, commit, files_of, serve_hub
@@ -136,14 +136,14 @@ def test_by_a_name_of_the_registry(hub: Hub, released: Path, tmp_path: Path, mon
 
 
 def test_ids_of_the_registry() -> None:
-    assert hub_id("prott5-xl") == "Rostlab/prot_t5_xl_uniref50"
+    assert find_hub_id("prott5-xl") == "Rostlab/prot_t5_xl_uniref50"
     assert {name for name, entry in REGISTRY.items() if entry.hub is None} == {"esm1nv", "esm1nv-1024", "prott5nv"}
     with pytest.raises(UserError, match=r"esm1nv is not on the Hugging Face Hub \(NVIDIA NGC.*embedome models import"):
-        hub_id("esm1nv")
+        find_hub_id("esm1nv")
     with pytest.raises(UserError, match=r"no model is called 'esm2'; expected org/name, or one of ankh2-ext2, esm2-8m"):
-        hub_id("esm2")
+        find_hub_id("esm2")
     with pytest.raises(UserError, match="no model is called"):
-        hub_id("../../etc/x")
+        find_hub_id("../../etc/x")
 
 
 # A Hub that misbehaves
