@@ -111,10 +111,10 @@ def fetch_model(
 
         api = HfApi(endpoint=endpoint, library_name="embedome")
         model = find_model(api, repository, revision)
+        check_unchanged(directory)
         if is_fetched(directory, model.as_json()):
             log.info("%s: holds %s at %s already", directory, model.id, model.revision)
             return directory, model
-        check_unchanged(directory)
         log.info("%s at %s, licence: %s", model.id, model.revision, model.licence)
         with work_folder(directory, model) as work, name_full_disk(directory):
             first = choose_small_files(model.id, model.files)
