@@ -44,6 +44,8 @@ ESM2 = {
     "emb_layer_norm_before": False,
     "token_dropout": True,
 }
+ESM1V = {"position_embedding_type": "absolute"}
+ESM1B = {**ESM1V, "emb_layer_norm_before": True}
 T5 = {
     "vocab_size": 64,
     "d_model": 24,

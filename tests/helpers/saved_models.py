@@ -31,6 +31,7 @@ ESM = {
     "emb_layer_norm_before": False,
     "token_dropout": True,
 }
+ESM1B = {**ESM, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
 MEGATRON = {
     "vocab_size": 128,
     "pad_token_id": 3,
@@ -84,6 +85,7 @@ KINDS = {
     for kind in (
         Kind("esm", "EsmModel", "EsmModel", ESM, "esm2"),
         Kind("esm, head", "EsmForMaskedLM", "EsmModel", ESM, "esm2", half=True),
+        Kind("esm1b, head", "EsmForMaskedLM", "EsmModel", ESM1B, "esm2"),
         Kind("megatron", "MegatronBertModel", "MegatronBertModel", MEGATRON, "esm1nv"),
         Kind("megatron, head", "MegatronBertForMaskedLM", "MegatronBertModel", MEGATRON, "esm1nv"),
         Kind("blenderbot", "BlenderbotModel", "BlenderbotModel", BLENDERBOT, "prott5nv"),

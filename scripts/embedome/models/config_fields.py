@@ -39,6 +39,7 @@ SMALL = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) a
 POSITIVE = Kind("a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1e300, optional=True)
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+FLAG_OR_NULL = Kind("true, false or null", lambda value: value is None or isinstance(value, bool), optional=True)
 # Encoders are no decoders: as such, Hugging Face's classes would hide from each residue what comes after it.
 NO = Kind("false, as embedome has encoders", lambda value: value is False, optional=True)
 LAYERS_OR_NULL = Kind(f"null, or {LAYERS.words}", lambda value: value is None or LAYERS.fits(value), optional=True)
@@ -72,6 +73,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "pad_token_id": TOKEN,
         "mask_token_id": maybe(TOKEN),
         "token_dropout": FLAG,
+        "emb_layer_norm_before": FLAG_OR_NULL,
         "hidden_act": maybe(TEXT),
         "rope_theta": POSITIVE,
     },

@@ -126,6 +126,8 @@ ESM2_CONFIG = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+ESM1B_CONFIG = {**ESM2_CONFIG, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
+ESM1V_CONFIG = {**ESM1B_CONFIG, "emb_layer_norm_before": False}
 PROTT5_CONFIG = {
     "d_kv": 128,
     "feed_forward_proj": "relu",
@@ -160,6 +162,12 @@ def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> Re
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": 4 * hidden}
     source = f"facebook/esm2_t{layers}_{name.partition('-')[2].upper()}_UR50D"
     return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
+
+
+def esm1(name: str, source: str, parameters: int, config: Mapping[str, Any]) -> RegisteredModel:
+    """Return the row of ESM-1b, or of one of the five ESM-1v; positions count from after the padding's."""
+    sizes = {"layers": 33, "hidden": 1280, "heads": 20, "feed_forward": 5120}
+    return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, config)
 
 
 def prott5(
@@ -233,6 +241,11 @@ REGISTRY = {
         esm2("esm2-650m", 33, 1280, 20, 651_043_254),
         esm2("esm2-3b", 36, 2560, 40, 2_839_005_634),
         esm2("esm2-15b", 48, 5120, 40, 15_129_100_194),
+        esm1("esm1b", "facebook/esm1b_t33_650M_UR50S", 652_359_094, ESM1B_CONFIG),
+        *(
+            esm1(f"esm1v-{seed}", f"facebook/esm1v_t33_650M_UR90S_{seed}", 652_356_534, ESM1V_CONFIG)
+            for seed in range(1, 6)
+        ),
         prott5("prott5-xl", "prott5", None, 2_818_830_336, 1_208_141_824, "Rostlab/prot_t5_xl_uniref50"),
         prott5("prostt5", "prostt5", "<AA2fold>", 2_818_852_864, 1_208_164_352, "Rostlab/ProstT5"),
         ankh("ankh-base", 768, "gated-gelu", 736_453_632, 453_170_688),

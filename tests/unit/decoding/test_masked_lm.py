@@ -32,7 +32,11 @@ def esm2_class(folder: Path) -> PreTrainedModel:
     return EsmForMaskedLM.from_pretrained(folder).eval()
 
 
-KINDS: dict[str, Callable[[Path], PreTrainedModel]] = {"esm1nv": esm1nv_class, "esm2-8m": esm2_class}
+KINDS: dict[str, Callable[[Path], PreTrainedModel]] = {
+    "esm1nv": esm1nv_class,
+    "esm2-8m": esm2_class,
+    "esm1b": esm2_class,
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What holds for ESM-2 and T5 encoders alike: they give what the Hugging Face classes give, one sequence at a time."""
+"""What holds for ESM and T5 encoders alike: they give what the Hugging Face classes give, one sequence at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from embedome.embedding.cost import estimate_cost
 from embedome.engine.engine import Engine
 from embedome.models.directory import Model, load_model
 from helpers.rough_encoders import (
+    ESM1B,
+    ESM1V,
     FREQUENCIES,
     Reference,
     assert_equal_hidden,
@@ -30,6 +32,9 @@ KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], Reference], dict]] 
     "esm2": (make_esm2, esm2_reference, {}),
     "esm2, no token dropout": (make_esm2, esm2_reference, {"token_dropout": False}),
     "esm2, another theta": (make_esm2, esm2_reference, {"rope_theta": 500.0}),
+    "esm1v": (make_esm2, esm2_reference, ESM1V),
+    "esm1b": (make_esm2, esm2_reference, ESM1B),
+    "esm1b, no token dropout": (make_esm2, esm2_reference, {**ESM1B, "token_dropout": False}),
     "t5 relu": (make_t5, t5_reference, {}),
     "t5 gated-gelu": (make_t5, t5_reference, {"feed_forward_proj": "gated-gelu"}),
     "t5 gated-silu 64": (
@@ -132,9 +137,10 @@ def test_predicted_cost_grows_with_length(pair: Pair) -> None:
 # Refusals
 
 
-@pytest.mark.parametrize("make", [make_esm2, make_t5])
-def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, make: Callable[..., Path]) -> None:
-    folder = make(tmp_path / "model")
+@pytest.mark.parametrize("kind", ["esm2", "esm1b", "t5 relu"])
+def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, kind: str) -> None:
+    make, _, changes = KINDS[kind]
+    folder = make(tmp_path / "model", **changes)
     path = folder / "model.safetensors"
     whole = load_file(path)
     unused = [name for name in whole if "contact_head" in name]

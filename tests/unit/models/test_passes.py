@@ -71,6 +71,14 @@ def test_a_layer_of_esm1nv() -> None:
     assert layer_of("esm1nv", fused=True) == Counter([NORM, NORM_OF_SUM, ADD, attention_of(), *products])
 
 
+def test_a_layer_of_esm1b() -> None:
+    """That of ESM-2 without rotation."""
+    products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
+    others = [ADD, passing(2 * T * F), attention_of(), *products]
+    assert layer_of("esm1b") == Counter([NORM, NORM, ADD, *others])
+    assert layer_of("esm1b", fused=True) == Counter([NORM, NORM_OF_SUM, *others])
+
+
 def test_a_layer_of_esm2() -> None:
     """Rotation reads 16-bit and writes 32-bit numbers, adds to each half in place, and narrows."""
     products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
@@ -106,7 +114,7 @@ def test_a_layer_of_ankh() -> None:
     assert layer_of("ankh2-ext2", fused=True) == Counter(fused)
 
 
-@pytest.mark.parametrize("name", ["esm1nv", "prott5nv", "esm2-8m", "ankh2-ext2", "prott5-xl"])
+@pytest.mark.parametrize("name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "ankh2-ext2", "prott5-xl"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_operations_are_those_of_the_formula(name: str, fused: bool) -> None:
     encoder = encoder_like(name)
