@@ -42,6 +42,17 @@ MEGATRON = {
     "max_position_embeddings": 40,
     "hidden_act": "gelu_pytorch_tanh",
 }
+BERT = {
+    "vocab_size": 30,
+    "pad_token_id": 0,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "layer_norm_eps": 1e-12,
+}
+ROBERTA = {**BERT, "vocab_size": 25, "pad_token_id": 1, "max_position_embeddings": 42, "type_vocab_size": 1}
 BLENDERBOT = {
     "vocab_size": 128,
     "pad_token_id": 3,
@@ -88,6 +99,10 @@ KINDS = {
         Kind("esm1b, head", "EsmForMaskedLM", "EsmModel", ESM1B, "esm2"),
         Kind("megatron", "MegatronBertModel", "MegatronBertModel", MEGATRON, "esm1nv"),
         Kind("megatron, head", "MegatronBertForMaskedLM", "MegatronBertModel", MEGATRON, "esm1nv"),
+        Kind("bert", "BertModel", "BertModel", BERT, "protbert"),
+        Kind("bert, head", "BertForMaskedLM", "BertModel", {**BERT, "hidden_act": "gelu_new"}, "protbert"),
+        Kind("roberta", "RobertaModel", "RobertaModel", ROBERTA, "sapiens"),
+        Kind("roberta, head", "RobertaForMaskedLM", "RobertaModel", ROBERTA, "sapiens", half=True),
         Kind("blenderbot", "BlenderbotModel", "BlenderbotModel", BLENDERBOT, "prott5nv"),
         Kind("blenderbot, head", "BlenderbotForConditionalGeneration", "BlenderbotModel", BLENDERBOT, "prott5nv"),
         Kind("t5", "T5EncoderModel", "T5EncoderModel", T5, "prott5"),

@@ -1,4 +1,4 @@
-"""Masked language modelling with ESM-1nv and ESM-2: logits, likelihood of sequences, filling of masks.
+"""Masked language modelling: logits, likelihood of sequences, filling of masks.
 
 Shapes: B sequences, T tokens, L residues, D model dimension, V vocabulary.
 """
@@ -18,37 +18,63 @@ from embedome.decoding.length_batches import Batches
 from embedome.engine.device import TOKEN_BUDGET, use_device
 from embedome.engine.engine import DTYPES, check_dtype
 from embedome.models.directory import Model, load_model, open_checkpoint, read_config
-from embedome.models.registry import ESM, MEGATRON_BERT
+from embedome.models.encoders.layers import ACTIVATIONS
+from embedome.models.registry import BERT, ESM, MEGATRON_BERT, ROBERTA
 from embedome.models.tensors import LAYER_NORMS, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer
 from embedome.sequences.records import UPPER_CASE, WHITE_SPACE, sequence_fault
 
-MASK = "<mask>"
-# Names of the head's matrix, norm and bias in a checkpoint.
-HEADS = {
-    MEGATRON_BERT: ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
-    ESM: ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-}
-# And of its matrix of outputs, which is the embedding of the tokens.
-OUTPUTS = {MEGATRON_BERT: "cls.predictions.decoder", ESM: "lm_head.decoder"}
+# What a mask is called in vocabularies; the first is what sequences may hold.
+MASKS = ("<mask>", "[MASK]")
+MASK = MASKS[0]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNames:
+    """What a head's parts are called in a checkpoint."""
+
+    dense: str
+    norm: str
+    bias: str
+    output: str
+    """The matrix of outputs, which is the embedding of the tokens."""
+
+
+BERT_HEAD = HeadNames(
+    "cls.predictions.transform.dense",
+    "cls.predictions.transform.LayerNorm",
+    "cls.predictions.bias",
+    "cls.predictions.decoder",
+)
+ESM_HEAD = HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder")
+HEADS = {MEGATRON_BERT: BERT_HEAD, BERT: BERT_HEAD, ESM: ESM_HEAD, ROBERTA: ESM_HEAD}
 WORDS = "embeddings.word_embeddings.weight"
 
 
 class Head(nn.Module):
     """``LayerNorm(gelu(x W + b)) E^T + c`` with the embedding E of the tokens (Devlin et al. 2019, arXiv:1810.04805).
 
-    The GELU is exact, in ESM-1nv too, whose layers have its approximation by tanh.
+    Parameters
+    ----------
+    config : mapping
+        The fields of a Hugging Face config.json.
+
+    Notes
+    -----
+    The GELU is exact, in ESM-1nv too, whose layers have its approximation by tanh; BERT's is that of its layers.
     """
 
-    def __init__(self, dimension: int, rows: int, eps: float) -> None:
+    def __init__(self, config: Mapping) -> None:
         super().__init__()
+        dimension = config["hidden_size"]
         self.dense = nn.Linear(dimension, dimension)
-        self.norm = nn.LayerNorm(dimension, eps)
-        self.bias = nn.Parameter(torch.empty(rows))
+        self.norm = nn.LayerNorm(dimension, config["layer_norm_eps"])
+        self.bias = nn.Parameter(torch.empty(config["vocab_size"]))
+        self.activation = ACTIVATIONS[config["hidden_act"] if config["model_type"] == BERT else "gelu"]
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
         """Map hidden states [..., D] to logits [..., V], given the embedding [V, D]."""
-        return functional.linear(self.norm(functional.gelu(self.dense(hidden))), words, self.bias)
+        return functional.linear(self.norm(self.activation(self.dense(hidden))), words, self.bias)
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
@@ -56,18 +82,17 @@ class Head(nn.Module):
 
         The matrix of outputs and the embedding are one tensor of two names, and so are the two biases.
         """
-        kind = config["model_type"]
-        dense, norm, bias = HEADS[kind]
-        both = {"dense": dense, "norm": norm}
+        names = HEADS[config["model_type"]]
+        both = {"dense": names.dense, "norm": names.norm}
         parts = {f"{ours}.{end}": [f"{name}.{end}"] for ours, name in both.items() for end in ("weight", "bias")}
         return TensorMap(
-            parts | {"bias": [bias]},
+            parts | {"bias": [names.bias]},
             unused=(".+",),
             renamed=(
                 *LAYER_NORMS,
-                (r"^(bert|esm)\.", ""),
-                (rf"^{re.escape(OUTPUTS[kind])}\.weight$", WORDS),
-                (rf"^{re.escape(OUTPUTS[kind])}\.bias$", bias),
+                (r"^(bert|esm|roberta)\.", ""),
+                (rf"^{re.escape(names.output)}\.weight$", WORDS),
+                (rf"^{re.escape(names.output)}\.bias$", names.bias),
             ),
         )
 
@@ -104,9 +129,10 @@ class MaskedLM:
     def __init__(self, model: Model, head: Head, device: str = "cpu", dtype: str = "float32") -> None:
         self.tokenizer: ResidueTokenizer = model.tokenizer
         self.max_residues = model.max_residues
-        if MASK not in self.tokenizer.ids:
-            raise UserError(f"the model's vocabulary has no {MASK}")
-        self.mask = self.tokenizer.ids[MASK]
+        masks = [self.tokenizer.ids[name] for name in MASKS if name in self.tokenizer.ids]
+        if not masks:
+            raise UserError(f"the model's vocabulary has no {' or '.join(MASKS)}")
+        self.mask = masks[0]
         self.device = use_device(device)
         check_dtype(model.encoder, dtype, self.device)
         self.batches = Batches(TOKEN_BUDGET[device])
@@ -167,7 +193,9 @@ class MaskedLM:
         UserError
             Where nothing is masked, the sequence is too long, or holds anything but letters and white space.
         """
-        parts = [part.encode().translate(UPPER_CASE, WHITE_SPACE) for part in sequence.split(MASK)]
+        parts = [
+            part.encode().translate(UPPER_CASE, WHITE_SPACE) for part in sequence.replace(MASKS[1], MASK).split(MASK)
+        ]
         if len(parts) == 1:
             raise UserError(f"nothing to fill in {sequence[:40]!r}; expected {MASK} in the place of a residue")
         for part in filter(None, parts):
@@ -216,7 +244,7 @@ def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str
         )
     model = load_model(directory)
     with torch.device("meta"):
-        head = Head(model.encoder.dimension, config["vocab_size"], config["layer_norm_eps"])
+        head = Head(config)
     checkpoint = open_checkpoint(directory, head.tensor_map(config))
     checkpoint.check(WORDS, model.encoder.words.weight.shape)
     check_tied(directory, config, checkpoint)
@@ -232,7 +260,7 @@ def check_tied(directory: str | os.PathLike, config: Mapping, checkpoint: Checkp
     UserError
         Where it is a matrix of its own, or should be one.
     """
-    output = f"{OUTPUTS[config['model_type']]}.weight"
+    output = f"{HEADS[config['model_type']].output}.weight"
     first, *others = checkpoint.owners[WORDS]
     if any((checkpoint.weights[first] != checkpoint.weights[other]).any() for other in others):
         raise UserError(f"{directory}: {output} is a matrix of its own; expected the embedding, as the head has it")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embedome.common.errors import UserError, quote_value
-from embedome.models.registry import BLENDERBOT, ESM, MEGATRON_BERT, T5
+from embedome.models.registry import BERT, BLENDERBOT, ESM, MEGATRON_BERT, ROBERTA, T5
 
 # Far beyond every model: what is larger is damage, or made to exhaust a machine.
 MOST = 2**24
@@ -38,6 +38,7 @@ TOKEN = Kind(f"the id of a token, a whole number from 0 to {MOST}", whole(0, MOS
 SMALL = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 POSITIVE = Kind("a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1e300, optional=True)
 TEXT = Kind("a text", lambda value: isinstance(value, str))
+TEXT_OR_NULL = Kind("a text or null", lambda value: value is None or isinstance(value, str), optional=True)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 FLAG_OR_NULL = Kind("true, false or null", lambda value: value is None or isinstance(value, bool), optional=True)
 # Encoders are no decoders: as such, Hugging Face's classes would hide from each residue what comes after it.
@@ -56,7 +57,7 @@ COMMON = {
     "add_cross_attention": NO,
     "tie_word_embeddings": maybe(FLAG),
 }
-BERT = {
+BERT_SIZES = {
     "hidden_size": SIZE,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": SIZE,
@@ -64,11 +65,14 @@ BERT = {
     "max_position_embeddings": SIZE,
     "layer_norm_eps": SMALL,
 }
+BERT_FIELDS = {"hidden_act": TEXT, "type_vocab_size": SIZE, "position_embedding_type": TEXT_OR_NULL}
 FIELDS: Mapping[str, Mapping[str, Kind]] = {
-    MEGATRON_BERT: {**COMMON, **BERT, "hidden_act": TEXT, "type_vocab_size": maybe(SIZE)},
+    MEGATRON_BERT: {**COMMON, **BERT_SIZES, "hidden_act": TEXT, "type_vocab_size": maybe(SIZE)},
+    BERT: {**COMMON, **BERT_SIZES, **BERT_FIELDS},
+    ROBERTA: {**COMMON, **BERT_SIZES, **BERT_FIELDS, "pad_token_id": TOKEN},
     ESM: {
         **COMMON,
-        **BERT,
+        **BERT_SIZES,
         "position_embedding_type": TEXT,
         "pad_token_id": TOKEN,
         "mask_token_id": maybe(TOKEN),

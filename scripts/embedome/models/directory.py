@@ -133,7 +133,8 @@ def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:
         As `tokenizer.load_tokenizer`.
     """
     architecture = ARCHITECTURES[read_config(directory)["model_type"]]
-    return load_tokenizer(directory, architecture.first, architecture.last, tasks=architecture.tasks)
+    ends = (architecture.first, architecture.last)
+    return load_tokenizer(directory, *ends, other_ends=architecture.other_ends, tasks=architecture.tasks)
 
 
 def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
@@ -200,6 +201,8 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.size} tokens, but the model only {config['vocab_size']}"
         )
+    if encoder.padding is not None and (encoder.padding in tokenizer.used or encoder.padding >= config["vocab_size"]):
+        raise UserError(f"{directory / CONFIG}: pad_token_id is {encoder.padding}, which is not a padding's")
     model = Model(encoder, tokenizer)
     if model.max_residues is not None and model.max_residues < 1:
         raise UserError(f"{directory / CONFIG}: max_position_embeddings has no place for a residue")

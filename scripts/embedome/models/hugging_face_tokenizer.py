@@ -13,7 +13,7 @@ from typing import Any
 
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
-from embedome.models.registry import ESM, Preprocessing
+from embedome.models.registry import BERT, ESM, Preprocessing
 
 # A model directory must have one of these; if it has none, messages name the first.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
@@ -233,8 +233,17 @@ def open_by_transformers(path: Path, contents: Mapping[str, Any], config: Mappin
         options: dict[str, Any] = {"tokenizer_type": kind}
     else:
         options = {"config": PreTrainedConfig.from_dict({"tokenizer_class": named, "model_type": kind})}
+    if kind == BERT and keeps_capitals(path, contents):
+        options["do_lower_case"] = False
     tokenizer = AutoTokenizer.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False, **options)
     return HuggingFaceTokenizer(path, tokenizer.get_vocab(), frozenset(tokenizer.get_added_vocab()), tokenizer.encode)
+
+
+def keeps_capitals(path: Path, contents: Mapping[str, Any]) -> bool:
+    """Return whether BERT's tokenizer must not lower letters: a vocab.txt of capitals, and no word of it elsewhere."""
+    if path.name != "vocab.txt" or "do_lower_case" in contents.get("tokenizer_config.json", {}):
+        return False
+    return PROBE.lower() not in path.read_text(encoding="utf-8").split()
 
 
 def check_sentencepiece(path: Path) -> None:

@@ -12,6 +12,7 @@ from embedome.common.errors import UserError
 # What embedome itself says of a model, in the model's config.json.
 CONFIG_KEY = "embedome"
 MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
+BERT, ROBERTA = "bert", "roberta"
 NVIDIA = "NVIDIA's terms, with the weights"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
 NGC = "NVIDIA NGC, .nemo"
@@ -39,7 +40,7 @@ class Preprocessing:
 
 
 AS_IT_IS = Preprocessing()
-# ProtT5's (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
+# ProtT5's and ProtBERT's (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
 SPACED = Preprocessing(" ", "UZOB")
 
 
@@ -128,6 +129,17 @@ ESM2_CONFIG = {
 }
 ESM1B_CONFIG = {**ESM2_CONFIG, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
 ESM1V_CONFIG = {**ESM1B_CONFIG, "emb_layer_norm_before": False}
+BERT_CONFIG = {"vocab_size": 30, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0}
+# Positions begin after the padding's: 144 tokens.
+SAPIENS_CONFIG = {
+    "vocab_size": 25,
+    "max_position_embeddings": 146,
+    "layer_norm_eps": 1e-5,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 PROTT5_CONFIG = {
     "d_kv": 128,
     "feed_forward_proj": "relu",
@@ -168,6 +180,34 @@ def esm1(name: str, source: str, parameters: int, config: Mapping[str, Any]) -> 
     """Return the row of ESM-1b, or of one of the five ESM-1v; positions count from after the padding's."""
     sizes = {"layers": 33, "hidden": 1280, "heads": 20, "feed_forward": 5120}
     return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, config)
+
+
+def protbert(name: str, source: str) -> RegisteredModel:
+    """Return the row of a ProtBERT, by what it was trained on."""
+    sizes = {"layers": 30, "hidden": 1024, "heads": 16, "feed_forward": 4096, "positions": 40000}
+    return RegisteredModel(
+        name,
+        BERT,
+        sizes,
+        "protbert",
+        "[CLS]",
+        "[SEP]",
+        39998,
+        419_933_214,
+        "MIT",
+        source,
+        BERT_CONFIG,
+        preprocessing=SPACED,
+    )
+
+
+def sapiens(chain: str) -> RegisteredModel:
+    """Return the row of Sapiens for heavy or light chains of antibodies."""
+    sizes = {"layers": 4, "hidden": 128, "heads": 8, "feed_forward": 256}
+    source = f"the wheel sapiens==1.0.5, checkpoint_{chain}.pt (fairseq)"
+    return RegisteredModel(
+        f"sapiens-{chain}", ROBERTA, sizes, "sapiens", "[CLS]", "[SEP]", 142, 568_985, "MIT", source, SAPIENS_CONFIG
+    )
 
 
 def prott5(
@@ -228,6 +268,20 @@ PROTT5NV = RegisteredModel(
     PROTT5NV_CONFIG,
     encoder_parameters=85_547_520,
 )
+ANTIBERTY = RegisteredModel(
+    "antiberty",
+    BERT,
+    {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048, "positions": 512},
+    "antiberty",
+    "[CLS]",
+    "[SEP]",
+    510,
+    25_759_769,
+    "MIT",
+    "the wheel antiberty==0.1.3, trained_models/AntiBERTy_md_smooth",
+    {**BERT_CONFIG, "vocab_size": 25},
+    preprocessing=SPACED,
+)
 REGISTRY = {
     entry.name: entry
     for entry in (
@@ -246,6 +300,11 @@ REGISTRY = {
             esm1(f"esm1v-{seed}", f"facebook/esm1v_t33_650M_UR90S_{seed}", 652_356_534, ESM1V_CONFIG)
             for seed in range(1, 6)
         ),
+        protbert("protbert", "Rostlab/prot_bert"),
+        protbert("protbert-bfd", "Rostlab/prot_bert_bfd"),
+        ANTIBERTY,
+        sapiens("vh"),
+        sapiens("vl"),
         prott5("prott5-xl", "prott5", None, 2_818_830_336, 1_208_141_824, "Rostlab/prot_t5_xl_uniref50"),
         prott5("prostt5", "prostt5", "<AA2fold>", 2_818_852_864, 1_208_164_352, "Rostlab/ProstT5"),
         ankh("ankh-base", 768, "gated-gelu", 736_453_632, 453_170_688),
@@ -269,6 +328,6 @@ def find_entry(name: str) -> RegisteredModel:
 
 
 def preprocessings(model_type: str | None) -> tuple[Preprocessing, ...]:
-    """Return the kinds of preprocessing of an architecture's models, or of all models; the plainest first."""
+    """Return the kinds of preprocessing of an architecture's models, or of all models; none at all is the first."""
     known = [entry.preprocessing for entry in REGISTRY.values() if model_type in (entry.model_type, None)]
-    return tuple(dict.fromkeys(sorted(known, key=lambda each: each != AS_IT_IS)))
+    return tuple(dict.fromkeys([AS_IT_IS, *known]))

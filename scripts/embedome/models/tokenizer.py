@@ -56,6 +56,11 @@ class ResidueTokenizer:
         self.size = int(max([self.table.max(), *self.first, *self.last])) + 1
 
     @property
+    def used(self) -> set[int]:
+        """Ids that tokens of sequences have."""
+        return {*self.table.tolist(), *self.first, *self.last}
+
+    @property
     def n_special(self) -> int:
         """Number of tokens added to a sequence."""
         return len(self.first) + len(self.last)
@@ -77,7 +82,12 @@ class ResidueTokenizer:
 
 
 def load_tokenizer(
-    directory: str | os.PathLike, first: str | None, last: str | None, *, tasks: Sequence[str] = ()
+    directory: str | os.PathLike,
+    first: str | None,
+    last: str | None,
+    *,
+    other_ends: Sequence[tuple[str, str]] = (),
+    tasks: Sequence[str] = (),
 ) -> ResidueTokenizer:
     """Read the vocabulary of a model directory, by asking its Hugging Face tokenizer.
 
@@ -89,6 +99,8 @@ def load_tokenizer(
     directory : path
     first, last : str or None
         As in `ResidueTokenizer`.
+    other_ends : sequence of (str, str)
+        Tokens that take the place of `first` and `last` where the vocabulary has no such.
     tasks : sequence of str
         Tokens that take the place of `first` where the vocabulary has one.
 
@@ -102,6 +114,7 @@ def load_tokenizer(
     config = read_object(path) if path.is_file() else {}
     tokenizer = open_tokenizer(directory, config)
     letters = read_letters(tokenizer, config.get("model_type"))
+    first, last = find_ends(tokenizer, (first, last), other_ends)
     task = next((token for token in tasks if token in tokenizer.ids), None)
     first = task or first
     unknown = check_vocabulary(tokenizer, letters, first, last)
@@ -113,6 +126,13 @@ def load_tokenizer(
     table = ResidueTokenizer(vocabulary, unknown, first, last, letters.preprocessing)
     check_in_context(tokenizer, table, letters, task)
     return table
+
+
+def find_ends(
+    tokenizer: HuggingFaceTokenizer, ends: tuple[str | None, str | None], others: Sequence[tuple[str, str]]
+) -> tuple[str | None, str | None]:
+    """Return the first pair of tokens around a sequence that a vocabulary has; the first of all if it has none."""
+    return next((pair for pair in (ends, *others) if tokenizer.ids.keys() >= set(pair) - {None}), ends)
 
 
 @dataclass(frozen=True, slots=True)

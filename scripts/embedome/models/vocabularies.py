@@ -7,6 +7,7 @@ residues and tokens would no longer be side by side.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from embedome.models.hugging_face_tokenizer import SPACE
 
@@ -37,6 +38,10 @@ class Vocabulary:
         Which tokens are bos_token, eos_token, pad_token, mask_token.
     spaced : bool
         Whether residues are pieces after a space, as in ProtT5, whose tokenizer wants spaces between them.
+    words : bool
+        Whether residues are words, as in ProtBERT, whose tokenizer wants spaces between them, too.
+    unknown : str
+        Token of what is not in the vocabulary.
     """
 
     tokens: tuple[str, ...]
@@ -44,11 +49,14 @@ class Vocabulary:
     last: str | None
     names: Mapping[str, str]
     spaced: bool = False
+    words: bool = False
+    unknown: str = "<unk>"
 
 
 ESM1NV_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
 T5_NAMES = {"eos_token": "</s>", "pad_token": "<pad>"}
 ANKH_NAMES = {**T5_NAMES, "mask_token": "<extra_id_0>"}
+BERT_NAMES = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 VOCABULARIES = {
     "esm1nv": Vocabulary(ESM1NV_PIECES, "<s>", "</s>", ESM1NV_NAMES),
     "prott5nv": Vocabulary((*ESM1NV_PIECES, "<cls>", "<sep>", *sentinels(96)), None, None, ESM1NV_NAMES),
@@ -59,6 +67,26 @@ VOCABULARIES = {
         "<cls>",
         "<eos>",
         {"cls_token": "<cls>", "pad_token": "<pad>", "eos_token": "<eos>", "mask_token": "<mask>"},
+    ),
+    "protbert": Vocabulary(
+        ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHWCXUBZO"),
+        *("[CLS]", "[SEP]"),
+        BERT_NAMES,
+        words=True,
+        unknown="[UNK]",
+    ),
+    "antiberty": Vocabulary(
+        ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACDEFGHIKLMNPQRSTVWY"),
+        *("[CLS]", "[SEP]"),
+        BERT_NAMES,
+        words=True,
+        unknown="[UNK]",
+    ),
+    "sapiens": Vocabulary(
+        ("[CLS]", "[PAD]", "[SEP]", "[UNK]", *"ACDEFGHIKLMNPQRSTVWY", "[MASK]"),
+        *("[CLS]", "[SEP]"),
+        BERT_NAMES,
+        unknown="[UNK]",
     ),
     "prott5": Vocabulary(
         (*T5_PIECES[:3], *(SPACE + residue for residue in T5_PIECES[3:])), None, "</s>", T5_NAMES, spaced=True
@@ -91,19 +119,26 @@ def save_tokenizer(directory: str | os.PathLike, name: str, max_tokens: int | No
     if vocabulary.spaced:
         save_spaced(directory, vocabulary, options)
         return
+    if vocabulary.words:
+        save_words(directory, vocabulary, options)
+        return
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=vocabulary.unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     around = [token for token in (vocabulary.first, "$A", vocabulary.last) if token]
     special = [(token, ids[token]) for token in around if token != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(single=" ".join(around), special_tokens=special)
-    named = {"<unk>", *vocabulary.names.values()}
+    named = {vocabulary.unknown, *vocabulary.names.values()}
     extra = [token for token in vocabulary.tokens if len(token) > 1 and token not in named]
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", **vocabulary.names, extra_special_tokens=extra, **options
+        tokenizer_object=tokenizer,
+        unk_token=vocabulary.unknown,
+        **vocabulary.names,
+        extra_special_tokens=extra,
+        **options,
     ).save_pretrained(directory)
 
 
@@ -118,3 +153,11 @@ def save_spaced(directory: str | os.PathLike, vocabulary: Vocabulary, options: M
     )
     tokenizer.add_tokens(tasks, special_tokens=True)
     tokenizer.save_pretrained(directory)
+
+
+def save_words(directory: str | os.PathLike, vocabulary: Vocabulary, options: Mapping[str, Any]) -> None:
+    """Write a vocabulary of words, as BERT's own tokenizer class has it."""
+    from transformers import BertTokenizer
+
+    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+    BertTokenizer(vocab=ids, do_lower_case=False, **options).save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""What holds for ESM and T5 encoders alike: they give what the Hugging Face classes give, one sequence at a time."""
+"""What holds for many encoders alike: they give what the Hugging Face classes give, one sequence at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +16,17 @@ from helpers.rough_encoders import (
     FREQUENCIES,
     Reference,
     assert_equal_hidden,
+    bert_reference,
     esm2_reference,
     hidden,
     join,
+    make_bert,
     make_esm2,
+    make_roberta,
     make_t5,
     randoms,
     refusal,
+    roberta_reference,
     t5_reference,
 )
 from helpers.small_run import assert_within_one_ulp
@@ -35,6 +39,9 @@ KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], Reference], dict]] 
     "esm1v": (make_esm2, esm2_reference, ESM1V),
     "esm1b": (make_esm2, esm2_reference, ESM1B),
     "esm1b, no token dropout": (make_esm2, esm2_reference, {**ESM1B, "token_dropout": False}),
+    "bert": (make_bert, bert_reference, {}),
+    "bert, gelu_new": (make_bert, bert_reference, {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
+    "roberta": (make_roberta, roberta_reference, {}),
     "t5 relu": (make_t5, t5_reference, {}),
     "t5 gated-gelu": (make_t5, t5_reference, {"feed_forward_proj": "gated-gelu"}),
     "t5 gated-silu 64": (
@@ -137,7 +144,7 @@ def test_predicted_cost_grows_with_length(pair: Pair) -> None:
 # Refusals
 
 
-@pytest.mark.parametrize("kind", ["esm2", "esm1b", "t5 relu"])
+@pytest.mark.parametrize("kind", ["esm2", "esm1b", "bert", "roberta", "t5 relu"])
 def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, kind: str) -> None:
     make, _, changes = KINDS[kind]
     folder = make(tmp_path / "model", **changes)

@@ -71,6 +71,16 @@ def test_a_layer_of_esm1nv() -> None:
     assert layer_of("esm1nv", fused=True) == Counter([NORM, NORM_OF_SUM, ADD, attention_of(), *products])
 
 
+def test_a_layer_of_protbert() -> None:
+    """Norms are of sums that are not read again."""
+    products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
+    gelu = passing(2 * T * F)
+    assert layer_of("protbert") == Counter([NORM, NORM, ADD, ADD, gelu, attention_of(), *products])
+    norm_of_sum = passing(3 * T * D + 2 * D)
+    fused = [norm_of_sum, norm_of_sum, gelu, attention_of(), *products]
+    assert layer_of("protbert", fused=True) == Counter(fused)
+
+
 def test_a_layer_of_esm1b() -> None:
     """That of ESM-2 without rotation."""
     products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
@@ -114,7 +124,7 @@ def test_a_layer_of_ankh() -> None:
     assert layer_of("ankh2-ext2", fused=True) == Counter(fused)
 
 
-@pytest.mark.parametrize("name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "ankh2-ext2", "prott5-xl"])
+@pytest.mark.parametrize("name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "protbert", "ankh2-ext2", "prott5-xl"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_operations_are_those_of_the_formula(name: str, fused: bool) -> None:
     encoder = encoder_like(name)

@@ -19,6 +19,8 @@ from transformers import AutoModel, AutoTokenizer
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 48}
 CLASSES = {
     "megatron-bert": "MegatronBertForMaskedLM",
+    "bert": "BertForMaskedLM",
+    "roberta": "RobertaForMaskedLM",
     "blenderbot": "BlenderbotForConditionalGeneration",
     "esm": "EsmForMaskedLM",
     "t5": "T5ForConditionalGeneration",
@@ -121,7 +123,7 @@ def test_impossible_sizes_are_refused(tmp_path: Path, name: str, sizes: dict, me
 
 def test_a_tokenizer_of_the_saved_directory_is_the_models() -> None:
     assert {entry.vocabulary for entry in REGISTRY.values()} == {
-        "esm1nv", "prott5nv", "ankh", "ankh3", "esm2", "prott5", "prostt5"
+        "esm1nv", "prott5nv", "ankh", "ankh3", "esm2", "prott5", "prostt5", "protbert", "antiberty", "sapiens"
     }  # fmt: skip
 
 

@@ -145,6 +145,7 @@ class ESM2Encoder(StreamEncoder):
             self.rotary = Rotary(self.dimension // heads // 2, config.get("rope_theta", ROPE_THETA))
         else:
             self.positions = embedding(config["max_position_embeddings"], self.dimension)
+            self.padding = config["pad_token_id"]
         before = config.get("emb_layer_norm_before")
         self.embedding_norm = nn.LayerNorm(self.dimension, config["layer_norm_eps"]) if before else nn.Identity()
         self.layers = nn.ModuleList(
@@ -212,13 +213,13 @@ def check_supported(config: Mapping) -> None:
     positions, activation = config["position_embedding_type"], config.get("hidden_act", "gelu")
     if positions not in (ROTARY, ABSOLUTE):
         raise ValueError(
-            f"position_embedding_type is {shown(positions)}; expected 'rotary', as ESM-2 has it, or 'absolute'"
+            f"position_embedding_type is {quote_value(positions)}; expected 'rotary', as ESM-2 has it, or 'absolute'"
         )
     if activation != "gelu":
         raise ValueError(f"hidden_act is {quote_value(activation)}; expected 'gelu', the only one of EsmModel")
     for field in UNSUPPORTED:
         if config.get(field):
-            raise ValueError(f"{field} is {shown(config[field])}; expected false, as ESM-2 has it")
+            raise ValueError(f"{field} is {quote_value(config[field])}; expected false, as ESM-2 has it")
     heads, rotary = config["num_attention_heads"], positions == ROTARY
     if config["hidden_size"] % ((1 + rotary) * heads):
         multiple = "twice num_attention_heads" if rotary else "num_attention_heads"

@@ -32,6 +32,8 @@ class StreamEncoder(nn.Module):
     layers : torch.nn.ModuleList
     final_norm : torch.nn.Module
         After the last layer.
+    padding : int or None
+        Of the token whose learned position is the last before that of a sequence's first token; None of others.
     float16_safe : bool
         Whether hidden states stay within half precision.
     """
@@ -42,6 +44,7 @@ class StreamEncoder(nn.Module):
     words: nn.Embedding
     layers: nn.ModuleList
     final_norm: nn.Module
+    padding: int | None = None
     float16_safe: bool = True
 
     def forward(self, tokens: Tensor) -> Tensor:
