@@ -19,7 +19,10 @@ from tokenizers import Tokenizer, processors
 from transformers import (
     BertConfig,
     BertModel,
+    EsmcConfig,
+    EsmcModel,
     EsmConfig,
+    EsmcTokenizer,
     EsmModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -61,6 +64,14 @@ BERT = {
     "layer_norm_eps": 1e-12,
 }
 ROBERTA = {**BERT, "vocab_size": 25, "pad_token_id": 1, "type_vocab_size": 1}
+ESMC = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 1024,
+}
 T5 = {
     "vocab_size": 64,
     "d_model": 24,
@@ -125,6 +136,13 @@ def make_roberta(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def make_esmc(folder: Path, **changes: object) -> Path:
+    """With the files of its own tokenizer class."""
+    rough(EsmcModel, EsmcConfig(**{**ESMC, **changes})).save_pretrained(folder)
+    EsmcTokenizer().save_pretrained(folder)
+    return folder
+
+
 def make_t5(folder: Path, **changes: object) -> Path:
     rough(T5EncoderModel, T5Config(**{**T5, **changes})).save_pretrained(folder)
     write_prott5_tokenizer(folder)
@@ -164,6 +182,10 @@ def bert_reference(folder: Path) -> Reference:
 def roberta_reference(folder: Path) -> Reference:
     model = RobertaModel.from_pretrained(folder, add_pooling_layer=False).float().eval()
     return Reference(model, (0,), (2,), list(VOCABULARIES["sapiens"].tokens))
+
+
+def esmc_reference(folder: Path) -> Reference:
+    return Reference(EsmcModel.from_pretrained(folder).float().eval(), (0,), (2,), ESM2_TOKENS)
 
 
 def t5_reference(folder: Path) -> Reference:

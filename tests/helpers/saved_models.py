@@ -53,6 +53,14 @@ BERT = {
     "layer_norm_eps": 1e-12,
 }
 ROBERTA = {**BERT, "vocab_size": 25, "pad_token_id": 1, "max_position_embeddings": 42, "type_vocab_size": 1}
+ESMC = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}
 BLENDERBOT = {
     "vocab_size": 128,
     "pad_token_id": 3,
@@ -103,6 +111,15 @@ KINDS = {
         Kind("bert, head", "BertForMaskedLM", "BertModel", {**BERT, "hidden_act": "gelu_new"}, "protbert"),
         Kind("roberta", "RobertaModel", "RobertaModel", ROBERTA, "sapiens"),
         Kind("roberta, head", "RobertaForMaskedLM", "RobertaModel", ROBERTA, "sapiens", half=True),
+        Kind("esmc", "EsmcModel", "EsmcModel", ESMC, "esmc"),
+        Kind(
+            "esmc, head",
+            "EsmcForMaskedLM",
+            "EsmcModel",
+            {**ESMC, "attention_bias": True, "mlp_bias": True},
+            "esmc",
+            half=True,
+        ),
         Kind("blenderbot", "BlenderbotModel", "BlenderbotModel", BLENDERBOT, "prott5nv"),
         Kind("blenderbot, head", "BlenderbotForConditionalGeneration", "BlenderbotModel", BLENDERBOT, "prott5nv"),
         Kind("t5", "T5EncoderModel", "T5EncoderModel", T5, "prott5"),

@@ -19,7 +19,7 @@ from embedome.engine.device import TOKEN_BUDGET, use_device
 from embedome.engine.engine import DTYPES, check_dtype
 from embedome.models.directory import Model, load_model, open_checkpoint, read_config
 from embedome.models.encoders.layers import ACTIVATIONS
-from embedome.models.registry import BERT, ESM, MEGATRON_BERT, ROBERTA
+from embedome.models.registry import BERT, ESM, ESMC, MEGATRON_BERT, ROBERTA
 from embedome.models.tensors import LAYER_NORMS, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer
 from embedome.sequences.records import UPPER_CASE, WHITE_SPACE, sequence_fault
@@ -37,7 +37,9 @@ class HeadNames:
     norm: str
     bias: str
     output: str
-    """The matrix of outputs, which is the embedding of the tokens."""
+    """The matrix of outputs."""
+    tied: bool = True
+    """Whether that is the embedding of the tokens."""
 
 
 BERT_HEAD = HeadNames(
@@ -47,12 +49,21 @@ BERT_HEAD = HeadNames(
     "cls.predictions.decoder",
 )
 ESM_HEAD = HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder")
-HEADS = {MEGATRON_BERT: BERT_HEAD, BERT: BERT_HEAD, ESM: ESM_HEAD, ROBERTA: ESM_HEAD}
+ESMC_HEAD = HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.bias", "lm_head.decoder", tied=False)
+HEADS = {MEGATRON_BERT: BERT_HEAD, BERT: BERT_HEAD, ESM: ESM_HEAD, ROBERTA: ESM_HEAD, ESMC: ESMC_HEAD}
+# Of ESM-C's two other layouts, whose head is a sequence of modules; its eps is torch's.
+NUMBERED = tuple(
+    (rf"^(lm|sequence)_head\.{number}\.", f"lm_head.{name}.")
+    for number, name in ((0, "dense"), (2, "layer_norm"), (3, "decoder"))
+)
+LAYER_NORM_EPS = 1e-5
 WORDS = "embeddings.word_embeddings.weight"
 
 
 class Head(nn.Module):
     """``LayerNorm(gelu(x W + b)) E^T + c`` with the embedding E of the tokens (Devlin et al. 2019, arXiv:1810.04805).
+
+    ESM-C's has a matrix of its own in the place of E.
 
     Parameters
     ----------
@@ -68,33 +79,35 @@ class Head(nn.Module):
         super().__init__()
         dimension = config["hidden_size"]
         self.dense = nn.Linear(dimension, dimension)
-        self.norm = nn.LayerNorm(dimension, config["layer_norm_eps"])
+        self.norm = nn.LayerNorm(dimension, config.get("layer_norm_eps", LAYER_NORM_EPS))
         self.bias = nn.Parameter(torch.empty(config["vocab_size"]))
+        self.output: nn.Parameter | None = None
+        if not HEADS[config["model_type"]].tied:
+            self.output = nn.Parameter(torch.empty(config["vocab_size"], dimension))
         self.activation = ACTIVATIONS[config["hidden_act"] if config["model_type"] == BERT else "gelu"]
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
         """Map hidden states [..., D] to logits [..., V], given the embedding [V, D]."""
-        return functional.linear(self.norm(self.activation(self.dense(hidden))), words, self.bias)
+        output = words if self.output is None else self.output
+        return functional.linear(self.norm(self.activation(self.dense(hidden))), output, self.bias)
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
         """Return what the tensors of a Hugging Face checkpoint are to this module.
 
-        The matrix of outputs and the embedding are one tensor of two names, and so are the two biases.
+        A matrix of outputs that is the embedding is one tensor of two names, and so are the biases of the two.
         """
         names = HEADS[config["model_type"]]
         both = {"dense": names.dense, "norm": names.norm}
         parts = {f"{ours}.{end}": [f"{name}.{end}"] for ours, name in both.items() for end in ("weight", "bias")}
-        return TensorMap(
-            parts | {"bias": [names.bias]},
-            unused=(".+",),
-            renamed=(
-                *LAYER_NORMS,
-                (r"^(bert|esm|roberta)\.", ""),
-                (rf"^{re.escape(names.output)}\.weight$", WORDS),
-                (rf"^{re.escape(names.output)}\.bias$", names.bias),
-            ),
-        )
+        parts |= {"bias": [names.bias]}
+        renamed = [*LAYER_NORMS, (r"^(bert|esm|roberta|esmc)\.", ""), *NUMBERED]
+        if names.tied:
+            renamed += [(rf"^{re.escape(names.output)}\.weight$", WORDS)]
+            renamed += [(rf"^{re.escape(names.output)}\.bias$", names.bias)]
+        else:
+            parts |= {"output": [f"{names.output}.weight"]}
+        return TensorMap(parts, unused=(".+",), renamed=renamed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +259,9 @@ def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str
     with torch.device("meta"):
         head = Head(config)
     checkpoint = open_checkpoint(directory, head.tensor_map(config))
-    checkpoint.check(WORDS, model.encoder.words.weight.shape)
-    check_tied(directory, config, checkpoint)
+    if head.output is None:
+        checkpoint.check(WORDS, model.encoder.words.weight.shape)
+        check_tied(directory, config, checkpoint)
     fill(head, checkpoint)
     return MaskedLM(model, head.eval(), device, dtype)
 

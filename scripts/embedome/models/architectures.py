@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedome.models.registry import BERT, BLENDERBOT, ESM, MEGATRON_BERT, ROBERTA, T5
+from embedome.models.registry import BERT, BLENDERBOT, ESM, ESMC, MEGATRON_BERT, ROBERTA, T5
 
 if TYPE_CHECKING:
     from embedome.models.encoders.grouped import StreamEncoder
@@ -51,6 +51,13 @@ def esm2_encoder() -> "type[StreamEncoder]":
     return ESM2Encoder
 
 
+def esmc_encoder() -> "type[StreamEncoder]":
+    """Return the encoder class of ESM-C."""
+    from embedome.models.encoders.esmc import ESMCEncoder
+
+    return ESMCEncoder
+
+
 def bert_encoder() -> "type[StreamEncoder]":
     """Return the encoder class of ProtBERT and AntiBERTy."""
     from embedome.models.encoders.postnorm import BERTEncoder
@@ -84,6 +91,7 @@ ARCHITECTURES = {
     MEGATRON_BERT: Architecture(preln_encoder, "<s>", "</s>"),
     BLENDERBOT: Architecture(blenderbot_encoder, None, None),
     ESM: Architecture(esm2_encoder, *ESM_ENDS),
+    ESMC: Architecture(esmc_encoder, *ESM_ENDS),
     BERT: Architecture(bert_encoder, *BERT_ENDS, other_ends=(ROBERTA_ENDS, ESM_ENDS)),
     ROBERTA: Architecture(roberta_encoder, *ROBERTA_ENDS, other_ends=(BERT_ENDS, ESM_ENDS)),
     # The tasks are of ProstT5 and of Ankh3.

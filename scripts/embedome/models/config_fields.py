@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embedome.common.errors import UserError, quote_value
-from embedome.models.registry import BERT, BLENDERBOT, ESM, MEGATRON_BERT, ROBERTA, T5
+from embedome.models.registry import BERT, BLENDERBOT, ESM, ESMC, MEGATRON_BERT, ROBERTA, T5
 
 # Far beyond every model: what is larger is damage, or made to exhaust a machine.
 MOST = 2**24
@@ -43,6 +43,8 @@ FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 FLAG_OR_NULL = Kind("true, false or null", lambda value: value is None or isinstance(value, bool), optional=True)
 # Encoders are no decoders: as such, Hugging Face's classes would hide from each residue what comes after it.
 NO = Kind("false, as embedome has encoders", lambda value: value is False, optional=True)
+SIZE_OR_NULL = Kind(f"null, or {SIZE.words}", lambda value: value is None or SIZE.fits(value), optional=True)
+OBJECT_OR_NULL = Kind("null or an object", lambda value: value is None or isinstance(value, dict), optional=True)
 LAYERS_OR_NULL = Kind(f"null, or {LAYERS.words}", lambda value: value is None or LAYERS.fits(value), optional=True)
 
 
@@ -81,6 +83,21 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "hidden_act": maybe(TEXT),
         "rope_theta": POSITIVE,
     },
+    ESMC: {
+        **COMMON,
+        "hidden_size": SIZE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": SIZE,
+        "intermediate_size": SIZE,
+        "max_position_embeddings": SIZE,
+        "hidden_act": TEXT_OR_NULL,
+        "attention_bias": FLAG_OR_NULL,
+        "mlp_bias": FLAG_OR_NULL,
+        "num_key_value_heads": SIZE_OR_NULL,
+        "head_dim": SIZE_OR_NULL,
+        "rope_parameters": OBJECT_OR_NULL,
+        "rope_theta": POSITIVE,
+    },
     BLENDERBOT: {
         **COMMON,
         "d_model": SIZE,
@@ -110,6 +127,10 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "is_gated_act": maybe(FLAG),
     },
 }
+# What ESM-C's fused layout calls its sizes, the first of its models' contexts, and what its feed-forward dimension is a
+# multiple of, the next after 8/3 of the model dimension.
+ESMC_NAMES = {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+ESMC_TOKENS, ESMC_MULTIPLE = 2048, 256
 # Second names of fields; Hugging Face's classes take the values of these where both are given.
 SECOND_NAMES = {
     T5: {
@@ -118,12 +139,24 @@ SECOND_NAMES = {
         "num_attention_heads": "num_heads",
         "head_dim": "d_kv",
     },
+    ESMC: {theirs: ours for ours, theirs in ESMC_NAMES.items()},
     BLENDERBOT: {
         "num_hidden_layers": "encoder_layers",
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",
     },
 }
+
+
+def complete_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config.json, and beside those of ESM-C's fused layout what transformers calls them."""
+    sizes = {ours: config[theirs] for ours, theirs in ESMC_NAMES.items() if theirs in config}
+    if config["model_type"] != ESMC or len(sizes) < len(ESMC_NAMES):
+        return dict(config)
+    wide = sizes["hidden_size"]
+    if SIZE.fits(wide):
+        sizes["intermediate_size"] = -(-8 * wide // (3 * ESMC_MULTIPLE)) * ESMC_MULTIPLE
+    return {"max_position_embeddings": ESMC_TOKENS, **sizes, **config}
 
 
 def check_fields(path: Path, config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from embedome.models.registry import (
     BLENDERBOT,
     CONFIG_KEY,
     ESM,
+    ESMC,
     MEGATRON_BERT,
     ROBERTA,
     T5,
@@ -50,6 +51,7 @@ FIELDS = {
     # Their tables have rows before the first position.
     ROBERTA: BERT_SIZES,
     ESM: BERT_SIZES,
+    ESMC: BERT_SIZES,
     BLENDERBOT: {
         "layers": ["encoder_layers"],
         "decoder_layers": ["decoder_layers"],
@@ -72,6 +74,7 @@ CLASSES = {
     ROBERTA: "RobertaForMaskedLM",
     BLENDERBOT: "BlenderbotForConditionalGeneration",
     ESM: "EsmForMaskedLM",
+    ESMC: "EsmcForMaskedLM",
     T5: "T5ForConditionalGeneration",
 }
 

@@ -9,7 +9,7 @@ from embedome.common.errors import UserError, cut, first_line, quote_value
 from embedome.common.json_files import file_sha256, json_sha256, read_json
 from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
-from embedome.models.config_fields import check_fields
+from embedome.models.config_fields import check_fields, complete_fields
 from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
 from embedome.models.registry import CONFIG_KEY
 from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
@@ -120,6 +120,7 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
         )
     if not isinstance(config.get(CONFIG_KEY, {}), dict):
         raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {quote_value(config[CONFIG_KEY])}; expected an object")
+    config = complete_fields(config)
     check_fields(directory / CONFIG, config)
     return config
 

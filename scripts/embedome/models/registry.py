@@ -12,7 +12,7 @@ from embedome.common.errors import UserError
 # What embedome itself says of a model, in the model's config.json.
 CONFIG_KEY = "embedome"
 MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
-BERT, ROBERTA = "bert", "roberta"
+BERT, ROBERTA, ESMC = "bert", "roberta", "esmc"
 NVIDIA = "NVIDIA's terms, with the weights"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
 NGC = "NVIDIA NGC, .nemo"
@@ -129,6 +129,13 @@ ESM2_CONFIG = {
 }
 ESM1B_CONFIG = {**ESM2_CONFIG, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
 ESM1V_CONFIG = {**ESM1B_CONFIG, "emb_layer_norm_before": False}
+ESMC_CONFIG = {
+    "vocab_size": 64,
+    "mask_token_id": 32,
+    "pad_token_id": 1,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
 BERT_CONFIG = {"vocab_size": 30, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0}
 # Positions begin after the padding's: 144 tokens.
 SAPIENS_CONFIG = {
@@ -180,6 +187,13 @@ def esm1(name: str, source: str, parameters: int, config: Mapping[str, Any]) -> 
     """Return the row of ESM-1b, or of one of the five ESM-1v; positions count from after the padding's."""
     sizes = {"layers": 33, "hidden": 1280, "heads": 20, "feed_forward": 5120}
     return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, config)
+
+
+def esmc(name: str, layers: int, hidden: int, heads: int, feed_forward: int, parameters: int) -> RegisteredModel:
+    """Return the row of an ESM-C."""
+    sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": feed_forward}
+    source = f"biohub/ESMC-{name.partition('-')[2].upper()}"
+    return RegisteredModel(name, ESMC, sizes, "esmc", "<cls>", "<eos>", 2046, parameters, "MIT", source, ESMC_CONFIG)
 
 
 def protbert(name: str, source: str) -> RegisteredModel:
@@ -300,6 +314,9 @@ REGISTRY = {
             esm1(f"esm1v-{seed}", f"facebook/esm1v_t33_650M_UR90S_{seed}", 652_356_534, ESM1V_CONFIG)
             for seed in range(1, 6)
         ),
+        esmc("esmc-300m", 30, 960, 15, 2560, 332_997_184),
+        esmc("esmc-600m", 36, 1152, 18, 3072, 575_036_992),
+        esmc("esmc-6b", 80, 2560, 40, 6912, 6_352_005_184),
         protbert("protbert", "Rostlab/prot_bert"),
         protbert("protbert-bfd", "Rostlab/prot_bert_bfd"),
         ANTIBERTY,

@@ -56,18 +56,17 @@ class Vocabulary:
 ESM1NV_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
 T5_NAMES = {"eos_token": "</s>", "pad_token": "<pad>"}
 ANKH_NAMES = {**T5_NAMES, "mask_token": "<extra_id_0>"}
+ESM2_TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-")
+ESM2_NAMES = {"cls_token": "<cls>", "pad_token": "<pad>", "eos_token": "<eos>", "mask_token": "<mask>"}
 BERT_NAMES = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 VOCABULARIES = {
     "esm1nv": Vocabulary(ESM1NV_PIECES, "<s>", "</s>", ESM1NV_NAMES),
     "prott5nv": Vocabulary((*ESM1NV_PIECES, "<cls>", "<sep>", *sentinels(96)), None, None, ESM1NV_NAMES),
     "ankh": Vocabulary((*T5_PIECES, *reversed(sentinels(116))), None, "</s>", ANKH_NAMES),
     "ankh3": Vocabulary((*T5_PIECES, "[NLU]", "[S2S]", *reversed(sentinels(226))), "[NLU]", "</s>", ANKH_NAMES),
-    "esm2": Vocabulary(
-        ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"),
-        "<cls>",
-        "<eos>",
-        {"cls_token": "<cls>", "pad_token": "<pad>", "eos_token": "<eos>", "mask_token": "<mask>"},
-    ),
+    "esm2": Vocabulary((*ESM2_TOKENS, "<null_1>", "<mask>"), "<cls>", "<eos>", ESM2_NAMES),
+    # Its chains are parted by a token of their own.
+    "esmc": Vocabulary((*ESM2_TOKENS, "|", "<mask>"), "<cls>", "<eos>", ESM2_NAMES),
     "protbert": Vocabulary(
         ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHWCXUBZO"),
         *("[CLS]", "[SEP]"),

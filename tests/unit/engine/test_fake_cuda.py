@@ -27,6 +27,7 @@ ARCHITECTURES = (
     "megatron",
     "bert",
     "roberta, head",
+    "esmc",
     "blenderbot",
     "t5",
     "t5, whole",

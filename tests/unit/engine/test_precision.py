@@ -56,6 +56,7 @@ FAMILIES = {
     "Ankh2-ext2, decoder": Family("ankh2-ext2", 0, 1, DECODER),
     "ESM-2": Family("esm2-8m", 1, 1),
     "ESM-1b": Family("esm1b", 1, 1),
+    "ESM-C": Family("esmc-300m", 1, 1),
     "ProtBERT": Family("protbert", 1, 1, between=" "),
     "Sapiens": Family("sapiens-vh", 1, 1),
 }

@@ -18,10 +18,12 @@ from helpers.rough_encoders import (
     assert_equal_hidden,
     bert_reference,
     esm2_reference,
+    esmc_reference,
     hidden,
     join,
     make_bert,
     make_esm2,
+    make_esmc,
     make_roberta,
     make_t5,
     randoms,
@@ -42,6 +44,12 @@ KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], Reference], dict]] 
     "bert": (make_bert, bert_reference, {}),
     "bert, gelu_new": (make_bert, bert_reference, {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
     "roberta": (make_roberta, roberta_reference, {}),
+    "esmc": (make_esmc, esmc_reference, {}),
+    "esmc, biases, another theta": (
+        make_esmc,
+        esmc_reference,
+        {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ),
     "t5 relu": (make_t5, t5_reference, {}),
     "t5 gated-gelu": (make_t5, t5_reference, {"feed_forward_proj": "gated-gelu"}),
     "t5 gated-silu 64": (
@@ -144,7 +152,7 @@ def test_predicted_cost_grows_with_length(pair: Pair) -> None:
 # Refusals
 
 
-@pytest.mark.parametrize("kind", ["esm2", "esm1b", "bert", "roberta", "t5 relu"])
+@pytest.mark.parametrize("kind", ["esm2", "esm1b", "bert", "roberta", "esmc", "t5 relu"])
 def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, kind: str) -> None:
     make, _, changes = KINDS[kind]
     folder = make(tmp_path / "model", **changes)

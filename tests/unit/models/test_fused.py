@@ -24,6 +24,7 @@ ARCHITECTURES = (
     "esm1b, head",
     "bert, head",
     "roberta",
+    "esmc, head",
     "megatron",
     "blenderbot",
     "t5",

@@ -113,6 +113,17 @@ def test_a_layer_of_esm2() -> None:
     assert HALF * 2 * numbers <= turned.bytes <= HALF * 2 * numbers + HALF * T * D + 4 * 2 * angles
 
 
+def test_a_layer_of_esmc() -> None:
+    """Four norms, two sums, activation and gate, and rotation of queries and keys; fused, what is between matrices."""
+    products = [product(columns, inner, bias=False) for columns, inner in ((3 * D, D), (D, D), (2 * F, D), (D, F))]
+    matrices = Counter([*products, attention_of()])
+    for fused, passes in ((False, 4 + 2 + 2 + 2 * 5), (True, 5)):
+        found = layer_of("esmc-300m", fused=fused)
+        assert not matrices - found
+        assert {kernel.kind for kernel in found - matrices} == {PASS}
+        assert (found - matrices).total() == passes
+
+
 def test_a_layer_of_ankh() -> None:
     """The bias is read in every layer, and no product has one; activation and gate are of halves of 2 F numbers."""
     products = [product(columns, inner, bias=False) for columns, inner in ((3 * D, D), (D, D), (2 * F, D), (D, F))]
@@ -124,7 +135,9 @@ def test_a_layer_of_ankh() -> None:
     assert layer_of("ankh2-ext2", fused=True) == Counter(fused)
 
 
-@pytest.mark.parametrize("name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "protbert", "ankh2-ext2", "prott5-xl"])
+@pytest.mark.parametrize(
+    "name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "protbert", "esmc-300m", "ankh2-ext2", "prott5-xl"]
+)
 @pytest.mark.parametrize("fused", [False, True])
 def test_operations_are_those_of_the_formula(name: str, fused: bool) -> None:
     encoder = encoder_like(name)
