@@ -26,15 +26,15 @@ from helpers.rough_encoders import (
 from helpers.small_run import assert_within_one_ulp
 from transformers import EsmcConfig, EsmcForMaskedLM, EsmcTokenizer
 
-# The feed-forward dimension of 96 that the fused layout does not state.
+# The feed-forward dimension of 160 that the fused layout does not state.
 SIZES = {
     "vocab_size": 64,
-    "hidden_size": 96,
+    "hidden_size": 160,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "intermediate_size": 256,
+    "intermediate_size": 512,
 }
-FUSED_CONFIG = {"model_type": "esmc", "d_model": 96, "n_heads": 4, "n_layers": 3, "vocab_size": 64, "pad_token_id": 1}
+FUSED_CONFIG = {"model_type": "esmc", "d_model": 160, "n_heads": 4, "n_layers": 3, "vocab_size": 64, "pad_token_id": 1}
 Weights = dict[str, torch.Tensor]
 
 
@@ -110,7 +110,7 @@ def test_all_layouts_are_one_model(tmp_path: Path, layout: Callable[[Weights], W
     else:
         edit_weights(tmp_path, lambda found: (found.clear(), found.update(weights)))
     ours, masked = load_model(tmp_path), load_masked_lm(tmp_path)
-    assert (ours.max_residues, model_dimension(tmp_path)) == (2046, 96)
+    assert (ours.max_residues, model_dimension(tmp_path)) == (2046, 160)
     for sequence in randoms(1, [1, 17, 200]):
         ids = torch.tensor([tokens(ours, sequence)])
         with torch.inference_mode():
