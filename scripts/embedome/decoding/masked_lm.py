@@ -142,10 +142,12 @@ class MaskedLM:
     def __init__(self, model: Model, head: Head, device: str = "cpu", dtype: str = "float32") -> None:
         self.tokenizer: ResidueTokenizer = model.tokenizer
         self.max_residues = model.max_residues
-        masks = [self.tokenizer.ids[name] for name in MASKS if name in self.tokenizer.ids]
+        after = self.tokenizer.preparation.get("after", "")
+        masks = [self.tokenizer.ids[name] for name in (2 * after, *MASKS) if name in self.tokenizer.ids]
         if not masks:
             raise UserError(f"the model's vocabulary has no {' or '.join(MASKS)}")
         self.mask = masks[0]
+        self.alike = alike_tokens(self.tokenizer) if after else {}
         self.device = use_device(device)
         check_dtype(model.encoder, dtype, self.device)
         self.batches = Batches(TOKEN_BUDGET[device])
@@ -160,6 +162,18 @@ class MaskedLM:
     def predict(self, hidden: Tensor) -> Tensor:
         """Map hidden states to logits in float32."""
         return self.head(hidden, self.encoder.words.weight).float()
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """Map hidden states [..., D] to log-probabilities of tokens, float32 [..., V].
+
+        Of tokens that are a residue and its structure, that of a residue is of all tokens with it, as SaProt's
+        authors add them up (Su et al. 2024, doi:10.1101/2023.10.01.560349).
+        """
+        every = self.predict(hidden).log_softmax(-1)
+        found = every.clone() if self.alike else every
+        for token, alike in self.alike.items():
+            found[..., token] = every[..., alike].logsumexp(-1)
+        return found
 
     @torch.inference_mode()
     def log_likelihoods(self, sequence: bytes) -> np.ndarray | None:
@@ -193,7 +207,7 @@ class MaskedLM:
         batch[rows, positions] = self.mask
         hidden = self.encoder(batch.to(self.device))[rows, positions]
         right = tokens[positions].to(self.device)
-        return self.predict(hidden).log_softmax(-1).gather(1, right[:, None])[:, 0].tolist()
+        return self.log_probabilities(hidden).gather(1, right[:, None])[:, 0].tolist()
 
     @torch.inference_mode()
     def fill(self, sequence: str, top: int = 5) -> list[Filled]:
@@ -218,7 +232,8 @@ class MaskedLM:
         tokens = self.tokens(b"X".join(parts))
         positions = torch.tensor(np.cumsum([len(part) + 1 for part in parts[:-1]]) - 1)
         tokens[len(self.tokenizer.first) + positions] = self.mask
-        rows = self.logits(tokens[None])[0, len(self.tokenizer.first) + positions].softmax(-1).cpu()
+        hidden = self.encoder(tokens[None].to(self.device))[0, len(self.tokenizer.first) + positions]
+        rows = self.log_probabilities(hidden).exp().cpu()
         letters = self.tokenizer.letters
         ids = torch.tensor(list(letters))
         found = []
@@ -240,6 +255,15 @@ class MaskedLM:
             raise UserError(f"a sequence has {len(sequence)} residues; the model's positions hold {self.max_residues}")
         residues = np.frombuffer(sequence, np.uint8)[None]
         return torch.from_numpy(self.tokenizer.tokens(residues)[0])
+
+
+def alike_tokens(tokenizer: ResidueTokenizer) -> dict[int, list[int]]:
+    """Return the tokens of two characters whose first is a residue, by the id of that residue."""
+    pairs = {token: index for token, index in tokenizer.ids.items() if len(token) == 2}
+    return {
+        index: [other for token, other in pairs.items() if token.startswith(letter)]
+        for index, letter in tokenizer.letters.items()
+    }
 
 
 def load_masked_lm(directory: str | os.PathLike, device: str = "cpu", dtype: str = "float32") -> MaskedLM:

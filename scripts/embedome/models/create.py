@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MODEL_NAMES = re.compile(
     r"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-    r"tokenizer(_config)?\.json|special_tokens_map\.json"
+    r"tokenizer(_config)?\.json|special_tokens_map\.json|vocab\.txt"
 )
 # The fields of config.json that a size goes into.
 BERT_SIZES = {

@@ -136,7 +136,7 @@ def open_tokenizer(directory: str | os.PathLike, config: Mapping[str, Any]) -> H
     with one_line(path):
         if is_plain(contents):
             tokenizer = open_plain(path)
-        elif is_plain_esm(contents, config):
+        elif is_plain_esm(contents, config) and not has_pairs(path):
             tokenizer = open_plain_esm(path)
         else:
             tokenizer = open_by_transformers(path, contents, config)
@@ -206,6 +206,11 @@ def is_plain_esm(contents: Mapping[str, Any], config: Mapping[str, Any]) -> bool
         and set(ESM_TOKENS.values()).issuperset(added)
         and all(each.get(name, token) == token for each in about for name, token in ESM_TOKENS.items())
     )
+
+
+def has_pairs(path: Path) -> bool:
+    """Return whether tokens of a vocab.txt are pairs of a residue and a structure state, as SaProt's."""
+    return any(len(token) == 2 for token in path.read_text(encoding="utf-8").split())
 
 
 def open_plain_esm(path: Path) -> HuggingFaceTokenizer:

@@ -29,19 +29,25 @@ class Preprocessing:
         What stands between residues.
     as_x : str
         Letters that become X, unless a directory adds them to its vocabulary.
+    after : str
+        What stands after every residue.
     """
 
     between: str = ""
     as_x: str = ""
+    after: str = ""
 
     def text(self, residues: Iterable[str]) -> str:
         """Return residues as the tokenizer wants them."""
-        return self.between.join("X" if residue in self.as_x else residue for residue in residues)
+        return self.between.join(("X" if residue in self.as_x else residue) + self.after for residue in residues)
 
 
 AS_IT_IS = Preprocessing()
 # ProtT5's and ProtBERT's (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
 SPACED = Preprocessing(" ", "UZOB")
+# SaProt's, of sequences without structures: tokens are pairs of a residue and a structure state, ``#``
+# where it is not known (Su et al. 2024, doi:10.1101/2023.10.01.560349).
+NO_STRUCTURE = Preprocessing(after="#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ ESM2_CONFIG = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+SAPROT_CONFIG = {**ESM2_CONFIG, "vocab_size": 446, "mask_token_id": 4}
 ESM1B_CONFIG = {**ESM2_CONFIG, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
 ESM1V_CONFIG = {**ESM1B_CONFIG, "emb_layer_norm_before": False}
 ESMC_CONFIG = {
@@ -181,6 +188,25 @@ def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> Re
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": 4 * hidden}
     source = f"facebook/esm2_t{layers}_{name.partition('-')[2].upper()}_UR50D"
     return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
+
+
+def saprot(name: str, layers: int, hidden: int, parameters: int, source: str) -> RegisteredModel:
+    """Return the row of a SaProt."""
+    sizes = {"layers": layers, "hidden": hidden, "heads": 20, "feed_forward": 4 * hidden}
+    return RegisteredModel(
+        name,
+        ESM,
+        sizes,
+        "saprot",
+        "<cls>",
+        "<eos>",
+        1022,
+        parameters,
+        "MIT",
+        source,
+        SAPROT_CONFIG,
+        preprocessing=NO_STRUCTURE,
+    )
 
 
 def esm1(name: str, source: str, parameters: int, config: Mapping[str, Any]) -> RegisteredModel:
@@ -314,6 +340,9 @@ REGISTRY = {
             esm1(f"esm1v-{seed}", f"facebook/esm1v_t33_650M_UR90S_{seed}", 652_356_534, ESM1V_CONFIG)
             for seed in range(1, 6)
         ),
+        saprot("saprot-35m", 12, 480, 33_700_047, "westlake-repl/SaProt_35M_AF2"),
+        saprot("saprot-650m", 33, 1280, 651_572_307, "westlake-repl/SaProt_650M_AF2"),
+        saprot("saprot-1.3b", 66, 1280, 1_300_928_487, "westlake-repl/SaProt_1.3B_AF2"),
         esmc("esmc-300m", 30, 960, 15, 2560, 332_997_184),
         esmc("esmc-600m", 36, 1152, 18, 3072, 575_036_992),
         esmc("esmc-6b", 80, 2560, 40, 6912, 6_352_005_184),

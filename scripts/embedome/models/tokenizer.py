@@ -35,6 +35,11 @@ class ResidueTokenizer:
         Tokens put before and after every sequence.
     preprocessing : Preprocessing
         What the ids of residues stand for.
+
+    Attributes
+    ----------
+    preparation : dict
+        All of that, for the provenance.
     """
 
     def __init__(
@@ -47,6 +52,9 @@ class ResidueTokenizer:
     ) -> None:
         self.ids = dict(vocabulary)
         self.preparation = {**asdict(preprocessing), "first": first, "last": last}
+        if not preprocessing.after:
+            # Most models have none, and what identifies them says nothing of it.
+            del self.preparation["after"]
         self.table = np.full(256, vocabulary[unknown], np.int64)
         for token, index in vocabulary.items():
             if len(token) == 1 and token.isascii():

@@ -124,7 +124,8 @@ def test_impossible_sizes_are_refused(tmp_path: Path, name: str, sizes: dict, me
 
 def test_a_tokenizer_of_the_saved_directory_is_the_models() -> None:
     assert {entry.vocabulary for entry in REGISTRY.values()} == {
-        "esm1nv", "prott5nv", "ankh", "ankh3", "esm2", "prott5", "prostt5", "esmc", "protbert", "antiberty", "sapiens"
+        "esm1nv", "prott5nv", "ankh", "ankh3", "esm2", "prott5", "prostt5", "esmc", "saprot", "protbert", "antiberty",
+        "sapiens",
     }  # fmt: skip
 
 
