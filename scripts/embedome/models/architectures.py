@@ -24,6 +24,8 @@ class Architecture:
     """Token after every sequence."""
     other_ends: tuple[tuple[str, str], ...] = ()
     """Tokens that some of its models have in their place."""
+    ends_of_tokenizer: bool = False
+    """Whether `first` and `last` are what the tokenizer puts around sequences."""
     tasks: tuple[str, ...] = ()
     """Tokens that say what to encode: the one that is in the vocabulary, if any, is put before every sequence."""
     decoder: "Callable[[], type[StreamEncoder]] | None" = None
@@ -49,6 +51,13 @@ def esm2_encoder() -> "type[StreamEncoder]":
     from embedome.models.encoders.esm2 import ESM2Encoder
 
     return ESM2Encoder
+
+
+def any_encoder() -> "type[StreamEncoder]":
+    """Return the class that runs what embedome has no encoder for by transformers' own class."""
+    from embedome.models.encoders.any_encoder import AnyEncoder
+
+    return AnyEncoder
 
 
 def esmc_encoder() -> "type[StreamEncoder]":
@@ -97,3 +106,5 @@ ARCHITECTURES = {
     # The tasks are of ProstT5 and of Ankh3.
     T5: Architecture(t5_encoder, None, "</s>", tasks=("<AA2fold>", "[NLU]"), decoder=t5_decoder),
 }
+# Any other that transformers knows.
+OTHER = Architecture(any_encoder, None, None, ends_of_tokenizer=True)

@@ -165,10 +165,9 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
     Raises
     ------
     UserError
-        Names the first that is missing, of another kind, or at odds with another, and a quantised model.
+        Names the first that is missing, of another kind, or at odds with another; and as `check_not_quantised`.
     """
-    if config.get("quantization_config") is not None:
-        raise UserError(f"{path}: quantization_config says that the model is quantised; {SAVE_FLOAT}")
+    check_not_quantised(path, config)
     for name, kind in FIELDS[config["model_type"]].items():
         if name not in config and not kind.optional:
             raise UserError(f"{path}: {name} is missing; expected {kind.words}")
@@ -178,3 +177,14 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
         if config.get(second) not in (None, config[name]):
             other = quote_value(config[second])
             raise UserError(f"{path}: {second} is {other}, but {name}, which means the same, is {config[name]}")
+
+
+def check_not_quantised(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a quantised model.
+
+    Raises
+    ------
+    UserError
+    """
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{path}: quantization_config says that the model is quantised; {SAVE_FLOAT}")

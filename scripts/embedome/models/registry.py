@@ -374,6 +374,7 @@ def find_entry(name: str) -> RegisteredModel:
 
 
 def preprocessings(model_type: str | None) -> tuple[Preprocessing, ...]:
-    """Return the kinds of preprocessing of an architecture's models, or of all models; none at all is the first."""
-    known = [entry.preprocessing for entry in REGISTRY.values() if model_type in (entry.model_type, None)]
+    """Return the kinds of preprocessing of an architecture's models, or of all where it has none; the first is none."""
+    known = [entry.preprocessing for entry in REGISTRY.values() if entry.model_type == model_type]
+    known = known or [entry.preprocessing for entry in REGISTRY.values()]
     return tuple(dict.fromkeys([AS_IT_IS, *known]))

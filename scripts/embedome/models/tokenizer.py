@@ -94,7 +94,7 @@ def load_tokenizer(
     first: str | None,
     last: str | None,
     *,
-    other_ends: Sequence[tuple[str, str]] = (),
+    other_ends: Sequence[tuple[str, str]] | None = (),
     tasks: Sequence[str] = (),
 ) -> ResidueTokenizer:
     """Read the vocabulary of a model directory, by asking its Hugging Face tokenizer.
@@ -107,8 +107,9 @@ def load_tokenizer(
     directory : path
     first, last : str or None
         As in `ResidueTokenizer`.
-    other_ends : sequence of (str, str)
-        Tokens that take the place of `first` and `last` where the vocabulary has no such.
+    other_ends : sequence of (str, str), optional
+        Tokens that take the place of `first` and `last` where the vocabulary has no such; None for whatever the
+        tokenizer puts around sequences.
     tasks : sequence of str
         Tokens that take the place of `first` where the vocabulary has one.
 
@@ -122,7 +123,10 @@ def load_tokenizer(
     config = read_object(path) if path.is_file() else {}
     tokenizer = open_tokenizer(directory, config)
     letters = read_letters(tokenizer, config.get("model_type"))
-    first, last = find_ends(tokenizer, (first, last), other_ends)
+    if other_ends is None:
+        first, last = ask_ends(tokenizer, letters)
+    else:
+        first, last = find_ends(tokenizer, (first, last), other_ends)
     task = next((token for token in tasks if token in tokenizer.ids), None)
     first = task or first
     unknown = check_vocabulary(tokenizer, letters, first, last)
@@ -141,6 +145,23 @@ def find_ends(
 ) -> tuple[str | None, str | None]:
     """Return the first pair of tokens around a sequence that a vocabulary has; the first of all if it has none."""
     return next((pair for pair in (ends, *others) if tokenizer.ids.keys() >= set(pair) - {None}), ends)
+
+
+def ask_ends(tokenizer: HuggingFaceTokenizer, letters: "Letters") -> tuple[str | None, str | None]:
+    """Return the tokens that a tokenizer puts around every sequence, one or none on either side.
+
+    Raises
+    ------
+    UserError
+        Where it puts more.
+    """
+    around, names = tokenizer.around(letters.preprocessing), {index: token for token, index in tokenizer.ids.items()}
+    if around is None:
+        return None, None
+    if max(map(len, around)) > 1:
+        raise UserError(f"{tokenizer.path}: expected one token before a sequence and one after it, or none")
+    first, last = ([names[index] for index in side] for side in around)
+    return next(iter(first), None), next(iter(last), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +220,8 @@ def check_vocabulary(tokenizer: HuggingFaceTokenizer, letters: Letters, first: s
             f"{path}: {twice[0]} is in the vocabulary twice, with a space before it and without; {SAVE_JSON}"
         )
     pieces = {token: token.replace(SPACE, "").replace(" ", "") for token in tokenizer.ids}
-    longer = [token for token, piece in pieces.items() if len(piece) > 1 and set(piece) <= set(string.ascii_uppercase)]
+    words = {token: piece.removeprefix("##") for token, piece in pieces.items()}
+    longer = [token for token, word in words.items() if word.isalpha() and len(word) > (1 if word.isupper() else 2)]
     if longer:
         raise UserError(f"{path}: expected a vocabulary of single residues, but it has {longer[0]!r}")
     missing = [letter for letter in STANDARD if letter not in letters.ids]

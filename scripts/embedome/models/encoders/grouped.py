@@ -36,6 +36,8 @@ class StreamEncoder(nn.Module):
         Of the token whose learned position is the last before that of a sequence's first token; None of others.
     float16_safe : bool
         Whether hidden states stay within half precision.
+    int8_safe : bool
+        Whether linear layers may be put in integers (`int8.quantise_linears`).
     """
 
     dimension: int
@@ -46,6 +48,7 @@ class StreamEncoder(nn.Module):
     final_norm: nn.Module
     padding: int | None = None
     float16_safe: bool = True
+    int8_safe: bool = True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final norm."""
