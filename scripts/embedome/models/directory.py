@@ -124,8 +124,8 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or not (kind in ARCHITECTURES or is_known(kind)):
         raise UserError(
-            f"{directory / CONFIG}: model_type is {quote_value(kind)}; expected one of {', '.join(ARCHITECTURES)}, or of "
-            "another encoder that transformers knows"
+            f"{directory / CONFIG}: model_type is {quote_value(kind)}; expected one of {', '.join(ARCHITECTURES)}, or "
+            "that of another encoder which transformers knows"
         )
     if not isinstance(config.get(CONFIG_KEY, {}), dict):
         raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {quote_value(config[CONFIG_KEY])}; expected an object")
