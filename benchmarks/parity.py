@@ -51,6 +51,10 @@ CASES = (
     Case("esm2-8m", {}),
     Case("esm2-650m", {"layers": 4}),
     Case("prott5-xl", {"layers": 2}),
+    Case("esm1b", {"layers": 4}),
+    Case("protbert", {"layers": 4}),
+    Case("sapiens-vh", {}),
+    Case("esmc-300m", {"layers": 4}),
 )
 
 
@@ -122,9 +126,10 @@ def compare(device: str, sizes: Mapping[str, int] | None, cases: Sequence[Case] 
 
 
 def draw(model: Model) -> list[torch.Tensor]:
-    """Token ids of random sequences, [BATCH, L] by length."""
+    """Token ids of random sequences, [BATCH, L] by length, of those that the model takes."""
     rng = np.random.default_rng(0)
-    return [torch.from_numpy(model.tokenizer.tokens(rng.choice(RESIDUES, (BATCH, length)))) for length in LENGTHS]
+    lengths = [length for length in LENGTHS if model.max_residues is None or length <= model.max_residues]
+    return [torch.from_numpy(model.tokenizer.tokens(rng.choice(RESIDUES, (BATCH, length)))) for length in lengths]
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Small ESM-2 and T5 models in which every parameter matters, and the Hugging Face classes to compare them with."""
+"""Small ESM, BERT and T5 models in which every parameter matters, and the Hugging Face classes to compare them with."""
 
 import json
 import random
@@ -12,14 +12,22 @@ import torch
 from embedome.common.errors import UserError
 from embedome.engine.windows import Sequences
 from embedome.models.directory import Model, load_model
+from embedome.models.vocabularies import VOCABULARIES, save_tokenizer
 from helpers.small_run import random_sequence
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 from transformers import (
+    BertConfig,
+    BertModel,
+    EsmcConfig,
+    EsmcModel,
     EsmConfig,
+    EsmcTokenizer,
     EsmModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -43,6 +51,26 @@ ESM2 = {
     "position_embedding_type": "rotary",
     "emb_layer_norm_before": False,
     "token_dropout": True,
+}
+ESM1V = {"position_embedding_type": "absolute"}
+ESM1B = {**ESM1V, "emb_layer_norm_before": True}
+BERT = {
+    "vocab_size": 30,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 1026,
+    "layer_norm_eps": 1e-12,
+}
+ROBERTA = {**BERT, "vocab_size": 25, "pad_token_id": 1, "type_vocab_size": 1}
+ESMC = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 1024,
 }
 T5 = {
     "vocab_size": 64,
@@ -94,6 +122,27 @@ def make_esm2(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def make_bert(folder: Path, **changes: object) -> Path:
+    """By its vocab.txt, as ProtBERT is released."""
+    rough(BertModel, BertConfig(**{**BERT, **changes}), add_pooling_layer=False).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARIES["protbert"].tokens))
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    return folder
+
+
+def make_roberta(folder: Path, **changes: object) -> Path:
+    rough(RobertaModel, RobertaConfig(**{**ROBERTA, **changes}), add_pooling_layer=False).save_pretrained(folder)
+    save_tokenizer(folder, "sapiens", None)
+    return folder
+
+
+def make_esmc(folder: Path, **changes: object) -> Path:
+    """With the files of its own tokenizer class."""
+    rough(EsmcModel, EsmcConfig(**{**ESMC, **changes})).save_pretrained(folder)
+    EsmcTokenizer().save_pretrained(folder)
+    return folder
+
+
 def make_t5(folder: Path, **changes: object) -> Path:
     rough(T5EncoderModel, T5Config(**{**T5, **changes})).save_pretrained(folder)
     write_prott5_tokenizer(folder)
@@ -123,6 +172,20 @@ class Reference:
 def esm2_reference(folder: Path) -> Reference:
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False).float().eval()
     return Reference(model, (0,), (2,), ESM2_TOKENS)
+
+
+def bert_reference(folder: Path) -> Reference:
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False).float().eval()
+    return Reference(model, (2,), (3,), list(VOCABULARIES["protbert"].tokens))
+
+
+def roberta_reference(folder: Path) -> Reference:
+    model = RobertaModel.from_pretrained(folder, add_pooling_layer=False).float().eval()
+    return Reference(model, (0,), (2,), list(VOCABULARIES["sapiens"].tokens))
+
+
+def esmc_reference(folder: Path) -> Reference:
+    return Reference(EsmcModel.from_pretrained(folder).float().eval(), (0,), (2,), ESM2_TOKENS)
 
 
 def t5_reference(folder: Path) -> Reference:

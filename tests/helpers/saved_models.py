@@ -31,6 +31,7 @@ ESM = {
     "emb_layer_norm_before": False,
     "token_dropout": True,
 }
+ESM1B = {**ESM, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
 MEGATRON = {
     "vocab_size": 128,
     "pad_token_id": 3,
@@ -40,6 +41,25 @@ MEGATRON = {
     "intermediate_size": 24,
     "max_position_embeddings": 40,
     "hidden_act": "gelu_pytorch_tanh",
+}
+BERT = {
+    "vocab_size": 30,
+    "pad_token_id": 0,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "layer_norm_eps": 1e-12,
+}
+ROBERTA = {**BERT, "vocab_size": 25, "pad_token_id": 1, "max_position_embeddings": 42, "type_vocab_size": 1}
+ESMC = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
 }
 BLENDERBOT = {
     "vocab_size": 128,
@@ -84,8 +104,22 @@ KINDS = {
     for kind in (
         Kind("esm", "EsmModel", "EsmModel", ESM, "esm2"),
         Kind("esm, head", "EsmForMaskedLM", "EsmModel", ESM, "esm2", half=True),
+        Kind("esm1b, head", "EsmForMaskedLM", "EsmModel", ESM1B, "esm2"),
         Kind("megatron", "MegatronBertModel", "MegatronBertModel", MEGATRON, "esm1nv"),
         Kind("megatron, head", "MegatronBertForMaskedLM", "MegatronBertModel", MEGATRON, "esm1nv"),
+        Kind("bert", "BertModel", "BertModel", BERT, "protbert"),
+        Kind("bert, head", "BertForMaskedLM", "BertModel", {**BERT, "hidden_act": "gelu_new"}, "protbert"),
+        Kind("roberta", "RobertaModel", "RobertaModel", ROBERTA, "sapiens"),
+        Kind("roberta, head", "RobertaForMaskedLM", "RobertaModel", ROBERTA, "sapiens", half=True),
+        Kind("esmc", "EsmcModel", "EsmcModel", ESMC, "esmc"),
+        Kind(
+            "esmc, head",
+            "EsmcForMaskedLM",
+            "EsmcModel",
+            {**ESMC, "attention_bias": True, "mlp_bias": True},
+            "esmc",
+            half=True,
+        ),
         Kind("blenderbot", "BlenderbotModel", "BlenderbotModel", BLENDERBOT, "prott5nv"),
         Kind("blenderbot, head", "BlenderbotForConditionalGeneration", "BlenderbotModel", BLENDERBOT, "prott5nv"),
         Kind("t5", "T5EncoderModel", "T5EncoderModel", T5, "prott5"),

@@ -58,7 +58,7 @@ def add_score(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Add the parser of `models score`."""
     score = actions.add_parser(
         "score",
-        help="pseudo-log-likelihood of sequences, by ESM-1nv or ESM-2",
+        help="pseudo-log-likelihood of sequences, by a masked language model",
         description="Mask each residue in turn, and write the sum and mean of the log-probabilities that the model "
         "assigns to them (Salazar et al. 2020): the model runs once for each residue.",
     )
@@ -70,7 +70,7 @@ def add_score(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def add_fill(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the parser of `models fill`."""
-    guess = actions.add_parser("fill", help="guess masked residues, by ESM-1nv or ESM-2")
+    guess = actions.add_parser("fill", help="guess masked residues")
     guess.add_argument("sequence", metavar="SEQUENCE", help="with <mask> in the place of residues, in quotes")
     guess.add_argument("--top", type=int, default=5, metavar="K", help="guesses for each (default: 5)")
     add_machine_options(guess)

@@ -299,6 +299,8 @@ def check_dtype(encoder: StreamEncoder | type[StreamEncoder], dtype: str, device
             f"embed.dtype is bfloat16, which {torch.cuda.get_device_name(device)} has not (compute capability below "
             f"8.0); use {'float16 or float32' if narrow else 'float32'}, or another GPU"
         )
+    if dtype == INT8 and not encoder.int8_safe:
+        raise UserError("embed.dtype is int8, which is for embedome's own encoders; use bfloat16 or float32")
     if dtype == INT8 and device.type != "cpu":
         raise UserError("embed.dtype is int8, which is for CPUs; use bfloat16 on a GPU")
     if dtype == INT8 and not products_are_exact():

@@ -12,7 +12,18 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
 from embedome.common.outputs import check_new_folder, check_own_folder
 from embedome.models.directory import CONFIG
-from embedome.models.registry import BLENDERBOT, CONFIG_KEY, ESM, MEGATRON_BERT, T5, RegisteredModel, find_entry
+from embedome.models.registry import (
+    BERT,
+    BLENDERBOT,
+    CONFIG_KEY,
+    ESM,
+    ESMC,
+    MEGATRON_BERT,
+    ROBERTA,
+    T5,
+    RegisteredModel,
+    find_entry,
+)
 from embedome.models.vocabularies import save_tokenizer
 
 if TYPE_CHECKING:
@@ -24,17 +35,23 @@ log = logging.getLogger(__name__)
 
 MODEL_NAMES = re.compile(
     r"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-    r"tokenizer(_config)?\.json|special_tokens_map\.json"
+    r"tokenizer(_config)?\.json|special_tokens_map\.json|vocab\.txt"
 )
 # The fields of config.json that a size goes into.
+BERT_SIZES = {
+    "layers": ["num_hidden_layers"],
+    "hidden": ["hidden_size"],
+    "heads": ["num_attention_heads"],
+    "feed_forward": ["intermediate_size"],
+}
+BERT_POSITIONS = {"positions": ["max_position_embeddings"]}
 FIELDS = {
-    MEGATRON_BERT: {
-        "layers": ["num_hidden_layers"],
-        "hidden": ["hidden_size"],
-        "heads": ["num_attention_heads"],
-        "feed_forward": ["intermediate_size"],
-        "positions": ["max_position_embeddings"],
-    },
+    MEGATRON_BERT: {**BERT_SIZES, **BERT_POSITIONS},
+    BERT: {**BERT_SIZES, **BERT_POSITIONS},
+    # Their tables have rows before the first position.
+    ROBERTA: BERT_SIZES,
+    ESM: BERT_SIZES,
+    ESMC: BERT_SIZES,
     BLENDERBOT: {
         "layers": ["encoder_layers"],
         "decoder_layers": ["decoder_layers"],
@@ -42,12 +59,6 @@ FIELDS = {
         "heads": ["encoder_attention_heads", "decoder_attention_heads"],
         "feed_forward": ["encoder_ffn_dim", "decoder_ffn_dim"],
         "positions": ["max_position_embeddings"],
-    },
-    ESM: {
-        "layers": ["num_hidden_layers"],
-        "hidden": ["hidden_size"],
-        "heads": ["num_attention_heads"],
-        "feed_forward": ["intermediate_size"],
     },
     T5: {
         "layers": ["num_layers"],
@@ -59,8 +70,11 @@ FIELDS = {
 }
 CLASSES = {
     MEGATRON_BERT: "MegatronBertForMaskedLM",
+    BERT: "BertForMaskedLM",
+    ROBERTA: "RobertaForMaskedLM",
     BLENDERBOT: "BlenderbotForConditionalGeneration",
     ESM: "EsmForMaskedLM",
+    ESMC: "EsmcForMaskedLM",
     T5: "T5ForConditionalGeneration",
 }
 
@@ -180,8 +194,8 @@ def save_directory(
 def longest_tokens(config: "PreTrainedConfig") -> int | None:
     """Return the tokens of the longest sequence; None where positions have no end."""
     longest = getattr(config, "max_position_embeddings", None)
-    # ESM counts positions from after the padding's.
-    return longest - config.pad_token_id - 1 if config.model_type == ESM else longest
+    # ESM and RoBERTa count positions from after the padding's.
+    return longest - config.pad_token_id - 1 if config.model_type in (ESM, ROBERTA) else longest
 
 
 def model_class(entry: RegisteredModel) -> "type[PreTrainedModel]":

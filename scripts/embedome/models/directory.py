@@ -1,5 +1,6 @@
 """A Hugging Face model directory: checked, identified, loaded."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from embedome.common.errors import UserError, cut, first_line, quote_value
 from embedome.common.json_files import file_sha256, json_sha256, read_json
-from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER
+from embedome.models.architectures import ARCHITECTURES, DECODER, ENCODER, OTHER
 from embedome.models.checkpoint import open_weights, weight_files, weights_sha256
-from embedome.models.config_fields import check_fields
+from embedome.models.config_fields import check_fields, check_not_quantised, complete_fields
 from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
+from embedome.models.other_encoders import complete_other, encoder_name, is_known
 from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY
 from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from embedome.models.encoders.grouped import StreamEncoder
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 # In what embedome says of a model that it trained: how.
@@ -49,8 +53,9 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
     dict
         ``name``; ``trained``: False for random weights made by embedome, None where the directory does not say;
         ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of all that have a say in
-        the vocabulary; ``preprocessing`` of sequences before their tokens are looked up; of a model that embedome
-        trained also ``pretraining``: recipe, data, split, steps, losses; of one that it fetched ``hub``: id and commit.
+        the vocabulary; ``preprocessing`` of sequences before their tokens are looked up; ``encoder``, the class that
+        runs a model which embedome has no encoder for; of a model that embedome trained also ``pretraining``: recipe,
+        data, split, steps, losses; of one that it fetched ``hub``: id and commit.
 
     Raises
     ------
@@ -58,8 +63,8 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         As `check_model_directory`.
     """
     check_model_directory(directory)
-    directory = Path(directory)
-    about = read_json(directory / CONFIG).get(CONFIG_KEY, {})
+    directory, config = Path(directory), read_config(directory)
+    about = config.get(CONFIG_KEY, {})
     vocabulary = {path.name: file_sha256(path) for path in vocabulary_files(directory)}
     return {
         "name": about.get("name", directory.name),
@@ -68,6 +73,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         "config_sha256": file_sha256(directory / CONFIG),
         "tokenizer_sha256": json_sha256(vocabulary),
         "preprocessing": read_tokenizer(directory).preparation,
+        **({} if config["model_type"] in ARCHITECTURES else {"encoder": encoder_name(config)}),
         **{key: about[key] for key in (PRETRAINING, HUB) if key in about},
     }
 
@@ -75,6 +81,8 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
 def model_dimension(directory: str | os.PathLike) -> int:
     """Return the length of a model's vectors, by its config.json."""
     config = read_json(Path(directory) / CONFIG)
+    if config.get("model_type") not in ARCHITECTURES:
+        config = complete_other(Path(directory) / CONFIG, config)
     return config["hidden_size"] if "hidden_size" in config else config["d_model"]
 
 
@@ -116,12 +124,17 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{directory / CONFIG}: expected a JSON object, as Hugging Face writes it")
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or not (kind in ARCHITECTURES or is_known(kind)):
         raise UserError(
-            f"{directory / CONFIG}: model_type is {quote_value(kind)}; expected one of {', '.join(ARCHITECTURES)}"
+            f"{directory / CONFIG}: model_type is {quote_value(kind)}; expected one of {', '.join(ARCHITECTURES)}, or "
+            "that of another encoder which transformers knows"
         )
     if not isinstance(config.get(CONFIG_KEY, {}), dict):
         raise UserError(f"{directory / CONFIG}: {CONFIG_KEY} is {quote_value(config[CONFIG_KEY])}; expected an object")
+    if kind not in ARCHITECTURES:
+        check_not_quantised(directory / CONFIG, config)
+        return complete_other(directory / CONFIG, config)
+    config = complete_fields(config)
     check_fields(directory / CONFIG, config)
     return config
 
@@ -146,8 +159,14 @@ def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:
     UserError
         As `tokenizer.load_tokenizer`.
     """
-    architecture = ARCHITECTURES[read_config(directory)["model_type"]]
-    return load_tokenizer(directory, architecture.first, architecture.last, tasks=architecture.tasks)
+    architecture = ARCHITECTURES.get(read_config(directory)["model_type"], OTHER)
+    return load_tokenizer(
+        directory,
+        architecture.first,
+        architecture.last,
+        other_ends=None if architecture.ends_of_tokenizer else architecture.other_ends,
+        tasks=architecture.tasks,
+    )
 
 
 def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
@@ -167,8 +186,19 @@ def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     """
     check_model_directory(directory)
     model = empty_model(directory, features)
-    fill(model.encoder, open_checkpoint(directory, model.encoder.tensor_map(read_config(directory))))
-    model.encoder.settle()
+    config = read_config(directory)
+    fill(model.encoder, open_checkpoint(directory, model.encoder.tensor_map(config)))
+    try:
+        model.encoder.settle()
+    except ValueError as error:
+        raise UserError(f"{directory}: {error}") from None
+    if config["model_type"] not in ARCHITECTURES:
+        log.warning(
+            "%s: embedome has no encoder for model_type %s; %s runs it, one length after the other: exact, but slower",
+            directory,
+            config["model_type"],
+            encoder_name(config),
+        )
     return Model(model.encoder.eval(), model.tokenizer)
 
 
@@ -195,7 +225,7 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
 
     directory = Path(directory)
     config = read_config(directory)
-    architecture = ARCHITECTURES[config["model_type"]]
+    architecture = ARCHITECTURES.get(config["model_type"], OTHER)
     tokenizer = read_tokenizer(directory)
     load_class = architecture.decoder if features == DECODER else architecture.encoder
     if load_class is None:
@@ -214,6 +244,8 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.size} tokens, but the model only {config['vocab_size']}"
         )
+    if encoder.padding is not None and (encoder.padding in tokenizer.used or encoder.padding >= config["vocab_size"]):
+        raise UserError(f"{directory / CONFIG}: pad_token_id is {encoder.padding}, which is not a padding's")
     model = Model(encoder, tokenizer)
     if model.max_residues is not None and model.max_residues < 1:
         raise UserError(f"{directory / CONFIG}: max_position_embeddings has no place for a residue")

@@ -13,7 +13,7 @@ from typing import Any
 
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
-from embedome.models.registry import ESM, Preprocessing
+from embedome.models.registry import BERT, ESM, Preprocessing
 
 # A model directory must have one of these; if it has none, messages name the first.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
@@ -136,7 +136,7 @@ def open_tokenizer(directory: str | os.PathLike, config: Mapping[str, Any]) -> H
     with one_line(path):
         if is_plain(contents):
             tokenizer = open_plain(path)
-        elif is_plain_esm(contents, config):
+        elif is_plain_esm(contents, config) and not has_pairs(path):
             tokenizer = open_plain_esm(path)
         else:
             tokenizer = open_by_transformers(path, contents, config)
@@ -208,6 +208,11 @@ def is_plain_esm(contents: Mapping[str, Any], config: Mapping[str, Any]) -> bool
     )
 
 
+def has_pairs(path: Path) -> bool:
+    """Return whether tokens of a vocab.txt are pairs of a residue and a structure state, as SaProt's."""
+    return any(len(token) == 2 for token in path.read_text(encoding="utf-8").split())
+
+
 def open_plain_esm(path: Path) -> HuggingFaceTokenizer:
     """Open a vocab.txt as it is, one token a line; special tokens that it lacks come after the others."""
     tokens = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -233,8 +238,17 @@ def open_by_transformers(path: Path, contents: Mapping[str, Any], config: Mappin
         options: dict[str, Any] = {"tokenizer_type": kind}
     else:
         options = {"config": PreTrainedConfig.from_dict({"tokenizer_class": named, "model_type": kind})}
+    if kind == BERT and keeps_capitals(path, contents):
+        options["do_lower_case"] = False
     tokenizer = AutoTokenizer.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False, **options)
     return HuggingFaceTokenizer(path, tokenizer.get_vocab(), frozenset(tokenizer.get_added_vocab()), tokenizer.encode)
+
+
+def keeps_capitals(path: Path, contents: Mapping[str, Any]) -> bool:
+    """Return whether BERT's tokenizer must not lower letters: a vocab.txt of capitals, and no word of it elsewhere."""
+    if path.name != "vocab.txt" or "do_lower_case" in contents.get("tokenizer_config.json", {}):
+        return False
+    return PROBE.lower() not in path.read_text(encoding="utf-8").split()
 
 
 def check_sentencepiece(path: Path) -> None:

@@ -15,6 +15,7 @@ CONFIG_KEY = "embedome"
 # An id on the Hugging Face Hub: organisation and name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MEGATRON_BERT, BLENDERBOT, ESM, T5 = "megatron-bert", "blenderbot", "esm", "t5"
+BERT, ROBERTA, ESMC = "bert", "roberta", "esmc"
 NVIDIA = "NVIDIA's terms, with the weights"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
 NGC = "NVIDIA NGC, .nemo"
@@ -31,19 +32,25 @@ class Preprocessing:
         What stands between residues.
     as_x : str
         Letters that become X, unless a directory adds them to its vocabulary.
+    after : str
+        What stands after every residue.
     """
 
     between: str = ""
     as_x: str = ""
+    after: str = ""
 
     def text(self, residues: Iterable[str]) -> str:
         """Return residues as the tokenizer wants them."""
-        return self.between.join("X" if residue in self.as_x else residue for residue in residues)
+        return self.between.join(("X" if residue in self.as_x else residue) + self.after for residue in residues)
 
 
 AS_IT_IS = Preprocessing()
-# ProtT5's (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
+# ProtT5's and ProtBERT's (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
 SPACED = Preprocessing(" ", "UZOB")
+# SaProt's, of sequences without structures: tokens are pairs of a residue and a structure state, ``#``
+# where it is not known (Su et al. 2024, doi:10.1101/2023.10.01.560349).
+NO_STRUCTURE = Preprocessing(after="#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,27 @@ ESM2_CONFIG = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+SAPROT_CONFIG = {**ESM2_CONFIG, "vocab_size": 446, "mask_token_id": 4}
+ESM1B_CONFIG = {**ESM2_CONFIG, "position_embedding_type": "absolute", "emb_layer_norm_before": True}
+ESM1V_CONFIG = {**ESM1B_CONFIG, "emb_layer_norm_before": False}
+ESMC_CONFIG = {
+    "vocab_size": 64,
+    "mask_token_id": 32,
+    "pad_token_id": 1,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+BERT_CONFIG = {"vocab_size": 30, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0}
+# Positions begin after the padding's: 144 tokens.
+SAPIENS_CONFIG = {
+    "vocab_size": 25,
+    "max_position_embeddings": 146,
+    "layer_norm_eps": 1e-5,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 PROTT5_CONFIG = {
     "d_kv": 128,
     "feed_forward_proj": "relu",
@@ -168,6 +196,66 @@ def esm2(name: str, layers: int, hidden: int, heads: int, parameters: int) -> Re
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": 4 * hidden}
     source = f"facebook/esm2_t{layers}_{name.partition('-')[2].upper()}_UR50D"
     return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, ESM2_CONFIG)
+
+
+def saprot(name: str, layers: int, hidden: int, parameters: int, source: str) -> RegisteredModel:
+    """Return the row of a SaProt."""
+    sizes = {"layers": layers, "hidden": hidden, "heads": 20, "feed_forward": 4 * hidden}
+    return RegisteredModel(
+        name,
+        ESM,
+        sizes,
+        "saprot",
+        "<cls>",
+        "<eos>",
+        1022,
+        parameters,
+        "MIT",
+        source,
+        SAPROT_CONFIG,
+        preprocessing=NO_STRUCTURE,
+    )
+
+
+def esm1(name: str, source: str, parameters: int, config: Mapping[str, Any]) -> RegisteredModel:
+    """Return the row of ESM-1b, or of one of the five ESM-1v; positions count from after the padding's."""
+    sizes = {"layers": 33, "hidden": 1280, "heads": 20, "feed_forward": 5120}
+    return RegisteredModel(name, ESM, sizes, "esm2", "<cls>", "<eos>", 1022, parameters, "MIT", source, config)
+
+
+def esmc(name: str, layers: int, hidden: int, heads: int, feed_forward: int, parameters: int) -> RegisteredModel:
+    """Return the row of an ESM-C."""
+    sizes = {"layers": layers, "hidden": hidden, "heads": heads, "feed_forward": feed_forward}
+    source = f"biohub/ESMC-{name.partition('-')[2].upper()}"
+    return RegisteredModel(name, ESMC, sizes, "esmc", "<cls>", "<eos>", 2046, parameters, "MIT", source, ESMC_CONFIG)
+
+
+def protbert(name: str, source: str) -> RegisteredModel:
+    """Return the row of a ProtBERT, by what it was trained on."""
+    sizes = {"layers": 30, "hidden": 1024, "heads": 16, "feed_forward": 4096, "positions": 40000}
+    return RegisteredModel(
+        name,
+        BERT,
+        sizes,
+        "protbert",
+        "[CLS]",
+        "[SEP]",
+        39998,
+        419_933_214,
+        "MIT",
+        source,
+        BERT_CONFIG,
+        preprocessing=SPACED,
+    )
+
+
+def sapiens(chain: str) -> RegisteredModel:
+    """Return the row of Sapiens for heavy or light chains of antibodies."""
+    sizes = {"layers": 4, "hidden": 128, "heads": 8, "feed_forward": 256}
+    source = f"the wheel sapiens==1.0.5, checkpoint_{chain}.pt (fairseq)"
+    return RegisteredModel(
+        f"sapiens-{chain}", ROBERTA, sizes, "sapiens", "[CLS]", "[SEP]", 142, 568_985, "MIT", source, SAPIENS_CONFIG
+    )
 
 
 def prott5(
@@ -228,6 +316,20 @@ PROTT5NV = RegisteredModel(
     PROTT5NV_CONFIG,
     encoder_parameters=85_547_520,
 )
+ANTIBERTY = RegisteredModel(
+    "antiberty",
+    BERT,
+    {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048, "positions": 512},
+    "antiberty",
+    "[CLS]",
+    "[SEP]",
+    510,
+    25_759_769,
+    "MIT",
+    "the wheel antiberty==0.1.3, trained_models/AntiBERTy_md_smooth",
+    {**BERT_CONFIG, "vocab_size": 25},
+    preprocessing=SPACED,
+)
 REGISTRY = {
     entry.name: entry
     for entry in (
@@ -241,6 +343,22 @@ REGISTRY = {
         esm2("esm2-650m", 33, 1280, 20, 651_043_254),
         esm2("esm2-3b", 36, 2560, 40, 2_839_005_634),
         esm2("esm2-15b", 48, 5120, 40, 15_129_100_194),
+        esm1("esm1b", "facebook/esm1b_t33_650M_UR50S", 652_359_094, ESM1B_CONFIG),
+        *(
+            esm1(f"esm1v-{seed}", f"facebook/esm1v_t33_650M_UR90S_{seed}", 652_356_534, ESM1V_CONFIG)
+            for seed in range(1, 6)
+        ),
+        saprot("saprot-35m", 12, 480, 33_700_047, "westlake-repl/SaProt_35M_AF2"),
+        saprot("saprot-650m", 33, 1280, 651_572_307, "westlake-repl/SaProt_650M_AF2"),
+        saprot("saprot-1.3b", 66, 1280, 1_300_928_487, "westlake-repl/SaProt_1.3B_AF2"),
+        esmc("esmc-300m", 30, 960, 15, 2560, 332_997_184),
+        esmc("esmc-600m", 36, 1152, 18, 3072, 575_036_992),
+        esmc("esmc-6b", 80, 2560, 40, 6912, 6_352_005_184),
+        protbert("protbert", "Rostlab/prot_bert"),
+        protbert("protbert-bfd", "Rostlab/prot_bert_bfd"),
+        ANTIBERTY,
+        sapiens("vh"),
+        sapiens("vl"),
         prott5("prott5-xl", "prott5", None, 2_818_830_336, 1_208_141_824, "Rostlab/prot_t5_xl_uniref50"),
         prott5("prostt5", "prostt5", "<AA2fold>", 2_818_852_864, 1_208_164_352, "Rostlab/ProstT5"),
         ankh("ankh-base", 768, "gated-gelu", 736_453_632, 453_170_688),
@@ -264,6 +382,7 @@ def find_entry(name: str) -> RegisteredModel:
 
 
 def preprocessings(model_type: str | None) -> tuple[Preprocessing, ...]:
-    """Return the kinds of preprocessing of an architecture's models, or of all models; the plainest first."""
-    known = [entry.preprocessing for entry in REGISTRY.values() if model_type in (entry.model_type, None)]
-    return tuple(dict.fromkeys(sorted(known, key=lambda each: each != AS_IT_IS)))
+    """Return the kinds of preprocessing of an architecture's models, or of all where it has none; the first is none."""
+    known = [entry.preprocessing for entry in REGISTRY.values() if entry.model_type == model_type]
+    known = known or [entry.preprocessing for entry in REGISTRY.values()]
+    return tuple(dict.fromkeys([AS_IT_IS, *known]))

@@ -35,6 +35,11 @@ class ResidueTokenizer:
         Tokens put before and after every sequence.
     preprocessing : Preprocessing
         What the ids of residues stand for.
+
+    Attributes
+    ----------
+    preparation : dict
+        All of that, for the provenance.
     """
 
     def __init__(
@@ -47,6 +52,9 @@ class ResidueTokenizer:
     ) -> None:
         self.ids = dict(vocabulary)
         self.preparation = {**asdict(preprocessing), "first": first, "last": last}
+        if not preprocessing.after:
+            # Most models have none, and what identifies them says nothing of it.
+            del self.preparation["after"]
         self.table = np.full(256, vocabulary[unknown], np.int64)
         for token, index in vocabulary.items():
             if len(token) == 1 and token.isascii():
@@ -54,6 +62,11 @@ class ResidueTokenizer:
         self.first = [] if first is None else [vocabulary[first]]
         self.last = [] if last is None else [vocabulary[last]]
         self.size = int(max([self.table.max(), *self.first, *self.last])) + 1
+
+    @property
+    def used(self) -> set[int]:
+        """Ids that tokens of sequences have."""
+        return {*self.table.tolist(), *self.first, *self.last}
 
     @property
     def n_special(self) -> int:
@@ -77,7 +90,12 @@ class ResidueTokenizer:
 
 
 def load_tokenizer(
-    directory: str | os.PathLike, first: str | None, last: str | None, *, tasks: Sequence[str] = ()
+    directory: str | os.PathLike,
+    first: str | None,
+    last: str | None,
+    *,
+    other_ends: Sequence[tuple[str, str]] | None = (),
+    tasks: Sequence[str] = (),
 ) -> ResidueTokenizer:
     """Read the vocabulary of a model directory, by asking its Hugging Face tokenizer.
 
@@ -89,6 +107,9 @@ def load_tokenizer(
     directory : path
     first, last : str or None
         As in `ResidueTokenizer`.
+    other_ends : sequence of (str, str), optional
+        Tokens that take the place of `first` and `last` where the vocabulary has no such; None for whatever the
+        tokenizer puts around sequences.
     tasks : sequence of str
         Tokens that take the place of `first` where the vocabulary has one.
 
@@ -102,6 +123,10 @@ def load_tokenizer(
     config = read_object(path) if path.is_file() else {}
     tokenizer = open_tokenizer(directory, config)
     letters = read_letters(tokenizer, config.get("model_type"))
+    if other_ends is None:
+        first, last = ask_ends(tokenizer, letters)
+    else:
+        first, last = find_ends(tokenizer, (first, last), other_ends)
     task = next((token for token in tasks if token in tokenizer.ids), None)
     first = task or first
     unknown = check_vocabulary(tokenizer, letters, first, last)
@@ -113,6 +138,30 @@ def load_tokenizer(
     table = ResidueTokenizer(vocabulary, unknown, first, last, letters.preprocessing)
     check_in_context(tokenizer, table, letters, task)
     return table
+
+
+def find_ends(
+    tokenizer: HuggingFaceTokenizer, ends: tuple[str | None, str | None], others: Sequence[tuple[str, str]]
+) -> tuple[str | None, str | None]:
+    """Return the first pair of tokens around a sequence that a vocabulary has; the first of all if it has none."""
+    return next((pair for pair in (ends, *others) if tokenizer.ids.keys() >= set(pair) - {None}), ends)
+
+
+def ask_ends(tokenizer: HuggingFaceTokenizer, letters: "Letters") -> tuple[str | None, str | None]:
+    """Return the tokens that a tokenizer puts around every sequence, one or none on either side.
+
+    Raises
+    ------
+    UserError
+        Where it puts more.
+    """
+    around, names = tokenizer.around(letters.preprocessing), {index: token for token, index in tokenizer.ids.items()}
+    if around is None:
+        return None, None
+    if max(map(len, around)) > 1:
+        raise UserError(f"{tokenizer.path}: expected one token before a sequence and one after it, or none")
+    first, last = ([names[index] for index in side] for side in around)
+    return next(iter(first), None), next(iter(last), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +220,8 @@ def check_vocabulary(tokenizer: HuggingFaceTokenizer, letters: Letters, first: s
             f"{path}: {twice[0]} is in the vocabulary twice, with a space before it and without; {SAVE_JSON}"
         )
     pieces = {token: token.replace(SPACE, "").replace(" ", "") for token in tokenizer.ids}
-    longer = [token for token, piece in pieces.items() if len(piece) > 1 and set(piece) <= set(string.ascii_uppercase)]
+    words = {token: piece.removeprefix("##") for token, piece in pieces.items()}
+    longer = [token for token, word in words.items() if word.isalpha() and len(word) > (1 if word.isupper() else 2)]
     if longer:
         raise UserError(f"{path}: expected a vocabulary of single residues, but it has {longer[0]!r}")
     missing = [letter for letter in STANDARD if letter not in letters.ids]

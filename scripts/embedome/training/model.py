@@ -193,7 +193,7 @@ class MaskedModel(PreLNModel):
     def __init__(self, config: Mapping, dropout: float) -> None:
         super().__init__(dropout)
         self.encoder = PreLNEncoder(config)
-        self.head = Head(config["hidden_size"], config["vocab_size"], config["layer_norm_eps"])
+        self.head = Head(config)
 
     def guess(self, batch: MaskedBatch) -> Guesses:
         """As `TrainedModel.guess`."""

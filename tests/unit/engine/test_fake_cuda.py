@@ -21,7 +21,19 @@ from helpers.saved_models import KINDS, make
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorDeviceMismatchError
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ARCHITECTURES = ("esm", "megatron", "blenderbot", "t5", "t5, whole", "t5, decoder", "t5, gated decoder")
+ARCHITECTURES = (
+    "esm",
+    "esm1b, head",
+    "megatron",
+    "bert",
+    "roberta, head",
+    "esmc",
+    "blenderbot",
+    "t5",
+    "t5, whole",
+    "t5, decoder",
+    "t5, gated decoder",
+)
 WAITED = "cpu to cuda, waited for"
 
 

@@ -262,7 +262,7 @@ KEY = "bert.encoder.layer.1.attention.self.key.weight"
 @pytest.mark.parametrize(
     ("edit", "file", "what"),
     [
-        (edit_config(lambda c: c.update(model_type="bert")), "config.json", "model_type is 'bert'; expected one of"),
+        (edit_config(lambda c: c.update(model_type="gpt-9")), "config.json", "model_type is 'gpt-9'; expected one of"),
         (edit_config(lambda c: c.pop("model_type")), "config.json", "model_type is None"),
         (edit_config(lambda c: c.pop("hidden_size")), "config.json", "hidden_size"),
         (edit_config(lambda c: c.pop("vocab_size")), "config.json", "vocab_size"),

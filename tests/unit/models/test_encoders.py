@@ -1,4 +1,4 @@
-"""What holds for ESM-2 and T5 encoders alike: they give what the Hugging Face classes give, one sequence at a time."""
+"""What holds for many encoders alike: they give what the Hugging Face classes give, one sequence at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +11,24 @@ from embedome.embedding.cost import estimate_cost
 from embedome.engine.engine import Engine
 from embedome.models.directory import Model, load_model
 from helpers.rough_encoders import (
+    ESM1B,
+    ESM1V,
     FREQUENCIES,
     Reference,
     assert_equal_hidden,
+    bert_reference,
     esm2_reference,
+    esmc_reference,
     hidden,
     join,
+    make_bert,
     make_esm2,
+    make_esmc,
+    make_roberta,
     make_t5,
     randoms,
     refusal,
+    roberta_reference,
     t5_reference,
 )
 from helpers.small_run import assert_within_one_ulp
@@ -30,6 +38,18 @@ KINDS: dict[str, tuple[Callable[..., Path], Callable[[Path], Reference], dict]] 
     "esm2": (make_esm2, esm2_reference, {}),
     "esm2, no token dropout": (make_esm2, esm2_reference, {"token_dropout": False}),
     "esm2, another theta": (make_esm2, esm2_reference, {"rope_theta": 500.0}),
+    "esm1v": (make_esm2, esm2_reference, ESM1V),
+    "esm1b": (make_esm2, esm2_reference, ESM1B),
+    "esm1b, no token dropout": (make_esm2, esm2_reference, {**ESM1B, "token_dropout": False}),
+    "bert": (make_bert, bert_reference, {}),
+    "bert, gelu_new": (make_bert, bert_reference, {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
+    "roberta": (make_roberta, roberta_reference, {}),
+    "esmc": (make_esmc, esmc_reference, {}),
+    "esmc, biases, another theta": (
+        make_esmc,
+        esmc_reference,
+        {"attention_bias": True, "mlp_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ),
     "t5 relu": (make_t5, t5_reference, {}),
     "t5 gated-gelu": (make_t5, t5_reference, {"feed_forward_proj": "gated-gelu"}),
     "t5 gated-silu 64": (
@@ -132,9 +152,10 @@ def test_predicted_cost_grows_with_length(pair: Pair) -> None:
 # Refusals
 
 
-@pytest.mark.parametrize("make", [make_esm2, make_t5])
-def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, make: Callable[..., Path]) -> None:
-    folder = make(tmp_path / "model")
+@pytest.mark.parametrize("kind", ["esm2", "esm1b", "bert", "roberta", "esmc", "t5 relu"])
+def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, kind: str) -> None:
+    make, _, changes = KINDS[kind]
+    folder = make(tmp_path / "model", **changes)
     path = folder / "model.safetensors"
     whole = load_file(path)
     unused = [name for name in whole if "contact_head" in name]

@@ -11,6 +11,7 @@ from embedome.engine.engine import Engine
 from embedome.models.directory import load_model
 from embedome.models.encoders.esm2 import Rotary, rotate
 from helpers.rough_encoders import (
+    ESM1B,
     ESM2,
     ESM2_TOKENS,
     FREQUENCIES,
@@ -63,9 +64,10 @@ def test_token_dropout_scales_by_what_was_left(tmp_path: Path) -> None:
     assert np.abs(difference).max() > 0.01
 
 
+@pytest.mark.parametrize("positions", [{}, ESM1B])
 @pytest.mark.parametrize("dropout", [True, False])
-def test_masked_tokens_are_dropped_sequence_by_sequence(tmp_path: Path, dropout: bool) -> None:
-    folder = make_esm2(tmp_path, token_dropout=dropout)
+def test_masked_tokens_are_dropped_sequence_by_sequence(tmp_path: Path, dropout: bool, positions: dict) -> None:
+    folder = make_esm2(tmp_path, token_dropout=dropout, **positions)
     reference, encoder = EsmModel.from_pretrained(folder, add_pooling_layer=False).eval(), load_model(folder).encoder
     batch = torch.randint(4, 24, (5, 30), generator=torch.Generator().manual_seed(1))
     for row, masks in enumerate([0, 1, 3, 17, 29]):
@@ -125,9 +127,13 @@ def test_esm2_saved_with_its_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"position_embedding_type": "absolute"}, "position_embedding_type is 'absolute'; expected 'rotary'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; expected 'rotary'"),
         ({"position_embedding_type": None}, "position_embedding_type is missing"),
-        ({"emb_layer_norm_before": True}, "emb_layer_norm_before is True"),
+        ({"emb_layer_norm_before": "yes"}, "emb_layer_norm_before is 'yes'"),
+        (
+            {"position_embedding_type": "absolute", "num_attention_heads": 5},
+            "hidden_size is 32; expected a multiple of num_attention_heads, 5",
+        ),
         ({"is_folding_model": True}, "is_folding_model is True"),
         ({"is_decoder": True}, "is_decoder is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),

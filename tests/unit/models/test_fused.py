@@ -19,7 +19,18 @@ from helpers.saved_models import KINDS, make
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-ARCHITECTURES = ("esm", "megatron", "blenderbot", "t5", "t5, whole", "t5, decoder")
+ARCHITECTURES = (
+    "esm",
+    "esm1b, head",
+    "bert, head",
+    "roberta",
+    "esmc, head",
+    "megatron",
+    "blenderbot",
+    "t5",
+    "t5, whole",
+    "t5, decoder",
+)
 compile_for_real = torch.compile
 
 

@@ -71,6 +71,24 @@ def test_a_layer_of_esm1nv() -> None:
     assert layer_of("esm1nv", fused=True) == Counter([NORM, NORM_OF_SUM, ADD, attention_of(), *products])
 
 
+def test_a_layer_of_protbert() -> None:
+    """Norms are of sums that are not read again."""
+    products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
+    gelu = passing(2 * T * F)
+    assert layer_of("protbert") == Counter([NORM, NORM, ADD, ADD, gelu, attention_of(), *products])
+    norm_of_sum = passing(3 * T * D + 2 * D)
+    fused = [norm_of_sum, norm_of_sum, gelu, attention_of(), *products]
+    assert layer_of("protbert", fused=True) == Counter(fused)
+
+
+def test_a_layer_of_esm1b() -> None:
+    """That of ESM-2 without rotation."""
+    products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
+    others = [ADD, passing(2 * T * F), attention_of(), *products]
+    assert layer_of("esm1b") == Counter([NORM, NORM, ADD, *others])
+    assert layer_of("esm1b", fused=True) == Counter([NORM, NORM_OF_SUM, *others])
+
+
 def test_a_layer_of_esm2() -> None:
     """Rotation reads 16-bit and writes 32-bit numbers, adds to each half in place, and narrows."""
     products = [product(3 * D, D), product(D, D), product(F, D), product(D, F)]
@@ -95,6 +113,17 @@ def test_a_layer_of_esm2() -> None:
     assert HALF * 2 * numbers <= turned.bytes <= HALF * 2 * numbers + HALF * T * D + 4 * 2 * angles
 
 
+def test_a_layer_of_esmc() -> None:
+    """Four norms, two sums, activation and gate, and rotation of queries and keys; fused, what is between matrices."""
+    products = [product(columns, inner, bias=False) for columns, inner in ((3 * D, D), (D, D), (2 * F, D), (D, F))]
+    matrices = Counter([*products, attention_of()])
+    for fused, passes in ((False, 4 + 2 + 2 + 2 * 5), (True, 5)):
+        found = layer_of("esmc-300m", fused=fused)
+        assert not matrices - found
+        assert {kernel.kind for kernel in found - matrices} == {PASS}
+        assert (found - matrices).total() == passes
+
+
 def test_a_layer_of_ankh() -> None:
     """The bias is read in every layer, and no product has one; activation and gate are of halves of 2 F numbers."""
     products = [product(columns, inner, bias=False) for columns, inner in ((3 * D, D), (D, D), (2 * F, D), (D, F))]
@@ -106,7 +135,9 @@ def test_a_layer_of_ankh() -> None:
     assert layer_of("ankh2-ext2", fused=True) == Counter(fused)
 
 
-@pytest.mark.parametrize("name", ["esm1nv", "prott5nv", "esm2-8m", "ankh2-ext2", "prott5-xl"])
+@pytest.mark.parametrize(
+    "name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "protbert", "esmc-300m", "ankh2-ext2", "prott5-xl"]
+)
 @pytest.mark.parametrize("fused", [False, True])
 def test_operations_are_those_of_the_formula(name: str, fused: bool) -> None:
     encoder = encoder_like(name)

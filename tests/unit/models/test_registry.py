@@ -19,6 +19,9 @@ from transformers import AutoModel, AutoTokenizer
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 48}
 CLASSES = {
     "megatron-bert": "MegatronBertForMaskedLM",
+    "bert": "BertForMaskedLM",
+    "esmc": "EsmcForMaskedLM",
+    "roberta": "RobertaForMaskedLM",
     "blenderbot": "BlenderbotForConditionalGeneration",
     "esm": "EsmForMaskedLM",
     "t5": "T5ForConditionalGeneration",
@@ -40,7 +43,7 @@ def test_parameters_are_those_of_the_hugging_face_class_at_full_size(name: str) 
         found -= 2 * hidden  # token types, which ESM-1nv has not
     elif entry.model_type == "blenderbot":
         found += 128 - entry.sizes["positions"] * hidden  # the head's bias is a buffer, positions are there twice
-    elif entry.config.get("tie_word_embeddings") is False:
+    elif entry.model_type == "t5" and entry.config.get("tie_word_embeddings") is False:
         found += entry.config["vocab_size"] * hidden  # the head, which transformers 5 ties
     assert found == entry.parameters
     if entry.model_type == "t5":
@@ -121,7 +124,8 @@ def test_impossible_sizes_are_refused(tmp_path: Path, name: str, sizes: dict, me
 
 def test_a_tokenizer_of_the_saved_directory_is_the_models() -> None:
     assert {entry.vocabulary for entry in REGISTRY.values()} == {
-        "esm1nv", "prott5nv", "ankh", "ankh3", "esm2", "prott5", "prostt5"
+        "esm1nv", "prott5nv", "ankh", "ankh3", "esm2", "prott5", "prostt5", "esmc", "saprot", "protbert", "antiberty",
+        "sapiens",
     }  # fmt: skip
 
 

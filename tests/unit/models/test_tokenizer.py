@@ -123,7 +123,8 @@ def without(*tokens: str) -> dict[str, object]:
         ({"type": "Unigram", "vocab": [["L", -1.0], ["A", -2.0]], "unk_id": 0}, "the vocabulary lacks"),
         ({"unk_token": "[UNK]"}, "Missing [UNK] token from the vocabulary"),
         ({"type": "BPE", "merges": [["A", "L"]], "vocab": {"<unk>": 0, "A": 1, "L": 2, "AL": 3}}, "it has 'AL'"),
-        ({"vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "A": 4}}, "lacks C, D, E"),
+        ({"vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "A": 3}}, "lacks C, D, E"),
+        ({"vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "A": 4}}, "it has 'the'"),
         (without("W"), "lacks W;"),
     ],
 )

@@ -29,7 +29,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def table(folder: Path, name: str) -> ResidueTokenizer:
     entry = next(entry for entry in REGISTRY.values() if entry.vocabulary == name)
     architecture = ARCHITECTURES[entry.model_type]
-    return load_tokenizer(folder, architecture.first, architecture.last, tasks=architecture.tasks)
+    ends = (architecture.first, architecture.last)
+    return load_tokenizer(folder, *ends, other_ends=architecture.other_ends, tasks=architecture.tasks)
 
 
 def ids(tokenizer: ResidueTokenizer, text: bytes) -> list[int]:
@@ -77,13 +78,28 @@ def test_esm2(folders: dict[str, Path]) -> None:
     assert vocabulary == special | {residue: 4 + i for i, residue in enumerate(ESM2)}
 
 
+@pytest.mark.parametrize("name", ["protbert", "antiberty", "sapiens"])
+def test_antibodies_and_protbert(folders: dict[str, Path], name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folders[name])
+    vocabulary = tokenizer.get_vocab()
+    assert len(vocabulary) == (30 if name == "protbert" else 25)
+    special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]"] if name == "sapiens" else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    assert [vocabulary[token] for token in special] == [0, 1, 2, 3]
+    assert (tokenizer.mask_token, tokenizer.mask_token_id) == ("[MASK]", 24 if name == "sapiens" else 4)
+    text = "M K" if name != "sapiens" else "MK"
+    assert tokenizer(text).input_ids == [vocabulary[token] for token in ("[CLS]", "M", "K", "[SEP]")]
+
+
 def spaced(text: str) -> str:
-    """As ProtT5's authors prepare a sequence."""
+    """As the authors of ProtT5 and ProtBERT prepare a sequence."""
     return " ".join("X" if letter in "UZOB" else letter for letter in text)
 
 
 PREPARE: dict[str, Callable[[str], str]] = {
     "prott5": spaced,
+    "saprot": lambda text: " ".join(f"{letter}#" for letter in text),
+    "protbert": spaced,
+    "antiberty": spaced,
     "prostt5": lambda text: f"<AA2fold> {spaced(text)}",
 }
 
@@ -127,6 +143,7 @@ def test_every_residue_is_one_token(both: tuple[ResidueTokenizer, PreTrainedToke
 def test_letters_are_the_residues_of_the_ids(both: tuple[ResidueTokenizer, PreTrainedTokenizerBase, str]) -> None:
     mine, theirs, name = both
     for index, letter in mine.letters.items():
-        assert theirs.convert_ids_to_tokens(index).removeprefix("▁") == letter
-    assert set("ACDEFGHIKLMNPQRSTVWYX") <= set(mine.letters.values())
+        assert theirs.convert_ids_to_tokens(index).removeprefix("▁").removesuffix("#") == letter
+    known = "ACDEFGHIKLMNPQRSTVWY" if name in ("antiberty", "sapiens", "saprot") else "ACDEFGHIKLMNPQRSTVWYX"
+    assert set(known) <= set(mine.letters.values())
     assert set("acdefghiklmnpqrstvwy") <= set(mine.letters.values()) or name != "prostt5"

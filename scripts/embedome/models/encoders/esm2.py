@@ -1,9 +1,10 @@
-"""Pre-LN encoder with rotary positions: ESM-2.
+"""Pre-LN encoder with rotary or learned positions: ESM-2, ESM-1b, ESM-1v.
 
 Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, F feed-forward dimension,
 R rotated pairs, D / H / 2.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,7 +21,8 @@ from embedome.models.tensors import LAYER_NORMS, TensorMap
 HIDDEN_IN_TRAINING = 0.15 * 0.8
 ROPE_THETA = 10000.0
 # Variants of the Hugging Face class that this encoder does not have.
-UNSUPPORTED = ("emb_layer_norm_before", "is_folding_model", "is_decoder", "add_cross_attention")
+UNSUPPORTED = ("is_folding_model", "is_decoder", "add_cross_attention")
+ROTARY, ABSOLUTE = "rotary", "absolute"
 
 
 class Rotary(nn.Module):
@@ -74,7 +76,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 class ESM2Layer(nn.Module):
-    """One layer: ``x += Attention(LN(x)); x += MLP(LN(x))``, queries and keys rotated."""
+    """One layer: ``x += Attention(LN(x)); x += MLP(LN(x))``, queries and keys rotated where positions are rotary."""
 
     def __init__(self, dimension: int, heads: int, feed_forward: int, eps: float) -> None:
         super().__init__()
@@ -86,15 +88,15 @@ class ESM2Layer(nn.Module):
         self.mlp_in = nn.Linear(dimension, feed_forward)
         self.mlp_out = nn.Linear(feed_forward, dimension)
 
-    def forward(self, x: Tensor, shapes: Sequence[torch.Size], cosines: Tensor, sines: Tensor) -> Tensor:
-        """Map hidden states [T, D] of groups of these shapes, and the angles of `Rotary`, to hidden states [T, D]."""
-        parts = (split(each, shapes) for each in self.project(x, cosines, sines))
+    def forward(self, x: Tensor, shapes: Sequence[torch.Size], *angles: Tensor) -> Tensor:
+        """Map hidden states [T, D] of groups of these shapes, and what `Rotary` gives if any, to such [T, D]."""
+        parts = (split(each, shapes) for each in self.project(x, *angles))
         return self.finish(x, join([attention(*each) for each in zip(*parts, strict=True)]))
 
-    def project(self, x: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries and keys, rotated, and values, [T, H, D/H] each."""
+    def project(self, x: Tensor, *angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, rotated by the angles if there are any, and values, [T, H, D/H] each."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        query, key = rotate(qkv[:, :2], cosines, sines).unbind(1)
+        query, key = (rotate(qkv[:, :2], *angles) if angles else qkv[:, :2]).unbind(1)
         return query, key, qkv[:, 2]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ class ESM2Layer(nn.Module):
 
 
 class ESM2Encoder(StreamEncoder):
-    """Encoder whose output equals `transformers.EsmModel` with rotary positions on sequences without padding.
+    """Encoder whose output equals `transformers.EsmModel` on sequences without padding.
 
     Parameters
     ----------
@@ -122,9 +124,9 @@ class ESM2Encoder(StreamEncoder):
     -----
     Token dropout zeroes the embedding of ``<mask>`` and scales each sequence by what is left of it, see `embed`.
 
-    Rotary positions have no end, but the model was trained on crops of 1024 tokens, ``<cls>`` and ``<eos>`` among
-    them. The configuration says so as ESM-1b's did, whose learned positions begin after the padding's:
-    max_position_embeddings 1026 with pad_token_id 1 are 1024 tokens.
+    Learned positions begin after the padding's: max_position_embeddings 1026 with pad_token_id 1 are 1024 tokens.
+    Rotary positions have no end, but the models were trained on crops of 1024 tokens, ``<cls>`` and ``<eos>`` among
+    them, and their configurations say so in the same way.
     """
 
     def __init__(self, config: Mapping) -> None:
@@ -132,11 +134,20 @@ class ESM2Encoder(StreamEncoder):
         check_supported(config)
         self.dimension = config["hidden_size"]
         self.n_layers = config["num_hidden_layers"]
-        self.max_tokens = config["max_position_embeddings"] - config["pad_token_id"] - 1
+        self.first_position = config["pad_token_id"] + 1
+        self.max_tokens = config["max_position_embeddings"] - self.first_position
         self.mask = config["mask_token_id"] if config["token_dropout"] else None
         heads = config["num_attention_heads"]
         self.words = embedding(config["vocab_size"], self.dimension)
-        self.rotary = Rotary(self.dimension // heads // 2, config.get("rope_theta", ROPE_THETA))
+        self.rotary: Rotary | None = None
+        self.positions: nn.Embedding | None = None
+        if config["position_embedding_type"] == ROTARY:
+            self.rotary = Rotary(self.dimension // heads // 2, config.get("rope_theta", ROPE_THETA))
+        else:
+            self.positions = embedding(config["max_position_embeddings"], self.dimension)
+            self.padding = config["pad_token_id"]
+        before = config.get("emb_layer_norm_before")
+        self.embedding_norm = nn.LayerNorm(self.dimension, config["layer_norm_eps"]) if before else nn.Identity()
         self.layers = nn.ModuleList(
             ESM2Layer(self.dimension, heads, config["intermediate_size"], config["layer_norm_eps"])
             for _ in range(self.n_layers)
@@ -147,29 +158,35 @@ class ESM2Encoder(StreamEncoder):
         """As `StreamEncoder.stream`."""
         shapes = [tokens.shape for tokens in groups]
         x = join([self.embed(tokens) for tokens in groups])
-        cosines, sines = self.rotary(shapes, x.device)
+        angles = () if self.rotary is None else self.rotary(shapes, x.device)
         for layer in self.layers:
-            x = layer(x, shapes, cosines, sines)
+            x = layer(x, shapes, *angles)
         return split(self.final_norm(x), shapes)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return embeddings [B, L, D] of tokens, scaled as in training by the share of each sequence not hidden."""
+        """Return embeddings [B, L, D] of tokens, with positions and norm where the model has them.
+
+        Those of tokens are scaled as in training by the share of each sequence not hidden.
+        """
         x = self.words(tokens)
-        if self.mask is None:
-            return x
-        hidden = tokens == self.mask
-        scale = (1 - HIDDEN_IN_TRAINING) / (1 - hidden.float().mean(1))
-        return x.masked_fill(hidden[:, :, None], 0) * scale[:, None, None].to(x.dtype)
+        if self.mask is not None:
+            hidden = tokens == self.mask
+            scale = (1 - HIDDEN_IN_TRAINING) / (1 - hidden.float().mean(1))
+            x = x.masked_fill(hidden[:, :, None], 0) * scale[:, None, None].to(x.dtype)
+        if self.positions is not None:
+            x = x + self.positions.weight[self.first_position : self.first_position + tokens.shape[1]]
+        return self.embedding_norm(x)
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
         """As `StreamEncoder.tensor_map`, of `transformers.EsmModel`."""
         count, kinds = config["num_hidden_layers"], ("weight", "bias")
-        parts = {
-            "words.weight": ["embeddings.word_embeddings.weight"],
-            "rotary._extra_state": ["rotary_embeddings.inv_freq"],
-        }
+        absolute = config["position_embedding_type"] == ABSOLUTE
+        parts = {"words.weight": ["embeddings.word_embeddings.weight"]}
+        parts |= {"positions.weight": [POSITIONS]} if absolute else {"rotary._extra_state": [FREQUENCIES]}
         parts |= {f"final_norm.{kind}": [f"encoder.emb_layer_norm_after.{kind}"] for kind in kinds}
+        if config.get("emb_layer_norm_before"):
+            parts |= {f"embedding_norm.{kind}": [f"embeddings.layer_norm.{kind}"] for kind in kinds}
         parts |= {
             f"layers.{i}.{ours}.{kind}": [f"encoder.layer.{i}.{name}.{kind}" for name in theirs]
             for i in range(count)
@@ -179,14 +196,14 @@ class ESM2Encoder(StreamEncoder):
         return TensorMap(
             parts,
             prefix="esm.",
-            unused=UNUSED,
+            unused=(*UNUSED, re.escape(FREQUENCIES if absolute else POSITIONS)),
             layers={"encoder.layer": ("num_hidden_layers", count)},
             renamed=RENAMED,
         )
 
 
 def check_supported(config: Mapping) -> None:
-    """Refuse what `transformers.EsmModel` can be beside ESM-2.
+    """Refuse what `transformers.EsmModel` can be beside ESM-2, ESM-1b and ESM-1v.
 
     Raises
     ------
@@ -194,18 +211,19 @@ def check_supported(config: Mapping) -> None:
         As `ESM2Encoder`.
     """
     positions, activation = config["position_embedding_type"], config.get("hidden_act", "gelu")
-    if positions != "rotary":
-        raise ValueError(f"position_embedding_type is {quote_value(positions)}; expected 'rotary', as ESM-2 has it")
+    if positions not in (ROTARY, ABSOLUTE):
+        raise ValueError(
+            f"position_embedding_type is {quote_value(positions)}; expected 'rotary', as ESM-2 has it, or 'absolute'"
+        )
     if activation != "gelu":
         raise ValueError(f"hidden_act is {quote_value(activation)}; expected 'gelu', the only one of EsmModel")
     for field in UNSUPPORTED:
         if config.get(field):
             raise ValueError(f"{field} is {quote_value(config[field])}; expected false, as ESM-2 has it")
-    if config["hidden_size"] % (2 * config["num_attention_heads"]):
-        raise ValueError(
-            f"hidden_size is {config['hidden_size']}; expected a multiple of twice num_attention_heads, "
-            f"{config['num_attention_heads']}"
-        )
+    heads, rotary = config["num_attention_heads"], positions == ROTARY
+    if config["hidden_size"] % ((1 + rotary) * heads):
+        multiple = "twice num_attention_heads" if rotary else "num_attention_heads"
+        raise ValueError(f"hidden_size is {config['hidden_size']}; expected a multiple of {multiple}, {heads}")
 
 
 # A layer's modules, and those of a checkpoint that are stacked to make each.
@@ -217,9 +235,11 @@ LAYER = {
     "mlp_in": ["intermediate.dense"],
     "mlp_out": ["output.dense"],
 }
-# What the classes have beside the encoder: heads, the pooler, and what models with rotary positions do not use.
+# Positions of either kind; what is there of the other is not used.
+POSITIONS, FREQUENCIES = "embeddings.position_embeddings.weight", "rotary_embeddings.inv_freq"
+# What the classes have beside the encoder: heads and the pooler.
 UNUSED = (
-    r"embeddings\.(position_ids|position_embeddings\.weight)",
+    r"embeddings\.position_ids",
     r"pooler\.dense\.(weight|bias)",
     r"contact_head\.regression\.(weight|bias)",
     r"lm_head\.(bias|(dense|layer_norm|decoder)\.(weight|bias))",
@@ -228,5 +248,5 @@ UNUSED = (
 RENAMED = (
     *LAYER_NORMS,
     # Once each layer had its own; 5.23 saves them with this star.
-    (r"^encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq$", "rotary_embeddings.inv_freq"),
+    (r"^encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq$", FREQUENCIES),
 )

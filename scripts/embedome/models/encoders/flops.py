@@ -16,4 +16,6 @@ def operations(encoder: "StreamEncoder") -> tuple[int, int]:
 
     matrices = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
     linear = 2 * sum(module.weight.numel() for _, module in matrices)
-    return linear, 4 * sum(module.in_features for name, module in matrices if name.endswith("attention_out"))
+    widths = sum(module.in_features for name, module in matrices if name.endswith("attention_out"))
+    # Of a class of transformers it is not known which they are.
+    return linear, 4 * (widths or len(encoder.layers) * encoder.dimension)

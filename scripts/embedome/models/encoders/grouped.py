@@ -34,8 +34,12 @@ class StreamEncoder(nn.Module):
         the engine takes the states of several layers there (engine/encoder_pass.py).
     final_norm : torch.nn.Module
         After the last layer.
+    padding : int or None
+        Of the token whose learned position is the last before that of a sequence's first token; None of others.
     float16_safe : bool
         Whether hidden states stay within half precision.
+    int8_safe : bool
+        Whether linear layers may be put in integers (`int8.quantise_linears`).
     """
 
     dimension: int
@@ -44,7 +48,9 @@ class StreamEncoder(nn.Module):
     words: nn.Embedding
     layers: nn.ModuleList
     final_norm: nn.Module
+    padding: int | None = None
     float16_safe: bool = True
+    int8_safe: bool = True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids [B, L] of sequences of one length to hidden states [B, L, D] after the final norm."""

@@ -1,6 +1,7 @@
-"""Small things that encoders share: a fast GELU by tanh, embedding tables."""
+"""Small things that encoders share: activations, a fast GELU by tanh, embedding tables."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,3 +31,11 @@ def tanh_gelu(x: Tensor) -> Tensor:
 def embedding(rows: int, dimension: int) -> nn.Embedding:
     """Return a table whose weights are not set: to draw them, torch loads its compiler on the meta device."""
     return nn.Embedding.from_pretrained(torch.empty(rows, dimension), freeze=False)
+
+
+# By their names in config.json.
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": tanh_gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+}

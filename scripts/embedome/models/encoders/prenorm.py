@@ -3,22 +3,15 @@
 Shapes: B sequences, L tokens, T tokens of all groups (`stream`), D model dimension, H heads, F feed-forward dimension.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from embedome.common.errors import quote_value
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
-from embedome.models.encoders.layers import embedding, tanh_gelu
+from embedome.models.encoders.layers import ACTIVATIONS, embedding
 from embedome.models.tensors import TensorMap
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": tanh_gelu,
-    "gelu_pytorch_tanh": tanh_gelu,
-}
 
 
 class PreLNLayer(nn.Module):
@@ -60,7 +53,7 @@ class PreLN(StreamEncoder):
     dimension, layers, heads, feed_forward : int
     eps : float
     activation : str
-        Of `ACTIVATIONS`.
+        Of `layers.ACTIVATIONS`.
 
     Raises
     ------
