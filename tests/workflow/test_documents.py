@@ -102,6 +102,7 @@ def test_commands_are_found():
         "README.md": 6,
         "annotation.md": 1,
         "cluster.md": 2,
+        "evaluation.md": 3,
         "models.md": 6,
         "performance.md": 2,
         "pretraining.md": 3,

@@ -7,6 +7,7 @@ from embedome import __version__
 from embedome.cli.annotate import add_annotate
 from embedome.cli.dataset import add_dataset
 from embedome.cli.embed import add_embed
+from embedome.cli.evaluate import add_evaluate
 from embedome.cli.export import add_export
 from embedome.cli.models import add_models
 from embedome.cli.plan import add_bench, add_plan
@@ -45,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_annotate(commands)
     add_models(commands)
     add_pretrain(commands)
+    add_evaluate(commands)
     add_bench(commands)
     add_plan(commands)
     return parser

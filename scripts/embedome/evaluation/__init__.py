@@ -1,0 +1,1 @@
+"""What vectors are worth: published and own tasks, solved by small heads on frozen features, beside baselines."""

@@ -1,0 +1,302 @@
+"""Rule and command evaluate: a model, a task and its files in, scores beside those of baselines out."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedome.common.disk_space import check_room
+from embedome.common.errors import UserError, load_optional
+from embedome.common.json_files import json_sha256, write_json
+from embedome.evaluation.baselines import random_model, sequence_features
+from embedome.evaluation.cost import Cost, embedding_cost, feature_bytes, head_seconds
+from embedome.evaluation.data_files import digests, open_sources
+from embedome.evaluation.examples import ExampleSet
+from embedome.evaluation.features import Maker, ModelFeatures, describe, make_features
+from embedome.evaluation.head_data import HeadData
+from embedome.evaluation.head_recipes import RECIPES, features_of
+from embedome.evaluation.own_task import OWN, read_own_task
+from embedome.evaluation.readers import read_task
+from embedome.evaluation.results import RESULT_FORMAT, best_layers, count_difference, summarise, write_table
+from embedome.evaluation.runs import Run, do_run, find_run, is_seeded
+from embedome.evaluation.settings import OF_MODEL, RANDOM, EvaluateSettings
+from embedome.evaluation.tasks import RESIDUE, Task, find_task
+from embedome.models.directory import Model, empty_model, model_identity
+
+log = logging.getLogger(__name__)
+
+# Of the folder of results: what was computed on the way, and may be removed.
+FEATURES, RANDOM_MODELS = Path("cache/features"), Path("cache/random")
+WITHOUT_MODEL = "no-model"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A task that is read, and what is evaluated on it.
+
+    Parameters
+    ----------
+    task : Task
+    examples : ExampleSet
+    digests : dict of str to str
+        SHA-256 of the files that were read.
+    model : Path or None
+    out : Path
+    settings : EvaluateSettings
+    """
+
+    task: Task
+    examples: ExampleSet
+    digests: dict[str, str]
+    model: Path | None
+    out: Path
+    settings: EvaluateSettings
+
+    @property
+    def model_name(self) -> str:
+        """Of the folder of its results."""
+        return self.model.resolve().name if self.model else WITHOUT_MODEL
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are."""
+        return self.out / self.model_name / self.task.name
+
+    def shape(self) -> Model | None:
+        """Return the model without weights."""
+        return empty_model(self.model) if self.model else None
+
+    def layers(self, method: str) -> tuple[int | None, ...]:
+        """Return the layers of a method, from 0, the embedding's; None where there is no model.
+
+        Raises
+        ------
+        UserError
+            Where the model has no such layer.
+        """
+        model = self.shape()
+        if model is None or method not in OF_MODEL:
+            return (None,)
+        count = model.encoder.n_layers
+        for layer in self.settings.layers:
+            if not -count - 1 <= layer <= count:
+                raise UserError(f"--layer is {layer}; expected 0 (the embedding) to {count} (the last, -1 for short)")
+        return tuple(dict.fromkeys(layer % (count + 1) for layer in self.settings.layers or range(count + 1)))
+
+    def maker(self, method: str, layer: int | None, level: str, with_weights: bool = True) -> Maker:
+        """Return what computes a method's features."""
+        shape, settings = self.shape(), self.settings
+        if layer is None:
+            longest = settings.policy.longest(shape.max_residues if shape else None)
+            return sequence_features(method, level, settings.policy, longest, self.examples.sequences)
+        assert self.model, "layers are a model's"
+        assert shape, "layers are a model's"
+        directory = self.model
+        if method == RANDOM and with_weights:
+            directory = random_model(self.model, self.out / RANDOM_MODELS)
+        identity = {"model": model_identity(directory), "layer": layer} if with_weights else {}
+        own = {"dtype": settings.dtype, "device": settings.device, "policy": asdict(settings.policy)}
+        return ModelFeatures(
+            str(directory),
+            level,
+            layer,
+            settings.dtype,
+            settings.device,
+            settings.policy,
+            identity | own,
+            shape.encoder.dimension,
+        )
+
+    def runs(self, method: str, head: str, layer: int | None) -> list[Run]:
+        """Return the runs of a head on a layer, one for each seed."""
+        count = self.settings.seeds if is_seeded(head, self.examples.labelling) else 1
+        return [Run(method, head, layer, seed) for seed in range(count)]
+
+    def identity(self, maker: Maker, head: str) -> dict[str, Any]:
+        """Return what a run's result depends on, beside the seed."""
+        recipe = asdict(RECIPES[head]) if head in RECIPES else {}
+        return {
+            "features": json_sha256(describe(maker, self.examples.sequences)),
+            "data": sorted(self.digests.values()),
+            "task": json_sha256(asdict(self.task)),
+            "splits": json_sha256([self.examples.ids, self.examples.splits.tolist()]),
+            "recipe": json_sha256(recipe),
+            "threads": self.settings.threads,
+            "device": self.settings.device,
+        }
+
+
+def evaluate(
+    task: str,
+    data: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    model: str | os.PathLike | None = None,
+    settings: EvaluateSettings,
+) -> dict[str, Any]:
+    """Train heads on a task, score them, and write results; what is there of the same is not computed again.
+
+    Written are ``<out>/<model>/<task>/<method>.json``, below a folder of the method's name the scores and predictions
+    of each head, and for all results of the folder ``table.tsv`` and ``table.parquet``.
+
+    Parameters
+    ----------
+    task : str
+        Of `tasks.TASKS`, or ``own``.
+    data : sequence of paths
+        Its files: folders, zip archives, files; ``val=FILE`` for one split.
+    out : path
+        Folder of results.
+    model : path, optional
+        Model directory; without it there are only baselines.
+    settings : EvaluateSettings
+
+    Returns
+    -------
+    dict
+        By method the path of its JSON file and the mean of the task's metric by head and layer.
+
+    Raises
+    ------
+    UserError
+        As `readers.read_task`, `own_task.read_own_task` and `engine.Engine`; where a method, head or layer cannot be
+        had, or the disk has too little room.
+    """
+    load_optional("sklearn", "scikit-learn")
+    evaluation = open_evaluation(task, data, Path(out), Path(model) if model else None, settings)
+    methods = settings.methods_for(evaluation.task, model is not None)
+    heads = settings.heads_for(evaluation.task)
+    announce(evaluation, methods, heads)
+    torch.set_num_threads(settings.threads)
+    found = {method: evaluate_method(evaluation, method, heads) for method in methods}
+    write_table(out)
+    return found
+
+
+def open_evaluation(
+    name: str, data: Sequence[str | os.PathLike], out: Path, model: Path | None, settings: EvaluateSettings
+) -> Evaluation:
+    """Read a task."""
+    if name == OWN:
+        task, examples, files = read_own_task(data)
+    else:
+        task = find_task(name)
+        examples, files = read_task(task, open_sources(data))
+    examples = examples.with_few(settings.train_proteins)
+    return Evaluation(task, examples, digests(files), model, out, settings)
+
+
+def announce(evaluation: Evaluation, methods: Sequence[str], heads: Sequence[str]) -> None:
+    """Say what is read, how it differs from what was published, and what it will take, before anything runs.
+
+    Raises
+    ------
+    UserError
+        Where the disk has too little room for the features.
+    """
+    task, examples = evaluation.task, evaluation.examples
+    found = ", ".join(f"{split} {count:,}" for split, count in examples.found.items())
+    log.info("%s: %s; licence: %s", task.name, found, task.licence)
+    for line in remarks(evaluation):
+        log.warning("%s: %s", task.name, line)
+    total = Cost()
+    for method in methods:
+        cost = Cost()
+        for layer in evaluation.layers(method):
+            cost += layer_cost(evaluation, method, layer, heads)
+        log.info("%s: %s", method, cost)
+        total += cost
+    log.info("in all: %s (guesses; what is there already is not computed again)", total)
+    check_room(evaluation.out / FEATURES, total.bytes)
+
+
+def layer_cost(evaluation: Evaluation, method: str, layer: int | None, heads: Sequence[str]) -> Cost:
+    """Return what a layer of a method takes: features of each level that heads need, and trainings."""
+    examples, settings, cost = evaluation.examples, evaluation.settings, Cost()
+    levels = {features_of(head, evaluation.task.level) for head in heads}
+    makers = {level: evaluation.maker(method, layer, level, with_weights=False) for level in sorted(levels)}
+    shape = evaluation.shape()
+    for level, maker in makers.items():
+        rows = int(examples.lengths.sum()) if level == RESIDUE else len(examples)
+        seconds = 0.0
+        if layer is not None and shape:
+            seconds = embedding_cost(shape, settings.policy, examples.sequences, settings.device)
+        cost += Cost(seconds, feature_bytes(rows, maker.dimension))
+    for head in heads:
+        dimension = makers[features_of(head, evaluation.task.level)].dimension
+        runs = len(evaluation.runs(method, head, layer))
+        cost += Cost(runs * head_seconds(head, examples, dimension, settings.device))
+    return cost
+
+
+def remarks(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what a reader of the results has to know."""
+    task, examples = evaluation.task, evaluation.examples
+    if difference := count_difference(task, examples.found):
+        yield f"other numbers of proteins than published: {difference}"
+    yield from (f"{count:,} proteins left out {reason}" for reason, count in examples.left_out.items())
+    yield from examples.notes
+    if task.note:
+        yield task.note
+
+
+def evaluate_method(evaluation: Evaluation, method: str, heads: Sequence[str]) -> dict[str, Any]:
+    """Evaluate a method, and write its JSON file."""
+    folder = evaluation.folder / method
+    results = []
+    for layer in evaluation.layers(method):
+        # Features are opened for each level once, and go with the layer.
+        opened: dict[str, HeadData] = {}
+        for head in heads:
+            level = features_of(head, evaluation.task.level)
+            maker = evaluation.maker(method, layer, level)
+            if level not in opened:
+                features = make_features(maker, evaluation.examples.sequences, evaluation.out / FEATURES)
+                opened[level] = HeadData(features, evaluation.examples)
+            identity, runs = evaluation.identity(maker, head), {}
+            for run in evaluation.runs(method, head, layer):
+                runs[run.name] = find_run(folder, run, identity) or do_run(
+                    folder, run, identity, opened[level], evaluation.task.metric, evaluation.settings.device
+                )
+            results.append(summarise(opened[level], folder, head, layer, runs))
+    path = evaluation.folder / f"{method}.json"
+    write_json(path, result_of(evaluation, method, results))
+    metric = evaluation.task.metric
+    return {
+        "file": str(path),
+        metric: {
+            each["head"] + ("" if each["layer"] is None else f", layer {each['layer']}"): each["scores"][metric]["mean"]
+            for each in results
+        },
+    }
+
+
+def result_of(evaluation: Evaluation, method: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a method's result as its file has it."""
+    task, examples, settings = evaluation.task, evaluation.examples, evaluation.settings
+    about = {key: value for key, value in asdict(task).items() if key not in ("wild_type", "published")}
+    labelling = examples.labelling
+    return {
+        "format": RESULT_FORMAT,
+        "model_name": evaluation.model_name,
+        "model": model_identity(evaluation.model) if evaluation.model and method in OF_MODEL else None,
+        "method": method,
+        "task": {**about, "classes": list(labelling.classes)},
+        "data": {
+            "files": evaluation.digests,
+            "as_measured": bool(task.sha256) and set(evaluation.digests.values()) <= set(task.sha256),
+            "proteins": examples.found,
+            "expected": list(task.counts) or None,
+            "difference": count_difference(task, examples.found),
+            "left_out": examples.left_out,
+            "notes": list(remarks(evaluation)),
+        },
+        "settings": asdict(replace(settings, methods=(), heads=(), layers=())),
+        "results": results,
+        "best_layers": best_layers(task, results),
+        "published": [asdict(each) for each in task.published],
+    }
