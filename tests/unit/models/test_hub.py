@@ -137,7 +137,9 @@ def test_by_a_name_of_the_registry(hub: Hub, released: Path, tmp_path: Path, mon
 
 def test_ids_of_the_registry() -> None:
     assert find_hub_id("prott5-xl") == "Rostlab/prot_t5_xl_uniref50"
-    assert {name for name, entry in REGISTRY.items() if entry.hub is None} == {"esm1nv", "esm1nv-1024", "prott5nv"}
+    assert {name for name, entry in REGISTRY.items() if entry.hub is None} == {
+        "esm1nv", "esm1nv-1024", "prott5nv", "sapiens-vh", "sapiens-vl"
+    }  # fmt: skip
     with pytest.raises(UserError, match=r"esm1nv is not on the Hugging Face Hub \(NVIDIA NGC.*embedome models import"):
         find_hub_id("esm1nv")
     with pytest.raises(UserError, match=r"no model is called 'esm2'; expected org/name, or one of ankh2-ext2, esm2-8m"):
@@ -243,8 +245,8 @@ def test_a_gated_an_absent_and_an_unknown_one_are_one_line_each(
 def test_a_model_that_is_not_known_is_refused_before_its_weights(hub: Hub, released: Path, tmp_path: Path) -> None:
     files, repository = files_of(released), hub.repositories[NAME]
     config = json.loads(files["config.json"])
-    repository.push({**files, "config.json": json.dumps({**config, "model_type": "gpt2"}).encode()}, "gpt2")
-    with pytest.raises(UserError, match=r"^lab/tiny-esm/config\.json: model_type is 'gpt2'; expected one of"):
+    repository.push({**files, "config.json": json.dumps({**config, "model_type": "nothing"}).encode()}, "nothing")
+    with pytest.raises(UserError, match=r"^lab/tiny-esm/config\.json: model_type is 'nothing'; expected one of"):
         fetch(hub, tmp_path / "model")
     assert "model.safetensors" not in hub.asked()
     repository.push({**files, "adapter_config.json": b"{}"}, "adapter")
