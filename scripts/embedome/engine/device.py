@@ -36,8 +36,14 @@ REMEDIES = {
 }
 
 
-def use_device(device: str) -> torch.device:
+def use_device(device: str, index: int | None = None) -> torch.device:
     """Return the device, never another one in its place, and have torch compute on it as embedome needs.
+
+    Parameters
+    ----------
+    device : str
+    index : int, optional
+        Which GPU, where a launcher deals them out; else one that no other process of embedome has.
 
     Raises
     ------
@@ -50,12 +56,12 @@ def use_device(device: str) -> torch.device:
     torch.set_float32_matmul_precision("highest")
     # cuDNN's attention makes and keeps a graph for each shape, some 30 ms; nearly every batch is of another one.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    return open_gpu() if device == "cuda" else torch.device(device)
+    return open_gpu(index) if device == "cuda" else torch.device(device)
 
 
 @cache
-def open_gpu() -> torch.device:
-    """Take a GPU that no other process of embedome has, and see that it computes; the same one for this process.
+def open_gpu(index: int | None = None) -> torch.device:
+    """Take a GPU, and see that it computes; the same one for this process. `index` is as in `use_device`.
 
     Raises
     ------
@@ -65,7 +71,7 @@ def open_gpu() -> torch.device:
     os.environ.setdefault(*ALLOCATOR)
     if not torch.cuda.is_available():
         raise UserError(f"a GPU was asked for, but {describe_torch()}; see docs/cluster.md")
-    index = claim_gpu(torch.cuda.device_count())
+    index = claim_gpu(torch.cuda.device_count()) if index is None else index
     torch.cuda.set_device(index)
     device = torch.device("cuda", index)
     try:

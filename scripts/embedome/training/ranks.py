@@ -75,14 +75,11 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     UserError
         Where the device is not there.
     """
-    count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    own = use_device(device)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Ranks(0, 1, own)
+        yield Ranks(0, 1, use_device(device))
         return
-    if device == "cuda":
-        own = torch.device("cuda", local)
-        torch.cuda.set_device(own)
+    own = use_device(device, int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), count, own)

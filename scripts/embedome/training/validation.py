@@ -7,6 +7,7 @@ Shapes: B sequences of a group, L tokens of each.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -53,11 +54,8 @@ class ExactMasks:
     """
 
     rate: float
-
-    @property
-    def whole(self) -> bool:
-        """As of `batches.Hides`."""
-        return False
+    # As of `batches.Hides`.
+    whole: ClassVar[bool] = False
 
     def hide(self, group: TokenGroup, alphabet: Alphabet, max_tokens: int) -> MaskedGroup:
         """Hide residues of a group of sequences."""

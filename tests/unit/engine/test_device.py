@@ -143,3 +143,11 @@ def test_unused_memory_counts_what_torch_keeps(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
     assert unused_memory(torch.device("cuda", 0)) == 37
+
+
+def test_a_gpu_that_a_launcher_deals_out_is_taken_without_a_lock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Gpus(monkeypatch, 3)
+    assert use_device("cuda", 2) == torch.device("cuda", 2)
+    assert not list(tmp_path.rglob("*.lock"))
