@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embedome.cli.options import DEVICES, choose_device
 
-RECIPES = ("esm1nv", "esm1nv-1024", "esm1nv-legacy", "prott5nv", "ankh2-ext2", "demo")
+RECIPES = ("esm1nv", "esm1nv-1024", "esm1nv-legacy", "prott5nv", "ankh2-ext2", "demo", "laptop")
 SIZES = {
     "layers": "layers",
     "decoder_layers": "layers of the decoder",

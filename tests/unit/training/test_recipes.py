@@ -1,5 +1,7 @@
 """Recipes against the numbers of the model cards and of their code, and the steps they scale to."""
 
+from dataclasses import replace
+
 import pytest
 from embedome.common.errors import UserError
 from embedome.models.registry import find_entry
@@ -56,7 +58,14 @@ def test_the_demo_is_the_measured_run_s():
     assert recipe.phases == (Phase(707, tokens=2048, window=128), Phase(943, tokens=2048, window=384))
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "demo"])
+def test_the_laptop_s_is_the_demo_s_with_larger_batches_and_a_rate_to_match():
+    demo, laptop = find_recipe("demo"), find_recipe("laptop")
+    assert laptop.phases == (Phase(2400, tokens=4096, window=128), Phase(3200, tokens=4096, window=384))
+    assert (laptop.schedule.peak, laptop.schedule.warm_up, laptop.schedule.lowest) == (4e-3, 40, 8e-5)
+    assert laptop == replace(demo, name="laptop", phases=laptop.phases, schedule=laptop.schedule)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("demo", "laptop")])
 def test_founding_recipes_say_what_their_sources_leave_open(name):
     assert RECIPES[name].open
 
