@@ -2,7 +2,7 @@
 
 References
 ----------
-fairseq 0.9 (MIT): models/roberta/model.py, modules/transformer_sentence_encoder.py, data/dictionary.py.
+fairseq (MIT): models/roberta/model.py, modules/transformer_sentence_encoder.py, data/dictionary.py.
 """
 
 import argparse
