@@ -15,6 +15,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Of a checkout, what Snakemake needs.
 CHECKOUT = ("Snakefile", "config.yaml", "rules", "schemas", "scripts", "docs", "envs", "presets", "profiles", "slurm")
 PROTEINS = ">P1 a protein\nMKTAYIAKQR\n>P2\nMKTAYIAKQL\n"
+# Followed by test_antibodies.py, where its weights can be fetched.
+FETCHES = "antibodies.md"
 # The first words of commands that these tests run.
 COMMANDS = ("embedome", "printf", "source", "snakemake")
 
@@ -40,6 +42,8 @@ def shell(folder: Path, line: str, text: str | None = None) -> str:
 def programs() -> list:
     found = []
     for path in DOCUMENTS:
+        if path.name == FETCHES:
+            continue
         blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
         found += [pytest.param(block, id=f"{path.name}-{number}") for number, block in enumerate(blocks)]
     return found

@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from embedome.cli.options import add_machine_options, choose_device
 from embedome.models.registry import REGISTRY, RegisteredModel
@@ -42,8 +43,15 @@ def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     fetch.add_argument("directory", metavar="DIR", nargs="?", help="the directory to write (default: models/NAME)")
     fetch.add_argument("--revision", metavar="REV", help="commit, tag or branch (default: the newest commit)")
     fetch.set_defaults(run=run_fetch)
-    load = actions.add_parser("import", help="convert a NeMo archive to a Hugging Face directory")
-    load.add_argument("archive", metavar="FILE.nemo", help="the archive, of ESM-1nv or ProtT5nv")
+    load = actions.add_parser(
+        "import",
+        help="convert a NeMo archive, or a checkpoint of Sapiens, to a Hugging Face directory",
+        description="Convert a NeMo archive of ESM-1nv or ProtT5nv, or a fairseq checkpoint of Sapiens, to a Hugging "
+        "Face directory. Of a folder, the unpacked wheel of Sapiens, each model gets a directory in DIR.",
+    )
+    load.add_argument(
+        "source", metavar="SOURCE", help="FILE.nemo, checkpoint_vh.pt, checkpoint_vl.pt, or the folder of the last two"
+    )
     load.add_argument("directory", metavar="DIR", help="the model directory to write")
     load.set_defaults(run=run_import)
     save = actions.add_parser("export", help="write a model directory of ESM-1nv or ProtT5nv as a NeMo archive")
@@ -138,13 +146,20 @@ def run_fetch(options: argparse.Namespace) -> None:
 
 
 def run_import(options: argparse.Namespace) -> None:
-    """Convert an archive to a model directory."""
+    """Convert an archive or checkpoints to model directories."""
     from embedome.common.outputs import check_new_folder
+    from embedome.models.fairseq import SUFFIX, import_sapiens
     from embedome.models.nemo.convert import import_nemo
 
-    check_new_folder(options.directory)
-    import_nemo(options.archive, options.directory)
-    print(f"{options.directory}: made from {options.archive}")
+    source = Path(options.source)
+    if source.is_dir() or source.suffix == SUFFIX:
+        written = import_sapiens(source, options.directory)
+    else:
+        check_new_folder(options.directory)
+        import_nemo(source, options.directory)
+        written = [options.directory]
+    for directory in written:
+        print(f"{directory}: made from {options.source}")
 
 
 def run_export(options: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedome.common.errors import UserError, cut, first_line, quote_value
 from embedome.common.json_files import file_sha256, json_sha256, read_json
@@ -200,17 +200,41 @@ def load_plain_tensors(path: str | os.PathLike, name: str | None = None) -> "dic
     UserError
         Where the file is damaged, or holds anything but tensors: such a pickle could run code, and is not opened.
     """
+    name = name or str(path)
+    return check_plain_tensors(load_pickle(path, name), name)
+
+
+def load_pickle(path: str | os.PathLike, name: str, allowed: Sequence[type] = ()) -> Any:
+    """Unpickle tensors, plain values, and objects of the classes that are allowed: no code of the file is run.
+
+    Raises
+    ------
+    UserError
+        Where the file is damaged or holds anything else.
+    """
     import torch
 
-    name = name or str(path)
     # A checkpoint may be much larger than its encoder: tensors are read when they are used.
     mapped = is_archive(path, name)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # whatever bytes that are no pickle of torch's lead to
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise UserError(f"{name}: not a file of plain tensors ({reason(error)}); it is not loaded") from None
+
+
+def check_plain_tensors(state: Any, name: str) -> "dict[str, Tensor]":
+    """Return what was unpickled, if it is a mapping of names to tensors with values.
+
+    Raises
+    ------
+    UserError
+        Where it is anything else.
+    """
+    import torch
+
     if not isinstance(state, Mapping):
         raise UserError(f"{name}: holds more than tensors, a {type(state).__name__}; it is not loaded")
     for key, value in state.items():

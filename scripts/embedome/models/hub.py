@@ -19,7 +19,7 @@ from embedome.common.json_files import file_sha256, json_text, read_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import is_empty_folder
-from embedome.models.directory import CONFIG, HUB, check_model_directory, read_tokenizer
+from embedome.models.directory import CONFIG, HUB, check_model_directory, read_tokenizer, say_where
 from embedome.models.fetched_directory import MARK, check_own_fetch, check_unchanged, is_fetched
 from embedome.models.hub_connection import name_hub_faults, persist, silence_library
 from embedome.models.hub_files import HubFile, choose_small_files, choose_weights
@@ -58,9 +58,7 @@ def find_hub_id(name: str) -> str:
     """
     entry = REGISTRY.get(name)
     if entry is not None and entry.hub is None:
-        raise UserError(
-            f"{name} is not on the Hugging Face Hub ({entry.source}); see docs/models.md for `embedome models import`"
-        )
+        raise UserError(f"{name} is not on the Hugging Face Hub; {say_where(entry)}")
     if entry is None and not HUB_ID.fullmatch(name):
         raise UserError(
             f"no model is called {quote_value(name)}; expected org/name, or one of "

@@ -19,6 +19,8 @@ BERT, ROBERTA, ESMC = "bert", "roberta", "esmc"
 NVIDIA = "NVIDIA's terms, with the weights"
 NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial)"
 NGC = "NVIDIA NGC, .nemo"
+# Newer versions of both hold no weights.
+ANTIBERTY_WHEEL, SAPIENS_WHEEL = "antiberty==0.1.3", "sapiens==1.0.5"
 MEAN_POOLING = "mean over residues, special tokens left out"
 
 
@@ -83,6 +85,8 @@ class RegisteredModel:
         What is done with longer sequences unless the user says otherwise.
     pooling : str
     preprocessing : Preprocessing
+    wheel : str or None
+        The Python package, as pip names it with its version, that has the weights where the Hub has not.
     """
 
     name: str
@@ -100,11 +104,12 @@ class RegisteredModel:
     long_sequences: str = "truncate"
     pooling: str = MEAN_POOLING
     preprocessing: Preprocessing = AS_IT_IS
+    wheel: str | None = None
 
     @property
     def hub(self) -> str | None:
         """Its id on the Hugging Face Hub, if its weights are there."""
-        return self.source if "/" in self.source else None
+        return self.source if HUB_ID.fullmatch(self.source) else None
 
 
 ESM1NV_CONFIG = {
@@ -152,10 +157,8 @@ ESMC_CONFIG = {
     "tie_word_embeddings": False,
 }
 BERT_CONFIG = {"vocab_size": 30, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0}
-# Positions begin after the padding's: 144 tokens.
 SAPIENS_CONFIG = {
     "vocab_size": 25,
-    "max_position_embeddings": 146,
     "layer_norm_eps": 1e-5,
     "type_vocab_size": 1,
     "pad_token_id": 1,
@@ -249,12 +252,14 @@ def protbert(name: str, source: str) -> RegisteredModel:
     )
 
 
-def sapiens(chain: str) -> RegisteredModel:
-    """Return the row of Sapiens for heavy or light chains of antibodies."""
+def sapiens(chain: str, residues: int, count: int) -> RegisteredModel:
+    """Return the row of Sapiens for heavy or light chains of antibodies; its residues and parameters."""
     sizes = {"layers": 4, "hidden": 128, "heads": 8, "feed_forward": 256}
-    source = f"the wheel sapiens==1.0.5, checkpoint_{chain}.pt (fairseq)"
+    # Two tokens around the residues, and two rows before the first position, as positions begin after the padding's.
+    config = {**SAPIENS_CONFIG, "max_position_embeddings": residues + 4}
+    name, source = f"sapiens-{chain}", f"the wheel {SAPIENS_WHEEL}, checkpoint_{chain}.pt (fairseq)"
     return RegisteredModel(
-        f"sapiens-{chain}", ROBERTA, sizes, "sapiens", "[CLS]", "[SEP]", 142, 568_985, "MIT", source, SAPIENS_CONFIG
+        name, ROBERTA, sizes, "sapiens", "[CLS]", "[SEP]", residues, count, "MIT", source, config, wheel=SAPIENS_WHEEL
     )
 
 
@@ -326,9 +331,10 @@ ANTIBERTY = RegisteredModel(
     510,
     25_759_769,
     "MIT",
-    "the wheel antiberty==0.1.3, trained_models/AntiBERTy_md_smooth",
+    f"the wheel {ANTIBERTY_WHEEL}, trained_models/AntiBERTy_md_smooth",
     {**BERT_CONFIG, "vocab_size": 25},
     preprocessing=SPACED,
+    wheel=ANTIBERTY_WHEEL,
 )
 REGISTRY = {
     entry.name: entry
@@ -357,8 +363,8 @@ REGISTRY = {
         protbert("protbert", "Rostlab/prot_bert"),
         protbert("protbert-bfd", "Rostlab/prot_bert_bfd"),
         ANTIBERTY,
-        sapiens("vh"),
-        sapiens("vl"),
+        sapiens("vh", 142, 568_985),
+        sapiens("vl", 126, 566_937),
         prott5("prott5-xl", "prott5", None, 2_818_830_336, 1_208_141_824, "Rostlab/prot_t5_xl_uniref50"),
         prott5("prostt5", "prostt5", "<AA2fold>", 2_818_852_864, 1_208_164_352, "Rostlab/ProstT5"),
         ankh("ankh-base", 768, "gated-gelu", 736_453_632, 453_170_688),

@@ -137,15 +137,28 @@ def test_by_a_name_of_the_registry(hub: Hub, released: Path, tmp_path: Path, mon
 
 def test_ids_of_the_registry() -> None:
     assert find_hub_id("prott5-xl") == "Rostlab/prot_t5_xl_uniref50"
-    assert {name for name, entry in REGISTRY.items() if entry.hub is None} == {
-        "esm1nv", "esm1nv-1024", "prott5nv", "sapiens-vh", "sapiens-vl"
-    }  # fmt: skip
-    with pytest.raises(UserError, match=r"esm1nv is not on the Hugging Face Hub \(NVIDIA NGC.*embedome models import"):
+    elsewhere = {name for name, entry in REGISTRY.items() if entry.hub is None}
+    assert elsewhere == {"esm1nv", "esm1nv-1024", "prott5nv", "antiberty", "sapiens-vh", "sapiens-vl"}
+    with pytest.raises(UserError, match=r"esm1nv is not on .* elsewhere \(NVIDIA NGC.*embedome models import"):
         find_hub_id("esm1nv")
     with pytest.raises(UserError, match=r"no model is called 'esm2'; expected org/name, or one of ankh2-ext2, esm2-8m"):
         find_hub_id("esm2")
     with pytest.raises(UserError, match="no model is called"):
         find_hub_id("../../etc/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "wheel"),
+    [("antiberty", "antiberty==0.1.3"), ("sapiens-vh", "sapiens==1.0.5"), ("sapiens-vl", "sapiens==1.0.5")],
+)
+def test_of_weights_in_a_wheel_it_says_which_and_how(hub: Hub, tmp_path: Path, name: str, wheel: str) -> None:
+    for ask in (lambda: fetch(hub, tmp_path / "model", name), lambda: check_model_directory(name)):
+        with pytest.raises(UserError) as excinfo:
+            ask()
+        assert f"in a wheel: `python -m pip download --no-deps {wheel}`" in str(excinfo.value)
+        assert "docs/antibodies.md" in str(excinfo.value)
+    assert not hub.requests
+    assert not list(tmp_path.iterdir())
 
 
 # A Hub that misbehaves
@@ -383,7 +396,7 @@ def test_without_a_network_it_is_one_line(hub: Hub, tmp_path: Path, monkeypatch:
     ("name", "hint"),
     [
         ("esm2-650m", "`embedome models fetch esm2-650m` puts it into models/esm2-650m"),
-        ("esm1nv", r"see docs/models\.md for how to get esm1nv"),
+        ("esm1nv", r"its weights are elsewhere .*docs/models\.md"),
         ("facebook/esm2", r"name on the Hugging Face Hub for `embedome models fetch facebook/esm2`"),
         ("a/b/c", "expected a folder with config.json and weights$"),
     ],

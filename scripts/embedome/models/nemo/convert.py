@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedome.common.errors import UserError, cut, quote_value
+from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import file_sha256
 from embedome.models.architectures import ARCHITECTURES
 from embedome.models.config_fields import MOST, MOST_LAYERS
 from embedome.models.create import FIELDS, make_config, save_directory
 from embedome.models.directory import check_model_directory, open_checkpoint, read_config
+from embedome.models.foreign_tensors import TensorName, check_names, plain_names, to_hugging_face
 from embedome.models.nemo.archive import CONFIG, open_archive, read_ranks, read_vocabularies, write_archive
 from embedome.models.nemo.archive import read_config as read_nemo_config
-from embedome.models.nemo.tensor_names import LAYOUTS, ROWS, ArchiveLayout, TensorName
+from embedome.models.nemo.tensor_names import LAYOUTS, ArchiveLayout
 from embedome.models.registry import BLENDERBOT, CONFIG_KEY, MEGATRON_BERT, find_entry
-from embedome.models.tensors import LAYER_NORMS, PLAIN_TYPES, TensorMap
+from embedome.models.tensors import LAYER_NORMS, TensorMap
 from embedome.models.vocabularies import ESM1NV_PIECES
 
 # Megatron's fields that must have one value, as the encoders compute nothing else.
@@ -59,8 +60,6 @@ SIZES = {
     "feed_forward": "ffn_hidden_size",
     "positions": "max_position_embeddings",
 }
-# Names of tensors in a message.
-MOST_NAMES = 10
 # A value that stands for another field's, as ${.encoder_seq_length} or ${model.seq_length}.
 REFERENCE = re.compile(r"\$\{(?:\w*\.)*(\w+)\}")
 
@@ -92,8 +91,8 @@ def import_nemo(archive: str | os.PathLike, directory: str | os.PathLike, *, oth
     layout = find_layout(archive, ranks)
     sizes = read_sizes(archive, config, layout)
     rows = layout.rows(sizes)
-    weights = merge_ranks(archive, rows, [plain_names(archive, rank, layout) for rank in ranks])
-    check_names(archive, layout, rows, weights)
+    weights = merge_ranks(archive, rows, [plain_names(archive, rank, layout.prefix) for rank in ranks])
+    check_names(archive, layout.like, rows, weights)
     # An archive of our own says what it was made from; all others hold what somebody trained.
     about = {
         "name": layout.like,
@@ -113,22 +112,6 @@ def find_layout(archive: str | os.PathLike, ranks: Sequence[Mapping[str, Tensor]
             return layout
     known = " or ".join(layout.prefix for layout in LAYOUTS)
     raise UserError(f"{archive}: not ESM-1nv's or ProtT5nv's tensors, no name begins with {known}")
-
-
-def plain_names(archive: str | os.PathLike, state: Mapping[str, Tensor], layout: ArchiveLayout) -> dict[str, Tensor]:
-    """Return tensors in float32 by names without the model's prefix, and that of a half-precision wrapper.
-
-    Raises
-    ------
-    UserError
-        Where one is not of plain floats.
-    """
-    for name, tensor in state.items():
-        if str(tensor.dtype).removeprefix("torch.") not in PLAIN_TYPES:
-            raise UserError(
-                f"{archive}: {cut(name)} is of type {tensor.dtype}; expected one of {', '.join(PLAIN_TYPES)}"
-            )
-    return {name.removeprefix(layout.prefix).removeprefix("module."): tensor.float() for name, tensor in state.items()}
 
 
 def read_sizes(archive: str | os.PathLike, config: Mapping[str, Any], layout: ArchiveLayout) -> dict[str, int]:
@@ -195,7 +178,7 @@ def merge_ranks(
     """Join the tensors that tensor parallelism cut; the others must be the same on every rank."""
     if any(rank.keys() != ranks[0].keys() for rank in ranks):
         raise UserError(f"{archive}: the ranks do not hold the same tensors")
-    cuts = {name: row.cut for row in rows for name in (row.nemo, *row.aliases)}
+    cuts = {name: row.cut for row in rows for name in (row.name, *row.aliases)}
     merged = {}
     for name in ranks[0]:
         pieces = [rank[name] for rank in ranks]
@@ -207,49 +190,6 @@ def merge_ranks(
         else:
             raise UserError(f"{archive}: {name} differs between ranks; the archive is damaged")
     return merged
-
-
-def check_names(
-    archive: str | os.PathLike, layout: ArchiveLayout, rows: Sequence[TensorName], weights: dict[str, Tensor]
-) -> None:
-    """Refuse missing, alien and misshapen tensors; cut the vocabulary's padding, drop second names."""
-    for row in rows:
-        for alias in row.aliases:
-            # If the archive has it, it must be the same tensor: the models share it.
-            if alias in weights and not torch.equal(weights.pop(alias), weights.get(row.nemo, torch.empty(0))):
-                raise UserError(f"{archive}: {alias} is not {row.nemo}; expected one tensor under both names")
-    names = {row.nemo for row in rows}
-    missing, left_over = sorted(names - weights.keys()), sorted(weights.keys() - names)
-    if missing or left_over:
-        found = (("missing", missing), ("left over", left_over))
-        lists = [f"{what}: {first_names(names)}" for what, names in found if names]
-        raise UserError(f"{archive}: not the tensors of {layout.like}; {'; '.join(lists)}")
-    for row in rows:
-        if row.vocabulary and len(weights[row.nemo]) > ROWS:
-            weights[row.nemo] = weights[row.nemo][:ROWS]
-        if tuple(weights[row.nemo].shape) != row.shape:
-            raise UserError(f"{archive}: {row.nemo} has shape {tuple(weights[row.nemo].shape)}; expected {row.shape}")
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Name the first of some names, and say how many more there are."""
-    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(map(cut, names[:MOST_NAMES])) + rest
-
-
-def to_hugging_face(rows: Sequence[TensorName], weights: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
-    """Rename tensors; query, key and value are apart in Hugging Face."""
-    tensors: dict[str, Tensor] = {}
-    for row in rows:
-        tensor = weights[row.nemo]
-        if len(row.parts) > 1:
-            by_head = tensor.unflatten(0, (heads, len(row.parts), -1))
-            tensors |= {name: by_head[:, part].flatten(0, 1) for part, name in enumerate(row.parts)}
-        else:
-            # The bias of Blenderbot's output is a row.
-            tensor = tensor[None] if row.parts == ("final_logits_bias",) else tensor
-            tensors |= dict.fromkeys((*row.parts, *row.copies), tensor)
-    return tensors
 
 
 def to_nemo(rows: Sequence[TensorName], tensors: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
@@ -270,7 +210,7 @@ def to_nemo(rows: Sequence[TensorName], tensors: Mapping[str, Tensor], heads: in
             tensor = torch.stack([part.unflatten(0, (heads, -1)) for part in parts], 1).flatten(0, 2)
         else:
             tensor = parts[0].reshape(row.shape)
-        weights |= dict.fromkeys((row.nemo, *row.aliases), tensor.contiguous())
+        weights |= dict.fromkeys((row.name, *row.aliases), tensor.contiguous())
     return weights
 
 

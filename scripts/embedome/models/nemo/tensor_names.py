@@ -10,38 +10,9 @@ token_level_encoder_decoder.py. Attention stacks query, key and value head by he
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from embedome.models.foreign_tensors import TensorName, module
+
 ROWS = 128  # of the embedding, in both models
-
-
-@dataclass(frozen=True, slots=True)
-class TensorName:
-    """One tensor of an archive.
-
-    Parameters
-    ----------
-    nemo : str
-        Its name, without the model's prefix.
-    parts : tuple of str
-        Names of the Hugging Face tensors that it is made of; several are stacked head by head.
-    shape : tuple of int
-        In the archive.
-    cut : int or None
-        Dimension along which tensor parallelism cuts it (Shoeybi et al. 2019, arXiv:1909.08053, section 3).
-    vocabulary : bool
-        Whether its first dimension is the vocabulary, which archives may pad.
-    copies : tuple of str
-        Hugging Face tensors that are the same one.
-    aliases : tuple of str
-        Other names of it in the archive.
-    """
-
-    nemo: str
-    parts: tuple[str, ...]
-    shape: tuple[int, ...]
-    cut: int | None = None
-    vocabulary: bool = False
-    copies: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +32,6 @@ class ArchiveLayout:
     like: str
     prefix: str
     rows: Callable[[Mapping[str, int]], list[TensorName]]
-
-
-def module(
-    nemo: str, parts: str | tuple[str, ...], shape: tuple[int, ...], cut: int | None = None
-) -> Iterator[TensorName]:
-    """Yield the weight and bias of a module."""
-    parts = (parts,) if isinstance(parts, str) else parts
-    yield TensorName(f"{nemo}.weight", tuple(f"{part}.weight" for part in parts), shape, cut)
-    # The bias of a matrix that is cut along its inputs is added after the sum over ranks, so it is whole.
-    yield TensorName(f"{nemo}.bias", tuple(f"{part}.bias" for part in parts), shape[:1], None if cut == 1 else cut)
 
 
 def feed_forward(nemo: str, inner: str, outer: str, hidden: int, width: int) -> Iterator[TensorName]:
