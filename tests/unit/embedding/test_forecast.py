@@ -259,7 +259,7 @@ def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"linear: {kept['cost']['linear']:.3e}" in shown
     assert "distribution" in shown
     found = planned(capsys, "-m", folder, "--bench", tmp_path / "bench.json", "--uniref50", 1000)
-    assert found["basis"] == f"measured with {kept['model']['name']} on cpu, one thread, float32"
+    assert found["basis"] == f"measured with {kept['model']['name']} on cpu, one thread, {kept['dtype']}"
     assert found["device_hours"] > 0
     other = rough_model(tmp_path / "other", 1, "esm2-8m", {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16})
     with pytest.raises(SystemExit):
@@ -278,7 +278,7 @@ def test_a_bench_takes_its_lengths_from_files_and_what_is_longest_from_the_model
     (tmp_path / "in.fasta").write_text(fasta_text(random_records(1, [40] * 20)))
     for name, longest in (("ankh-base", None), ("esm1nv", MAX_RESIDUES)):
         out = tmp_path / f"{name}.json"
-        options = ["--fasta", str(tmp_path / "in.fasta"), "--seconds", "0.3", "--device", "cpu"]
+        options = ["--fasta", str(tmp_path / "in.fasta"), "--seconds", "0.3", "--device", "cpu", "--dtype", "float32"]
         main(["bench", "-m", str(models[name]), "-o", str(out), *options])
         found = json.loads(out.read_text())
         drawn = found["distribution"]
