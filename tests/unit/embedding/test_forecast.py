@@ -24,6 +24,7 @@ from embedome.models.create import make_config
 from embedome.models.directory import empty_model, load_model, model_identity
 from embedome.models.encoders.flops import operations
 from embedome.models.encoders.t5_decoder import T5Decoder
+from helpers.paths import ROOT
 from helpers.small_run import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,6 +223,15 @@ def test_plans_by_name_by_directory_and_by_measurement_agree(
     # 17.3e9 residues of 2.36 GFLOP, with 284 residues to look at, are 14 hours at 790 TFLOP/s, of which half is lost.
     assert 16 < found["device_hours"] < 28
     assert planned(capsys, "-m", "ankh2-ext2", "--uniref50", 1000)["sequences"] == 1000
+
+
+def test_the_document_on_choosing_has_the_hours_that_a_plan_predicts(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "choosing-a-model.md").read_text()
+    rows = dict(re.findall(r"^\| [\w -]+ \| `(.+?)` \|.*\| ([\d.]+) \| [^|]+ \|$", text, re.MULTILINE))
+    assert len(rows) > 20
+    for name, hours in rows.items():
+        found = planned(capsys, "-m", name, "--gpu", "H200")["device_hours"]
+        assert float(hours) == pytest.approx(found, rel=0.05), name
 
 
 def test_a_plan_says_what_is_predicted_and_what_holds_the_gpu_up(capsys: pytest.CaptureFixture[str]) -> None:
