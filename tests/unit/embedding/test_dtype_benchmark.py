@@ -10,7 +10,7 @@ import pytest
 import torch
 from embedome.common.errors import UserError
 from embedome.embedding import dtype_benchmark
-from embedome.embedding.deviation import compare_vectors, sample_sequences
+from embedome.embedding.deviation import sample_sequences
 from embedome.embedding.dtype_benchmark import MeasuredDtype, bench_dtypes, find_fastest
 from embedome.embedding.length_histogram import Lengths
 from embedome.engine.engine import Engine
@@ -38,23 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(dtype: str, speed: float, cosine: float, bound: float = 0.99) -> MeasuredDtype:
     return MeasuredDtype(dtype, {"distribution": {"residues_per_second": speed}}, 1, cosine, bound)
-
-
-# The sequences, and how far vectors are off
-
-
-def test_the_sequences_are_the_same_each_time_and_fit_the_model() -> None:
-    one, other = sample_sequences(62), sample_sequences(62)
-    assert (one.residues == other.residues).all()
-    assert np.diff(one.offsets).max() == 62
-    assert np.diff(sample_sequences(10**9).offsets).max() == 68
-
-
-def test_the_worst_cosine_and_difference_of_all_vectors_count() -> None:
-    exact = {"mean": np.array([[1, 0], [0, 2]], np.float16), "max": np.array([[3, 4], [1, 0]], np.float16)}
-    found = {"mean": np.array([[1, 0], [0, 1]], np.float16), "max": np.array([[4, 3], [1, 0]], np.float16)}
-    assert compare_vectors(exact, found) == pytest.approx((24 / 25, 1.0))
-    assert np.isnan(compare_vectors(exact, found | {"max": np.array([[np.inf, 0], [1, 0]], np.float16)})[0])
 
 
 # Which is named
