@@ -3,7 +3,7 @@
 Seeded random weights, random sequences of several lengths, in batches of equal length. Prints for each model and
 dtype the largest difference of an element of residues' hidden states and the smallest cosine of pooled vectors, both
 before rounding to float16, and ends with an error, once all are compared, where one is beyond its tolerance
-(tolerances.py). Run with
+(engine/tolerances.py). Run with
 
     PYTHONPATH=scripts python benchmarks/parity.py [--device cuda] [--full]
 """
@@ -22,11 +22,11 @@ import torch
 import transformers
 from embedome.common.errors import UserError
 from embedome.engine.engine import DTYPES, INT8, Engine
+from embedome.engine.tolerances import Deviation, tolerance
 from embedome.models.architectures import DECODER, ENCODER
 from embedome.models.create import make_untrained
 from embedome.models.directory import Model, load_model
 from made_inputs import RESIDUES
-from tolerances import Deviation, tolerance
 
 # Of residues. With the one special token of a T5, tokens of some are 1 more than a multiple of 32, 64 or 256: attention
 # kernels work in blocks of such sizes.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from embedome.engine.batch_layout import BatchLayout, Group
 from embedome.engine.engine import Engine
-from tolerances import tolerance
+from embedome.engine.tolerances import tolerance
 from torch.autograd import DeviceType
 
 from gpu_steps.bench import MODELS, NEEDS_GPU, Bench, Row, equal_lengths, layout_of

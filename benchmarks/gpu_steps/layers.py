@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from embedome.engine.batch_layout import BatchLayout
 from embedome.engine.engine import Engine
+from embedome.engine.tolerances import tolerance
 from embedome.models.encoders.esm2 import Rotary, rotate
-from tolerances import tolerance
 from torch import Tensor
 from torch.nn import functional
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from embedome.engine.device import free_memory
-from tolerances import tolerance
+from embedome.engine.tolerances import tolerance
 from torch import nn
 
 from gpu_steps.batches import embed_layout

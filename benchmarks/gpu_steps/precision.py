@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from embedome.engine.tolerances import Deviation, tolerance
 from parity import CASES, compare
-from tolerances import Deviation, tolerance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_steps.bench import MODELS, SMALL, Bench, Row, layout_of

@@ -214,7 +214,7 @@ class FakeCuda:
             "torch.cuda.mem_get_info": lambda device: (self.free, 80 << 30),
             "torch.cuda.get_device_capability": lambda device: self.capability,
             "torch.cuda.get_device_name": lambda device: "a fake GPU",
-            "embedome.engine.device.open_gpu": lambda: CUDA,
+            "embedome.engine.device.open_gpu": lambda index=None: CUDA,
             "embedome.engine.device.copy_stream": FakeStream,
         }
         with ExitStack() as stack:

@@ -105,6 +105,7 @@ def test_commands_are_found():
     assert found == {
         "README.md": 6,
         "annotation.md": 1,
+        "choosing-a-model.md": 1,
         "cluster.md": 2,
         "evaluation.md": 3,
         "models.md": 6,

@@ -64,17 +64,21 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
-    if options.device != "cuda" and options.workers != 1:
-        start_server("embedome.embedding.part_pipeline")
     from embedome.common.errors import UserError
-    from embedome.embedding.part_pipeline import MOST_WRITERS, Machine
-    from embedome.embedding.settings import EmbedSettings
-    from embedome.embedding.single_file import embed_fasta
+    from embedome.embedding.request import check_request
 
     if options.overlap < 0 or (options.overlap and options.long != "window"):
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
+    # Before torch is imported, here and in the server.
+    check_request(options.fasta, options.model, options.out, per_residue=options.per_residue)
+    if options.device != "cuda" and options.workers != 1:
+        start_server("embedome.embedding.part_pipeline")
+    from embedome.embedding.part_pipeline import MOST_WRITERS, Machine
+    from embedome.embedding.settings import EmbedSettings
+    from embedome.embedding.single_file import embed_fasta
+
     device, cores = choose_device(options), available_cores()
     account = embed_fasta(
         options.fasta,

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from embedome import __version__
 from embedome.cli.annotate import add_annotate
+from embedome.cli.bench import add_bench
 from embedome.cli.dataset import add_dataset
 from embedome.cli.embed import add_embed
 from embedome.cli.evaluate import add_evaluate
 from embedome.cli.export import add_export
 from embedome.cli.models import add_models
-from embedome.cli.plan import add_bench, add_plan
+from embedome.cli.plan import add_plan
 from embedome.cli.pretrain import add_pretrain
 from embedome.cli.translate import add_translate
 from embedome.common.errors import user_errors

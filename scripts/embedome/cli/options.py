@@ -20,15 +20,23 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `add_machine_options` does, with what the engine can beyond it, and ``--fused``."""
+def add_engine_options(
+    parser: argparse.ArgumentParser, auto: str = "bfloat16 on a GPU that has it, else float32"
+) -> None:
+    """Add what `add_machine_options` does, with what the engine can beyond it, and ``--fused``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    auto : str
+        What is done where no ``--dtype`` is given.
+    """
     add_model_and_device(parser)
     parser.add_argument(
         "--dtype",
         choices=("auto", *DTYPES, "int8"),
         default="auto",
-        help="arithmetic of the model; float16 not for T5, int8 on a CPU (default: bfloat16 on a GPU that has it, else "
-        "float32)",
+        help=f"arithmetic of the model; float16 not for T5, int8 on a CPU (default: {auto})",
     )
     parser.add_argument("--fused", action="store_true", help="on a GPU: fewer passes over memory")
 

@@ -1,11 +1,11 @@
-"""The commands `embedome bench` and `embedome plan`."""
+"""The command `embedome plan`."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedome.cli.options import add_engine_options, choose_device, choose_dtype
+from embedome.cli.bench import cost_text, is_bench
 
 if TYPE_CHECKING:
     from embedome.embedding.cost import CostModel
@@ -17,21 +17,6 @@ The cost of a sequence comes from --bench, a file of `embedome bench`; or else i
 from the kernels, bytes and operations of the model's layers and from what the GPU can do at most. Such figures are
 not measured, and may be off by a fifth. The cost is printed as it goes into config.yaml.
 """
-
-
-def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the parser of `bench`."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure how fast this machine embeds with a model, and the cost of a sequence",
-        description="Measure the peak of the device at a large matrix product, and the engine by length of sequence. "
-        "The cost it prints goes into config.yaml; with --out the whole result is kept for `embedome plan`.",
-    )
-    add_engine_options(parser)
-    parser.add_argument("-o", "--out", metavar="FILE", help="JSON file for the result")
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long to measure (default: 30)")
-    parser.add_argument("--fasta", nargs="+", metavar="FILE", help="take lengths from here (default: as in UniRef50)")
-    parser.set_defaults(run=run_bench)
 
 
 def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -65,67 +50,6 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--minutes", type=float, default=30.0, metavar="M", help="length of a job, about (default: 30)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run_plan)
-
-
-def run_bench(options: argparse.Namespace) -> None:
-    """Measure and print."""
-    import torch
-
-    from embedome.common.errors import UserError
-    from embedome.common.json_files import write_json
-    from embedome.common.outputs import check_output
-    from embedome.embedding.benchmark import bench
-    from embedome.embedding.length_histogram import fasta_lengths, uniref50_lengths
-    from embedome.engine.engine import Engine
-    from embedome.models.directory import load_model, model_identity
-
-    if not options.seconds > 0:
-        raise UserError(f"--seconds is {options.seconds:g}; expected more than 0")
-    if options.out:
-        check_output(options.out, options.fasta or (), is_bench)
-    device = choose_device(options)
-    dtype = choose_dtype(options, device)
-    engine = Engine(load_model(options.model), device=device, dtype=dtype, fused=options.fused)
-    lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
-    found = bench(engine, lengths, options.seconds)
-    name = torch.cuda.get_device_name(engine.device) if device == "cuda" else "cpu, one thread"
-    about = {
-        "model": model_identity(options.model),
-        "device": name,
-        "dtype": dtype,
-        "torch": torch.__version__,
-        "token_budget": engine.token_budget,
-    }
-    if options.out:
-        write_json(options.out, about | found)
-    print_bench(about, found)
-
-
-def is_bench(path: str | Path) -> bool:
-    """Return whether a JSON file is one of `embedome bench`."""
-    from embedome.common.json_files import read_json
-
-    found = read_json(path)
-    return isinstance(found, dict) and {"cost", "model"} <= found.keys()
-
-
-def print_bench(about: dict[str, Any], found: dict[str, Any]) -> None:
-    """Print a bench result: a table, and the cost as in config.yaml."""
-    print(f"{about['model']['name']} on {about['device']}, {about['dtype']}, torch {about['torch']}")
-    print(f"large matrix product: {found['gemm_peak_flop_per_second'] / 1e9:,.1f} GFLOP/s")
-    print(f"{'residues':>14}  {'ms/sequence':>12}  {'residues/s':>12}  {'of the peak':>11}")
-    for length, row in [*found["by_length"].items(), ("distribution", found["distribution"])]:
-        print(
-            f"{length:>14}  {1e3 * row['seconds_per_sequence']:12,.3f}  {row['residues_per_second']:12,.0f}  "
-            f"{row['fraction_of_gemm_peak']:11.0%}"
-        )
-    print(cost_text(found["cost"]))
-
-
-def cost_text(cost: dict[str, Any]) -> str:
-    """Return a cost as in config.yaml."""
-    longest = "null" if cost["longest"] is None else cost["longest"]
-    return f"cost:\n  linear: {cost['linear']:.3e}\n  quadratic: {cost['quadratic']:.3e}\n  longest: {longest}"
 
 
 def run_plan(options: argparse.Namespace) -> None:

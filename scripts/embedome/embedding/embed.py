@@ -12,8 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from embedome import __version__
 from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
@@ -21,15 +19,14 @@ from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
 from embedome.dataset.part_file import part_info
 from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
+from embedome.embedding.deviation import compare_vectors, sample_sequences
 from embedome.embedding.metrics import DEVICE, Clock, write_metrics
 from embedome.embedding.part_pipeline import EmbedJob, Machine, build_engine, embed_parts, load_empty_model, load_engine
 from embedome.embedding.parts import Part, cut_parts, fingerprint, most_residues, remove_other_parts
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.engine.encoder_pass import number_layers
 from embedome.engine.engine import INT8
-from embedome.engine.windows import Sequences
 from embedome.models.directory import model_dimension, model_identity
-from embedome.models.tokenizer import STANDARD
 from embedome.parquet.file_format import FILE_FORMAT
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
 from embedome.sequences.fasta import read_chunks
@@ -243,21 +240,11 @@ def resolve_layer(model: str | os.PathLike, settings: EmbedSettings, identity: M
 
 def int8_deviation(model: str, identity: str, settings: EmbedSettings) -> dict[str, float]:
     """Measure how far vectors in int8 are from those in float32, on some random sequences: the worst of all."""
-    chance, residues = np.random.default_rng(0), np.frombuffer(STANDARD.encode(), np.uint8)
     pooled = replace(settings, per_residue=False)
     reference = build_engine(model, replace(pooled, dtype="float32"), Machine())
-    lengths = np.minimum(np.arange(8, 72, 4), reference.max_residues).tolist()
-    sequences = Sequences.join([chance.choice(residues, length).tobytes() for length in lengths])
+    sequences = sample_sequences(reference.max_residues)
     exact = reference.embed(sequences).vectors
     # This one is kept: where per-residue embeddings are not asked for, it is the one that goes on to embed.
     found = load_engine(model, identity, pooled, Machine()).embed(sequences).vectors
-    cosines, differences = [], []
-    for name, vectors in exact.items():
-        one, other = vectors.astype(np.float64), found[name].astype(np.float64)
-        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        cosines.append((one * other).sum(1) / norms)
-        differences.append(np.abs(one - other))
-    return {
-        "min_cosine": round(float(np.min(cosines)), 5),
-        "max_abs": round(float(np.max(differences)), 4),
-    }
+    cosine, difference = compare_vectors(exact, found)
+    return {"min_cosine": round(cosine, 5), "max_abs": round(difference, 4)}

@@ -22,7 +22,7 @@ from embedome.common.counts import check_equal
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.locks import try_lock
-from embedome.common.outputs import check_output, check_own_folder, others_in
+from embedome.common.outputs import check_own_folder, others_in
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
 from embedome.dataset.part_file import embedding_sink, is_own_file, part_info, read_rows, residue_sink, residues_path
@@ -30,10 +30,11 @@ from embedome.embedding.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, est
 from embedome.embedding.embed import announce_size, embed_records
 from embedome.embedding.forecast import HALF, ROW_BYTES
 from embedome.embedding.part_pipeline import Machine
+from embedome.embedding.request import check_request
 from embedome.embedding.settings import EmbedSettings, PartLimits
-from embedome.models.directory import check_model_directory, empty_model
+from embedome.models.directory import empty_model
 from embedome.parquet.reader import ParquetFile, RowReader
-from embedome.sequences.dropped_records import check_dropped, write_dropped
+from embedome.sequences.dropped_records import write_dropped
 from embedome.sequences.records import Record
 
 log = logging.getLogger(__name__)
@@ -89,11 +90,7 @@ def embed_fasta(
         file or folder is in the way that embedome did not make.
     """
     out = Path(out)
-    check_output(out, fasta, is_own_file)
-    check_dropped(out)
-    if settings.per_residue:
-        check_output(residues_path(out), fasta, is_own_file)
-    check_model_directory(model)
+    check_request(fasta, model, out, per_residue=settings.per_residue)
     described = empty_model(model, settings.features)
     longest = longest_costed(settings.policy, described.max_residues)
     cost = estimate_cost(described.encoder, longest, SUSTAINED_FLOPS[machine.device])

@@ -24,6 +24,7 @@ from embedome.models.create import make_config
 from embedome.models.directory import empty_model, load_model, model_identity
 from embedome.models.encoders.flops import operations
 from embedome.models.encoders.t5_decoder import T5Decoder
+from helpers.paths import ROOT
 from helpers.small_run import MAX_RESIDUES, fasta_text, prepare, random_records, rough_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,6 +225,16 @@ def test_plans_by_name_by_directory_and_by_measurement_agree(
     assert planned(capsys, "-m", "ankh2-ext2", "--uniref50", 1000)["sequences"] == 1000
 
 
+def test_the_document_on_choosing_has_the_hours_that_a_plan_predicts(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "choosing-a-model.md").read_text()
+    rows = re.findall(r"^\| [\w -]+ \| `(.+?)` \|.*\| ([\d.]+) \| [^|]+ \|$", text, re.MULTILINE)
+    assert len(rows) == text.count("| `")
+    names = {name for name, _ in rows}
+    hours = {name: planned(capsys, "-m", name, "--gpu", "H200")["device_hours"] for name in names}
+    for name, shown in rows:
+        assert float(shown) == pytest.approx(hours[name], rel=0.05), name
+
+
 def test_a_plan_says_what_is_predicted_and_what_holds_the_gpu_up(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "-m", "esm1nv", "--uniref50", "1000000", "--gpu", "L40S"])
     rows = capsys.readouterr().out
@@ -259,7 +270,7 @@ def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"linear: {kept['cost']['linear']:.3e}" in shown
     assert "distribution" in shown
     found = planned(capsys, "-m", folder, "--bench", tmp_path / "bench.json", "--uniref50", 1000)
-    assert found["basis"] == f"measured with {kept['model']['name']} on cpu, one thread, float32"
+    assert found["basis"] == f"measured with {kept['model']['name']} on cpu, one thread, {kept['dtype']}"
     assert found["device_hours"] > 0
     other = rough_model(tmp_path / "other", 1, "esm2-8m", {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16})
     with pytest.raises(SystemExit):
@@ -278,7 +289,7 @@ def test_a_bench_takes_its_lengths_from_files_and_what_is_longest_from_the_model
     (tmp_path / "in.fasta").write_text(fasta_text(random_records(1, [40] * 20)))
     for name, longest in (("ankh-base", None), ("esm1nv", MAX_RESIDUES)):
         out = tmp_path / f"{name}.json"
-        options = ["--fasta", str(tmp_path / "in.fasta"), "--seconds", "0.3", "--device", "cpu"]
+        options = ["--fasta", str(tmp_path / "in.fasta"), "--seconds", "0.3", "--device", "cpu", "--dtype", "float32"]
         main(["bench", "-m", str(models[name]), "-o", str(out), *options])
         found = json.loads(out.read_text())
         drawn = found["distribution"]

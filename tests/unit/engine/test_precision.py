@@ -2,7 +2,6 @@
 
 import random
 import re
-import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ import torch
 from embedome.common.errors import UserError
 from embedome.common.terms import FIRST, MAX, MEAN
 from embedome.engine.engine import Embedded, Engine
+from embedome.engine.tolerances import TOLERANCES, Deviation, tolerance
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.models.architectures import DECODER, ENCODER
 from embedome.models.create import make_untrained
@@ -27,9 +27,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-# The benchmark holds models of full width to the same numbers.
-BOUNDS = runpy.run_path(str(ROOT / "benchmarks" / "tolerances.py"))
-TOLERANCES, Deviation, tolerance = (BOUNDS[name] for name in ("TOLERANCES", "Deviation", "tolerance"))
 # What is stored is rounded to float16, by half a unit in the last place of its 11 bits.
 ROUNDING = 2.0**-11
 SIZES = {

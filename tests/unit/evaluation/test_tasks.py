@@ -1,10 +1,13 @@
 """The rows of the tasks: whole, and with figures beside the split that they were published for."""
 
+import re
+
 import pytest
 from embedome.common.errors import UserError
 from embedome.evaluation.head_recipes import HEADS, heads_for
 from embedome.evaluation.readers import READERS
 from embedome.evaluation.tasks import TASKS, find_task
+from helpers.paths import ROOT
 
 CARD = {
     "secondary_structure": (9_712, 1_080, 648),
@@ -41,3 +44,18 @@ def test_published_figures_stand_beside_their_split_alone():
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match=r"no task is called 'ss'; expected one of secondary_structure, .*own"):
         find_task("ss")
+
+
+def test_the_document_on_choosing_a_model_quotes_the_published_figures():
+    text = (ROOT / "docs" / "choosing-a-model.md").read_text()
+    quoted = {
+        "secondary structure": "secondary_structure",
+        "subcellular location": "scl",
+        "conservation": "conservation",
+        "melting temperature": "meltome",
+        "GB1 variants": "gb1",
+    }
+    for words, task in quoted.items():
+        [row] = re.findall(rf"^\| {words}, .+? \| (.+) \|$", text, re.MULTILINE)
+        assert [float(value) for value in row.split(" | ")] == [each.value for each in TASKS[task].published]
+    assert f"{100 * TASKS['ss3_cb513'].published[0].value:.2f} %" in text

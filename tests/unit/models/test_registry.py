@@ -1,6 +1,7 @@
 """The registry: figures as published, and directories of every architecture that Hugging Face opens."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from embedome.models.encoders.prenorm import BlenderbotEncoder, PreLNEncoder
 from embedome.models.encoders.t5 import T5Encoder
 from embedome.models.encoders.t5_decoder import T5Decoder
 from embedome.models.registry import REGISTRY, find_entry
+from helpers.paths import ROOT
 from transformers import AutoModel, AutoTokenizer
 
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "feed_forward": 48}
@@ -70,6 +72,19 @@ def test_our_own_encoders_have_as_many_parameters() -> None:
         # ESM-1nv has no token types; the class has two, which go into the positions once they are filled.
         assert count(esm1nv) - 2 * 768 + head == 43_612_544
         assert count(BlenderbotEncoder(make_config("prott5nv", {}, {}).to_dict())) == 85_547_520
+
+
+def test_the_document_on_choosing_has_the_figures_of_the_registry() -> None:
+    text = (ROOT / "docs" / "choosing-a-model.md").read_text()
+    rows = re.findall(r"^\| ([\w -]+) \| `(.+?)` \| (.+?) \| (.+?) \| (.+?) \| [\d.]+ \| (.+?) \|$", text, re.MULTILINE)
+    assert len(rows) == text.count("| `")
+    assert {use for use, *_ in rows} >= {"fast", "best", "variants", "structure-aware", "antibodies", "no GPU"}
+    for _, name, dimension, gigabytes, residues, licence in rows:
+        entry = find_entry(name)
+        assert int(dimension) == entry.sizes["hidden"]
+        assert float(gigabytes) == pytest.approx(4e-9 * (entry.encoder_parameters or entry.parameters), rel=0.05)
+        assert residues == ("any" if entry.residues is None else f"{entry.residues:,}")
+        assert licence == entry.licence
 
 
 @pytest.mark.parametrize("name", REGISTRY)

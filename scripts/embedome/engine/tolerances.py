@@ -1,6 +1,7 @@
 """How far vectors may be from those of the Hugging Face class in float32, as docs/models.md states it.
 
-benchmarks/parity.py holds models of full width to it, tests/unit/engine/test_precision.py small ones.
+benchmarks/parity.py holds models of full width to it, tests/unit/engine/test_precision.py small ones, and
+`embedome bench` the model at hand.
 """
 
 import math

@@ -1,0 +1,48 @@
+"""What a run of single_file.py is asked for, checked without torch: a mistyped path is answered at once."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedome.common.outputs import check_output
+from embedome.models.directory import check_model_directory
+from embedome.sequences.compressed import open_decompressed
+from embedome.sequences.dropped_records import check_dropped
+
+
+def check_request(
+    fasta: Sequence[str | os.PathLike], model: str | os.PathLike, out: str | os.PathLike, *, per_residue: bool
+) -> None:
+    """Check that the sequences can be read, the results written and the model loaded, by its config.json and its files.
+
+    Torch is imported for none of it, but for a model that embedome has no encoder for, of which transformers is asked.
+
+    Parameters
+    ----------
+    fasta, model, out : as of `single_file.embed_fasta`
+    per_residue : bool
+        Whether per-residue embeddings are written too.
+
+    Raises
+    ------
+    UserError
+        Where a FASTA file is missing, empty or cannot be read, an output would replace what embedome did not make, and
+        as `check_model_directory`.
+    """
+    for path in fasta:
+        with open_decompressed(path):
+            pass
+    check_output(out, fasta, is_embedding_file)
+    check_dropped(Path(out))
+    if per_residue:
+        from embedome.dataset.part_file import residues_path
+
+        check_output(residues_path(Path(out)), fasta, is_embedding_file)
+    check_model_directory(model)
+
+
+def is_embedding_file(path: Path) -> bool:
+    """Return `part_file.is_own_file`, whose packages are imported only where there is a file to look at."""
+    from embedome.dataset.part_file import is_own_file
+
+    return is_own_file(path)
