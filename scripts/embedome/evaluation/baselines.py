@@ -11,6 +11,7 @@ import numpy as np
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
+from embedome.common.locks import wait_lock
 from embedome.engine.windows import LongPolicy, Sequences, cut_windows
 from embedome.evaluation.tasks import PROTEIN, RESIDUE
 from embedome.models.directory import CONFIG
@@ -118,15 +119,24 @@ def random_model(model: Path, root: Path) -> Path:
     UserError
         Where embedome cannot make weights of the architecture.
     """
-    from embedome.models import create
     from embedome.models.hugging_face_tokenizer import vocabulary_files
-    from embedome.models.registry import CONFIG_KEY, REGISTRY
 
     tokenizer = {path.name: file_sha256(path) for path in vocabulary_files(model)}
     folder = root / json_sha256({"config": file_sha256(model / CONFIG), "tokenizer": tokenizer})[:16]
-    if folder.is_dir():
-        return folder
+    # Jobs of other tasks want the same one.
+    with wait_lock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            make_random_model(model, folder)
+    return folder
+
+
+def make_random_model(model: Path, folder: Path) -> None:
+    """Make a model directory as `random_model`."""
     from transformers import AutoConfig
+
+    from embedome.models import create
+    from embedome.models.hugging_face_tokenizer import vocabulary_files
+    from embedome.models.registry import CONFIG_KEY, REGISTRY
 
     config = AutoConfig.from_pretrained(model)
     entry = next((each for each in REGISTRY.values() if each.model_type == config.model_type), None)
@@ -140,7 +150,6 @@ def random_model(model: Path, root: Path) -> Path:
         create.random_model(entry, config).save_pretrained(temporary)
         for path in vocabulary_files(model):
             shutil.copyfile(path, temporary / path.name)
-    return folder
 
 
 def sequence_features(

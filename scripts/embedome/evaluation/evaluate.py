@@ -1,4 +1,4 @@
-"""Rule and command evaluate: a model, a task and its files in, scores beside those of baselines out."""
+"""A model, a task and its files in, scores beside those of baselines out."""
 
 import logging
 import os
@@ -47,6 +47,8 @@ class Evaluation:
     model : Path or None
     out : Path
     settings : EvaluateSettings
+    model_name : str
+        Of the folder of its results.
     """
 
     task: Task
@@ -55,11 +57,7 @@ class Evaluation:
     model: Path | None
     out: Path
     settings: EvaluateSettings
-
-    @property
-    def model_name(self) -> str:
-        """Of the folder of its results."""
-        return self.model.resolve().name if self.model else WITHOUT_MODEL
+    model_name: str
 
     @property
     def folder(self) -> Path:
@@ -166,28 +164,71 @@ def evaluate(
         As `readers.read_task`, `own_task.read_own_task` and `engine.Engine`; where a method, head or layer cannot be
         had, or the disk has too little room.
     """
-    load_optional("sklearn", "scikit-learn")
-    evaluation = open_evaluation(task, data, Path(out), Path(model) if model else None, settings)
-    methods = settings.methods_for(evaluation.task, model is not None)
-    heads = settings.heads_for(evaluation.task)
-    announce(evaluation, methods, heads)
-    torch.set_num_threads(settings.threads)
-    found = {method: evaluate_method(evaluation, method, heads) for method in methods}
+    directory = Path(model) if model else None
+    name = directory.resolve().name if directory else WITHOUT_MODEL
+    found = evaluate_methods(open_evaluation(task, data, Path(out), directory, settings, name))
     write_table(out)
     return found
 
 
+def evaluate_for_run(
+    task: str,
+    data: Sequence[str | os.PathLike],
+    model: str | os.PathLike,
+    summary: str | os.PathLike,
+    *,
+    settings: EvaluateSettings,
+) -> None:
+    """Rule evaluate: as `evaluate`, of the methods and heads that suit the task; the table is a rule of its own.
+
+    Parameters
+    ----------
+    task : str
+    data : sequence of paths
+    model : path
+        Model directory.
+    summary : path
+        ``<out>/<model>/<task>.json``, what `evaluate` returns.
+    settings : EvaluateSettings
+
+    Raises
+    ------
+    UserError
+        As `evaluate` and `EvaluateSettings.fitting`.
+    """
+    folder = Path(summary).parent
+    evaluation = open_evaluation(task, data, folder.parent, Path(model), settings, folder.name)
+    suited = replace(evaluation, settings=settings.fitting(evaluation.task))
+    write_json(summary, evaluate_methods(suited))
+
+
+def evaluate_methods(evaluation: Evaluation) -> dict[str, Any]:
+    """Evaluate all methods of a task, once it is said what that will take; return as `evaluate`."""
+    settings = evaluation.settings
+    methods = settings.methods_for(evaluation.task, evaluation.model is not None)
+    heads = settings.heads_for(evaluation.task)
+    announce(evaluation, methods, heads)
+    torch.set_num_threads(settings.threads)
+    return {method: evaluate_method(evaluation, method, heads) for method in methods}
+
+
 def open_evaluation(
-    name: str, data: Sequence[str | os.PathLike], out: Path, model: Path | None, settings: EvaluateSettings
+    name: str,
+    data: Sequence[str | os.PathLike],
+    out: Path,
+    model: Path | None,
+    settings: EvaluateSettings,
+    model_name: str,
 ) -> Evaluation:
     """Read a task."""
+    load_optional("sklearn", "scikit-learn")
     if name == OWN:
         task, examples, files = read_own_task(data)
     else:
         task = find_task(name)
         examples, files = read_task(task, open_sources(data))
     examples = examples.with_few(settings.train_proteins)
-    return Evaluation(task, examples, digests(files), model, out, settings)
+    return Evaluation(task, examples, digests(files), model, out, settings, model_name)
 
 
 def announce(evaluation: Evaluation, methods: Sequence[str], heads: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from embedome.common.errors import UserError
 from embedome.evaluation import evaluate as module
 from embedome.evaluation import features, runs
-from embedome.evaluation.evaluate import evaluate
+from embedome.evaluation.evaluate import evaluate, evaluate_for_run
 from embedome.evaluation.settings import EvaluateSettings
 from embedome.models.create import make_untrained
 from helpers.made_tasks import structure, write_flip_pairs, write_flip_values
@@ -164,6 +164,20 @@ def test_without_a_model_there_are_baselines_alone(tmp_path):
     # The value is linear in the composition.
     assert scores["ridge"][0] == 1
     assert scores["ridge"][1] > 0.99
+
+
+def test_a_job_of_the_workflow_gives_the_results_of_the_command(model, task, tmp_path):
+    settings = EvaluateSettings(heads=("ridge", "mlp-256"), methods=("composition", "one-hot", "frozen"))
+    summary = tmp_path / "results" / "my-model" / "secondary_structure.json"
+    evaluate_for_run("secondary_structure", [task], model, summary, settings=settings)
+    found = json.loads(summary.read_text())
+    assert list(found) == ["frozen", "one-hot"]
+    assert not (tmp_path / "results" / "table.tsv").exists()
+    evaluate("secondary_structure", [task], tmp_path / "out", model=model, settings=QUICK)
+    for method in found:
+        mine = result(tmp_path / "results", "secondary_structure", method, "my-model")
+        assert mine["results"] == result(tmp_path / "out", "secondary_structure", method)["results"]
+        assert list(found[method]["accuracy"].values()) == [mine["results"][0]["scores"]["accuracy"]["mean"]]
 
 
 def test_proteins_that_are_skipped_are_neither_trained_on_nor_scored(model, task, tmp_path):
