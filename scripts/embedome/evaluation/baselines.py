@@ -1,7 +1,7 @@
 """What a model has to beat: one-hot residues, composition, and random weights of its own shape."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.locks import wait_lock
 from embedome.engine.windows import LongPolicy, Sequences, cut_windows
+from embedome.evaluation.features import Block
 from embedome.evaluation.tasks import PROTEIN, RESIDUE
 from embedome.models.directory import CONFIG
 from embedome.models.tokenizer import STANDARD
@@ -57,14 +58,14 @@ class SequenceFeatures:
         return COLUMNS * (1 if self.varying is None else len(self.varying))
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """What they depend on, beside the sequences."""
+    def identities(self) -> list[dict[str, Any]]:
+        """What they depend on, beside the sequences; there are no layers."""
         varying = None if self.varying is None else self.varying.tolist()
         # Of a model without a limit the longest is any number.
         longest = min(self.longest, 2**53)
-        return {"method": self.method, "long": self.policy.name, "longest": longest, "varying": varying}
+        return [{"method": self.method, "long": self.policy.name, "longest": longest, "varying": varying}]
 
-    def make(self, sequences: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    def make(self, sequences: Sequence[bytes], places: Sequence[int]) -> Iterator[Block]:
         """Compute features; as `features.Maker.make`."""
         joined = Sequences.join(list(sequences))
         used = used_residues(joined, self.policy, self.longest)
@@ -73,12 +74,14 @@ class SequenceFeatures:
             for begin, count in zip(joined.offsets[:-1], used, strict=True)
         ]
         if self.level == RESIDUE:
-            return np.eye(COLUMNS, dtype=np.float16)[np.concatenate(columns)], used
-        if self.varying is not None:
+            vectors = np.eye(COLUMNS, dtype=np.float16)[np.concatenate(columns)]
+        elif self.varying is not None:
             flat = [np.eye(COLUMNS, dtype=np.float16)[each[self.varying]].reshape(-1) for each in columns]
-            return np.stack(flat), used
-        shares = [np.bincount(each, minlength=COLUMNS) / max(1, len(each)) for each in columns]
-        return np.stack(shares).astype(np.float16), used
+            vectors = np.stack(flat)
+        else:
+            shares = [np.bincount(each, minlength=COLUMNS) / max(1, len(each)) for each in columns]
+            vectors = np.stack(shares).astype(np.float16)
+        yield Block(vectors, used)
 
 
 def used_residues(sequences: Sequences, policy: LongPolicy, longest: int) -> np.ndarray:

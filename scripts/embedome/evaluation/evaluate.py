@@ -16,7 +16,7 @@ from embedome.evaluation.baselines import random_model, sequence_features
 from embedome.evaluation.cost import Cost, embedding_cost, feature_bytes, head_seconds
 from embedome.evaluation.data_files import digests, open_sources
 from embedome.evaluation.examples import ExampleSet
-from embedome.evaluation.features import Maker, ModelFeatures, describe, make_features
+from embedome.evaluation.features import Features, Maker, ModelFeatures, layers_at_once, make_features
 from embedome.evaluation.head_data import HeadData
 from embedome.evaluation.head_recipes import RECIPES, features_of
 from embedome.evaluation.own_task import OWN, read_own_task
@@ -85,10 +85,11 @@ class Evaluation:
                 raise UserError(f"--layer is {layer}; expected 0 (the embedding) to {count} (the last, -1 for short)")
         return tuple(dict.fromkeys(layer % (count + 1) for layer in self.settings.layers or range(count + 1)))
 
-    def maker(self, method: str, layer: int | None, level: str, with_weights: bool = True) -> Maker:
-        """Return what computes a method's features."""
+    def maker(self, method: str, level: str, with_weights: bool = True) -> Maker:
+        """Return what computes a method's features, of all its layers in their order."""
         shape, settings = self.shape(), self.settings
-        if layer is None:
+        layers = tuple(layer for layer in self.layers(method) if layer is not None)
+        if not layers:
             longest = settings.policy.longest(shape.max_residues if shape else None)
             return sequence_features(method, level, settings.policy, longest, self.examples.sequences)
         assert self.model, "layers are a model's"
@@ -96,12 +97,12 @@ class Evaluation:
         directory = self.model
         if method == RANDOM and with_weights:
             directory = random_model(self.model, self.out / RANDOM_MODELS)
-        identity = {"model": model_identity(directory), "layer": layer} if with_weights else {}
+        identity = {"model": model_identity(directory)} if with_weights else {}
         own = {"dtype": settings.dtype, "device": settings.device, "policy": asdict(settings.policy)}
         return ModelFeatures(
             str(directory),
             level,
-            layer,
+            layers,
             settings.dtype,
             settings.device,
             settings.policy,
@@ -114,11 +115,11 @@ class Evaluation:
         count = self.settings.seeds if is_seeded(head, self.examples.labelling) else 1
         return [Run(method, head, layer, seed) for seed in range(count)]
 
-    def identity(self, maker: Maker, head: str) -> dict[str, Any]:
+    def identity(self, features: Features, head: str) -> dict[str, Any]:
         """Return what a run's result depends on, beside the seed."""
         recipe = asdict(RECIPES[head]) if head in RECIPES else {}
         return {
-            "features": json_sha256(describe(maker, self.examples.sequences)),
+            "features": features.sha256,
             "data": sorted(self.digests.values()),
             "task": json_sha256(asdict(self.task)),
             "splits": json_sha256([self.examples.ids, self.examples.splits.tolist()]),
@@ -208,7 +209,6 @@ def evaluate_methods(evaluation: Evaluation) -> dict[str, Any]:
     methods = settings.methods_for(evaluation.task, evaluation.model is not None)
     heads = settings.heads_for(evaluation.task)
     announce(evaluation, methods, heads)
-    torch.set_num_threads(settings.threads)
     return {method: evaluate_method(evaluation, method, heads) for method in methods}
 
 
@@ -246,30 +246,29 @@ def announce(evaluation: Evaluation, methods: Sequence[str], heads: Sequence[str
         log.warning("%s: %s", task.name, line)
     total = Cost()
     for method in methods:
-        cost = Cost()
-        for layer in evaluation.layers(method):
-            cost += layer_cost(evaluation, method, layer, heads)
+        cost = method_cost(evaluation, method, heads)
         log.info("%s: %s", method, cost)
         total += cost
     log.info("in all: %s (guesses; what is there already is not computed again)", total)
     check_room(evaluation.out / FEATURES, total.bytes)
 
 
-def layer_cost(evaluation: Evaluation, method: str, layer: int | None, heads: Sequence[str]) -> Cost:
-    """Return what a layer of a method takes: features of each level that heads need, and trainings."""
+def method_cost(evaluation: Evaluation, method: str, heads: Sequence[str]) -> Cost:
+    """Return what a method takes: features of each level that heads need, of all layers in a pass, and trainings."""
     examples, settings, cost = evaluation.examples, evaluation.settings, Cost()
     levels = {features_of(head, evaluation.task.level) for head in heads}
-    makers = {level: evaluation.maker(method, layer, level, with_weights=False) for level in sorted(levels)}
-    shape = evaluation.shape()
+    makers = {level: evaluation.maker(method, level, with_weights=False) for level in sorted(levels)}
+    layers, shape = evaluation.layers(method), evaluation.shape()
     for level, maker in makers.items():
         rows = int(examples.lengths.sum()) if level == RESIDUE else len(examples)
         seconds = 0.0
-        if layer is not None and shape:
-            seconds = embedding_cost(shape, settings.policy, examples.sequences, settings.device)
-        cost += Cost(seconds, feature_bytes(rows, maker.dimension))
+        if method in OF_MODEL and shape:
+            passes = -(-len(layers) // layers_at_once(maker))
+            seconds = passes * embedding_cost(shape, settings.policy, examples.sequences, settings.device)
+        cost += Cost(seconds, len(layers) * feature_bytes(rows, maker.dimension))
     for head in heads:
         dimension = makers[features_of(head, evaluation.task.level)].dimension
-        runs = len(evaluation.runs(method, head, layer))
+        runs = sum(len(evaluation.runs(method, head, layer)) for layer in layers)
         cost += Cost(runs * head_seconds(head, examples, dimension, settings.device))
     return cost
 
@@ -287,23 +286,25 @@ def remarks(evaluation: Evaluation) -> Iterator[str]:
 
 def evaluate_method(evaluation: Evaluation, method: str, heads: Sequence[str]) -> dict[str, Any]:
     """Evaluate a method, and write its JSON file."""
-    folder = evaluation.folder / method
+    folder, examples = evaluation.folder / method, evaluation.examples
+    levels = {features_of(head, evaluation.task.level) for head in heads}
+    features = {
+        level: make_features(evaluation.maker(method, level), examples.sequences, evaluation.out / FEATURES)
+        for level in sorted(levels)
+    }
+    # After the engine, which has one thread on a CPU: heads depend on it.
+    torch.set_num_threads(evaluation.settings.threads)
     results = []
-    for layer in evaluation.layers(method):
-        # Features are opened for each level once, and go with the layer.
-        opened: dict[str, HeadData] = {}
+    for place, layer in enumerate(evaluation.layers(method)):
+        opened = {level: HeadData(found[place], examples) for level, found in features.items()}
         for head in heads:
-            level = features_of(head, evaluation.task.level)
-            maker = evaluation.maker(method, layer, level)
-            if level not in opened:
-                features = make_features(maker, evaluation.examples.sequences, evaluation.out / FEATURES)
-                opened[level] = HeadData(features, evaluation.examples)
-            identity, runs = evaluation.identity(maker, head), {}
+            data = opened[features_of(head, evaluation.task.level)]
+            identity, runs = evaluation.identity(data.features, head), {}
             for run in evaluation.runs(method, head, layer):
                 runs[run.name] = find_run(folder, run, identity) or do_run(
-                    folder, run, identity, opened[level], evaluation.task.metric, evaluation.settings.device
+                    folder, run, identity, data, evaluation.task.metric, evaluation.settings.device
                 )
-            results.append(summarise(opened[level], folder, head, layer, runs))
+            results.append(summarise(data, folder, head, layer, runs))
     path = evaluation.folder / f"{method}.json"
     write_json(path, result_of(evaluation, method, results))
     metric = evaluation.task.metric
