@@ -36,7 +36,8 @@ if config["evaluate"]["tasks"]:
         input:
             summaries=paths.evaluations,
         output:
-            paths.evaluation_table,
+            tsv=f"{EVALUATION}/table.tsv",
+            parquet=paths.evaluation_table,
         log:
             f"results/logs/evaluate_table_{MODEL}.log",
         benchmark:

@@ -10,4 +10,4 @@ if TYPE_CHECKING:
     from embedome.workflow.job import snakemake
 
 with rule_log(snakemake.log):
-    write_table(Path(snakemake.output[0]).parent)
+    write_table(Path(snakemake.output.tsv).parent)

@@ -205,9 +205,9 @@ class Paths:
         return [f"{EVALUATION}/{self.model}/{name}.json" for name in self.evaluated]
 
     @property
-    def evaluation_table(self) -> list[str]:
-        """The table of all evaluations, where there are any."""
-        return [f"{EVALUATION}/table.tsv", f"{EVALUATION}/table.parquet"] if self.evaluated else []
+    def evaluation_table(self) -> str | list[str]:
+        """The table of all evaluations, of which the report tells, where there are any."""
+        return f"{EVALUATION}/table.parquet" if self.evaluated else []
 
     def evaluation_files(self, name: str) -> list[str]:
         """Return the files and folders that a task is read from."""
@@ -221,7 +221,6 @@ class Paths:
             "results/ledger.json",
             f"results/runtimes/{self.model}.tsv",
             *self.annotation,
-            *self.evaluation_table,
         ]
 
     def benchmarks(self, patterns: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

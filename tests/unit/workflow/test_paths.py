@@ -100,7 +100,7 @@ def test_each_task_has_a_job_and_all_have_one_table():
     assert found.evaluations == [f"{folder}/esm1nv-demo/{name}.json" for name in ("gb1", "kinds", "ss3_casp12")]
     assert found.evaluated["kinds"] == tasks[1]
     assert found.evaluation_files("ss3_casp12") == ["flip", "CASP12.csv"]
-    assert found.targets[3:] == [f"{folder}/table.tsv", f"{folder}/table.parquet"]
+    assert found.evaluation_table == f"{folder}/table.parquet"
     benchmarks = found.benchmarks([("evaluate", "b/evaluate/{model}/{task}.tsv")])
     assert benchmarks["evaluate"] == [f"b/evaluate/esm1nv-demo/{name}.tsv" for name in ("gb1", "kinds", "ss3_casp12")]
     assert paths().evaluations == paths().evaluation_table == []
