@@ -12,6 +12,7 @@ import torch
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError, load_optional
 from embedome.common.json_files import json_sha256, write_json
+from embedome.engine.device import use_device
 from embedome.evaluation.baselines import random_model, sequence_features
 from embedome.evaluation.cost import Cost, embedding_cost, feature_bytes, head_seconds
 from embedome.evaluation.data_files import digests, open_sources
@@ -208,6 +209,8 @@ def evaluate_methods(evaluation: Evaluation) -> dict[str, Any]:
     settings = evaluation.settings
     methods = settings.methods_for(evaluation.task, evaluation.model is not None)
     heads = settings.heads_for(evaluation.task)
+    # Of several GPUs one that no other job has, for heads too.
+    use_device(settings.device)
     announce(evaluation, methods, heads)
     return {method: evaluate_method(evaluation, method, heads) for method in methods}
 

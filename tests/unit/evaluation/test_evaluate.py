@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from embedome.common.errors import UserError
 from embedome.evaluation import evaluate as module
 from embedome.evaluation import features, runs
@@ -152,6 +153,16 @@ def test_other_data_or_settings_are_computed_again(model, task, tmp_path, monkey
     labels.write_text(labels.read_text().replace("C", "H", 1))
     evaluate("secondary_structure", [task], tmp_path / "out", settings=settings)
     assert len(done) == 3
+
+
+def test_heads_have_the_threads_of_the_settings_whether_features_are_there_or_not(model, task, tmp_path, monkeypatch):
+    threads = []
+    real = runs.do_run
+    monkeypatch.setattr(module, "do_run", lambda *given: threads.append(torch.get_num_threads()) or real(*given))
+    for head in ("ridge", "linear"):
+        settings = EvaluateSettings(heads=(head,), methods=("frozen",), threads=2, seeds=1)
+        evaluate("secondary_structure", [task], tmp_path / "out", model=model, settings=settings)
+    assert threads == [2, 2]
 
 
 def test_without_a_model_there_are_baselines_alone(tmp_path):
