@@ -24,6 +24,7 @@ include: "rules/embed.smk"
 include: "rules/merge.smk"
 include: "rules/report.smk"
 include: "rules/annotate.smk"
+include: "rules/evaluate.smk"
 
 
 rule all:

@@ -9,6 +9,7 @@ sys.path.insert(0, SCRIPTS)
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS
+from embedome.evaluation.settings import OF_EMBED
 from embedome.workflow.config import (
     check_run,
     config_sha256,
@@ -17,7 +18,7 @@ from embedome.workflow.config import (
     without,
 )
 from embedome.workflow.library import use_in_jobs
-from embedome.workflow.paths import FAMILIES, Paths
+from embedome.workflow.paths import EVALUATION, FAMILIES, Paths
 from embedome.workflow.resources import (
     RESIDUES_MB,
     by_attempt,
@@ -49,6 +50,7 @@ wildcard_constraints:
     shard=r"\d{5}",
     model=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     database=r"[A-Za-z0-9_.-]+",
+    task=r"[^/]+",
 
 
 def run_benchmarks(wildcards):

@@ -60,6 +60,7 @@ rule report:
         ledger="results/ledger.json",
         leakage=paths.leakage,
         training=paths.training,
+        evaluation=paths.evaluation_table,
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(
@@ -99,6 +100,19 @@ rule report:
             )
             for kind, label in {"svg": "Training", "html": "Training, numbers"}.items()
             if paths.training
+        ],
+        evaluation=[
+            report(
+                f"{REPORT}/evaluation.{kind}",
+                category="Model",
+                labels={"what": label},
+                caption="../docs/report/evaluation.rst",
+            )
+            for kind, label in {
+                "svg": "Evaluation",
+                "html": "Evaluation, numbers",
+            }.items()
+            if paths.evaluation_table
         ],
         plots=[
             report(

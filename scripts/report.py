@@ -16,5 +16,6 @@ with rule_log(snakemake.log):
         Path(snakemake.output.ledger).parent,
         leakage=snakemake.input.get("leakage"),
         training=snakemake.input.get("training"),
+        evaluation=snakemake.input.get("evaluation"),
         pca_sequences=snakemake.params.pca_sequences,
     )

@@ -16,7 +16,8 @@ FLOORS = (
     {"sources", "catalog", "engine"},
     {"splits", "dataset", "decoding"},
     {"embedding", "merging", "analysis", "annotation", "training"},
-    {"evaluation", "workflow"},
+    {"evaluation"},
+    {"workflow"},
     {"cli"},
 )
 FLOOR = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}

@@ -295,15 +295,20 @@ def test_what_lies_in_the_catalog_s_folder_is_never_removed(demo, tmp_path):
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_build_a_plan(demo, tmp_path, preset):
-    """With the model's directory in place, a preset is a complete configuration."""
-    model = yaml.safe_load(preset.read_text())["model"]
+    """With the model's directory and the files of tasks in place, a preset is a complete configuration."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text()) | yaml.safe_load(preset.read_text())
+    model, tasks = config["model"], config["evaluate"]["tasks"]
     needed = model["pretrain"]["init"] if model["pretrain"] else model["directory"]
     if needed:
         shutil.copytree(demo / "resources/models/esm1nv-demo", tmp_path / needed)
+    for path in (tmp_path / name for task in tasks for name in task["data"]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     result = run(tmp_path, None, "--configfile", str(preset), "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
     assert "embed" in result.stdout
     assert ("pretrain" in result.stdout) == bool(model["pretrain"])
+    assert ("evaluate_table" in result.stdout) == bool(tasks)
 
 
 def test_slurm_profile_is_found_by_its_name(tmp_path):

@@ -246,8 +246,10 @@ def plot_nothing(reason: str) -> "Figure":
     return figure
 
 
-def new_plot(title: str, panels: int = 1, height: float = HEIGHT) -> "tuple[Figure, Sequence[Axes]]":
-    """Make an empty figure of `panels` panels side by side."""
+def new_plot(
+    title: str, panels: int = 1, height: float = HEIGHT, *, stacked: bool = False
+) -> "tuple[Figure, Sequence[Axes]]":
+    """Make an empty figure of `panels` panels side by side, or one below the other with a legend beside each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -255,7 +257,9 @@ def new_plot(title: str, panels: int = 1, height: float = HEIGHT) -> "tuple[Figu
     matplotlib.rcParams.update({"svg.hashsalt": "embedome", "svg.fonttype": "none", "font.size": 10})
     from matplotlib import pyplot
 
-    figure, found = pyplot.subplots(1, panels, figsize=(WIDTH + 3 * (panels - 1), height), layout="constrained")
+    rows, columns = (panels, 1) if stacked else (1, panels)
+    size = (WIDTH + 3, height * panels) if stacked else (WIDTH + 3 * (panels - 1), height)
+    figure, found = pyplot.subplots(rows, columns, figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=11)
     all_axes = np.atleast_1d(found)
     for axes in all_axes:

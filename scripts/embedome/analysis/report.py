@@ -7,6 +7,7 @@ from typing import Any
 
 from embedome.analysis import analyse, plots
 from embedome.analysis.drift import REFERENCE
+from embedome.analysis.evaluation_scores import plot_scores, read_scores, scores_table
 from embedome.analysis.report_tables import is_number, write_page, write_tsv
 from embedome.analysis.training_curve import plot_training, read_training
 from embedome.common.json_files import read_json
@@ -21,9 +22,10 @@ def write_report(
     *,
     leakage: str | os.PathLike | None = None,
     training: str | os.PathLike | None = None,
+    evaluation: str | os.PathLike | None = None,
     pca_sequences: int = 2000,
 ) -> None:
-    """Write ``ledger.tsv``, pages of ledger, provenance, numbers, leakage and training, and the plots, each an SVG.
+    """Write ``ledger.tsv``, pages of ledger, provenance, numbers, leakage, training and evaluation, and plots as SVG.
 
     Parameters
     ----------
@@ -37,6 +39,8 @@ def write_report(
         leakage.json, where it was measured.
     training : path, optional
         summary.json of the model's training, where the run trained it; training.jsonl lies beside it.
+    evaluation : path, optional
+        table.parquet of evaluations, where there are any.
     pca_sequences : int
         Sequences drawn on principal axes.
     """
@@ -55,6 +59,11 @@ def write_report(
         summary, lines = read_training(training)
         write_page(folder / "training.html", "Training of the model", ("what", "value"), flatten(summary))
         plots.save(plot_training(summary, lines), folder / "training.svg")
+    if evaluation:
+        scores = read_scores(evaluation)
+        header, rows = scores_table(scores)
+        write_page(folder / "evaluation.html", "What vectors are worth: scores on test", header, rows)
+        plots.save(plot_scores(scores), folder / "evaluation.svg")
     sample = read_rows(analysis / analyse.SAMPLE)
     components = statistics["components"]
     figures = {

@@ -1,7 +1,7 @@
 """What a model has to beat: one-hot residues, composition, and random weights of its own shape."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
+from embedome.common.locks import wait_lock
 from embedome.engine.windows import LongPolicy, Sequences, cut_windows
+from embedome.evaluation.features import Block
 from embedome.evaluation.tasks import PROTEIN, RESIDUE
 from embedome.models.directory import CONFIG
 from embedome.models.tokenizer import STANDARD
@@ -56,14 +58,14 @@ class SequenceFeatures:
         return COLUMNS * (1 if self.varying is None else len(self.varying))
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """What they depend on, beside the sequences."""
+    def identities(self) -> list[dict[str, Any]]:
+        """What they depend on, beside the sequences; there are no layers."""
         varying = None if self.varying is None else self.varying.tolist()
         # Of a model without a limit the longest is any number.
         longest = min(self.longest, 2**53)
-        return {"method": self.method, "long": self.policy.name, "longest": longest, "varying": varying}
+        return [{"method": self.method, "long": self.policy.name, "longest": longest, "varying": varying}]
 
-    def make(self, sequences: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    def make(self, sequences: Sequence[bytes], places: Sequence[int]) -> Iterator[Block]:
         """Compute features; as `features.Maker.make`."""
         joined = Sequences.join(list(sequences))
         used = used_residues(joined, self.policy, self.longest)
@@ -72,12 +74,14 @@ class SequenceFeatures:
             for begin, count in zip(joined.offsets[:-1], used, strict=True)
         ]
         if self.level == RESIDUE:
-            return np.eye(COLUMNS, dtype=np.float16)[np.concatenate(columns)], used
-        if self.varying is not None:
+            vectors = np.eye(COLUMNS, dtype=np.float16)[np.concatenate(columns)]
+        elif self.varying is not None:
             flat = [np.eye(COLUMNS, dtype=np.float16)[each[self.varying]].reshape(-1) for each in columns]
-            return np.stack(flat), used
-        shares = [np.bincount(each, minlength=COLUMNS) / max(1, len(each)) for each in columns]
-        return np.stack(shares).astype(np.float16), used
+            vectors = np.stack(flat)
+        else:
+            shares = [np.bincount(each, minlength=COLUMNS) / max(1, len(each)) for each in columns]
+            vectors = np.stack(shares).astype(np.float16)
+        yield Block(vectors, used)
 
 
 def used_residues(sequences: Sequences, policy: LongPolicy, longest: int) -> np.ndarray:
@@ -118,15 +122,24 @@ def random_model(model: Path, root: Path) -> Path:
     UserError
         Where embedome cannot make weights of the architecture.
     """
-    from embedome.models import create
     from embedome.models.hugging_face_tokenizer import vocabulary_files
-    from embedome.models.registry import CONFIG_KEY, REGISTRY
 
     tokenizer = {path.name: file_sha256(path) for path in vocabulary_files(model)}
     folder = root / json_sha256({"config": file_sha256(model / CONFIG), "tokenizer": tokenizer})[:16]
-    if folder.is_dir():
-        return folder
+    # Jobs of other tasks want the same one.
+    with wait_lock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            make_random_model(model, folder)
+    return folder
+
+
+def make_random_model(model: Path, folder: Path) -> None:
+    """Make a model directory as `random_model`."""
     from transformers import AutoConfig
+
+    from embedome.models import create
+    from embedome.models.hugging_face_tokenizer import vocabulary_files
+    from embedome.models.registry import CONFIG_KEY, REGISTRY
 
     config = AutoConfig.from_pretrained(model)
     entry = next((each for each in REGISTRY.values() if each.model_type == config.model_type), None)
@@ -140,7 +153,6 @@ def random_model(model: Path, root: Path) -> Path:
         create.random_model(entry, config).save_pretrained(temporary)
         for path in vocabulary_files(model):
             shutil.copyfile(path, temporary / path.name)
-    return folder
 
 
 def sequence_features(

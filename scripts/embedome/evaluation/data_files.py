@@ -160,16 +160,21 @@ def open_sources(data: Sequence[str | os.PathLike]) -> list[Source]:
     """
     sources: list[Source] = []
     loose: list[DataFile] = []
-    for name in data:
-        each = os.fspath(name)
-        split, equals, path = each.partition("=")
-        if equals and split in SPLITS:
-            sources.append(Source(tuple(files_in(Path(path))), split))
-        elif Path(each).is_dir() or is_archive(Path(each)):
-            sources.append(Source(tuple(files_in(Path(each)))))
+    for each in data:
+        split, path = split_and_path(each)
+        if split:
+            sources.append(Source(tuple(files_in(path)), split))
+        elif path.is_dir() or is_archive(path):
+            sources.append(Source(tuple(files_in(path))))
         else:
-            loose += files_in(Path(each))
+            loose += files_in(path)
     return [*sources, Source(tuple(loose))] if loose else sources
+
+
+def split_and_path(name: str | os.PathLike) -> tuple[str | None, Path]:
+    """Return the path that a user named, and the split of ``val=FILE``."""
+    split, equals, path = os.fspath(name).partition("=")
+    return (split, Path(path)) if equals and split in SPLITS else (None, Path(name))
 
 
 def is_archive(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Rule and command evaluate: a model, a task and its files in, scores beside those of baselines out."""
+"""A model, a task and its files in, scores beside those of baselines out."""
 
 import logging
 import os
@@ -12,11 +12,12 @@ import torch
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError, load_optional
 from embedome.common.json_files import json_sha256, write_json
+from embedome.engine.device import use_device
 from embedome.evaluation.baselines import random_model, sequence_features
 from embedome.evaluation.cost import Cost, embedding_cost, feature_bytes, head_seconds
 from embedome.evaluation.data_files import digests, open_sources
 from embedome.evaluation.examples import ExampleSet
-from embedome.evaluation.features import Maker, ModelFeatures, describe, make_features
+from embedome.evaluation.features import Features, Maker, ModelFeatures, layers_at_once, make_features
 from embedome.evaluation.head_data import HeadData
 from embedome.evaluation.head_recipes import RECIPES, features_of
 from embedome.evaluation.own_task import OWN, read_own_task
@@ -47,6 +48,8 @@ class Evaluation:
     model : Path or None
     out : Path
     settings : EvaluateSettings
+    model_name : str
+        Of the folder of its results.
     """
 
     task: Task
@@ -55,11 +58,7 @@ class Evaluation:
     model: Path | None
     out: Path
     settings: EvaluateSettings
-
-    @property
-    def model_name(self) -> str:
-        """Of the folder of its results."""
-        return self.model.resolve().name if self.model else WITHOUT_MODEL
+    model_name: str
 
     @property
     def folder(self) -> Path:
@@ -87,10 +86,11 @@ class Evaluation:
                 raise UserError(f"--layer is {layer}; expected 0 (the embedding) to {count} (the last, -1 for short)")
         return tuple(dict.fromkeys(layer % (count + 1) for layer in self.settings.layers or range(count + 1)))
 
-    def maker(self, method: str, layer: int | None, level: str, with_weights: bool = True) -> Maker:
-        """Return what computes a method's features."""
+    def maker(self, method: str, level: str, with_weights: bool = True) -> Maker:
+        """Return what computes a method's features, of all its layers in their order."""
         shape, settings = self.shape(), self.settings
-        if layer is None:
+        layers = tuple(layer for layer in self.layers(method) if layer is not None)
+        if not layers:
             longest = settings.policy.longest(shape.max_residues if shape else None)
             return sequence_features(method, level, settings.policy, longest, self.examples.sequences)
         assert self.model, "layers are a model's"
@@ -98,12 +98,12 @@ class Evaluation:
         directory = self.model
         if method == RANDOM and with_weights:
             directory = random_model(self.model, self.out / RANDOM_MODELS)
-        identity = {"model": model_identity(directory), "layer": layer} if with_weights else {}
+        identity = {"model": model_identity(directory)} if with_weights else {}
         own = {"dtype": settings.dtype, "device": settings.device, "policy": asdict(settings.policy)}
         return ModelFeatures(
             str(directory),
             level,
-            layer,
+            layers,
             settings.dtype,
             settings.device,
             settings.policy,
@@ -116,11 +116,11 @@ class Evaluation:
         count = self.settings.seeds if is_seeded(head, self.examples.labelling) else 1
         return [Run(method, head, layer, seed) for seed in range(count)]
 
-    def identity(self, maker: Maker, head: str) -> dict[str, Any]:
+    def identity(self, features: Features, head: str) -> dict[str, Any]:
         """Return what a run's result depends on, beside the seed."""
         recipe = asdict(RECIPES[head]) if head in RECIPES else {}
         return {
-            "features": json_sha256(describe(maker, self.examples.sequences)),
+            "features": features.sha256,
             "data": sorted(self.digests.values()),
             "task": json_sha256(asdict(self.task)),
             "splits": json_sha256([self.examples.ids, self.examples.splits.tolist()]),
@@ -166,28 +166,72 @@ def evaluate(
         As `readers.read_task`, `own_task.read_own_task` and `engine.Engine`; where a method, head or layer cannot be
         had, or the disk has too little room.
     """
-    load_optional("sklearn", "scikit-learn")
-    evaluation = open_evaluation(task, data, Path(out), Path(model) if model else None, settings)
-    methods = settings.methods_for(evaluation.task, model is not None)
-    heads = settings.heads_for(evaluation.task)
-    announce(evaluation, methods, heads)
-    torch.set_num_threads(settings.threads)
-    found = {method: evaluate_method(evaluation, method, heads) for method in methods}
+    directory = Path(model) if model else None
+    name = directory.resolve().name if directory else WITHOUT_MODEL
+    found = evaluate_methods(open_evaluation(task, data, Path(out), directory, settings, name))
     write_table(out)
     return found
 
 
+def evaluate_for_run(
+    task: str,
+    data: Sequence[str | os.PathLike],
+    model: str | os.PathLike,
+    summary: str | os.PathLike,
+    *,
+    settings: EvaluateSettings,
+) -> None:
+    """Rule evaluate: as `evaluate`, of the methods and heads that suit the task; the table is a rule of its own.
+
+    Parameters
+    ----------
+    task : str
+    data : sequence of paths
+    model : path
+        Model directory.
+    summary : path
+        ``<out>/<model>/<task>.json``, what `evaluate` returns.
+    settings : EvaluateSettings
+
+    Raises
+    ------
+    UserError
+        As `evaluate` and `EvaluateSettings.fitting`.
+    """
+    folder = Path(summary).parent
+    evaluation = open_evaluation(task, data, folder.parent, Path(model), settings, folder.name)
+    suited = replace(evaluation, settings=settings.fitting(evaluation.task))
+    write_json(summary, evaluate_methods(suited))
+
+
+def evaluate_methods(evaluation: Evaluation) -> dict[str, Any]:
+    """Evaluate all methods of a task, once it is said what that will take; return as `evaluate`."""
+    settings = evaluation.settings
+    methods = settings.methods_for(evaluation.task, evaluation.model is not None)
+    heads = settings.heads_for(evaluation.task)
+    # Of several GPUs one that no other job has, for heads too.
+    use_device(settings.device)
+    announce(evaluation, methods, heads)
+    return {method: evaluate_method(evaluation, method, heads) for method in methods}
+
+
 def open_evaluation(
-    name: str, data: Sequence[str | os.PathLike], out: Path, model: Path | None, settings: EvaluateSettings
+    name: str,
+    data: Sequence[str | os.PathLike],
+    out: Path,
+    model: Path | None,
+    settings: EvaluateSettings,
+    model_name: str,
 ) -> Evaluation:
     """Read a task."""
+    load_optional("sklearn", "scikit-learn")
     if name == OWN:
         task, examples, files = read_own_task(data)
     else:
         task = find_task(name)
         examples, files = read_task(task, open_sources(data))
     examples = examples.with_few(settings.train_proteins)
-    return Evaluation(task, examples, digests(files), model, out, settings)
+    return Evaluation(task, examples, digests(files), model, out, settings, model_name)
 
 
 def announce(evaluation: Evaluation, methods: Sequence[str], heads: Sequence[str]) -> None:
@@ -205,30 +249,29 @@ def announce(evaluation: Evaluation, methods: Sequence[str], heads: Sequence[str
         log.warning("%s: %s", task.name, line)
     total = Cost()
     for method in methods:
-        cost = Cost()
-        for layer in evaluation.layers(method):
-            cost += layer_cost(evaluation, method, layer, heads)
+        cost = method_cost(evaluation, method, heads)
         log.info("%s: %s", method, cost)
         total += cost
     log.info("in all: %s (guesses; what is there already is not computed again)", total)
     check_room(evaluation.out / FEATURES, total.bytes)
 
 
-def layer_cost(evaluation: Evaluation, method: str, layer: int | None, heads: Sequence[str]) -> Cost:
-    """Return what a layer of a method takes: features of each level that heads need, and trainings."""
+def method_cost(evaluation: Evaluation, method: str, heads: Sequence[str]) -> Cost:
+    """Return what a method takes: features of each level that heads need, of all layers in a pass, and trainings."""
     examples, settings, cost = evaluation.examples, evaluation.settings, Cost()
     levels = {features_of(head, evaluation.task.level) for head in heads}
-    makers = {level: evaluation.maker(method, layer, level, with_weights=False) for level in sorted(levels)}
-    shape = evaluation.shape()
+    makers = {level: evaluation.maker(method, level, with_weights=False) for level in sorted(levels)}
+    layers, shape = evaluation.layers(method), evaluation.shape()
     for level, maker in makers.items():
         rows = int(examples.lengths.sum()) if level == RESIDUE else len(examples)
         seconds = 0.0
-        if layer is not None and shape:
-            seconds = embedding_cost(shape, settings.policy, examples.sequences, settings.device)
-        cost += Cost(seconds, feature_bytes(rows, maker.dimension))
+        if method in OF_MODEL and shape:
+            passes = -(-len(layers) // layers_at_once(maker))
+            seconds = passes * embedding_cost(shape, settings.policy, examples.sequences, settings.device)
+        cost += Cost(seconds, len(layers) * feature_bytes(rows, maker.dimension))
     for head in heads:
         dimension = makers[features_of(head, evaluation.task.level)].dimension
-        runs = len(evaluation.runs(method, head, layer))
+        runs = sum(len(evaluation.runs(method, head, layer)) for layer in layers)
         cost += Cost(runs * head_seconds(head, examples, dimension, settings.device))
     return cost
 
@@ -246,23 +289,25 @@ def remarks(evaluation: Evaluation) -> Iterator[str]:
 
 def evaluate_method(evaluation: Evaluation, method: str, heads: Sequence[str]) -> dict[str, Any]:
     """Evaluate a method, and write its JSON file."""
-    folder = evaluation.folder / method
+    folder, examples = evaluation.folder / method, evaluation.examples
+    levels = {features_of(head, evaluation.task.level) for head in heads}
+    features = {
+        level: make_features(evaluation.maker(method, level), examples.sequences, evaluation.out / FEATURES)
+        for level in sorted(levels)
+    }
+    # After the engine, which has one thread on a CPU: heads depend on it.
+    torch.set_num_threads(evaluation.settings.threads)
     results = []
-    for layer in evaluation.layers(method):
-        # Features are opened for each level once, and go with the layer.
-        opened: dict[str, HeadData] = {}
+    for place, layer in enumerate(evaluation.layers(method)):
+        opened = {level: HeadData(found[place], examples) for level, found in features.items()}
         for head in heads:
-            level = features_of(head, evaluation.task.level)
-            maker = evaluation.maker(method, layer, level)
-            if level not in opened:
-                features = make_features(maker, evaluation.examples.sequences, evaluation.out / FEATURES)
-                opened[level] = HeadData(features, evaluation.examples)
-            identity, runs = evaluation.identity(maker, head), {}
+            data = opened[features_of(head, evaluation.task.level)]
+            identity, runs = evaluation.identity(data.features, head), {}
             for run in evaluation.runs(method, head, layer):
                 runs[run.name] = find_run(folder, run, identity) or do_run(
-                    folder, run, identity, opened[level], evaluation.task.metric, evaluation.settings.device
+                    folder, run, identity, data, evaluation.task.metric, evaluation.settings.device
                 )
-            results.append(summarise(opened[level], folder, head, layer, runs))
+            results.append(summarise(data, folder, head, layer, runs))
     path = evaluation.folder / f"{method}.json"
     write_json(path, result_of(evaluation, method, results))
     metric = evaluation.task.metric

@@ -1,6 +1,7 @@
 """Features of a task's proteins in files, computed once: a matrix of half floats, written block by block.
 
-A killed run goes on after the last block that is on disk; heads read single proteins out of the matrix, so that memory
+Several layers are computed in one pass, each into a folder of its own, with the bytes of a run of that layer alone. A
+killed run goes on after the last block that is on disk; heads read single proteins out of the matrix, so that memory
 does not grow with the task.
 Shapes: n proteins, N rows (residues that were used, or one for each protein), D dimension.
 """
@@ -8,19 +9,22 @@ Shapes: n proteins, N rows (residues that were used, or one for each protein), D
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from embedome.common.atomic_files import sync
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
-from embedome.common.locks import try_lock
+from embedome.common.locks import wait_lock
 from embedome.common.log import Progress
+from embedome.common.terms import NON_FINITE
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.evaluation.tasks import PROTEIN, RESIDUE
+from embedome.parquet.vectors import finite_rows
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +33,21 @@ MATRIX, COUNTS, ABOUT, STATE, LOCK = "vectors.f16", "counts.i32", "about.json", 
 HALF, INT = np.dtype(np.float16), np.dtype(np.int32)
 # Residues that are embedded before they are written: 50 MB of 768 dimensions.
 BLOCK_RESIDUES = 32_768
+# A block's features of all layers that are computed in one pass: 34 layers of 1,280 dimensions are less.
+PASS_BYTES = 3 << 30
+
+
+class Block(NamedTuple):
+    """Features of some proteins."""
+
+    vectors: np.ndarray
+    """float16 [N, D]"""
+    counts: np.ndarray
+    """int32 [n], residues of each protein that were used; none of one that has no features."""
 
 
 class Maker(Protocol):
-    """What computes features."""
+    """What computes features, of one layer or of several."""
 
     @property
     def level(self) -> str:
@@ -43,18 +58,11 @@ class Maker(Protocol):
         """Numbers of a vector."""
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """What they depend on, beside the sequences."""
+    def identities(self) -> Sequence[Mapping[str, Any]]:
+        """What each layer's depend on, beside the sequences."""
 
-    def make(self, sequences: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Compute features.
-
-        Returns
-        -------
-        numpy.ndarray, dtype=float16, shape=(N, D)
-        numpy.ndarray, dtype=int32, shape=(n,)
-            Residues of each that were used; none of a protein that has no features.
-        """
+    def make(self, sequences: Sequence[bytes], places: Sequence[int]) -> Iterator[Block]:
+        """Compute features of the layers at some places of `identities`; yield them in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,8 @@ class Features:
         The row of each protein's first vector.
     matrix : numpy.ndarray, dtype=float16, shape=(N, D)
         Mapped from the file.
+    sha256 : str
+        Of what they depend on.
     """
 
     level: str
@@ -78,6 +88,7 @@ class Features:
     counts: np.ndarray
     begins: np.ndarray
     matrix: np.ndarray
+    sha256: str = ""
 
     def of_protein(self, index: int) -> np.ndarray:
         """Return the vectors of a protein's residues, or its one vector, float16 [L, D] or [1, D]."""
@@ -88,25 +99,25 @@ class Features:
 
 @dataclass(slots=True)
 class ModelFeatures:
-    """Features of a layer of a model, by the engine.
+    """Features of layers of a model, by the engine.
 
     Parameters
     ----------
     model : str
         Model directory.
     level : str
-    layer : int
-        As in `engine.Engine`.
+    layers : tuple of int
+        From 0, the embedding's, each once.
     dtype, device : str
     policy : LongPolicy
     identity : dict
-        Of the model and all that changes its numbers.
+        Of the model and all that changes its numbers, but the layer.
     dimension : int
     """
 
     model: str
     level: str
-    layer: int
+    layers: tuple[int, ...]
     dtype: str
     device: str
     policy: LongPolicy
@@ -114,20 +125,39 @@ class ModelFeatures:
     dimension: int
     engine: Any = None
 
-    def make(self, sequences: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Embed sequences; as `Maker.make`."""
-        if self.engine is None:
-            self.engine = self.load()
-        found = self.engine.embed(Sequences.join(list(sequences)))
-        counts = np.where(found.skipped, 0, found.used).astype(INT)
-        if self.level == PROTEIN:
-            [vectors] = found.vectors.values()
-            return np.where(found.skipped[:, None], HALF.type(0), vectors), counts
-        kept = [states for states, count in zip(found.residues, counts, strict=True) if count]
-        return np.concatenate(kept) if kept else np.empty((0, self.dimension), HALF), counts
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """What each layer's depend on, beside the sequences."""
+        return [{**self.identity, "layer": layer} for layer in self.layers]
 
-    def load(self) -> Any:
-        """Load the model."""
+    def make(self, sequences: Sequence[bytes], places: Sequence[int]) -> Iterator[Block]:
+        """Embed sequences in one pass; as `Maker.make`."""
+        layers = tuple(self.layers[place] for place in places)
+        if self.engine is None or self.engine.layers != layers:
+            self.engine = self.load(layers)
+        found = self.engine.embed(Sequences.join(list(sequences)))
+        for place, vectors in enumerate(found.vectors.values()):
+            yield self.of_layer(found, place, vectors)
+
+    def of_layer(self, found: Any, place: int, vectors: np.ndarray) -> Block:
+        """Take a layer's features, as if it had been alone, out of what the engine found; vectors are float16 [n, D].
+
+        The engine skips a protein with an overflow in any layer; here only those layers lose it in which it overflows.
+        """
+        several = len(found.vectors) > 1
+        residues = found.residues and [states[:, place] if several else states for states in found.residues]
+        skipped = found.skipped.copy()
+        for index in np.flatnonzero(found.state == NON_FINITE):
+            parts = [vectors[index : index + 1], *([residues[index]] if residues else [])]
+            skipped[index] = not all(finite_rows(np.ascontiguousarray(part)).all() for part in parts)
+        counts = np.where(skipped, 0, found.used).astype(INT)
+        if self.level == PROTEIN:
+            return Block(np.where(skipped[:, None], HALF.type(0), vectors), counts)
+        kept = [states for states, count in zip(residues, counts, strict=True) if count]
+        return Block(np.concatenate(kept) if kept else np.empty((0, self.dimension), HALF), counts)
+
+    def load(self, layers: tuple[int, ...]) -> Any:
+        """Load the model, up to the deepest of some layers."""
         from embedome.engine.engine import Engine
         from embedome.models.directory import load_model
 
@@ -136,79 +166,124 @@ class ModelFeatures:
             device=self.device,
             dtype=self.dtype,
             policy=self.policy,
-            layer=self.layer,
+            layer=layers,
             per_residue=self.level == RESIDUE,
         )
 
 
-def make_features(maker: Maker, sequences: Sequence[bytes], root: Path) -> Features:
-    """Compute features, or find them computed; a killed run goes on.
+def make_features(maker: Maker, sequences: Sequence[bytes], root: Path) -> list[Features]:
+    """Compute features of all layers of a maker, or find them computed; a killed run goes on.
+
+    Layers that are missing are computed in one pass over the sequences, or, of a large model, in a few.
 
     Parameters
     ----------
     maker : Maker
     sequences : sequence of bytes
     root : Path
-        Folder of all features; these get one of their own in it, named by what they depend on.
+        Folder of all features; each layer's get one of their own in it, named by what they depend on.
 
     Raises
     ------
     UserError
-        Where another process computes the same ones, or no protein has any.
+        Where no protein has any.
     """
-    about = describe(maker, sequences)
-    folder = root / json_sha256(about)[:16]
-    with try_lock(folder / LOCK) as is_held:
-        if not is_held:
-            raise UserError(f"{folder}: another process is computing these features; wait for it, then run again")
-        if not (folder / ABOUT).is_file():
-            write_json(folder / ABOUT, about)
-        fill(folder, maker, sequences)
-    return open_features(folder, maker.level, maker.dimension)
+    abouts = describe(maker, sequences)
+    digests = list(map(json_sha256, abouts))
+    folders = [root / digest[:16] for digest in digests]
+    with ExitStack() as held:
+        # In one order, so that no two processes wait for each other.
+        for folder in sorted(folders):
+            held.enter_context(wait_lock(folder / LOCK))
+        for folder, about in zip(folders, abouts, strict=True):
+            if not (folder / ABOUT).is_file():
+                write_json(folder / ABOUT, about)
+        missing = [place for place, folder in enumerate(folders) if read_state(folder)[0] < len(sequences)]
+        if len(missing) < len(folders):
+            log.info("%s: features of %d of %d are there", root, len(folders) - len(missing), len(folders))
+        at_once = layers_at_once(maker)
+        for begin in range(0, len(missing), at_once):
+            fill(folders, missing[begin : begin + at_once], maker, sequences)
+    return [open_features(folder, maker, digest) for folder, digest in zip(folders, digests, strict=True)]
 
 
-def describe(maker: Maker, sequences: Sequence[bytes]) -> dict[str, Any]:
-    """Return what features depend on."""
-    return {
-        **maker.identity,
+def layers_at_once(maker: Maker) -> int:
+    """Return the layers that are computed in one pass: as many as fit `PASS_BYTES`."""
+    if maker.level == PROTEIN:
+        return len(maker.identities)
+    return max(1, PASS_BYTES // (BLOCK_RESIDUES * maker.dimension * HALF.itemsize))
+
+
+def describe(maker: Maker, sequences: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Return what each layer's features depend on."""
+    others = {
         "level": maker.level,
         "dimension": maker.dimension,
         "sequences": len(sequences),
         "sequences_sha256": json_sha256([sequence.decode() for sequence in sequences]),
         "block_residues": BLOCK_RESIDUES,
     }
+    return [{**identity, **others} for identity in maker.identities]
 
 
-def fill(folder: Path, maker: Maker, sequences: Sequence[bytes]) -> None:
-    """Compute and write what is missing."""
+@dataclass(slots=True)
+class LayerFiles:
+    """A layer's files, to which blocks are added.
+
+    Parameters
+    ----------
+    folder : Path
+    matrix, counts : file
+        Open for writing, after the last whole block.
+    done, rows : int
+        Proteins and rows that are on disk.
+    """
+
+    folder: Path
+    matrix: IO[bytes]
+    counts: IO[bytes]
+    done: int
+    rows: int
+
+    def add(self, block: Block, end: int) -> None:
+        """Write the features of the proteins before `end` that are not on disk."""
+        self.matrix.write(np.ascontiguousarray(block.vectors, HALF).tobytes())
+        self.counts.write(np.ascontiguousarray(block.counts, INT).tobytes())
+        for handle in (self.matrix, self.counts):
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.done, self.rows = end, self.rows + len(block.vectors)
+        write_json(self.folder / STATE, {"sequences": self.done, "rows": self.rows})
+
+
+@contextmanager
+def open_layer(folder: Path, dimension: int) -> Iterator[LayerFiles]:
+    """Open a layer's files; what a killed run wrote beyond the last whole block goes."""
     done, rows = read_state(folder)
-    if done == len(sequences):
-        log.info("%s: features are there", folder)
-        return
     with (
         open(folder / MATRIX, "r+b" if rows else "wb") as matrix,
         open(folder / COUNTS, "r+b" if done else "wb") as counts,
-        Progress("features", "residues", sum(map(len, sequences))) as progress,
     ):
-        progress.update(sum(map(len, sequences[:done])))
-        # What a killed run wrote beyond the last whole block goes.
-        matrix.truncate(rows * maker.dimension * HALF.itemsize)
+        matrix.truncate(rows * dimension * HALF.itemsize)
         counts.truncate(done * INT.itemsize)
         matrix.seek(0, os.SEEK_END)
         counts.seek(0, os.SEEK_END)
+        yield LayerFiles(folder, matrix, counts, done, rows)
+
+
+def fill(folders: Sequence[Path], places: Sequence[int], maker: Maker, sequences: Sequence[bytes]) -> None:
+    """Compute and write what is missing of the layers at some places, in one pass."""
+    with ExitStack() as stack, Progress("features", "residues", sum(map(len, sequences))) as progress:
+        layers = [stack.enter_context(open_layer(folders[place], maker.dimension)) for place in places]
         for begin, end in blocks(sequences):
-            if end <= done:
-                continue
-            vectors, used = maker.make(sequences[begin:end])
-            matrix.write(np.ascontiguousarray(vectors, HALF).tobytes())
-            counts.write(np.ascontiguousarray(used, INT).tobytes())
-            rows += len(vectors)
-            for handle in (matrix, counts):
-                handle.flush()
-                os.fsync(handle.fileno())
-            write_json(folder / STATE, {"sequences": end, "rows": rows})
+            # A layer may be ahead: of a run that was killed, or that asked for it alone.
+            if any(layer.done < end for layer in layers):
+                for layer, block in zip(layers, maker.make(sequences[begin:end], places), strict=True):
+                    if layer.done < end:
+                        layer.add(block, end)
             progress.update(sum(map(len, sequences[begin:end])))
-    sync(folder)
+    for place in places:
+        sync(folders[place])
 
 
 def blocks(sequences: Sequence[bytes]) -> Iterator[tuple[int, int]]:
@@ -230,8 +305,8 @@ def read_state(folder: Path) -> tuple[int, int]:
     return state["sequences"], state["rows"]
 
 
-def open_features(folder: Path, level: str, dimension: int) -> Features:
-    """Open features that are whole.
+def open_features(folder: Path, maker: Maker, digest: str) -> Features:
+    """Open features that are whole, and depend on what has a digest.
 
     Raises
     ------
@@ -239,8 +314,8 @@ def open_features(folder: Path, level: str, dimension: int) -> Features:
         Where no protein has any.
     """
     counts = np.fromfile(folder / COUNTS, INT)
-    rows = counts.astype(np.int64) if level == RESIDUE else np.ones(len(counts), np.int64)
+    rows = counts.astype(np.int64) if maker.level == RESIDUE else np.ones(len(counts), np.int64)
     if not counts.any():
         raise UserError(f"{folder}: no protein has features; all are too long for the model, or overflow half floats")
-    matrix = np.memmap(folder / MATRIX, HALF, "r").reshape(-1, dimension)
-    return Features(level, dimension, counts, np.cumsum(rows) - rows, matrix)
+    matrix = np.memmap(folder / MATRIX, HALF, "r").reshape(-1, maker.dimension)
+    return Features(maker.level, maker.dimension, counts, np.cumsum(rows) - rows, matrix, digest)

@@ -72,7 +72,7 @@ def read_own_task(data: Sequence[str | os.PathLike]) -> tuple[Task, ExampleSet, 
     level, kind = COLUMNS[column]
     left_out = Counter({NO_LABEL: len(sequences) - len(rows)}) if len(rows) < len(sequences) else Counter()
     task = Task(
-        name=Path(table.name).stem,
+        name=task_name(table),
         about=f"own task, {column.replace('_', ' ')}",
         reader=OWN,
         files={"sequences": fasta.name, "labels": table.name},
@@ -85,6 +85,23 @@ def read_own_task(data: Sequence[str | os.PathLike]) -> tuple[Task, ExampleSet, 
         column=column,
     )
     return task, make_examples(rows, Labelling(level, kind), left_out), [fasta, table]
+
+
+def task_name(table: DataFile) -> str:
+    """Return the name of a user's own task: that of its table."""
+    return Path(table.name).stem
+
+
+def name_results(task: str, data: Sequence[str | os.PathLike]) -> str | None:
+    """Return the name of a task's results, without reading its files: of a user's own task that of its table.
+
+    None where that is not two files, one of them a table.
+    """
+    if task != OWN:
+        return task
+    files = [DataFile(Path(each)) for each in data]
+    tables = [file for file in files if file.name.endswith(TABLES)]
+    return task_name(tables[0]) if (len(files), len(tables)) == (2, 1) else None
 
 
 def read_rows(table: DataFile, sequences: dict[str, bytes], fasta: DataFile) -> tuple[list[Row], str]:

@@ -1,16 +1,21 @@
 """What is evaluated, and how: methods, layers, heads, seeds, and what is done with long proteins."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from embedome.common.errors import UserError
 from embedome.engine.windows import LongPolicy
-from embedome.evaluation.head_recipes import check_head
+from embedome.evaluation.head_recipes import check_head, heads_for
 from embedome.evaluation.tasks import PROTEIN, Task
 
 FROZEN, RANDOM, ONE_HOT, COMPOSITION = "frozen", "random", "one-hot", "composition"
 METHODS = (FROZEN, RANDOM, ONE_HOT, COMPOSITION)
 # Those that need a model.
 OF_MODEL = (FROZEN, RANDOM)
+# Keys of the configuration's section ``embed`` that an evaluation follows, and in ``evaluate`` its word for all layers.
+OF_EMBED = ("dtype", "long_sequences", "overlap", "max_residues")
+ALL_LAYERS = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,43 @@ class EvaluateSettings:
         if self.overlap < 0 or (self.overlap and self.long_sequences != "window"):
             raise UserError(f"overlap: {self.overlap}; expected 0 or more, and windows with it")
 
+    @classmethod
+    def from_config(
+        cls, evaluate: Mapping[str, Any], embed: Mapping[str, Any], *, device: str = "cpu", threads: int = 1
+    ) -> "EvaluateSettings":
+        """Take the settings from the configuration's sections ``evaluate`` and, of `OF_EMBED`, ``embed``."""
+        return cls(
+            methods=tuple(evaluate["methods"]),
+            heads=tuple(evaluate["heads"]),
+            layers=() if evaluate["layers"] == ALL_LAYERS else tuple(evaluate["layers"]),
+            seeds=evaluate["seeds"],
+            device=device,
+            threads=threads,
+            **{name: embed[name] for name in OF_EMBED},
+        )
+
+    def fitting(self, task: Task) -> "EvaluateSettings":
+        """Return the settings with those methods and heads alone that suit a task; one list is for all tasks.
+
+        Raises
+        ------
+        UserError
+            Where none of those that were asked for does.
+        """
+
+        def suited(name: str, asked: tuple[str, ...], possible: list[str]) -> tuple[str, ...]:
+            found = tuple(each for each in asked if each in possible)
+            if asked and not found:
+                expected = f"expected for {task.name} one of {', '.join(possible)}"
+                raise UserError(f"evaluate.{name} is {', '.join(asked)}; {expected}")
+            return found
+
+        return replace(
+            self,
+            methods=suited("methods", self.methods, possible_methods(task, has_model=True)),
+            heads=suited("heads", self.heads, heads_for(task.level, task.kind)),
+        )
+
     @property
     def policy(self) -> LongPolicy:
         """What to do with long proteins."""
@@ -74,11 +116,7 @@ class EvaluateSettings:
         UserError
             Where a method that was asked for cannot be had.
         """
-        possible = [
-            method
-            for method in METHODS
-            if (has_model or method not in OF_MODEL) and (task.level == PROTEIN or method != COMPOSITION)
-        ]
+        possible = possible_methods(task, has_model)
         for method in self.methods:
             if method not in possible:
                 why = "needs a model directory" if method in OF_MODEL else f"says nothing of a single {task.level}"
@@ -97,3 +135,12 @@ class EvaluateSettings:
         for head in heads:
             check_head(head, task.level, task.kind)
         return tuple(dict.fromkeys(heads))
+
+
+def possible_methods(task: Task, has_model: bool) -> list[str]:
+    """List the methods that can be had of a task, in the order in which they are run."""
+    return [
+        method
+        for method in METHODS
+        if (has_model or method not in OF_MODEL) and (task.level == PROTEIN or method != COMPOSITION)
+    ]

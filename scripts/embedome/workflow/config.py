@@ -11,6 +11,10 @@ from embedome.catalog.table import check_own_catalog
 from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import json_sha256
 from embedome.common.yaml_aliases import check_aliases
+from embedome.evaluation.data_files import split_and_path
+from embedome.evaluation.own_task import OWN, name_results
+from embedome.evaluation.settings import EvaluateSettings
+from embedome.evaluation.tasks import TASKS
 from embedome.models.create import check_own_directory
 from embedome.models.directory import check_model_directory
 from embedome.models.fetched_directory import check_own_fetch
@@ -109,6 +113,8 @@ def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
     named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
     named += [("filter.taxonomy", config["filter"]["taxonomy"]), ("annotate.labels", config["annotate"]["labels"])]
     named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
+    evaluated = [path for task in config["evaluate"]["tasks"] for path in task["data"]]
+    named += [("evaluate.tasks", str(split_and_path(path)[1])) for path in evaluated]
     missing = [(key, path) for key, path in named if path and path not in made and not Path(path).exists()]
     refuse([f"{key}: {path}: no such file; check the path" for key, path in missing])
 
@@ -189,6 +195,7 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         yield from untrained_faults(untrained)
     if pretrain := config["model"]["pretrain"]:
         yield from pretrain_faults(pretrain)
+    yield from evaluation_faults(config["evaluate"], embed)
     if embed["long_sequences"] != "window" and embed["overlap"]:
         yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
 
@@ -224,6 +231,28 @@ def pretrain_faults(pretrain: Mapping[str, Any]) -> Iterator[str]:
     sizes = {name: pretrain[name] or size for name, size in own.items()}
     if sizes["hidden"] % sizes["heads"]:
         yield f"model.pretrain.hidden is {sizes['hidden']}; expected a multiple of heads, {sizes['heads']}"
+
+
+def evaluation_faults(evaluate: Mapping[str, Any], embed: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the tasks that the model's vectors are evaluated on."""
+    if evaluate["tasks"] and embed["features"] != "encoder":
+        yield f"embed.features is {embed['features']!r}; expected 'encoder', as evaluate.tasks are given"
+    asked = EvaluateSettings(methods=tuple(evaluate["methods"]), heads=tuple(evaluate["heads"]))
+    names: set[str] = set()
+    for task in evaluate["tasks"]:
+        name = name_results(task["name"], task["data"])
+        if name is None:
+            yield f"evaluate.tasks: own has {', '.join(task['data'])}; expected a FASTA file and a table, .tsv or .csv"
+        elif name in names:
+            yield f"evaluate.tasks has {name} twice; expected each name once, of an own task that of its table"
+        names |= {name} if name else set()
+        if task["name"] not in (OWN, *TASKS):
+            yield f"evaluate.tasks: no task is called {task['name']!r}; expected one of {', '.join(TASKS)}, or {OWN}"
+        elif task["name"] != OWN:
+            try:
+                asked.fitting(TASKS[task["name"]])
+            except UserError as error:
+                yield str(error)
 
 
 def load_schema(path: str | Path) -> dict[str, Any]:

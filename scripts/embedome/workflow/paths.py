@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedome.common.terms import SPLITS
+from embedome.evaluation.data_files import split_and_path
+from embedome.evaluation.own_task import name_results
 from embedome.models.checkpoint import weight_files
 from embedome.models.hugging_face_tokenizer import vocabulary_files
 from embedome.workflow.config import drops_leaks, release_name
 
 # Which family each of the demo's sequences is of.
 FAMILIES = "resources/demo/mirror/families.tsv.gz"
+# Of all models and runs: one table compares them.
+EVALUATION = "results/evaluation"
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,26 @@ class Paths:
         return "results/catalog" if self.config["annotate"]["max_identity"] is not None else []
 
     @property
+    def evaluated(self) -> dict[str, dict[str, Any]]:
+        """The tasks to evaluate, with their files, by the names of their results."""
+        named = ((name_results(task["name"], task["data"]), task) for task in self.config["evaluate"]["tasks"])
+        return {name: task for name, task in named if name}
+
+    @property
+    def evaluations(self) -> list[str]:
+        """What each task's job writes."""
+        return [f"{EVALUATION}/{self.model}/{name}.json" for name in self.evaluated]
+
+    @property
+    def evaluation_table(self) -> str | list[str]:
+        """The table of all evaluations, of which the report tells, where there are any."""
+        return f"{EVALUATION}/table.parquet" if self.evaluated else []
+
+    def evaluation_files(self, name: str) -> list[str]:
+        """Return the files and folders that a task is read from."""
+        return [str(split_and_path(path)[1]) for path in self.evaluated[name]["data"]]
+
+    @property
     def targets(self) -> list[str]:
         """What `rule all` asks for."""
         return [
@@ -217,5 +241,10 @@ class Paths:
             if idle.get(rule):
                 continue
             path = pattern.replace("{model}", self.model)
-            found[rule] = self.all_shards(path) if "{split}" in path else [path.replace("{database}", self.database)]
+            if "{split}" in path:
+                found[rule] = self.all_shards(path)
+            elif "{task}" in path:
+                found[rule] = [path.replace("{task}", name) for name in self.evaluated]
+            else:
+                found[rule] = [path.replace("{database}", self.database)]
         return found

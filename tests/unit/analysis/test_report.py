@@ -8,14 +8,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedome.analysis.analyse import Samples, analyse_dataset
+from embedome.analysis.evaluation_scores import plot_scores
 from embedome.analysis.plots import norm_edges, plot_points, save
 from embedome.analysis.report import flatten, write_report
 from embedome.analysis.report_tables import write_page
 from embedome.analysis.runtimes import write_runtimes
 from embedome.common.json_files import write_json
+from embedome.evaluation.results import COLUMNS
 from helpers.filtered import tree
 from helpers.written_dataset import Protein, write_dataset
 
@@ -177,6 +180,52 @@ def test_the_page_of_training_has_its_numbers_and_the_plot_all_baselines(folder,
         assert text in drawn
     assert tree(tmp_path / "one" / "report") == tree(tmp_path / "two" / "report")
     assert not (folder / "report" / "training.html").exists()
+
+
+def scores(**keys):
+    """A row of the table of evaluations."""
+    row = {"task": "gb1", "method": "frozen", "head": "ridge", "metric": "spearman", "main": True, "seeds": 1}
+    return {**dict.fromkeys(COLUMNS), **row, "model": "m8", "value": 0.5, "low": 0.4, "high": 0.625, **keys}
+
+
+def test_the_page_of_evaluation_has_all_scores_and_the_plot_the_task_s_metric(folder, tmp_path):
+    layers = [scores(layer=layer, value=0.4 + layer / 16, best_layer=layer == 1) for layer in (0, 1)]
+    rows = [
+        scores(task="structure", metric="accuracy", layer=2, best_layer=True),
+        *layers,
+        scores(layer=1, metric="mse", main=False, value=1.2345678, best_layer=True),
+        *(scores(layer=layer, method="random", value=0.25 + layer / 8, best_layer=layer == 0) for layer in (0, 1)),
+        *(scores(method="one-hot", value=0.375, model=model) for model in ("m8", "m9")),
+        scores(method="published", head=None, model="ESM-0", value=0.75, low=None, high=None, source="a paper"),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(COLUMNS)), tmp_path / "table.parquet")
+    for name in ("one", "two"):
+        given = {"evaluation": tmp_path / "table.parquet", "pca_sequences": 30}
+        write_report(folder / "analysis", folder / "ledger.json", tmp_path / name, **given)
+    page = cells(tmp_path / "one" / "evaluation.html")
+    assert len(page) == len(rows)
+    assert page[0][:7] == ["gb1", "spearman", "m8", "frozen", "ridge", "0", "0.4"]
+    assert [page[2][1], page[2][6]] == ["mse", "1.2346"]
+    assert page[-1][0] == "structure"
+    drawn = texts(tmp_path / "one" / "evaluation.svg")
+    expected = {"gb1", "structure", "spearman on test", "accuracy on test", "m8, ridge"}
+    expected |= {"random, ridge (m8, layer 0): 0.250", "one-hot, ridge: 0.375", "ESM-0, published: 0.750"}
+    assert expected <= set(drawn)
+    assert not any("layer 1)" in text or "mse" in text for text in drawn)
+    assert drawn.count("one-hot, ridge: 0.375") == 1
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert not (folder / "report" / "evaluation.html").exists()
+
+
+def test_dots_are_at_the_scores_and_bars_at_the_intervals():
+    rows = [scores(layer=layer, value=0.4 + layer / 16, best_layer=layer == 1) for layer in (0, 1)]
+    [axes] = plot_scores([*rows, scores(method="composition", value=0.25)]).axes
+    [drawn] = axes.containers
+    dots, _, [bars] = drawn
+    assert dots.get_xydata().tolist() == [[0, 0.4], [1, 0.4625]]
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.4, 0.625], [0.4, 0.625]]
+    lines = [line for line in axes.lines if list(line.get_xdata()) == [0, 1] and line.get_linestyle() == "-."]
+    assert [line.get_ydata()[0] for line in lines] == [0.25]
 
 
 def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):

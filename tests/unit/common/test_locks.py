@@ -5,9 +5,11 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from embedome.common.locks import try_lock
+from embedome.common import locks
+from embedome.common.locks import try_lock, wait_lock
 from helpers.processes import start_python
 
 HOLD = """
@@ -39,6 +41,28 @@ def test_a_lock_is_that_of_another_process_until_it_is_killed(tmp_path: Path) ->
         holder.kill()
         holder.wait(60)
     assert path.exists()
+    with try_lock(path) as is_held:
+        assert is_held
+
+
+def test_whoever_waits_for_a_lock_gets_it_when_its_holder_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, looks = tmp_path / "lock", []
+    with start_python(HOLD, path) as holder:
+
+        def sleep(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                holder.kill()
+                holder.wait(60)
+
+        monkeypatch.setattr(locks, "time", SimpleNamespace(sleep=sleep))
+        with wait_lock(path), try_lock(path) as other:
+            assert not other
+    assert len(looks) == 3
+    with pytest.raises(KeyError), wait_lock(path):
+        raise KeyError
     with try_lock(path) as is_held:
         assert is_held
 

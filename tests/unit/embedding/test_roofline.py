@@ -25,7 +25,8 @@ from embedome.embedding.roofline import (
 from embedome.models.encoders.passes import ATTENTION, BIASED_ATTENTION, PASS, PRODUCT, Kernel
 from helpers.paths import ROOT
 
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+# Those that say how to embed.
+PRESETS = [path for path in sorted((ROOT / "presets").glob("*.yaml")) if "cost" in yaml.safe_load(path.read_text())]
 # One tile of 128 x 256 at a time by each of ten processors, 1e12 operations and 1e9 bytes a second.
 SLOW = Device("slow", peak=2e12, bandwidth=2e9, memory=1e9, processors=10, products=1e12, passes=1e9)
 

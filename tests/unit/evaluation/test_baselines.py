@@ -13,7 +13,8 @@ SEQUENCES = [b"MKVX", b"WW", b"MKVAAAAA"]
 
 
 def features(method, level, sequences=SEQUENCES, policy="truncate", longest=5):
-    return sequence_features(method, level, LongPolicy(policy), longest, sequences).make(sequences)
+    [block] = sequence_features(method, level, LongPolicy(policy), longest, sequences).make(sequences, [0])
+    return block
 
 
 def test_one_hot_has_a_column_for_each_residue_and_one_for_all_others():

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from embedome.common.errors import UserError
 from embedome.evaluation import evaluate as module
 from embedome.evaluation import features, runs
-from embedome.evaluation.evaluate import evaluate
+from embedome.evaluation.evaluate import evaluate, evaluate_for_run
 from embedome.evaluation.settings import EvaluateSettings
 from embedome.models.create import make_untrained
 from helpers.made_tasks import structure, write_flip_pairs, write_flip_values
@@ -154,6 +155,16 @@ def test_other_data_or_settings_are_computed_again(model, task, tmp_path, monkey
     assert len(done) == 3
 
 
+def test_heads_have_the_threads_of_the_settings_whether_features_are_there_or_not(model, task, tmp_path, monkeypatch):
+    threads = []
+    real = runs.do_run
+    monkeypatch.setattr(module, "do_run", lambda *given: threads.append(torch.get_num_threads()) or real(*given))
+    for head in ("ridge", "linear"):
+        settings = EvaluateSettings(heads=(head,), methods=("frozen",), threads=2, seeds=1)
+        evaluate("secondary_structure", [task], tmp_path / "out", model=model, settings=settings)
+    assert threads == [2, 2]
+
+
 def test_without_a_model_there_are_baselines_alone(tmp_path):
     data = write_flip_values(tmp_path / "data" / "two_vs_rest.fasta")
     found = evaluate("gb1", [data], tmp_path / "out", settings=EvaluateSettings(heads=("mlp-128", "ridge"), seeds=2))
@@ -164,6 +175,20 @@ def test_without_a_model_there_are_baselines_alone(tmp_path):
     # The value is linear in the composition.
     assert scores["ridge"][0] == 1
     assert scores["ridge"][1] > 0.99
+
+
+def test_a_job_of_the_workflow_gives_the_results_of_the_command(model, task, tmp_path):
+    settings = EvaluateSettings(heads=("ridge", "mlp-256"), methods=("composition", "one-hot", "frozen"))
+    summary = tmp_path / "results" / "my-model" / "secondary_structure.json"
+    evaluate_for_run("secondary_structure", [task], model, summary, settings=settings)
+    found = json.loads(summary.read_text())
+    assert list(found) == ["frozen", "one-hot"]
+    assert not (tmp_path / "results" / "table.tsv").exists()
+    evaluate("secondary_structure", [task], tmp_path / "out", model=model, settings=QUICK)
+    for method in found:
+        mine = result(tmp_path / "results", "secondary_structure", method, "my-model")
+        assert mine["results"] == result(tmp_path / "out", "secondary_structure", method)["results"]
+        assert list(found[method]["accuracy"].values()) == [mine["results"][0]["scores"]["accuracy"]["mean"]]
 
 
 def test_proteins_that_are_skipped_are_neither_trained_on_nor_scored(model, task, tmp_path):

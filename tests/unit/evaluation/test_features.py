@@ -1,6 +1,7 @@
 """Features on disk: those of the engine, the same after a kill, and read without holding them all."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from embedome.evaluation import features as module
 from embedome.evaluation.features import ModelFeatures, make_features
 from embedome.models.create import make_untrained
 from helpers.made_tasks import proteins
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertModel
 
 SEQUENCES = [sequence.encode() for _, _, sequence in proteins({"train": 40})]
@@ -29,8 +31,8 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(module, "BLOCK_RESIDUES", 100)
 
 
-def maker(model, level="residue", layer=2, policy="truncate"):
-    return ModelFeatures(str(model), level, layer, "float32", "cpu", LongPolicy(policy), {"layer": layer}, 16)
+def maker(model, level="residue", layers=(2,), policy="truncate"):
+    return ModelFeatures(str(model), level, layers, "float32", "cpu", LongPolicy(policy), {"model": str(model)}, 16)
 
 
 def by_class(model, layer):
@@ -47,20 +49,21 @@ def by_class(model, layer):
             yield found[0, 1:-1].numpy()
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_features_are_those_of_the_hugging_face_class(model, tmp_path, layer):
-    found = make_features(maker(model, layer=layer), SEQUENCES, tmp_path)
-    pooled = make_features(maker(model, "protein", layer), SEQUENCES, tmp_path)
-    for index, expected in enumerate(by_class(model, layer)):
-        assert found.counts[index] == len(expected)
-        assert np.abs(found.of_protein(index) - expected).max() < 3e-3
-        assert np.abs(pooled.of_protein(index) - expected.mean(0)).max() < 3e-3
-    assert found.matrix.shape == (sum(min(22, len(each)) for each in SEQUENCES), 16)
+@pytest.mark.parametrize("layers", [(0,), (1,), (2,), (2, 0, 1)])
+def test_features_are_those_of_the_hugging_face_class(model, tmp_path, layers):
+    by_residue = make_features(maker(model, layers=layers), SEQUENCES, tmp_path)
+    by_protein = make_features(maker(model, "protein", layers), SEQUENCES, tmp_path)
+    for layer, found, pooled in zip(layers, by_residue, by_protein, strict=True):
+        for index, expected in enumerate(by_class(model, layer)):
+            assert found.counts[index] == len(expected)
+            assert np.abs(found.of_protein(index) - expected).max() < 3e-3
+            assert np.abs(pooled.of_protein(index) - expected.mean(0)).max() < 3e-3
+        assert found.matrix.shape == (sum(min(22, len(each)) for each in SEQUENCES), 16)
 
 
 def test_proteins_that_are_skipped_have_no_features(model, tmp_path):
     for level in ("residue", "protein"):
-        found = make_features(maker(model, level, policy="skip"), SEQUENCES, tmp_path)
+        [found] = make_features(maker(model, level, policy="skip"), SEQUENCES, tmp_path)
         assert found.counts.tolist() == [len(each) if len(each) <= 22 else 0 for each in SEQUENCES]
         assert not np.isnan(found.matrix).any()
 
@@ -69,19 +72,87 @@ class Counted:
     """A maker that counts, and fails after some blocks."""
 
     def __init__(self, inner, fails_after=None):
-        self.inner, self.blocks, self.fails_after = inner, 0, fails_after
-        self.level, self.dimension, self.identity = inner.level, inner.dimension, inner.identity
+        self.inner, self.blocks, self.fails_after, self.asked = inner, 0, fails_after, set()
+        self.level, self.dimension, self.identities = inner.level, inner.dimension, inner.identities
 
-    def make(self, sequences):
+    def make(self, sequences, places):
         if self.blocks == self.fails_after:
             raise KeyboardInterrupt
         self.blocks += 1
-        return self.inner.make(sequences)
+        self.asked |= {self.inner.layers[place] for place in places}
+        return self.inner.make(sequences, places)
 
 
 def contents(root):
-    [folder] = root.iterdir()
-    return {name: (folder / name).read_bytes() for name in ("vectors.f16", "counts.i32", "about.json", "state.json")}
+    names = ("vectors.f16", "counts.i32", "about.json", "state.json")
+    return {folder.name: {name: (folder / name).read_bytes() for name in names} for folder in root.iterdir()}
+
+
+@pytest.mark.parametrize("level", ["residue", "protein"])
+@pytest.mark.parametrize("policy", ["truncate", "window", "skip"])
+def test_several_layers_take_one_pass_and_have_the_bytes_of_each_alone(model, tmp_path, level, policy):
+    alone = [Counted(maker(model, level, (layer,), policy)) for layer in (0, 1, 2)]
+    for each in alone:
+        make_features(each, SEQUENCES, tmp_path / "alone")
+    together = Counted(maker(model, level, (0, 1, 2), policy))
+    make_features(together, SEQUENCES, tmp_path / "together")
+    assert together.blocks == alone[0].blocks
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+    assert len(contents(tmp_path / "together")) == 3
+
+
+def test_layers_that_are_there_are_not_computed_again(model, tmp_path):
+    make_features(maker(model, layers=(1,)), SEQUENCES, tmp_path / "some")
+    rest = Counted(maker(model, layers=(0, 1, 2)))
+    make_features(rest, SEQUENCES, tmp_path / "some")
+    assert rest.asked == {0, 2}
+    make_features(maker(model, layers=(0, 1, 2)), SEQUENCES, tmp_path / "whole")
+    assert contents(tmp_path / "some") == contents(tmp_path / "whole")
+
+
+def test_a_layer_that_is_ahead_is_joined_by_the_others_to_the_same_bytes(model, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_features(Counted(maker(model, layers=(1,)), fails_after=3), SEQUENCES, tmp_path / "ahead")
+    with pytest.raises(KeyboardInterrupt):
+        make_features(Counted(maker(model, layers=(0, 1, 2)), fails_after=5), SEQUENCES, tmp_path / "ahead")
+    make_features(maker(model, layers=(0, 1, 2)), SEQUENCES, tmp_path / "ahead")
+    make_features(maker(model, layers=(0, 1, 2)), SEQUENCES, tmp_path / "whole")
+    assert contents(tmp_path / "ahead") == contents(tmp_path / "whole")
+
+
+def test_layers_beyond_the_memory_of_a_pass_are_computed_in_another(model, tmp_path, monkeypatch):
+    make_features(maker(model, layers=(0, 1, 2)), SEQUENCES, tmp_path / "whole")
+    whole = Counted(maker(model, layers=(0, 1, 2)))
+    monkeypatch.setattr(module, "PASS_BYTES", 2 * 100 * 16 * 2)
+    make_features(whole, SEQUENCES, tmp_path / "twice")
+    assert whole.blocks == 2 * len(list(module.blocks(SEQUENCES)))
+    assert contents(tmp_path / "twice") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("level", ["residue", "protein"])
+def test_a_protein_that_overflows_in_one_layer_keeps_the_others(tmp_path, level):
+    """As each layer alone: weights of the second layer that are too large for half floats."""
+    folder = tmp_path / "large"
+    make_untrained(folder, "large", "esm1nv", SIZES, 0)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "layer.0.output.dense.weight" in name)
+    tensors[name] *= 1e12
+    save_file(tensors, path, {"format": "pt"})
+    for layers in ((0,), (1,), (2,)):
+        with suppress(UserError):
+            make_features(maker(folder, level, layers), SEQUENCES, tmp_path / "alone")
+    with suppress(UserError):
+        make_features(maker(folder, level, (0, 1, 2)), SEQUENCES, tmp_path / "together")
+    found = contents(tmp_path / "together")
+    assert found == contents(tmp_path / "alone")
+    counts = {layer: sum(np.frombuffer(files["counts.i32"], np.int32)) for layer, files in by_layer(found).items()}
+    assert counts[1] == 0 < counts[0] == counts[2]
+
+
+def by_layer(found):
+    """Contents of folders by their layer."""
+    return {json.loads(files["about.json"])["layer"]: files for files in found.values()}
 
 
 def test_a_killed_run_goes_on_after_the_last_block_to_the_same_bytes(model, tmp_path):
@@ -109,7 +180,7 @@ def test_a_killed_run_goes_on_after_the_last_block_to_the_same_bytes(model, tmp_
 def test_other_sequences_layers_and_levels_have_features_of_their_own(model, tmp_path):
     make_features(maker(model), SEQUENCES, tmp_path)
     make_features(maker(model), SEQUENCES[1:], tmp_path)
-    make_features(maker(model, layer=1), SEQUENCES, tmp_path)
+    make_features(maker(model, layers=(1,)), SEQUENCES, tmp_path)
     make_features(maker(model, "protein"), SEQUENCES, tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
     assert all(json.loads((folder / "about.json").read_text())["dimension"] == 16 for folder in tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 import pytest
 from embedome.common.errors import UserError
-from embedome.evaluation.own_task import read_own_task
+from embedome.evaluation.own_task import name_results, read_own_task
 
 FASTA = ">P1 x\nMKV\n>P2\nMKVA\n>P3\nMW\n>P4\nMKK\n>P5\nMAA\n"
 CLASSES = "id\tsplit\tclass\nP1\ttrain\ta\nP2\ttrain\tb\nP3\tval\ta\nP4\ttest\tb\n"
@@ -83,3 +83,11 @@ def test_a_fasta_file_and_a_table_are_needed(tmp_path):
     own(tmp_path, CLASSES)
     with pytest.raises(UserError, match="expected for --task own a FASTA file and a table"):
         read_own_task([tmp_path / "proteins.fasta"])
+
+
+def test_results_have_the_name_of_the_table_without_its_being_read(tmp_path):
+    task, _, files = own(tmp_path, CLASSES)
+    assert name_results("own", [str(file) for file in files]) == task.name
+    assert name_results("own", ["a/proteins.fasta.gz", "b/kinds.csv.gz"]) == "kinds"
+    assert name_results("own", ["proteins.fasta"]) is name_results("own", ["a.tsv", "b.tsv"]) is None
+    assert name_results("gb1", ["proteins.fasta"]) == "gb1"

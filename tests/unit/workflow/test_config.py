@@ -6,13 +6,17 @@ import re
 import pytest
 import yaml
 from embedome.common.errors import UserError
-from embedome.workflow.config import SCIENCE, check_config, config_sha256, load_schema, release_name
+from embedome.evaluation.head_recipes import HEADS
+from embedome.evaluation.settings import METHODS
+from embedome.workflow.config import SCIENCE, check_config, check_files, config_sha256, load_schema, release_name
+from embedome.workflow.paths import FAMILIES
 from helpers.paths import ROOT
 from helpers.yaml_bombs import laughs
 
 SCHEMA = load_schema(ROOT / "schemas" / "config.schema.yaml")
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+GB1 = {"name": "gb1", "data": ["gb1.zip"]}
 
 
 def leaves(schema: dict, path: str = "") -> set[str]:
@@ -147,6 +151,32 @@ def test_documentation_has_every_key_and_no_other():
             "embed.layer is [1, 2]; expected one layer, as embed.per_residue is true",
         ),
         ({"embed": {"layer": [1, 1]}}, "embed.layer is [1, 1]; expected integer or array, each item once"),
+        (
+            {"evaluate": {"tasks": [{"name": "gb2", "data": ["x"]}]}},
+            "evaluate.tasks: no task is called 'gb2'; expected one of secondary_structure, conservation",
+        ),
+        ({"evaluate": {"tasks": [{"name": "gb1"}]}}, "evaluate.tasks.0.data is missing; expected array"),
+        (
+            {"evaluate": {"tasks": [GB1, GB1]}},
+            "evaluate.tasks has gb1 twice; expected each name once",
+        ),
+        (
+            {"evaluate": {"tasks": [{"name": "own", "data": ["a.fasta"]}]}},
+            "evaluate.tasks: own has a.fasta; expected a FASTA file and a table",
+        ),
+        (
+            {"evaluate": {"tasks": [GB1], "heads": ["convolutions"]}},
+            "evaluate.heads is convolutions; expected for gb1 one of mlp-256, mlp-128",
+        ),
+        (
+            {"evaluate": {"tasks": [{"name": "conservation", "data": ["x"]}], "methods": ["composition"]}},
+            "evaluate.methods is composition; expected for conservation one of frozen, random, one-hot",
+        ),
+        ({"evaluate": {"layers": "none"}}, "evaluate.layers is 'none'; expected array or string, each item once, of"),
+        (
+            {"embed": {"features": "decoder"}, "evaluate": {"tasks": [GB1]}},
+            "embed.features is 'decoder'; expected 'encoder', as evaluate.tasks are given",
+        ),
         ({"embed": {"overlap": 5}}, "embed.overlap is 5; expected 0, as embed.long_sequences is not 'window'"),
     ],
 )
@@ -154,6 +184,26 @@ def test_a_fault_names_the_key_the_value_and_what_is_expected(sections, message)
     text = fault(**sections)
     assert message in text
     assert len(text.splitlines()) == 1
+
+
+def test_enumerated_methods_and_heads_are_those_of_the_evaluation():
+    properties = SCHEMA["properties"]["evaluate"]["properties"]
+    assert tuple(properties["methods"]["items"]["enum"]) == METHODS
+    assert tuple(properties["heads"]["items"]["enum"]) == HEADS
+
+
+def test_tasks_of_several_levels_share_a_list_of_heads_and_files_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tasks = [GB1, {"name": "conservation", "data": ["a.zip", "test=b.fasta"]}]
+    config = merged(CONFIG, {"evaluate": {"tasks": tasks, "heads": ["convolutions", "mlp-128"]}})
+    check_config(config, SCHEMA)
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(UserError) as error:
+        check_files(config, [FAMILIES])
+    assert str(error.value).splitlines() == [
+        "configuration: evaluate.tasks: gb1.zip: no such file; check the path",
+        "configuration: evaluate.tasks: b.fasta: no such file; check the path",
+    ]
 
 
 @pytest.mark.parametrize("text", ["2024_05", '"2024_05"', "2023_10", "null"])
@@ -188,6 +238,7 @@ def test_a_missing_key_is_named():
 def test_the_digest_covers_what_sequences_depend_on_and_nothing_else():
     """The source's and the model's files have digests of their own, settings of embedding keys in the provenance."""
     others = {"source", "demo", "model", "shard", "cost", "embed", "report", "reuse", "merge", "dask", "annotate"}
+    others |= {"evaluate"}
     assert set(SCIENCE) == set(CONFIG) - others
     base = config_sha256(CONFIG)
     assert config_sha256(merged(CONFIG, {"source": {"mirrors": ["https://a/b"]}, "model": {"directory": "x"}})) == base

@@ -89,6 +89,23 @@ def test_optional_stages_are_asked_for_where_they_are_switched_on():
     assert rich.targets[3:] == ["results/annotation/esm1nv-demo/_summary.json"]
 
 
+def test_each_task_has_a_job_and_all_have_one_table():
+    tasks = [
+        {"name": "gb1", "data": ["gb1.zip"]},
+        {"name": "own", "data": ["six.fasta", "tables/kinds.tsv.gz"]},
+        {"name": "ss3_casp12", "data": ["flip", "test=CASP12.csv"]},
+    ]
+    found = paths(evaluate={"tasks": tasks})
+    folder = "results/evaluation"
+    assert found.evaluations == [f"{folder}/esm1nv-demo/{name}.json" for name in ("gb1", "kinds", "ss3_casp12")]
+    assert found.evaluated["kinds"] == tasks[1]
+    assert found.evaluation_files("ss3_casp12") == ["flip", "CASP12.csv"]
+    assert found.evaluation_table == f"{folder}/table.parquet"
+    benchmarks = found.benchmarks([("evaluate", "b/evaluate/{model}/{task}.tsv")])
+    assert benchmarks["evaluate"] == [f"b/evaluate/esm1nv-demo/{name}.tsv" for name in ("gb1", "kinds", "ss3_casp12")]
+    assert paths().evaluations == paths().evaluation_table == []
+
+
 def test_the_model_is_made_or_looked_at(tmp_path):
     made = paths(
         model={
