@@ -76,7 +76,7 @@ def bench_dtypes(
     list of MeasuredDtype
         float32 first.
     dict of str to str
-        Arithmetics that the model or the device does not take, and why.
+        Dtypes that the model or the device does not take, and why.
 
     Raises
     ------
