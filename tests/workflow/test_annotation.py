@@ -12,6 +12,9 @@ import duckdb
 import pytest
 from helpers.workflow_runs import ROOT, SMALL, changed, run, run_and_kill
 
+# The whole module runs the workflow once: minutes.
+pytestmark = pytest.mark.slow
+
 LABELS = "resources/demo/mirror/families.tsv.gz"
 ANNOTATE = {
     "labels": LABELS,
@@ -74,7 +77,6 @@ def test_the_score_is_what_duckdb_counts_and_beats_both_baselines(annotated):
     assert accuracy["carried_over"] > 1.5 * max(accuracy["commonest_label"], accuracy["random_neighbour"])
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bytes_and_a_second_one_does_nothing(annotated, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(annotated, folder)

@@ -18,6 +18,9 @@ from helpers.small_run import assert_within_one_ulp
 from torch import Tensor
 from transformers import BertModel, BertTokenizer, RobertaForMaskedLM
 
+# The whole module runs the workflow once: minutes.
+pytestmark = pytest.mark.slow
+
 DOCUMENT = ROOT / "docs" / "antibodies.md"
 SECOND = "## A larger model"
 BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -131,7 +134,6 @@ def test_the_model_of_light_chains_knows_one(followed: Path) -> None:
     assert heavy >= 10
 
 
-@pytest.mark.slow
 def test_antiberty_knows_real_heavy_chains_too(followed: Path) -> None:
     follow(followed, DOCUMENT.read_text().split(SECOND)[1])
     assert_real_chains_are_known(followed)

@@ -11,6 +11,9 @@ from embedome.evaluation.settings import EvaluateSettings
 from helpers.made_tasks import write_flip_pairs, write_flip_values
 from helpers.workflow_runs import SMALL, changed, run
 
+# The whole module runs the workflow once: minutes.
+pytestmark = pytest.mark.slow
+
 GB1 = {"name": "gb1", "data": ["tasks/two_vs_rest.fasta"]}
 STRUCTURE = {"name": "secondary_structure", "data": ["tasks/structure"]}
 KEYS = {"heads": ["ridge"], "layers": "all", "seeds": 1}

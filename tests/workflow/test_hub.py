@@ -29,6 +29,7 @@ def config(revision: str | None = None) -> dict:
     return changed(SMALL, model={"directory": FOLDER, "untrained": None, "hub": asked}, embed={"layer": [1, -1]})
 
 
+@pytest.mark.slow
 def test_fetched_before_embed_and_again_for_another_revision(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = run(folder, config(), "--until", "merge")

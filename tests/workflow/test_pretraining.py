@@ -6,6 +6,9 @@ import pytest
 from embedome.dataset import open_dataset
 from helpers.workflow_runs import SMALL, changed, run
 
+# The whole module runs the workflow once: minutes.
+pytestmark = pytest.mark.slow
+
 TRAINED = {
     "untrained": None,
     "pretrain": {

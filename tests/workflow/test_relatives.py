@@ -7,7 +7,10 @@ import duckdb
 import pytest
 from helpers.workflow_runs import SMALL, changed, digests, run, run_and_kill, take_model
 
-pytestmark = pytest.mark.skipif(not shutil.which("mmseqs"), reason="MMseqs2 is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("mmseqs"), reason="MMseqs2 is not installed"),
+]
 
 CLUSTERED = changed(
     SMALL, split={"method": "cluster", "val": 0.1, "test": 0.1}, leakage={"measure": True, "drop_above": 0.5}

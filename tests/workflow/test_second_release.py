@@ -14,6 +14,7 @@ def earlier(demo, tmp_path_factory):
     return (demo / "results/dataset/esm1nv-demo").rename(tmp_path_factory.mktemp("earlier") / "data set")
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_embedded(demo, earlier, tmp_path):
     # What was too short in the earlier release is in this one.
     config = changed(SMALL, filter={"min_length": 5}, reuse={"dataset": str(earlier)})

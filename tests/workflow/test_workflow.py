@@ -19,6 +19,7 @@ def test_a_second_run_has_nothing_to_do(demo):
     assert "Nothing to be done" in result.stdout
 
 
+@pytest.mark.slow
 def test_another_folder_and_one_core_give_the_same_bytes(demo, tmp_path):
     result = run(tmp_path / "elsewhere", SMALL, cores=1)
     assert result.returncode == 0, result.stdout
@@ -27,6 +28,7 @@ def test_another_folder_and_one_core_give_the_same_bytes(demo, tmp_path):
     assert digests(tmp_path / "elsewhere") == expected
 
 
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_bytes(demo, tmp_path):
     """Kill -9 of Snakemake and its jobs in every stage; what is run again afterwards ends like an undisturbed run."""
     folder = tmp_path / "killed"
@@ -134,6 +136,7 @@ def test_the_analysis_counts_what_the_ledger_counts(demo):
     assert same["same"] > 3 * same["chance"]
 
 
+@pytest.mark.slow
 def test_own_files_plain_gzip_and_zstandard_with_any_header(demo, tmp_path):
     (tmp_path / "a.fasta").write_text(
         ">UniRef50_A0A000 Ras=like n=3 Tax=Homo sapiens TaxID=9606 RepID=A_HUMAN\r\nMKTAYIAKQRQISFVKSHFSRQ\r\n"
@@ -207,6 +210,7 @@ def test_bad_input_is_one_line_that_names_the_file(demo, tmp_path, content, mess
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.slow
 def test_changed_settings_embed_again_and_unchanged_ones_do_not(demo, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(demo, folder)
@@ -249,6 +253,7 @@ def test_where_and_by_what_it_is_worked_on_is_no_reason_to_run_again(demo, tmp_p
     assert planned(tmp_path / "copy", changed(SMALL, **sections)) == set()
 
 
+@pytest.mark.slow
 def test_a_shard_more_of_val_leaves_the_parts_of_train(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "copy")
     result = run(tmp_path / "copy", changed(SMALL, shard={"val": 2}), "--until", "ledger")

@@ -274,6 +274,7 @@ def test_a_data_set_of_another_catalog_and_a_damaged_file_are_clear_errors(folde
         analyse(other)
 
 
+@pytest.mark.slow
 def test_the_map_keeps_neighbours_and_is_the_same_again():
     rng = np.random.default_rng(0)
     groups = np.arange(3 * SMALLEST) % 3

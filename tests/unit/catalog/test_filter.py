@@ -639,6 +639,7 @@ stage.filter_records([fasta], stage.Criteria(), catalog=out / "catalog", rejects
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
     chance = random.Random(5)
     residues = "".join(chance.choices(AMINO_ACIDS, k=300_000))

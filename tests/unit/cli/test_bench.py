@@ -22,6 +22,7 @@ def benched(capsys: pytest.CaptureFixture[str], model: Path, out: Path, *options
     return capsys.readouterr().out, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_the_fastest_dtype_within_the_tolerance_is_named(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,7 @@ def test_what_a_t5_has_not_is_said_in_one_line(families, tmp_path, processes, op
     assert message in errors[0]
 
 
+@pytest.mark.slow
 def test_residues_a_layer_and_two_poolings(model, records, tmp_path):
     (tmp_path / "in.fasta").write_text(fasta_text(records))
     options = ["--layer", 1, "--pooling", "max", "mean", "--per-residue", "--workers", 2]
@@ -184,6 +185,7 @@ def test_residues_a_layer_and_two_poolings(model, records, tmp_path):
             assert_within_one_ulp(np.array(residues[name], np.float16), states)
 
 
+@pytest.mark.slow
 def test_several_layers_by_one_pass(made, model, tmp_path):
     path, _ = made
     fasta, out = path.parent / "in.fasta", tmp_path / "out.parquet"
@@ -216,6 +218,7 @@ def test_two_workers_give_the_same_bytes(made, model, tmp_path):
     assert out.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_dropped_records_are_listed_with_their_reasons(model, tmp_path):
     (tmp_path / "in.fasta").write_text(
         ">good\nMKTAYIAK\n>gap\nMK-TA\n>empty\n>long\n" + "MKTAYIAK" * 10 + "\n>long2\n" + "MKTAYIAK" * 10
@@ -446,6 +449,7 @@ def test_a_users_error_is_told_by_the_program_itself(tmp_path):
     assert "no data set there" in result.stderr
 
 
+@pytest.mark.slow
 def test_models_are_made_exported_and_imported_again(tmp_path):
     size = ("--layers", 1, "--hidden", 16, "--heads", 2, "--feed-forward", 32)
     for arguments in (
@@ -474,6 +478,7 @@ def test_models_are_listed_with_sizes_and_licences():
     assert (entry["parameters"], entry["sizes"]["decoder_layers"], entry["residues"]) == (198_970_496, 12, 512)
 
 
+@pytest.mark.slow
 def test_sequences_are_scored_filled_and_translated(model, records, tmp_path):
     (tmp_path / "in.fasta").write_text(fasta_text(records[:4]))
     result = embedome("models", "score", tmp_path / "in.fasta", "-m", model, "-o", tmp_path / "scores.tsv")

@@ -154,6 +154,7 @@ def test_what_is_put_into_the_folder_of_work_stays(
     assert len(open_dataset(tmp_path / "out")) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*WRITE_FILES, "annotate"])
 def test_a_second_run_replaces_its_own_output_where_that_can_be_told(
     made: dict[str, Path], tmp_path: Path, command: str, capsys: pytest.CaptureFixture

@@ -34,6 +34,7 @@ def test_a_model_is_trained_and_averaged(tmp_path, fasta, capsys):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_started(tmp_path, fasta):
     arguments = ["pretrain", str(fasta), "-o", str(tmp_path / "run"), "--val", "0.1", *SHORT, "--ranks", "2"]
     command = python_command("from embedome.cli.main import main\nmain(sys.argv[1:])", *arguments)

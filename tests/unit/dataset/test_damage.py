@@ -66,6 +66,7 @@ def is_named(folder: Path, path: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_any_bit_that_flips_is_found_and_its_file_named(dataset: Path) -> None:
     chance = random.Random(1)
     passed = []

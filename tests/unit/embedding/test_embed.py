@@ -268,6 +268,7 @@ def test_two_runs_at_once_give_the_same_bytes(
         assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_where_they_were(model: Path, tmp_path: Path, processes: Processes) -> None:
     rng = random.Random(5)
     shard = line.write_shard(
@@ -319,6 +320,7 @@ def test_unreadable_weights_end_in_one_line_and_keep_finished_parts(
     assert kept.items() <= stamps(folder).items()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_cleanly_and_the_next_goes_on(model: Path, tmp_path: Path, processes: Processes) -> None:
     rng = random.Random(7)
     shard = line.write_shard(

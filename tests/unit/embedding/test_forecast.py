@@ -225,6 +225,7 @@ def test_plans_by_name_by_directory_and_by_measurement_agree(
     assert planned(capsys, "-m", "ankh2-ext2", "--uniref50", 1000)["sequences"] == 1000
 
 
+@pytest.mark.slow
 def test_the_document_on_choosing_has_the_hours_that_a_plan_predicts(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "choosing-a-model.md").read_text()
     rows = re.findall(r"^\| [\w -]+ \| `(.+?)` \|.*\| ([\d.]+) \| [^|]+ \|$", text, re.MULTILINE)

@@ -275,6 +275,7 @@ print(peak_memory())
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_part_whatever_the_shard(model: Path, tmp_path: Path) -> None:
     peaks, counts = [], (4_000, 40_000)
     for count in counts:
@@ -301,6 +302,7 @@ def test_new_weights_in_the_same_folder_are_used(model: Path, shard: Path, tmp_p
         assert_within_one_ulp(found[name], reference.vector(sequence))
 
 
+@pytest.mark.slow
 def test_an_attempt_changes_no_byte_on_a_cpu(tmp_path: Path) -> None:
     # As wide as ESM-1nv: in bfloat16 narrower layers give the same numbers in batches of any size.
     sizes = {"layers": 1, "hidden": 768, "heads": 12, "feed_forward": 64, "positions": 256}

@@ -292,6 +292,7 @@ def merge_work(made: Line, dataset: Path) -> Callable[[], dict]:
     return partial(merge.merge_shards, made.manifests, *sources, dataset, workers=DaskWorkers(threads=2))
 
 
+@pytest.mark.slow
 def test_two_merges_at_once(two_versions: tuple[Line, dict, dict], processes: Processes) -> None:
     made, _, new = two_versions
     dataset = made.folder / "twice" / "dataset"

@@ -294,6 +294,7 @@ def test_sequences_without_words_are_clusters_of_their_own(
     assert json.loads((tmp_path / "cluster.json").read_text())["module"] == "linclust"
 
 
+@pytest.mark.slow
 @needs_mmseqs
 @pytest.mark.parametrize("unit", ["Q", "GAPKWTE"])
 def test_sequences_that_only_repeat_are_clustered(unit: str, tmp_path: Path) -> None:
@@ -303,6 +304,7 @@ def test_sequences_that_only_repeat_are_clustered(unit: str, tmp_path: Path) -> 
     assert len({number for _, _, number in rows}) < 10
 
 
+@pytest.mark.slow
 @needs_mmseqs
 @pytest.mark.parametrize(("method", "most"), [("linclust", 0.5), ("cluster", 0.1)])
 def test_repetitive_sequences_are_clustered(method: str, most: float, tmp_path: Path) -> None:

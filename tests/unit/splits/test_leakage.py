@@ -232,6 +232,7 @@ def test_repetitive_sequences_are_found_as_ordinary_ones_are(way: str, mode: int
     assert {name.split("_")[1] for name, pair in best.items() if pair.identity >= 0.7} >= {"repeats", "few", "letter"}
 
 
+@pytest.mark.slow
 @needs_mmseqs
 def test_repetitive_leaks_are_dropped(way: str, tmp_path: Path) -> None:
     run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", repetitive_families(8)), min_length=20)
@@ -244,6 +245,7 @@ def test_repetitive_leaks_are_dropped(way: str, tmp_path: Path) -> None:
     assert not left
 
 
+@pytest.mark.slow
 @needs_mmseqs
 @pytest.mark.parametrize("unit", ["Q", "GAPKWTE", "X"])
 def test_where_all_sequences_are_repetitive(way: str, unit: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def sequences_in(store):
 
 
 @pytest.fixture
-def filter_fasta(tmp_path, monkeypatch):
+def filtered(tmp_path, monkeypatch):
     """A catalog of 40 records in small row groups, some of them duplicates."""
     small_groups(monkeypatch)
     records = random_proteins(37)
