@@ -1,7 +1,6 @@
 """The files of a task as they are published: in folders, in zip archives, compressed, or given one by one."""
 
 import csv
-import hashlib
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -208,8 +207,3 @@ def files_in(path: Path) -> list[DataFile]:
 def digests(files: Sequence[DataFile]) -> dict[str, str]:
     """Return the SHA-256 of the files on disk that were read, by path."""
     return {str(path): file_sha256(path) for path in sorted({file.path for file in files})}
-
-
-def digest_of(values: dict[str, str]) -> str:
-    """Return one SHA-256 of several, whatever the files are called."""
-    return hashlib.sha256("".join(sorted(values.values())).encode()).hexdigest()

@@ -5,7 +5,7 @@ does with them; light attention (Stärk et al. 2021, doi:10.1093/bioadv/vbab035)
 (Elnaggar et al. 2023, arXiv:2301.06568), its repository's `src/ankh/models` and `examples`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedome.common.errors import UserError
 from embedome.evaluation.tasks import CLASSES, LABELS, NUMBERS, PROTEIN, RESIDUE
@@ -110,6 +110,25 @@ BIONEMO_OPEN = (
     "figures (docs/evaluation.md)",
 )
 BIONEMO_ANNEALING = Annealing(peak=5e-4, warm_up=10, steps=1_000_000, lowest=1e-5)
+MLP_256 = HeadRecipe(
+    name="mlp-256",
+    module=MLP,
+    levels=(PROTEIN,),
+    kinds=ALL_KINDS,
+    features=PROTEIN,
+    # hidden_layer_size 256, dropout_rate 0.1, micro_batch_size 64, max_epochs 20.
+    hidden=256,
+    dropout=0.1,
+    batch=2 * 64,
+    epochs=20,
+    source=BIONEMO.format("scl"),
+    open=BIONEMO_OPEN,
+    lr=5e-4,
+    weight_decay=0.01,
+    decoupled=True,
+    schedule=BIONEMO_ANNEALING,
+    clip=1.0,
+)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -134,43 +153,15 @@ RECIPES = {
             schedule=BIONEMO_ANNEALING,
             clip=1.0,
         ),
-        HeadRecipe(
-            name="mlp-256",
-            module=MLP,
-            levels=(PROTEIN,),
-            kinds=ALL_KINDS,
-            features=PROTEIN,
-            # hidden_layer_size 256, dropout_rate 0.1, micro_batch_size 64, max_epochs 20.
-            hidden=256,
-            dropout=0.1,
-            batch=2 * 64,
-            epochs=20,
-            source=BIONEMO.format("scl"),
-            open=BIONEMO_OPEN,
-            lr=5e-4,
-            weight_decay=0.01,
-            decoupled=True,
-            schedule=BIONEMO_ANNEALING,
-            clip=1.0,
-        ),
-        HeadRecipe(
+        MLP_256,
+        replace(
+            MLP_256,
             name="mlp-128",
-            module=MLP,
-            levels=(PROTEIN,),
-            kinds=ALL_KINDS,
-            features=PROTEIN,
             # hidden_layer_size 128, dropout_rate 0.1, micro_batch_size 32 (of ProtT5nv 16), max_epochs 20.
             hidden=128,
-            dropout=0.1,
             batch=2 * 32,
-            epochs=20,
             source=BIONEMO.format("meltome"),
             open=(*BIONEMO_OPEN, "GB1: BioNeMo has no configuration of it; that of meltome is taken"),
-            lr=5e-4,
-            weight_decay=0.01,
-            decoupled=True,
-            schedule=BIONEMO_ANNEALING,
-            clip=1.0,
         ),
         HeadRecipe(
             name=LIGHT_ATTENTION,

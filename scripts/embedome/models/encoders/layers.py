@@ -33,6 +33,12 @@ def embedding(rows: int, dimension: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(torch.empty(rows, dimension), freeze=False)
 
 
+def add_token_type(positions: nn.Embedding, token_types: nn.Embedding) -> None:
+    """Add the embedding of token type 0, the only one used, to each position's."""
+    with torch.no_grad():
+        positions.weight += token_types.weight[0]
+
+
 # By their names in config.json.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from embedome.common.errors import quote_value
 from embedome.models.encoders.grouped import StreamEncoder, attention, join, split
-from embedome.models.encoders.layers import ACTIVATIONS, embedding
+from embedome.models.encoders.layers import ACTIVATIONS, add_token_type, embedding
 from embedome.models.tensors import TensorMap
 
 
@@ -140,9 +140,8 @@ class PreLNEncoder(PreLN):
         )
 
     def settle(self) -> None:
-        """Add the embedding of token type 0, the only one used, to the positions."""
-        with torch.no_grad():
-            self.positions.weight += self.token_types.weight[0]
+        """Add the embedding of token type 0 to the positions."""
+        add_token_type(self.positions, self.token_types)
         del self.token_types
 
 
