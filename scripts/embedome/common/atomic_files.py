@@ -96,7 +96,7 @@ def atomic_directory(
         if not os.path.samestat(os.fstat(own), os.stat(temporary)):
             # Swept away by another process, and created again by `atomic_path` for what came later.
             raise FileNotFoundError(errno.ENOENT, "removed meanwhile", str(temporary))
-        with wait_for_lock(path.parent):
+        with hold_folder(path.parent):
             check(path)
             replace_directory(temporary, path)
         sync(path.parent)
@@ -128,7 +128,7 @@ def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def wait_for_lock(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Hold a folder against others that would hold it, as far as the file system knows locks.
 
     The folder itself is locked, so that no lock file is left in it.
@@ -166,7 +166,7 @@ def replace_directory(temporary: Path, path: Path) -> None:
 def remove_directory(temporary: Path, path: Path) -> None:
     """Remove a temporary folder of `path`; a process that still fills it fails, and does not go on with half of it."""
     doomed = temporary_beside(path)
-    with wait_for_lock(path.parent), suppress(OSError):
+    with hold_folder(path.parent), suppress(OSError):
         os.replace(temporary, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 

@@ -42,7 +42,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def wait_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Make a lock file and hold it until the block ends, after whoever holds it; else as `try_lock`."""
     is_told = False
     while True:

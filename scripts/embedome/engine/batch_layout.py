@@ -1,8 +1,8 @@
-"""How sequences are laid out for the engine: their pieces in the order in which they run, tokens back to back.
+"""How sequences are laid out for the engine: their windows in the order in which they run, tokens back to back.
 
 Array operations by length, and no device: so a part is laid out while the one before it runs.
-Shapes: n sequences, p pieces (a sequence, or a window of one), B pieces of a batch, R residues of all, T tokens and
-L residues of a piece.
+Shapes: n sequences, p windows, B windows of a batch, R residues of all, T tokens and
+L residues of a window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,18 +24,18 @@ class BatchLayout:
     """Sequences laid out, in the host's memory; every batch is a view of it."""
 
     begins: np.ndarray
-    """int64 [p], where each piece begins in its sequence."""
+    """int64 [p], where each window begins in its sequence."""
     used: np.ndarray
     """int64 [n], residues of each sequence that go into its vector, if it is not skipped."""
     longer: np.ndarray
-    """bool [n], whether a sequence is too long to run as one piece."""
-    pieces: Windows
+    """bool [n], whether a sequence is too long to run as one window."""
+    windows: Windows
     order: np.ndarray
-    """int64 [p], the pieces as they run, longest first."""
+    """int64 [p], the windows as they run, longest first."""
     lengths: np.ndarray
     """int64 [p], residues of each, in this order."""
     cuts: np.ndarray
-    """int64 [g], where pieces of another length begin, and the end."""
+    """int64 [g], where windows of another length begin, and the end."""
     token_ends: np.ndarray
     """int64 [p], where each one's tokens end."""
     tokens: np.ndarray
@@ -43,14 +43,14 @@ class BatchLayout:
     """float32, of residues in a mean; None where all have the same."""
 
     def tokens_between(self, begin: int, end: int) -> int:
-        """Return the tokens of pieces `begin` to `end`, in the order in which they run."""
+        """Return the tokens of windows `begin` to `end`, in the order in which they run."""
         return int(self.token_ends[end - 1] - (self.token_ends[begin - 1] if begin else 0))
 
 
 class Group(NamedTuple):
     """Windows of one length in a batch."""
 
-    pieces: np.ndarray
+    windows: np.ndarray
     """int64 [B]"""
     places: Tensor
     """The same on the device."""
@@ -76,7 +76,7 @@ class DeviceLayout:
         self.weights = None if layout.weights is None else copy_to_device(layout.weights, device)
 
     def groups(self, begin: int, end: int) -> Iterator[Group]:
-        """Yield pieces `begin` to `end`, cut where the length changes."""
+        """Yield windows `begin` to `end`, cut where the length changes."""
         layout = self.layout
         inner = slice(*np.searchsorted(layout.cuts, [begin + 1, end]))
         for first, last in pairwise([begin, *layout.cuts[inner].tolist(), end]):
@@ -85,7 +85,7 @@ class DeviceLayout:
             weights = None
             if self.weights is not None:
                 length = int(layout.lengths[first])
-                # `weights` has no special tokens: subtract those of all pieces before this one.
+                # `weights` has no special tokens: subtract those of all windows before this one.
                 stop -= last * (tokens.shape[1] - length)
                 weights = self.weights[stop - count * length : stop].view(count, length)
             yield Group(layout.order[first:last], self.places[first:last], tokens, weights)
@@ -93,17 +93,17 @@ class DeviceLayout:
 
 def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolicy, longest: int) -> BatchLayout:
     """Lay out sequences of one residue or more for a model that takes at most `longest` residues at once."""
-    pieces, lengths = cut_windows(sequences, policy, longest), sequences.lengths
-    order = np.argsort(-pieces.length, kind="stable")
-    sizes, starts = pieces.length[order], pieces.start[order]
+    windows, lengths = cut_windows(sequences, policy, longest), sequences.lengths
+    order = np.argsort(-windows.length, kind="stable")
+    sizes, starts = windows.length[order], windows.start[order]
     cuts = np.flatnonzero(np.diff(sizes, append=0)) + 1
     tokens = look_up_tokens(sequences.residues, tokenizer)
-    weights = residue_weights(sequences, pieces)
+    weights = residue_weights(sequences, windows)
     return BatchLayout(
-        begins=pieces.start - sequences.offsets[pieces.owner],
+        begins=windows.start - sequences.offsets[windows.owner],
         used=lengths if policy.name == "window" else np.minimum(lengths, longest),
         longer=lengths > longest,
-        pieces=pieces,
+        windows=windows,
         order=order,
         lengths=sizes,
         cuts=cuts,
@@ -129,13 +129,13 @@ def gather(
     first: Sequence[int] = (),
     last: Sequence[int] = (),
 ) -> np.ndarray:
-    """Copy pieces of an array with a value for each residue [R], back to back; `first` and `last` go around each.
+    """Copy stretches of an array with a value for each residue [R], back to back; `first` and `last` go around each.
 
     Parameters
     ----------
     values : numpy.ndarray, shape=(R,)
     starts, lengths : numpy.ndarray, dtype=int64, shape=(p,)
-        Of pieces, in the order that is wanted.
+        Of the stretches, in the order that is wanted.
     cuts : numpy.ndarray, dtype=int64, shape=(g,)
         As in `BatchLayout`.
     """

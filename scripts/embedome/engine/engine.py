@@ -83,7 +83,7 @@ class Running:
     """float16 [n, D] by name."""
     states: ResidueStates | None
     lost: Collection[int]
-    """Sequences of which a piece did not fit the device's memory."""
+    """Sequences of which a window did not fit the device's memory."""
 
 
 class Engine:
@@ -185,7 +185,7 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, layout: BatchLayout) -> Running:
-        """Run all pieces, longest first. A GPU may still be at work on the last of them afterwards."""
+        """Run all windows, longest first. A GPU may still be at work on the last of them afterwards."""
         row = DeviceLayout(layout, self.device)
         pooled = PooledVectors(self.layers, self.poolings, layout, self.dimension, self.device)
         states = ResidueStates(layout, self.dimension, self.layers) if self.per_residue else None
@@ -212,7 +212,7 @@ class Engine:
                     budget = max(1, tokens // 2)
                     log.warning("out of memory with %d tokens at once; going on with %d", tokens, budget)
                     continue
-                lost.add(int(layout.pieces.owner[layout.order[begin]]))
+                lost.add(int(layout.windows.owner[layout.order[begin]]))
             begin = end
         return Running(layout, pooled.fetch(), states, lost)
 
@@ -223,12 +223,12 @@ class Engine:
         vectors = {name: each.wait().numpy() for name, each in running.vectors.items()}
         residues = None if running.states is None else running.states.finish()
         state, skipped = self.classify(vectors, layout.longer, running.lost, residues)
-        tokens = layout.pieces.length + self.tokenizer.n_special
+        tokens = layout.windows.length + self.tokenizer.n_special
         work = int((self.operations[0] * tokens + self.operations[1] * tokens**2).sum())
         return Embedded(vectors, layout.used.astype(np.int32), state, skipped, work, residues)
 
     def batch_end(self, layout: BatchLayout, begin: int, budget: int) -> int:
-        """Return where the batch ends that begins with a piece: within the token budget, but not before the next one.
+        """Return where the batch ends that begins with a window: within the token budget, but not before the next one.
 
         A large group is alone. A small one takes others with it, as long as what they hold by group is bounded.
         """
@@ -244,12 +244,12 @@ class Engine:
             group_end = int(layout.cuts[cut])
         return min(end, group_end)
 
-    def group_bytes(self, layout: BatchLayout, piece: int) -> int:
+    def group_bytes(self, layout: BatchLayout, window: int) -> int:
         """Return the bytes that the group of a window holds beside its tokens."""
-        return self.encoder.group_bytes(int(layout.lengths[piece]) + self.tokenizer.n_special)
+        return self.encoder.group_bytes(int(layout.lengths[window]) + self.tokenizer.n_special)
 
     def run_batch(self, groups: Sequence[Group], pooled: PooledVectors, states: ResidueStates | None) -> list[Fetched]:
-        """Run pieces, and pool their hidden states; return those of residues, where asked for, as they are fetched."""
+        """Run windows, and pool their hidden states; return those of residues, where asked for, as they are fetched."""
         first, last = len(self.tokenizer.first), len(self.tokenizer.last)
         fetched: list[Fetched] = []
 

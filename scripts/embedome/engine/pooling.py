@@ -1,6 +1,6 @@
 """What becomes of hidden states: pooled vectors, and the states of each residue.
 
-Shapes: n sequences, p pieces, B pieces of a batch, T tokens and L residues of each, K layers, D dimension.
+Shapes: n sequences, p windows, B windows of a batch, T tokens and L residues of each, K layers, D dimension.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ NARROWED_ROWS = 64
 
 
 class PooledVectors:
-    """Pooled hidden states of pieces, kept on the device until all are computed.
+    """Pooled hidden states of windows, kept on the device until all are computed.
 
-    Every piece has a row of its own, so that nothing depends on the order in which batches are run.
+    Every window has a row of its own, so that nothing depends on the order in which batches are run.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class PooledVectors:
         dimension: int,
         device: torch.device,
     ) -> None:
-        self.counts, self.used = layout.pieces.counts, layout.used
+        self.counts, self.used = layout.windows.counts, layout.used
         self.names = vector_names(layers, poolings)
         self.rows = {
             layer: {name: torch.zeros(len(layout.order), dimension, device=device) for name in poolings}
@@ -58,7 +58,7 @@ class PooledVectors:
         ----------
         layer : int
         batch : torch.Tensor, dtype=int64, shape=(B,)
-            Which pieces.
+            Which windows.
         tokens, residues : torch.Tensor, shapes=(B, T, D), (B, L, D)
             Hidden states of all tokens and of the residues among them.
         weights : torch.Tensor, dtype=float32, shape=(B, L), optional
@@ -80,14 +80,14 @@ class PooledVectors:
         return dict(zip(self.names, map(HostCopy, joined), strict=True))
 
     def join(self, name: str, rows: Tensor) -> Tensor:
-        """Make one row of each sequence's pieces, float32 [n, D]."""
+        """Make one row of each sequence's windows, float32 [n, D]."""
         if len(self.counts) != len(rows) or (self.counts != 1).any():
             counts = copy_to_device(self.counts, rows.device)
             if name == FIRST:
-                rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # for sequences without any piece
+                rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # for sequences without any window
                 rows = rows[(counts.cumsum(0) - counts).clamp(max=len(rows) - 1)]
             else:
-                # In the pieces' order; adding up by index would be in any order on a GPU.
+                # In the windows' order; adding up by index would be in any order on a GPU.
                 rows = torch.segment_reduce(rows, "max" if name == MAX else "sum", lengths=counts, unsafe=True)
         if name == MEAN:
             rows /= copy_to_device(np.maximum(self.used, 1), rows.device).float()[:, None]
@@ -100,11 +100,11 @@ class Fetched(NamedTuple):
     place: int
     """Of the layer among those that are asked for."""
     begins: np.ndarray
-    """int64 [B], the row of each piece's first residue among all states."""
+    """int64 [B], the row of each window's first residue among all states."""
     lengths: np.ndarray
-    """int64 [B], residues of each piece."""
+    """int64 [B], residues of each window."""
     states: HostCopy
-    """[residues of all pieces, D]"""
+    """[residues of all windows, D]"""
 
 
 class ResidueStates:
@@ -121,19 +121,19 @@ class ResidueStates:
     """
 
     def __init__(self, layout: BatchLayout, dimension: int, layers: Sequence[int] = (0,)) -> None:
-        pieces = layout.pieces
-        self.offsets = np.concatenate([[0], np.cumsum(np.where(pieces.counts > 0, layout.used, 0))])
-        self.windowed = bool((pieces.counts > 1).any())
+        windows = layout.windows
+        self.offsets = np.concatenate([[0], np.cumsum(np.where(windows.counts > 0, layout.used, 0))])
+        self.windowed = bool((windows.counts > 1).any())
         # NumPy asks the kernel for large pages, torch does not: to touch pages of 4 kB first takes six times as long.
         shape = (self.offsets[-1], len(layers), dimension)
         self.states = np.zeros(shape, np.float32 if self.windowed else np.float16)
         self.places = {layer: place for place, layer in enumerate(layers)}
-        self.start = self.offsets[pieces.owner] + layout.begins
+        self.start = self.offsets[windows.owner] + layout.begins
         self.waiting: Sequence[Fetched] = ()
 
     def fetch(self, layer: int, groups: Sequence[Group], residues: Sequence[Tensor]) -> "Fetched":
         """Begin to copy the hidden states [B, L, D] of a batch's groups to the host, all of them at once."""
-        begins = np.concatenate([self.start[group.pieces] for group in groups])
+        begins = np.concatenate([self.start[group.windows] for group in groups])
         lengths = np.concatenate([np.full(len(each), each.shape[1]) for each in residues])
         return Fetched(self.places[layer], begins, lengths, HostCopy(join(map(self.weigh, groups, residues))))
 
@@ -151,7 +151,7 @@ class ResidueStates:
             self.settle()
 
     def settle(self) -> None:
-        """Put what has arrived in its place, piece by piece: twice as fast as by an index of rows."""
+        """Put what has arrived in its place, window by window, which is twice as fast as by an index of rows."""
         for layer in self.waiting:
             found, end = layer.states.wait().numpy(), 0
             for begin, length in zip(layer.begins.tolist(), layer.lengths.tolist(), strict=True):

@@ -1,6 +1,6 @@
-"""Sequences as one array, and the pieces of them that run through a model at once.
+"""Sequences as one array, and their windows: the stretches that run through a model at once.
 
-Shapes: n sequences, p pieces (a sequence, its beginning, or a window of it), R residues of all sequences.
+Shapes: n sequences, p windows (a whole sequence, its beginning, or a stretch of it), R residues of all sequences.
 """
 
 from dataclasses import dataclass
@@ -105,9 +105,9 @@ class Windows:
 
 
 def cut_windows(sequences: Sequences, policy: LongPolicy, longest: int) -> Windows:
-    """Cut sequences into pieces of at most `longest` residues, as the policy says.
+    """Cut sequences into windows of at most `longest` residues, as the policy says.
 
-    Windows begin at a fixed stride, the last one flush with the sequence's end.
+    Those of one sequence begin at a fixed stride, the last one flush with the sequence's end.
     """
     lengths = sequences.lengths
     longer = lengths > longest
@@ -123,11 +123,11 @@ def cut_windows(sequences: Sequences, policy: LongPolicy, longest: int) -> Windo
     return Windows(sequences.offsets[owner] + begin, np.minimum(lengths[owner], longest), owner, counts)
 
 
-def residue_weights(sequences: Sequences, pieces: Windows) -> np.ndarray | None:
+def residue_weights(sequences: Sequences, windows: Windows) -> np.ndarray | None:
     """Return one over the number of windows that cover each residue, float32 [R]; None where no two overlap."""
-    if len(pieces.counts) == 0 or pieces.counts.max() < 2:
+    if len(windows.counts) == 0 or windows.counts.max() < 2:
         return None
     steps = np.zeros(len(sequences.residues) + 1, np.int32)
-    np.add.at(steps, pieces.start, 1)
-    np.add.at(steps, pieces.start + pieces.length, -1)
+    np.add.at(steps, windows.start, 1)
+    np.add.at(steps, windows.start + windows.length, -1)
     return (1 / np.maximum(np.cumsum(steps[:-1]), 1)).astype(np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
-from embedome.common.locks import wait_lock
+from embedome.common.locks import hold_lock
 from embedome.engine.windows import LongPolicy, Sequences, cut_windows
 from embedome.evaluation.features import Block
 from embedome.evaluation.tasks import PROTEIN, RESIDUE
@@ -127,7 +127,7 @@ def random_model(model: Path, root: Path) -> Path:
     tokenizer = {path.name: file_sha256(path) for path in vocabulary_files(model)}
     folder = root / json_sha256({"config": file_sha256(model / CONFIG), "tokenizer": tokenizer})[:16]
     # Jobs of other tasks want the same one.
-    with wait_lock(folder.with_suffix(".lock")):
+    with hold_lock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             make_random_model(model, folder)
     return folder

@@ -19,7 +19,7 @@ import numpy as np
 from embedome.common.atomic_files import sync
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
-from embedome.common.locks import wait_lock
+from embedome.common.locks import hold_lock
 from embedome.common.log import Progress
 from embedome.common.terms import NON_FINITE
 from embedome.engine.windows import LongPolicy, Sequences
@@ -194,7 +194,7 @@ def make_features(maker: Maker, sequences: Sequence[bytes], root: Path) -> list[
     with ExitStack() as held:
         # In one order, so that no two processes wait for each other.
         for folder in sorted(folders):
-            held.enter_context(wait_lock(folder / LOCK))
+            held.enter_context(hold_lock(folder / LOCK))
         for folder, about in zip(folders, abouts, strict=True):
             if not (folder / ABOUT).is_file():
                 write_json(folder / ABOUT, about)

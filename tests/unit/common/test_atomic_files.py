@@ -18,7 +18,7 @@ from embedome.common.atomic_files import (
     atomic_path,
     remove_directory,
     replace_directory,
-    wait_for_lock,
+    hold_folder,
 )
 from embedome.common.errors import UserError, user_errors
 from embedome.common.json_files import file_sha256, json_sha256, read_json, write_json
@@ -425,7 +425,7 @@ def test_nothing_is_swept_away_while_a_folder_is_replaced(tmp_path):
     stale = tmp_path / ".data.0123456789ab.tmp"
     stale.mkdir()
     sweep = Thread(target=remove_directory, args=(stale, tmp_path / "data"))
-    with wait_for_lock(tmp_path):
+    with hold_folder(tmp_path):
         sweep.start()
         sweep.join(0.3)
         assert sweep.is_alive()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from embedome.common import locks
-from embedome.common.locks import try_lock, wait_lock
+from embedome.common.locks import try_lock, hold_lock
 from helpers.processes import start_python
 
 HOLD = """
@@ -58,10 +58,10 @@ def test_whoever_waits_for_a_lock_gets_it_when_its_holder_is_killed(
                 holder.wait(60)
 
         monkeypatch.setattr(locks, "time", SimpleNamespace(sleep=sleep))
-        with wait_lock(path), try_lock(path) as other:
+        with hold_lock(path), try_lock(path) as other:
             assert not other
     assert len(looks) == 3
-    with pytest.raises(KeyError), wait_lock(path):
+    with pytest.raises(KeyError), hold_lock(path):
         raise KeyError
     with try_lock(path) as is_held:
         assert is_held

@@ -1,4 +1,4 @@
-"""How sequences are laid out: against slices of the sequences, one piece at a time."""
+"""How sequences are laid out: against slices of the sequences, one window at a time."""
 
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ def tokenizer_of(spread: int, first: bool, last: bool) -> ResidueTokenizer:
 
 
 def slices(sequences: list[bytes], name: str, overlap: int, longest: int) -> list[tuple[int, int, int]]:
-    """Owner, begin and end of each piece, sequence by sequence."""
+    """Owner, begin and end of each window, sequence by sequence."""
     found = []
     for owner, sequence in enumerate(sequences):
         if len(sequence) <= longest:
@@ -52,7 +52,7 @@ def lay_out_lists(
 
 
 @given(SEQUENCES, POLICIES, st.integers(7, 40), st.sampled_from([1, 11, 12]), st.booleans(), st.booleans(), st.data())
-def test_every_piece_is_there_once_longest_first_with_its_tokens(
+def test_every_window_is_there_once_longest_first_with_its_tokens(
     sequences: list[bytes],
     policy: tuple[str, int],
     longest: int,
@@ -64,8 +64,8 @@ def test_every_piece_is_there_once_longest_first_with_its_tokens(
     tokenizer = tokenizer_of(spread, first, last)
     layout, expected = lay_out_lists(sequences, tokenizer, policy, longest)
     assert sorted(layout.order.tolist()) == list(range(len(expected)))
-    pieces = [expected[place] for place in layout.order]
-    lengths = [end - begin for _, begin, end in pieces]
+    windows = [expected[place] for place in layout.order]
+    lengths = [end - begin for _, begin, end in windows]
     assert layout.lengths.tolist() == lengths == sorted(lengths, reverse=True)
     assert layout.longer.tolist() == [len(sequence) > longest for sequence in sequences]
     # Ids from 256 on do not fit a byte.
@@ -74,15 +74,15 @@ def test_every_piece_is_there_once_longest_first_with_its_tokens(
     covered = [np.zeros(len(sequence), int) for sequence in sequences]
     for owner, begin, end in expected:
         covered[owner][begin:end] += 1
-    cuts = sorted({0, len(pieces), *data.draw(st.lists(st.integers(0, len(pieces)), max_size=4))})
+    cuts = sorted({0, len(windows), *data.draw(st.lists(st.integers(0, len(windows)), max_size=4))})
     row, seen = DeviceLayout(layout, torch.device("cpu")), 0
     for batch in pairwise(cuts):
         groups = list(row.groups(*batch))
         # Not cut more often than the length changes.
         assert len(groups) == len(set(lengths[slice(*batch)]))
         for group in groups:
-            assert group.places.tolist() == group.pieces.tolist()
-            for index, place in enumerate(group.pieces.tolist()):
+            assert group.places.tolist() == group.windows.tolist()
+            for index, place in enumerate(group.windows.tolist()):
                 owner, begin, end = expected[place]
                 residues = [tokenizer.ids[chr(code)] for code in sequences[owner][begin:end]]
                 assert group.tokens[index].tolist() == [*tokenizer.first, *residues, *tokenizer.last]
@@ -90,8 +90,8 @@ def test_every_piece_is_there_once_longest_first_with_its_tokens(
                 assert (np.ones(end - begin) if group.weights is None else group.weights[index].numpy()).tolist() == (
                     weights.tolist()
                 )
-            seen += len(group.pieces)
-    assert seen == len(pieces)
+            seen += len(group.windows)
+    assert seen == len(windows)
 
 
 def test_threads_that_are_in_one_stage_together_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
