@@ -78,18 +78,13 @@ def checkout(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("program", programs())
+@pytest.mark.slow
 def test_python_programs_run(checkout, program):
     assert shell(checkout, "python -", text=program).strip()
 
 
-# Those that train, measure or translate take longest.
-SLOW = ("models.md", "performance.md", "pretraining.md", "translation.md")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.name in SLOW else [], id=path.name) for path in DOCUMENTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_the_commands_of_a_document_run_one_after_the_other(checkout, path, tmp_path):
     folder = shutil.copytree(checkout, tmp_path / "embedome", symlinks=True)
     activated = ""

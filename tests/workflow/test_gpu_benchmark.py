@@ -101,6 +101,7 @@ def test_a_package_that_is_not_allowed_is_not_there(bare_environment):
         assert (result.returncode == 0) == there, module
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_once(tmp_path):
     out = tmp_path / "rows.jsonl"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPTS)}

@@ -55,6 +55,7 @@ def test_fetched_before_embed_and_again_for_another_revision(hub: Hub, tmp_path:
     assert (folder / FOLDER / "model.safetensors").read_bytes() == newer["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_there_is_left_alone(hub: Hub, tmp_path: Path) -> None:
     own = rough_model(tmp_path / "run" / FOLDER)
     before = files_of(own)

@@ -101,6 +101,7 @@ def run_and_split(folder: Path, records: list[tuple[str, str]]) -> Filtered:
     ],
     ids=["split", "reuse", "leakage", "drop_leaks"],
 )
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(
     source: str, code: str, count: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -34,6 +34,7 @@ def test_only_what_is_new_is_embedded(demo, earlier, tmp_path):
     assert all(vectors[digest] == (used, vector) for digest, used, vector in known)
 
 
+@pytest.mark.slow
 def test_the_run_s_own_data_set_is_refused(earlier, tmp_path):
     shutil.copytree(earlier, tmp_path / "results/dataset/esm1nv-demo")
     result = run(tmp_path, changed(SMALL, reuse={"dataset": "results/dataset/esm1nv-demo"}), "--dry-run")

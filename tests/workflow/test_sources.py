@@ -45,6 +45,7 @@ def filtered(folder, **source):
     return json.loads((folder / "results/summaries/filter.json").read_text())
 
 
+@pytest.mark.slow
 def test_old_release_out_of_an_archive(tmp_path, archive):
     # A number is what YAML makes of 2024_05.
     account = filtered(tmp_path / "run", kind="release", release=int(RELEASE.replace("_", "")), mirrors=[archive])
@@ -54,6 +55,7 @@ def test_old_release_out_of_an_archive(tmp_path, archive):
     assert (tmp_path / f"run/resources/release-{RELEASE}-xml/uniref50/uniref50.xml.gz").read_bytes() == XML
 
 
+@pytest.mark.slow
 def test_any_address(tmp_path, address):
     sha256 = hashlib.sha256(XML).hexdigest()
     account = filtered(tmp_path / "run", kind="url", database="clusters", url=address, sha256=sha256)
@@ -68,6 +70,7 @@ def test_any_address(tmp_path, address):
     }
 
 
+@pytest.mark.slow
 def test_wrong_checksum_of_an_address_is_one_line(tmp_path, address):
     config = changed(SMALL, source={"kind": "url", "url": address, "md5": "0" * 32})
     result = run(tmp_path / "run", config, "--until", "filter")

@@ -112,6 +112,7 @@ def test_no_temporary_files_stay(demo):
     assert not [path for path in demo.rglob("*.tmp") if ".snakemake" not in path.parts]
 
 
+@pytest.mark.slow
 def test_report_is_one_html_file_with_the_plots(demo):
     result = run(demo, SMALL, "--report", "report.html")
     assert result.returncode == 0, result.stdout
@@ -187,6 +188,7 @@ def test_own_files_plain_gzip_and_zstandard_with_any_header(demo, tmp_path):
         ({"split": {"val": 0.6, "test": 0.7}}, "split.val and split.test are 0.6 and 0.7; expected fractions"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_configuration_is_one_line_and_no_traceback(tmp_path, sections, message):
     result = run(tmp_path, changed(SMALL, **sections), "--dry-run")
     assert result.returncode in (1, 2)
@@ -240,6 +242,7 @@ def planned(folder, config) -> set[str]:
     ],
     ids=["filter", "leaks", "clusters"],
 )
+@pytest.mark.slow
 def test_what_a_key_switches_on_is_run_where_there_are_results_already(demo, tmp_path, sections, rules):
     shutil.copytree(demo, tmp_path / "copy")
     assert rules <= planned(tmp_path / "copy", changed(SMALL, **sections))
@@ -248,6 +251,7 @@ def test_what_a_key_switches_on_is_run_where_there_are_results_already(demo, tmp
 @pytest.mark.parametrize(
     "sections", [{"dask": {"memory_mb": 9999}}, {"source": {"mirrors": ["https://elsewhere/uniref50"]}}], ids=str
 )
+@pytest.mark.slow
 def test_where_and_by_what_it_is_worked_on_is_no_reason_to_run_again(demo, tmp_path, sections):
     shutil.copytree(demo, tmp_path / "copy")
     assert planned(tmp_path / "copy", changed(SMALL, **sections)) == set()
@@ -263,6 +267,7 @@ def test_a_shard_more_of_val_leaves_the_parts_of_train(demo, tmp_path):
     assert "is written already" not in (logs / "val/00001.log").read_text()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_embedome_s_are_never_replaced(tmp_path):
     directory = tmp_path / SMALL["model"]["directory"]
     directory.mkdir(parents=True)
@@ -276,6 +281,7 @@ def test_weights_that_are_not_embedome_s_are_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["esm2/model.safetensors"], ["README.md"], ["tokenizer_config.json"], [".git/HEAD"]])
+@pytest.mark.slow
 def test_a_folder_that_model_directory_names_is_never_replaced(tmp_path, names):
     directory = tmp_path / "models"
     for name in names:
@@ -288,6 +294,7 @@ def test_a_folder_that_model_directory_names_is_never_replaced(tmp_path, names):
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.slow
 def test_what_lies_in_the_catalog_s_folder_is_never_removed(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "copy")
     notes = tmp_path / "copy/results/catalog/notes.txt"
@@ -299,6 +306,7 @@ def test_what_lies_in_the_catalog_s_folder_is_never_removed(demo, tmp_path):
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_presets_build_a_plan(demo, tmp_path, preset):
     """With the model's directory and the files of tasks in place, a preset is a complete configuration."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text()) | yaml.safe_load(preset.read_text())
@@ -321,6 +329,7 @@ def test_slurm_profile_is_found_by_its_name(tmp_path):
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 def test_jobs_use_the_library_of_the_rules_whatever_else_is_installed(tmp_path, monkeypatch):
     other = tmp_path / "other" / "embedome"
     other.mkdir(parents=True)

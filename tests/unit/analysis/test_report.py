@@ -76,6 +76,7 @@ def cells(page: Path) -> list[list[str]]:
     return [re.findall(r"<td[^>]*>([^<]*)</td>", line) for line in re.findall("<tr><td.*", page.read_text())]
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(folder):
     write_report(folder / "analysis", folder / "ledger.json", folder / "again", pca_sequences=30)
     assert tree(folder / "again") == tree(folder / "report")
@@ -102,11 +103,13 @@ def test_plots_have_a_title_and_axes_with_units_and_say_how_many(folder, name):
 
 
 @pytest.mark.parametrize("sizes", [(0, 0, 1), (2, 2, 0), (0, 1, 5)])
+@pytest.mark.slow
 def test_the_smallest_data_sets_are_drawn(tmp_path, sizes):
     report(tmp_path / "run", sizes, dimension=3)
     assert all(texts(tmp_path / "run" / "report" / f"{name}.svg") for name in PLOTS)
 
 
+@pytest.mark.slow
 def test_equal_vectors_are_drawn(tmp_path):
     proteins = [Protein(f"P{number}", "train", "MKV" * (number + 9), np.zeros(4)) for number in range(5)]
     folder = write_dataset(tmp_path / "run", proteins, 4)
@@ -153,6 +156,7 @@ def test_the_ledger_s_table_is_the_ledger(folder):
     assert cells(folder / "report" / "ledger.html") == rows[1:]
 
 
+@pytest.mark.slow
 def test_the_page_of_training_has_its_numbers_and_the_plot_all_baselines(folder, tmp_path):
     summary = {
         "recipe": "demo",
@@ -188,6 +192,7 @@ def scores(**keys):
     return {**dict.fromkeys(COLUMNS), **row, "model": "m8", "value": 0.5, "low": 0.4, "high": 0.625, **keys}
 
 
+@pytest.mark.slow
 def test_the_page_of_evaluation_has_all_scores_and_the_plot_the_task_s_metric(folder, tmp_path):
     layers = [scores(layer=layer, value=0.4 + layer / 16, best_layer=layer == 1) for layer in (0, 1)]
     rows = [

@@ -73,6 +73,7 @@ def fmax(truth, predicted):
 
 
 @given(cases())
+@pytest.mark.slow
 def test_scores_are_what_loops_over_proteins_give(tmp_path_factory, case):
     lookup, truth, predicted = case
     folder = tmp_path_factory.mktemp("score")

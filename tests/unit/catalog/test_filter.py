@@ -448,6 +448,7 @@ def catalogs(draw: st.DrawFn) -> list[tuple[str, str]]:
     run_bytes=st.sampled_from([1, 20, 60, 1 << 20]),
     block_bytes=st.integers(2, 64),
 )
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_sizes_of_the_sort(
     tmp_path_factory: pytest.TempPathFactory,
     records: list[tuple[str, str]],
@@ -514,6 +515,7 @@ def test_duplicate_id_is_found_over_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 @settings(max_examples=30)
 @given(records=catalogs(), chance=st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_order_of_the_input_changes_the_record_numbers_alone(
     tmp_path_factory: pytest.TempPathFactory, records: list[tuple[str, str]], chance: random.Random
 ) -> None:

@@ -46,6 +46,7 @@ def test_the_fastest_dtype_within_the_tolerance_is_named(
     assert f"linear: {kept['cost']['linear']:.3e}" in shown
 
 
+@pytest.mark.slow
 def test_a_dtype_that_is_named_is_measured_alone(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_a_dtype_that_is_named_is_measured_alone(
     assert set(kept["by_length"]) == {"32"}
 
 
+@pytest.mark.slow
 def test_a_dtype_that_cannot_be_is_said_with_the_reason(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def families(tmp_path_factory):
 
 @pytest.mark.parametrize("long", ["truncate", "skip"])
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
 def test_each_architecture_embeds_every_sequence_that_it_takes(families, tmp_path, processes, name, long):
     longest = FAMILIES[name][1]
     records = random_records(4, [1, 20, 33, 62, 1100])
@@ -210,6 +211,7 @@ def test_several_layers_by_one_pass(made, model, tmp_path):
         assert not (tmp_path / "no.parquet").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_bytes(made, model, tmp_path):
     path, _ = made
     out = tmp_path / "two.parquet"
@@ -315,6 +317,7 @@ def test_a_disk_that_fills_meanwhile_is_named(model, records, tmp_path, processe
     assert f"{out}.work/catalog: File too large; free some space and run again" in said.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):
     path, _ = made
     out = tmp_path / "killed.parquet"
@@ -366,6 +369,7 @@ def test_a_run_without_any_work_leaves_no_folder_for_it(model, tmp_path, process
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "said"]
 
 
+@pytest.mark.slow
 def test_vectors_of_residues_of_an_earlier_run_do_not_stay_beside_other_rows(model, tmp_path, processes):
     out, residues = tmp_path / "out.parquet", tmp_path / "out.residues.parquet"
     two, three = (random_records(number, [30] * number) for number in (2, 3))

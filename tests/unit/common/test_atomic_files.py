@@ -16,9 +16,9 @@ from embedome.common import atomic_files
 from embedome.common.atomic_files import (
     atomic_directory,
     atomic_path,
+    hold_folder,
     remove_directory,
     replace_directory,
-    hold_folder,
 )
 from embedome.common.errors import UserError, user_errors
 from embedome.common.json_files import file_sha256, json_sha256, read_json, write_json

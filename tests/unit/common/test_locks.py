@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from embedome.common import locks
-from embedome.common.locks import try_lock, hold_lock
+from embedome.common.locks import hold_lock, try_lock
 from helpers.processes import start_python
 
 HOLD = """

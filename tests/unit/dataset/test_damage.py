@@ -109,6 +109,7 @@ def test_a_number_of_the_same_meaning_is_a_change(dataset: Path) -> None:
         verify_dataset(dataset)
 
 
+@pytest.mark.slow
 def test_files_that_are_cut_emptied_lengthened_or_gone_are_named(dataset: Path) -> None:
     for path in all_files(dataset):
         whole = path.read_bytes()

@@ -311,6 +311,7 @@ def order_of(stream, workers: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_a_seed_and_an_epoch_are_an_order(data, workers):
     streams = [data.to_torch("train", rows=64, shuffle=3000, seed=seed) for seed in (1, 1, 2)]
     one, same, other = (order_of(stream, workers) for stream in streams)
@@ -367,6 +368,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_of_torch_distributed_see_every_row_once(tmp_path):
     make_dataset(tmp_path, {"train": [701, 300]})
     ranks = [

@@ -88,6 +88,7 @@ def ledger(made: Line) -> Mapping:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_the_data_set_is_that_of_embedding_all(
     seed: int, old: Line, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_files_are_cut_at_whole_row_groups(
     assert rows(made) == expected
 
 
+@pytest.mark.slow
 def test_a_chain_of_releases(old: Line, model: Path, tmp_path: Path) -> None:
     second = whole(tmp_path / "second", next_release(1, OLD), model, old=old)
     records = next_release(2, next_release(1, OLD)[:50])

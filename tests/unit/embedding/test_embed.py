@@ -256,6 +256,7 @@ def test_a_missing_shard_is_refused_and_a_plain_one_read(
 # Two runs at once, and runs that end early
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_give_the_same_bytes(
     model: Path, shard: Path, undisturbed: Path, tmp_path: Path, processes: Processes
 ) -> None:

@@ -263,6 +263,7 @@ def test_the_help_lists_the_gpus_that_are_known(capsys: pytest.CaptureFixture[st
     assert set(re.findall(r"\b[A-Z]+\d+S?\b", capsys.readouterr().out)) == set(DEVICES)
 
 
+@pytest.mark.slow
 def test_a_bench_file_goes_into_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = rough_model(tmp_path / "model")
     main(["bench", "-m", str(folder), "-o", str(tmp_path / "bench.json"), "--seconds", "0.5", "--device", "cpu"])

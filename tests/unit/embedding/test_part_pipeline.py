@@ -381,6 +381,7 @@ def test_two_workers_give_the_same_bytes(model: Path, shard: Path, undisturbed: 
     assert line.snapshot(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_two_workers_goes_on(model: Path, shard: Path, tmp_path: Path, processes: Processes) -> None:
     folder, single = tmp_path / "killed", line.limits(1)
     run(shard, model, tmp_path / "expected", limits=single)

@@ -299,6 +299,7 @@ stage.write_shards(catalog, splits, summary, {"val": 2, "test": 3, "train": 10},
 """
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", proteins(4000)))
     inputs = (run.catalog, *run_split(run))

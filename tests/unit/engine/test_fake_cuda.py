@@ -73,6 +73,7 @@ def fake_engine(
         if not (kind.startswith("t5") and dtype == "float16")
     ],
 )
+@pytest.mark.slow
 def test_the_host_waits_for_finished_vectors_only(folders: dict[str, Path], kind: str, dtype: str) -> None:
     part = sequences([1, 7, 7, 38])
     with fake_engine(folders[kind], kind, dtype=dtype) as (engine, cuda):
@@ -234,6 +235,7 @@ def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(("policy", "per_residue"), [(LongPolicy(), False), (LongPolicy("window", 3, 20), True)])
+@pytest.mark.slow
 def test_memory_may_run_out_at_any_operation(rough: Path, policy: LongPolicy, per_residue: bool) -> None:
     """Either the vectors are the same, as the batch was run again, or the error says that memory is out."""
     chance = random.Random(7)
@@ -260,6 +262,7 @@ def test_memory_may_run_out_at_any_operation(rough: Path, policy: LongPolicy, pe
 
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("kind", ["esm", "t5, decoder"])
+@pytest.mark.slow
 def test_memory_of_a_gpu_may_run_out_at_any_operation(folders: dict[str, Path], kind: str) -> None:
     part = sequences([9, 9, 33, 4, 4, 4])
     with fake_engine(folders[kind], kind, per_residue=True) as (engine, _):

@@ -201,6 +201,7 @@ def test_tolerances_are_those_of_the_documentation() -> None:
         and not (family.like == "ankh2-ext2" and dtype == "float16")
     ],
 )
+@pytest.mark.slow
 def test_vectors_are_within_the_tolerance(cases: Callable[..., Case], name: str, size: str, dtype: str) -> None:
     skip_without_vnni(dtype)
     case = cases(name, size)

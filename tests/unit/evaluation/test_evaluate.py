@@ -105,6 +105,7 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("after", [0, 3, 7])
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_results_and_computes_nothing_twice(model, task, tmp_path, monkeypatch, after):
     monkeypatch.setattr(features, "BLOCK_RESIDUES", 200)
     done = []

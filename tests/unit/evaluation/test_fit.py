@@ -75,6 +75,7 @@ def test_steps_are_those_of_a_plain_loop_with_bionemos_loss():
 
 
 @pytest.mark.parametrize("labelling", ALL, ids=lambda each: f"{each.level} {each.kind}")
+@pytest.mark.slow
 def test_every_head_learns_every_kind_that_it_is_for(labelling):
     metric = {"classes": "accuracy", "labels": "macro_f1", "numbers": "mse"}[labelling.kind]
     for name in heads_for(labelling.level, labelling.kind):

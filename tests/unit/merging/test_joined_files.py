@@ -153,6 +153,7 @@ def test_ids_stay_sorted_within_and_between_files(made: Line, tmp_path: Path) ->
     assert ids == sorted(set(ids))
 
 
+@pytest.mark.slow
 def test_threads_and_processes_give_the_same_bytes(made: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = None
     for threads in (1, 4):

@@ -307,6 +307,7 @@ def test_two_merges_at_once(two_versions: tuple[Line, dict, dict], processes: Pr
     shutil.rmtree(dataset.parent)
 
 
+@pytest.mark.slow
 def test_a_killed_merge_leaves_the_old_data_set(two_versions: tuple[Line, dict, dict], processes: Processes) -> None:
     made, old, new = two_versions
     present = {path.name for path in made.folder.iterdir()}

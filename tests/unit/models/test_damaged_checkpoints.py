@@ -206,6 +206,7 @@ def damaged(draw: st.DrawFn, whole: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.slow
 def test_a_damaged_directory_is_equal_to_the_class_or_refused(
     kind: Kind, made: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
@@ -219,6 +220,7 @@ def test_a_damaged_directory_is_equal_to_the_class_or_refused(
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "config.json"])
+@pytest.mark.slow
 def test_damaged_bytes_are_refused_in_a_line_or_change_no_name(
     made: Callable[[Kind], Path], tmp_path: Path, file: str
 ) -> None:

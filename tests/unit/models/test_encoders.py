@@ -153,6 +153,7 @@ def test_predicted_cost_grows_with_length(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("kind", ["esm2", "esm1b", "bert", "roberta", "esmc", "t5 relu"])
+@pytest.mark.slow
 def test_every_tensor_is_needed_in_its_shape(tmp_path: Path, kind: str) -> None:
     make, _, changes = KINDS[kind]
     folder = make(tmp_path / "model", **changes)

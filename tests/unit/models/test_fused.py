@@ -78,6 +78,7 @@ def check(folder: Path, kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.slow
 def test_hidden_states_stay_and_no_length_is_compiled_anew(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -449,6 +449,7 @@ CHANGES = (
 
 @settings(max_examples=200, deadline=None)
 @given(name=st.sampled_from(sorted(FAMILIES)), seed=st.integers(0, 2**32))
+@pytest.mark.slow
 def test_equal_or_refused(tmp_path_factory: pytest.TempPathFactory, name: str, seed: int) -> None:
     folder = tmp_path_factory.mktemp("any")
     damaged(folder, random.Random(seed), name)

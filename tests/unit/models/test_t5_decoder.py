@@ -49,6 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.slow
 def test_hidden_states_equal_hugging_face(folder: Path, batch: int) -> None:
     model, reference = load_model(folder, "decoder"), Reference(folder)
     for length in [1, 2, 3, *range(4 + batch, 81, 11), 127, 128, 129, 200]:

@@ -204,6 +204,7 @@ uniref = st.tuples(short, perhaps(" n="), perhaps(" Tax="), perhaps(" TaxID="), 
 # Of the profile "thorough" 10,000.
 @settings(max_examples=max(600, settings.default.max_examples))
 @given(st.lists(st.one_of(st.lists(pieces, max_size=12).map("".join), uniref), max_size=8))
+@pytest.mark.slow
 def test_descriptions_parsed_together_are_as_parsed_alone(texts: list[str]) -> None:
     table = parse_descriptions(pa.array([text.strip() for text in texts], pa.string()))
     assert table.schema == FIELDS

@@ -61,6 +61,7 @@ def files(draw: st.DrawFn) -> bytes:
 @example(data=b">a", size=100, pack=bytes)
 @example(data=b">a\nM\n>b\nM>c\nM\n>d\nM>e", size=100, pack=bytes)
 @example(data=b">a\nM\n>b\nM\r\nInternal Server Error\n>c\nM\n", size=100, pack=bytes)
+@pytest.mark.slow
 def test_columns_are_the_records(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int, pack: Callable[[bytes], bytes]
 ) -> None:

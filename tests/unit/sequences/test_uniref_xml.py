@@ -93,6 +93,7 @@ clusters = st.lists(
     form=st.sampled_from(["plain", "gzip", "zstd", "prefixed", "one line", "crlf", "comments"]),
     sizes=st.tuples(*(st.integers(low, 3000) for low in (1, 50, 200, 50))),
 )
+@pytest.mark.slow
 def test_catalog_is_that_of_the_fasta_and_members_are_all_there(
     tmp_path_factory, small_pieces, found, encoding, form, sizes
 ):
@@ -259,6 +260,7 @@ def test_xml_and_fasta_in_one_run_and_one_id_in_both(tmp_path, three_proteins):
         run_filter(tmp_path / "out", three_proteins, path, min_length=1)
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path, small_pieces, monkeypatch):
     small_groups(monkeypatch)
     monkeypatch.setattr("embedome.catalog.members.MEMBERS_GROUP_ROWS", 50)

@@ -406,6 +406,7 @@ cluster_catalog(
 
 
 @needs_mmseqs
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(related: Filtered, tmp_path: Path) -> None:
     duration_s = run_python(CLUSTER, tmp_path, tmp_path / "whole")
     kill_at_random(CLUSTER, (tmp_path, tmp_path / "killed"), duration_s, times=3)

@@ -204,7 +204,8 @@ def explain_miss(pair: Pair, found: float | None, residues: int, e_value: float)
 
 
 @needs_mmseqs
-@pytest.mark.parametrize("mode", [0, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [0, 1, 2])
 def test_repetitive_sequences_are_found_as_ordinary_ones_are(way: str, mode: int, tmp_path: Path) -> None:
     """All that Biopython's alignments of all pairs say, but for what the E-value rules out."""
     run = run_filter(tmp_path, write_fasta(tmp_path / "x.fasta", repetitive_families(14)), min_length=20)

@@ -126,6 +126,7 @@ def test_means_of_several_steps_are_those_of_a_run_that_was_not_stopped(data, tm
     assert curve_of(tmp_path / "stopped") == curve_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_curve_is_the_same_on_any_number_of_ranks(whole, data, tmp_path, processes):
     run_ranks(processes, 2, data, tmp_path / "two")
     assert curve_of(tmp_path / "two") == pytest.approx(curve_of(whole), rel=1e-4)
@@ -329,6 +330,7 @@ def test_a_directory_of_another_shape_is_refused(data, tmp_path):
         train_in(data, tmp_path, recipe="ankh2-ext2", sizes=SIZES["ankh2-ext2"], init=str(tmp_path / "large"))
 
 
+@pytest.mark.slow
 def test_a_model_learns_what_there_is_to_learn(tmp_path):
     # Two letters take turns, other ones in each sequence.
     pairs = [("AC", "DE", "FG", "HI", "KL", "MN", "PQ", "RS", "TV", "WY")[number % 10] * 30 for number in range(300)]
