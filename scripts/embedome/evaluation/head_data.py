@@ -82,6 +82,13 @@ class HeadData:
         """Count the labels of proteins that count."""
         return sum(int(self.examples.mask[self.labels(each)].sum()) for each in indices)
 
+    def micro_batches(
+        self, indices: np.ndarray, edge: int = 0, alone: bool = False
+    ) -> Iterator[list[tuple[np.ndarray, Chunk]]]:
+        """Yield what `chunks` yields, in lists of those that share a graph: of frozen features each by itself."""
+        for each in self.chunks(indices, edge, alone):
+            yield [each]
+
     def chunks(self, indices: np.ndarray, edge: int = 0, alone: bool = False) -> Iterator[tuple[np.ndarray, Chunk]]:
         """Yield proteins in chunks of similar length, shortest first, with their indices.
 

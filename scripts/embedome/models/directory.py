@@ -27,6 +27,8 @@ CONFIG = "config.json"
 PRETRAINING = "pretraining"
 # And of one that it fetched: id and commit.
 HUB = "hub"
+# And of one that an adapter was merged into: base, adapter, data.
+ADAPTER = "adapter"
 # Of PEFT, which transformers applies to the weights beside it where PEFT is installed.
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -55,7 +57,8 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of all that have a say in
         the vocabulary; ``preprocessing`` of sequences before their tokens are looked up; ``encoder``, the class that
         runs a model which embedome has no encoder for; of a model that embedome trained also ``pretraining``: recipe,
-        data, split, steps, losses; of one that it fetched ``hub``: id and commit.
+        data, split, steps, losses; of one that it fetched ``hub``: id and commit; of one that an adapter was merged into
+        ``adapter``: base, digests, and what it was trained on.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         "tokenizer_sha256": json_sha256(vocabulary),
         "preprocessing": read_tokenizer(directory).preparation,
         **({} if config["model_type"] in ARCHITECTURES else {"encoder": encoder_name(config)}),
-        **{key: about[key] for key in (PRETRAINING, HUB) if key in about},
+        **{key: about[key] for key in (PRETRAINING, HUB, ADAPTER) if key in about},
     }
 
 

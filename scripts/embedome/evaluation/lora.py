@@ -1,0 +1,156 @@
+"""Low-rank adapters on an encoder (LoRA): matrices A and B beside its linear layers, whose own weights stay.
+
+``W x`` becomes ``W x + alpha / r B A x`` (Hu et al. 2022, arXiv:2106.09685). embedome's encoders compute queries, keys and
+values by one matrix; what is added to a part of it is added to its rows.
+Shapes: T tokens, K inputs, N outputs of a linear layer, of which each of P parts has N / P; r rank.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedome.common.errors import UserError
+from embedome.models.adapters import AdapterSettings, LowRank
+from embedome.models.encoders.grouped import StreamEncoder
+
+# Last names of the modules that make queries and values, in all classes that embedome has an encoder for: the targets of
+# protbench, examples/config/config.yaml (q, v).
+TARGETS = ("query", "value", "q", "v", "q_proj", "v_proj")
+# Of the same file: r 16, lora_alpha 16, lora_dropout 0.1, bias none.
+PROTBENCH = AdapterSettings(rank=16, alpha=16, dropout=0.1)
+
+
+class Half(nn.Module):
+    """A and B of one matrix: A random, B zero, so that training begins with the base model, as peft has it."""
+
+    def __init__(self, inputs: int, outputs: int, settings: AdapterSettings) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(settings.rank, inputs))
+        self.b = nn.Parameter(torch.zeros(outputs, settings.rank))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer and what is added to some of its parts.
+
+    Parameters
+    ----------
+    base : torch.nn.Linear
+    parts : int
+        P.
+    halves : mapping of int to Half
+        By the number of the part.
+    settings : AdapterSettings
+    """
+
+    def __init__(self, base: nn.Linear, parts: int, halves: Mapping[int, Half], settings: AdapterSettings) -> None:
+        super().__init__()
+        self.base, self.places, self.halves = base, list(halves), nn.ModuleList(halves.values())
+        self.rows, self.settings = base.out_features // parts, settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [T, K] to [T, N]."""
+        dropped = functional.dropout(x, self.settings.dropout, self.training)
+        inner = functional.linear(dropped, torch.cat([half.a for half in self.halves]))
+        return self.base(x) + functional.linear(inner, self.spread())
+
+    def spread(self) -> Tensor:
+        """Return B of all parts as one matrix [N, n r], zero where a part has none."""
+        rank, scale = self.settings.rank, self.settings.alpha / self.settings.rank
+        columns = [
+            functional.pad(half.b, (0, 0, place * self.rows, self.base.out_features - (place + 1) * self.rows))
+            for place, half in zip(self.places, self.halves, strict=True)
+        ]
+        assert all(column.shape[1] == rank for column in columns)
+        return scale * torch.cat(columns, 1)
+
+
+def find_targets(encoder: StreamEncoder, config: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the linear layers that are adapted, by name, and the names of all their parts in the class without a head.
+
+    Parameters
+    ----------
+    encoder : StreamEncoder
+    config : mapping
+        config.json.
+    targets : tuple of str
+        Last names of modules; empty for `TARGETS`.
+
+    Raises
+    ------
+    UserError
+        Where there is none; lists the names that there are.
+    """
+    parts = {
+        name.removesuffix(".weight"): [part.removesuffix(".weight") for part in names]
+        for name, names in encoder.tensor_map(config).parts.items()
+        if name.endswith(".weight") and isinstance(module_of(encoder, name.removesuffix(".weight")), nn.Linear)
+    }
+    wanted = targets or TARGETS
+    found = {name: names for name, names in parts.items() if any(last(each) in wanted for each in names)}
+    known = sorted({last(each) for names in parts.values() for each in names})
+    unknown = [each for each in targets if each not in known]
+    if unknown or not found:
+        raise UserError(
+            f"--targets: the model has no linear layer {', '.join(unknown or wanted)}; expected of {', '.join(known)}"
+        )
+    return found
+
+
+def adapt(
+    encoder: StreamEncoder, config: Mapping[str, Any], settings: AdapterSettings, targets: tuple[str, ...] = ()
+) -> nn.ModuleDict:
+    """Put adapters on an encoder, whose own weights are frozen; return them by the names of what they adapt.
+
+    Parameters
+    ----------
+    encoder : StreamEncoder
+        Is changed.
+    config, settings, targets
+        As of `find_targets` and `AdaptedLinear`.
+
+    Raises
+    ------
+    UserError
+        As `find_targets`.
+    """
+    encoder.requires_grad_(False)
+    found, wanted = nn.ModuleDict(), targets or TARGETS
+    for name, parts in find_targets(encoder, config, targets).items():
+        linear = encoder.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        rows = linear.out_features // len(parts)
+        halves = {
+            place: Half(linear.in_features, rows, settings) for place, part in enumerate(parts) if last(part) in wanted
+        }
+        parent, _, own = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), own, AdaptedLinear(linear, len(parts), halves, settings))
+        # A name of a module in a ModuleDict has no dots.
+        found |= {parts[place].replace(".", "/"): half for place, half in halves.items()}
+    return found
+
+
+def matrices_of(adapters: nn.ModuleDict, settings: AdapterSettings) -> dict[str, LowRank]:
+    """Return adapters as they are written."""
+    return {name: LowRank(a.detach().cpu(), b.detach().cpu(), settings.alpha / settings.rank) for name, a, b in pairs(adapters)}
+
+
+def pairs(adapters: nn.ModuleDict) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the name of each module that is adapted, with its A and B."""
+    for name, half in adapters.items():
+        assert isinstance(half, Half)
+        yield name.replace("/", "."), half.a, half.b
+
+
+def module_of(encoder: nn.Module, name: str) -> nn.Module | None:
+    """Return a module by name; None where there is none."""
+    return dict(encoder.named_modules()).get(name)
+
+
+def last(name: str) -> str:
+    """Return the last of the names that dots join."""
+    return name.rpartition(".")[2]
