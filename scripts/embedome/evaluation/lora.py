@@ -1,12 +1,12 @@
 """Low-rank adapters on an encoder (LoRA): matrices A and B beside its linear layers, whose own weights stay.
 
-``W x`` becomes ``W x + alpha / r B A x`` (Hu et al. 2022, arXiv:2106.09685). embedome's encoders compute queries, keys and
-values by one matrix; what is added to a part of it is added to its rows.
+``W x`` becomes ``W x + alpha / r B A x`` (Hu et al. 2022, arXiv:2106.09685). embedome's encoders compute queries, keys
+and values by one matrix; what is added to a part of it is added to its rows.
 Shapes: T tokens, K inputs, N outputs of a linear layer, of which each of P parts has N / P; r rank.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from embedome.common.errors import UserError
 from embedome.models.adapters import AdapterSettings, LowRank
 from embedome.models.encoders.grouped import StreamEncoder
 
-# Last names of the modules that make queries and values, in all classes that embedome has an encoder for: the targets of
-# protbench, examples/config/config.yaml (q, v).
+# Last names of the modules that make queries and values in all classes that embedome has an encoder for: the targets
+# of protbench, examples/config/config.yaml (q, v).
 TARGETS = ("query", "value", "q", "v", "q_proj", "v_proj")
 # Of the same file: r 16, lora_alpha 16, lora_dropout 0.1, bias none.
 PROTBENCH = AdapterSettings(rank=16, alpha=16, dropout=0.1)
@@ -49,24 +49,24 @@ class AdaptedLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, parts: int, halves: Mapping[int, Half], settings: AdapterSettings) -> None:
         super().__init__()
-        self.base, self.places, self.halves = base, list(halves), nn.ModuleList(halves.values())
-        self.rows, self.settings = base.out_features // parts, settings
+        self.base, self.parts, self.settings = base, parts, settings
+        self.places, self.halves = list(halves), list(halves.values())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [T, K] to [T, N]."""
-        dropped = functional.dropout(x, self.settings.dropout, self.training)
+        # The halves are switched to training; the encoder, which may have dropout of its own, is not.
+        dropped = functional.dropout(x, self.settings.dropout, self.halves[0].training)
         inner = functional.linear(dropped, torch.cat([half.a for half in self.halves]))
         return self.base(x) + functional.linear(inner, self.spread())
 
     def spread(self) -> Tensor:
-        """Return B of all parts as one matrix [N, n r], zero where a part has none."""
-        rank, scale = self.settings.rank, self.settings.alpha / self.settings.rank
+        """Return scaled B of all parts as one matrix [N, n r], zero in the rows of other parts."""
+        rows = self.base.out_features // self.parts
         columns = [
-            functional.pad(half.b, (0, 0, place * self.rows, self.base.out_features - (place + 1) * self.rows))
+            functional.pad(half.b, (0, 0, place * rows, (self.parts - 1 - place) * rows))
             for place, half in zip(self.places, self.halves, strict=True)
         ]
-        assert all(column.shape[1] == rank for column in columns)
-        return scale * torch.cat(columns, 1)
+        return self.settings.alpha / self.settings.rank * torch.cat(columns, 1)
 
 
 def find_targets(encoder: StreamEncoder, config: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, list[str]]:
@@ -103,8 +103,10 @@ def find_targets(encoder: StreamEncoder, config: Mapping[str, Any], targets: tup
 
 def adapt(
     encoder: StreamEncoder, config: Mapping[str, Any], settings: AdapterSettings, targets: tuple[str, ...] = ()
-) -> nn.ModuleDict:
+) -> dict[str, Half]:
     """Put adapters on an encoder, whose own weights are frozen; return them by the names of what they adapt.
+
+    They are no modules of the encoder: whoever trains them registers them.
 
     Parameters
     ----------
@@ -119,7 +121,8 @@ def adapt(
         As `find_targets`.
     """
     encoder.requires_grad_(False)
-    found, wanted = nn.ModuleDict(), targets or TARGETS
+    found: dict[str, Half] = {}
+    wanted = targets or TARGETS
     for name, parts in find_targets(encoder, config, targets).items():
         linear = encoder.get_submodule(name)
         assert isinstance(linear, nn.Linear)
@@ -129,21 +132,14 @@ def adapt(
         }
         parent, _, own = name.rpartition(".")
         setattr(encoder.get_submodule(parent), own, AdaptedLinear(linear, len(parts), halves, settings))
-        # A name of a module in a ModuleDict has no dots.
-        found |= {parts[place].replace(".", "/"): half for place, half in halves.items()}
+        found |= {parts[place]: half for place, half in halves.items()}
     return found
 
 
-def matrices_of(adapters: nn.ModuleDict, settings: AdapterSettings) -> dict[str, LowRank]:
+def matrices_of(adapters: Mapping[str, Half], settings: AdapterSettings) -> dict[str, LowRank]:
     """Return adapters as they are written."""
-    return {name: LowRank(a.detach().cpu(), b.detach().cpu(), settings.alpha / settings.rank) for name, a, b in pairs(adapters)}
-
-
-def pairs(adapters: nn.ModuleDict) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the name of each module that is adapted, with its A and B."""
-    for name, half in adapters.items():
-        assert isinstance(half, Half)
-        yield name.replace("/", "."), half.a, half.b
+    scale = settings.alpha / settings.rank
+    return {name: LowRank(half.a.detach().cpu(), half.b.detach().cpu(), scale) for name, half in adapters.items()}
 
 
 def module_of(encoder: nn.Module, name: str) -> nn.Module | None:

@@ -21,11 +21,12 @@ from embedome.engine.batch_layout import DeviceLayout, lay_out
 from embedome.engine.windows import LongPolicy, Sequences
 from embedome.evaluation.baselines import used_residues
 from embedome.evaluation.examples import ExampleSet
+from embedome.evaluation.features import Features
 from embedome.evaluation.fit import Reached, TorchFit
 from embedome.evaluation.head_data import Chunk, HeadData
 from embedome.evaluation.head_recipes import HeadRecipe, features_of
-from embedome.evaluation.lora import PROTBENCH, TARGETS, adapt, matrices_of
-from embedome.evaluation.tasks import NUMBERS, RESIDUE
+from embedome.evaluation.lora import PROTBENCH, adapt, matrices_of
+from embedome.evaluation.tasks import NUMBERS, RESIDUE, TRAIN
 from embedome.models.adapters import AdapterSettings, LowRank
 from embedome.models.directory import Model, load_model, read_config
 from embedome.training.checkpoints import writing
@@ -66,9 +67,9 @@ class TuneSettings:
         for name, value in (("rank", self.adapter.rank), ("epochs", self.epochs), ("batch", self.batch)):
             if value < 1:
                 raise UserError(f"--{name} is {value}; expected 1 or more")
-        for name, value in (("alpha", self.adapter.alpha), ("rate", self.rate)):
-            if not 0 < value < float("inf"):
-                raise UserError(f"--{name} is {value}; expected more than 0")
+        for name, number in (("alpha", self.adapter.alpha), ("rate", self.rate)):
+            if not 0 < number < float("inf"):
+                raise UserError(f"--{name} is {number}; expected more than 0")
         if not 0 <= self.adapter.dropout < 1:
             raise UserError(f"--dropout is {self.adapter.dropout}; expected 0 or more, and less than 1")
 
@@ -90,49 +91,36 @@ class TuneSettings:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LiveFeatures:
-    """What `Features` says of features that are computed when they are wanted.
-
-    Parameters
-    ----------
-    level : str
-    dimension : int
-    counts : numpy.ndarray, dtype=int32, shape=(n,)
-        Residues of each protein that the model sees.
-    """
-
-    level: str
-    dimension: int
-    counts: np.ndarray
-
-
-class TunedData(HeadData):
-    """Labels of a task, and features by a model as it is at the time.
-
-    Parameters
-    ----------
-    model : Model
-    examples : ExampleSet
-    level : str
-        Of the features.
-    policy : LongPolicy
-        That does not cut windows.
-    device : torch.device
+def seen_features(examples: ExampleSet, level: str, policy: LongPolicy, shape: Model) -> Features:
+    """Return what is known of features before they are computed: residues that the model sees; no matrix.
 
     Raises
     ------
     UserError
         For windows.
     """
+    if policy.name == "window":
+        raise UserError("adapters are not trained on windows; truncate long proteins, or leave them out")
+    counts = used_residues(Sequences.join(list(examples.sequences)), policy, policy.longest(shape.max_residues))
+    dimension = shape.encoder.dimension
+    return Features(level, dimension, counts, np.zeros(len(counts), np.int64), np.empty((0, dimension), np.float16))
 
-    def __init__(self, model: Model, examples: ExampleSet, level: str, policy: LongPolicy, device: torch.device) -> None:
-        if policy.name == "window":
-            raise UserError("adapters are not trained on windows; truncate long proteins, or leave them out")
-        self.model, self.policy, self.device = model, policy, device
-        self.longest = policy.longest(model.max_residues)
-        counts = used_residues(Sequences.join(list(examples.sequences)), policy, self.longest)
-        super().__init__(LiveFeatures(level, model.encoder.dimension, counts), examples)
+
+@dataclass(frozen=True)
+class TunedData(HeadData):
+    """Labels of a task, and features by a model as it is at the time.
+
+    Parameters
+    ----------
+    model : Model
+    policy : LongPolicy
+        That does not cut windows.
+    device : torch.device
+    """
+
+    model: Model
+    policy: LongPolicy
+    device: torch.device
 
     def micro_batches(
         self, indices: np.ndarray, edge: int = 0, alone: bool = False
@@ -154,7 +142,7 @@ class TunedData(HeadData):
         """Return the hidden states of proteins' residues, float32 [L, D], or their mean, [1, D]."""
         tokenizer = self.model.tokenizer
         sequences = Sequences.join([self.examples.sequences[index] for index in indices])
-        layout = lay_out(sequences, tokenizer, self.policy, self.longest)
+        layout = lay_out(sequences, tokenizer, self.policy, self.policy.longest(self.model.max_residues))
         groups = list(DeviceLayout(layout, self.device).groups(0, len(layout.order)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             found = self.model.encoder.stream([group.tokens.int() for group in groups])
@@ -216,12 +204,54 @@ class TunedFit(TorchFit):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.adapters = adapt(model.encoder, config, settings.adapter, settings.targets)
-        self.encoder, self.settings, self.kept = model.encoder.to(device), settings, kept
-        level = features_of(head.name, examples.labelling.level)
-        data = TunedData(model, examples, level, policy, torch.device(device))
-        super().__init__(settings.recipe(head, len(data.of_split("train"))), data, seed, device)
-        self.trained = nn.ModuleDict({"adapters": self.adapters, "head": self.head})
+        model.encoder.to(device)
+        self.settings, self.kept = settings, kept
+        features = seen_features(examples, features_of(head.name, examples.labelling.level), policy, model)
+        data = TunedData(features, examples, model, policy, torch.device(device))
+        super().__init__(settings.recipe(head, len(data.of_split(TRAIN))), data, seed, device)
+        adapters = nn.ModuleList(self.adapters.values()).to(device)
+        self.trained = nn.ModuleDict({"adapters": adapters, "head": self.head})
 
     def matrices(self) -> dict[str, LowRank]:
         """Return the adapters as they are written."""
         return matrices_of(self.adapters, self.settings.adapter)
+
+    def resume(self, reached: Reached, optimiser: torch.optim.Optimizer) -> Reached:
+        """Take up what the last epoch of an earlier run has come to.
+
+        Raises
+        ------
+        UserError
+            Where it cannot be read.
+        """
+        if self.kept is None or not self.kept.is_file():
+            return reached
+        try:
+            state = torch.load(self.kept, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise UserError(f"{self.kept}: cannot be read ({error}); delete it and run again") from None
+        self.trained.load_state_dict(state["trained"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_of_gpu"], self.device)
+        log.info("going on after epoch %d of %d", state["epochs"], self.recipe.epochs)
+        return Reached(state["weights"], state["epochs"], state["since"], state["best"])
+
+    def keep(self, reached: Reached, optimiser: torch.optim.Optimizer) -> None:
+        """Write what an epoch has come to, whole or not at all."""
+        if self.kept is None:
+            return
+        state: dict[str, Any] = {
+            "trained": self.trained.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "weights": reached.weights,
+            "epochs": reached.epochs,
+            "since": reached.since,
+            "best": reached.best,
+        }
+        if self.device.type == "cuda":
+            state["random_of_gpu"] = torch.cuda.get_rng_state(self.device)
+        with atomic_path(self.kept) as temporary, writing(self.kept):
+            torch.save(state, temporary)

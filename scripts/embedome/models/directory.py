@@ -57,8 +57,8 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         ``weights_sha256``, ``config_sha256`` and ``tokenizer_sha256`` of the files, the last of all that have a say in
         the vocabulary; ``preprocessing`` of sequences before their tokens are looked up; ``encoder``, the class that
         runs a model which embedome has no encoder for; of a model that embedome trained also ``pretraining``: recipe,
-        data, split, steps, losses; of one that it fetched ``hub``: id and commit; of one that an adapter was merged into
-        ``adapter``: base, digests, and what it was trained on.
+        data, split, steps, losses; of one that it fetched ``hub``: id and commit; of one with an adapter merged into
+        it ``adapter``: base, digests, and what it was trained on.
 
     Raises
     ------

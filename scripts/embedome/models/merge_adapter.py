@@ -62,15 +62,15 @@ def merge_adapter(
     found = read_adapter(adapter)
     added, replaced = place(found, checkpoint, adapter)
     with atomic_directory(out, check_new_folder) as temporary:
-        write_shards(temporary, merged(checkpoint, added, replaced), float_bytes(checkpoint), checkpoint.weights.aliases)
+        write_shards(
+            temporary, merged(checkpoint, added, replaced), float_bytes(checkpoint), checkpoint.weights.aliases
+        )
         write_json(temporary / CONFIG, describe(base, adapter, about or {}))
         for path in vocabulary_files(base):
             shutil.copyfile(path, temporary / path.name)
 
 
-def place(
-    adapter: Adapter, checkpoint: Checkpoint, folder: Path
-) -> "tuple[dict[str, LowRank], dict[str, Tensor]]":
+def place(adapter: Adapter, checkpoint: Checkpoint, folder: Path) -> "tuple[dict[str, LowRank], dict[str, Tensor]]":
     """Return what is added to tensors, and what takes their place, by their names in the base's files.
 
     Raises
@@ -105,7 +105,9 @@ def check_shape(checkpoint: Checkpoint, owner: str, shape: tuple[int, ...], fold
     """Refuse what does not fit a tensor of the base; raises as `merge_adapter`."""
     there = checkpoint.weights.header(owner).shape
     if there != shape:
-        raise UserError(f"{folder}: what it adds to {cut(owner)} is {shape}, but the base's is {there}; is it its base?")
+        raise UserError(
+            f"{folder}: what it adds to {cut(owner)} is {shape}, but the base's is {there}; is it its base?"
+        )
 
 
 def merged(
@@ -124,9 +126,7 @@ def float_bytes(checkpoint: Checkpoint) -> int:
     return sum(4 * prod(checkpoint.weights.header(name).shape) for name in checkpoint.weights)
 
 
-def write_shards(
-    folder: Path, tensors: "Iterator[tuple[str, Tensor]]", size: int, aliases: Mapping[str, str]
-) -> None:
+def write_shards(folder: Path, tensors: "Iterator[tuple[str, Tensor]]", size: int, aliases: Mapping[str, str]) -> None:
     """Write tensors to one file, or, where they are more than `SHARD_BYTES`, to several and an index."""
     from safetensors.torch import save_file
 
@@ -161,11 +161,11 @@ def count_bytes(tensor: "Tensor") -> int:
 def describe(base: Path, adapter: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return config.json of the merged model: the base's, in float32, and where it comes from."""
     config, identity = read_json(base / CONFIG), model_identity(base)
-    files = {name: file_sha256(adapter / name) for name in (ADAPTER_CONFIG, *WEIGHT_FILES) if (adapter / name).is_file()}
+    names = [name for name in (ADAPTER_CONFIG, *WEIGHT_FILES) if (adapter / name).is_file()]
     own = {
         "name": f"{identity['name']}, adapted",
         "trained": True,
-        ADAPTER: {"base": identity, "sha256": files, **about},
+        ADAPTER: {"base": identity, "sha256": {name: file_sha256(adapter / name) for name in names}, **about},
     }
     dtype = "dtype" if "dtype" in config else "torch_dtype"
     return {**config, dtype: "float32", CONFIG_KEY: own}
