@@ -4,7 +4,7 @@ import argparse
 
 from embedome.cli.options import DEVICES, DTYPES, choose_device, choose_dtype
 
-METHODS = ("frozen", "random", "one-hot", "composition")
+METHODS = ("frozen", "lora", "random", "one-hot", "composition")
 HEADS = ("convolutions", "mlp-256", "mlp-128", "light-attention", "convbert", "linear", "ridge")
 EPILOG = """\
 DIR/MODEL/TASK/METHOD.json has scores with intervals, DIR/table.tsv those of all results in DIR. Run again after a
@@ -32,7 +32,11 @@ def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder of results; more are added to it")
     parser.add_argument(
-        "--method", choices=METHODS, nargs="+", default=[], help="frozen: the model's vectors (default: all)"
+        "--method",
+        choices=METHODS,
+        nargs="+",
+        default=[],
+        help="frozen: the model's vectors; lora: trained ones (default: all but lora)",
     )
     parser.add_argument(
         "--layer", nargs="+", default=["-1"], metavar="K", help="0 the embedding, or all (default: the last)"

@@ -10,6 +10,7 @@ from embedome.cli.dataset import add_dataset
 from embedome.cli.embed import add_embed
 from embedome.cli.evaluate import add_evaluate
 from embedome.cli.export import add_export
+from embedome.cli.finetune import add_finetune
 from embedome.cli.models import add_models
 from embedome.cli.plan import add_plan
 from embedome.cli.pretrain import add_pretrain
@@ -48,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_models(commands)
     add_pretrain(commands)
     add_evaluate(commands)
+    add_finetune(commands)
     add_bench(commands)
     add_plan(commands)
     return parser

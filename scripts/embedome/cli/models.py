@@ -1,4 +1,4 @@
-"""The commands `embedome models`: list, init, fetch, import, export, score, fill."""
+"""The commands `embedome models`: list, init, fetch, import, merge-adapter, export, score, fill."""
 
 import argparse
 import json
@@ -54,6 +54,15 @@ def add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     load.add_argument("directory", metavar="DIR", help="the model directory to write")
     load.set_defaults(run=run_import)
+    merge = actions.add_parser(
+        "merge-adapter",
+        help="merge an adapter (LoRA) into its base model, in float32",
+        description="Add what an adapter in peft's form adds to a model's matrices, and write a model directory.",
+    )
+    merge.add_argument("base", metavar="BASE", help="the model directory that the adapter is of")
+    merge.add_argument("adapter", metavar="ADAPTER", help="folder of the adapter: adapter_config.json and weights")
+    merge.add_argument("directory", metavar="DIR", help="the model directory to write")
+    merge.set_defaults(run=run_merge)
     save = actions.add_parser("export", help="write a model directory of ESM-1nv or ProtT5nv as a NeMo archive")
     save.add_argument("directory", metavar="DIR", help="the model directory")
     save.add_argument("archive", metavar="FILE.nemo", help="the archive to write")
@@ -160,6 +169,14 @@ def run_import(options: argparse.Namespace) -> None:
         written = [options.directory]
     for directory in written:
         print(f"{directory}: made from {options.source}")
+
+
+def run_merge(options: argparse.Namespace) -> None:
+    """Merge an adapter into its base."""
+    from embedome.models.merge_adapter import merge_adapter
+
+    merge_adapter(options.base, options.adapter, options.directory)
+    print(f"{options.directory}: {options.base} with {options.adapter}")
 
 
 def run_export(options: argparse.Namespace) -> None:

@@ -23,9 +23,10 @@ from embedome.evaluation.head_recipes import RECIPES, features_of
 from embedome.evaluation.own_task import OWN, read_own_task
 from embedome.evaluation.readers import read_task
 from embedome.evaluation.results import RESULT_FORMAT, best_layers, count_difference, summarise, write_table
-from embedome.evaluation.runs import Run, do_run, find_run, is_seeded
-from embedome.evaluation.settings import OF_MODEL, RANDOM, EvaluateSettings
+from embedome.evaluation.runs import Run, do_run, find_run, is_seeded, make_fit
+from embedome.evaluation.settings import LORA, OF_MODEL, RANDOM, EvaluateSettings
 from embedome.evaluation.tasks import RESIDUE, Task, find_task
+from embedome.evaluation.tuned_runs import TunedTask, trainable_heads, tuned_results
 from embedome.models.directory import Model, empty_model, model_identity
 
 log = logging.getLogger(__name__)
@@ -259,6 +260,8 @@ def announce(evaluation: Evaluation, methods: Sequence[str], heads: Sequence[str
 def method_cost(evaluation: Evaluation, method: str, heads: Sequence[str]) -> Cost:
     """Return what a method takes: features of each level that heads need, of all layers in a pass, and trainings."""
     examples, settings, cost = evaluation.examples, evaluation.settings, Cost()
+    if method == LORA:
+        return tuned_task(evaluation).cost(settings.seeds * len(trainable_heads(heads)))
     levels = {features_of(head, evaluation.task.level) for head in heads}
     makers = {level: evaluation.maker(method, level, with_weights=False) for level in sorted(levels)}
     layers, shape = evaluation.layers(method), evaluation.shape()
@@ -289,6 +292,30 @@ def remarks(evaluation: Evaluation) -> Iterator[str]:
 
 def evaluate_method(evaluation: Evaluation, method: str, heads: Sequence[str]) -> dict[str, Any]:
     """Evaluate a method, and write its JSON file."""
+    if method == LORA:
+        results = tuned_results(tuned_task(evaluation), heads, evaluation.folder / method)
+    else:
+        results = frozen_results(evaluation, method, heads)
+    path = evaluation.folder / f"{method}.json"
+    write_json(path, result_of(evaluation, method, results))
+    metric = evaluation.task.metric
+    return {
+        "file": str(path),
+        metric: {
+            each["head"] + ("" if each["layer"] is None else f", layer {each['layer']}"): each["scores"][metric]["mean"]
+            for each in results
+        },
+    }
+
+
+def tuned_task(evaluation: Evaluation) -> TunedTask:
+    """Return a task on which the model is trained."""
+    assert evaluation.model, "a method of a model's"
+    return TunedTask(evaluation.model, evaluation.task, evaluation.examples, evaluation.digests, evaluation.settings)
+
+
+def frozen_results(evaluation: Evaluation, method: str, heads: Sequence[str]) -> list[dict[str, Any]]:
+    """Train heads on features that stay as they are; return as `results.summarise`."""
     folder, examples = evaluation.folder / method, evaluation.examples
     levels = {features_of(head, evaluation.task.level) for head in heads}
     features = {
@@ -305,19 +332,10 @@ def evaluate_method(evaluation: Evaluation, method: str, heads: Sequence[str]) -
             identity, runs = evaluation.identity(data.features, head), {}
             for run in evaluation.runs(method, head, layer):
                 runs[run.name] = find_run(folder, run, identity) or do_run(
-                    folder, run, identity, data, evaluation.task.metric, evaluation.settings.device
+                    folder, run, identity, make_fit(run, data, evaluation.settings.device), evaluation.task.metric
                 )
             results.append(summarise(data, folder, head, layer, runs))
-    path = evaluation.folder / f"{method}.json"
-    write_json(path, result_of(evaluation, method, results))
-    metric = evaluation.task.metric
-    return {
-        "file": str(path),
-        metric: {
-            each["head"] + ("" if each["layer"] is None else f", layer {each['layer']}"): each["scores"][metric]["mean"]
-            for each in results
-        },
-    }
+    return results
 
 
 def result_of(evaluation: Evaluation, method: str, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from embedome.evaluation.tasks import CLASSES, LABELS, PROTEIN, RESIDUE, TEST, T
 
 log = logging.getLogger(__name__)
 
+Fit = TorchFit | RidgeFit | LogisticFit
 IDENTITY = "identity"
 # In a string of residues' classes, one that does not count.
 NOT_COUNTED = "-"
@@ -67,11 +68,9 @@ def find_run(folder: Path, run: Run, identity: dict[str, Any]) -> dict[str, Any]
     return found if found.get(IDENTITY) == identity else None
 
 
-def do_run(
-    folder: Path, run: Run, identity: dict[str, Any], data: HeadData, metric: str, device: str
-) -> dict[str, Any]:
-    """Train a head, score it, and write scores and predictions; return the scores."""
-    fit = make_fit(run, data, device)
+def do_run(folder: Path, run: Run, identity: dict[str, Any], fit: Fit, metric: str) -> dict[str, Any]:
+    """Train what `fit` trains, score it, and write scores and predictions; return the scores."""
+    data = fit.data
     val = data.of_split(VAL)
     fit.fit(lambda outputs: better(metric, scores_of(data, val, outputs)[metric]))
     test = data.of_split(TEST)
@@ -93,7 +92,7 @@ def do_run(
     return found
 
 
-def make_fit(run: Run, data: HeadData, device: str) -> TorchFit | RidgeFit | LogisticFit:
+def make_fit(run: Run, data: HeadData, device: str) -> Fit:
     """Make what trains a head."""
     if run.head == RIDGE:
         return RidgeFit(data, run.seed)

@@ -9,10 +9,10 @@ from embedome.engine.windows import LongPolicy
 from embedome.evaluation.head_recipes import check_head, heads_for
 from embedome.evaluation.tasks import PROTEIN, Task
 
-FROZEN, RANDOM, ONE_HOT, COMPOSITION = "frozen", "random", "one-hot", "composition"
-METHODS = (FROZEN, RANDOM, ONE_HOT, COMPOSITION)
+FROZEN, LORA, RANDOM, ONE_HOT, COMPOSITION = "frozen", "lora", "random", "one-hot", "composition"
+METHODS = (FROZEN, LORA, RANDOM, ONE_HOT, COMPOSITION)
 # Those that need a model.
-OF_MODEL = (FROZEN, RANDOM)
+OF_MODEL = (FROZEN, LORA, RANDOM)
 # Keys of the configuration's section ``embed`` that an evaluation follows, and in ``evaluate`` its word for all layers.
 OF_EMBED = ("dtype", "long_sequences", "overlap", "max_residues")
 ALL_LAYERS = "all"
@@ -25,7 +25,7 @@ class EvaluateSettings:
     Parameters
     ----------
     methods : tuple of str
-        Of `METHODS`; empty for all that can be had.
+        Of `METHODS`; empty for all that can be had, but `LORA`, which trains the model.
     heads : tuple of str
         Of `head_recipes.HEADS`; empty for the task's.
     layers : tuple of int
@@ -121,7 +121,8 @@ class EvaluateSettings:
             if method not in possible:
                 why = "needs a model directory" if method in OF_MODEL else f"says nothing of a single {task.level}"
                 raise UserError(f"--method {method} {why}; expected {', '.join(possible)}")
-        return tuple(method for method in possible if not self.methods or method in self.methods)
+        asked = self.methods or tuple(method for method in possible if method != LORA)
+        return tuple(method for method in possible if method in asked)
 
     def heads_for(self, task: Task) -> tuple[str, ...]:
         """Return the heads of a task.

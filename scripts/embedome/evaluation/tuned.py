@@ -1,4 +1,4 @@
-"""A model that is trained together with a head, by adapters: features are computed anew for each step.
+"""A model that is trained together with a head, by adapters: features are computed again in each step.
 
 The encoder runs on proteins without padding, in groups of one length (`encoders.grouped`); the head gets what frozen
 features would be.

@@ -31,9 +31,7 @@ QUANTISED = re.compile(
 # What torch's pruning and parametrisations make of a weight.
 COMPUTED = re.compile(r"\.(\w+_orig|\w+_mask|weight_g|weight_v)$|\.parametrizations\.")
 WRAPPED = re.compile(r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-MERGE = (
-    "merge it: `AutoPeftModel.from_pretrained(ADAPTER).merge_and_unload().save_pretrained(NEW)`, of the package peft"
-)
+MERGE = "merge it by `embedome models merge-adapter BASE ADAPTER DIR`"
 # transformers 5.23 saves LayerNorms of ESM under the names that TensorFlow gave them, and reads them in all models.
 LAYER_NORMS = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 NOT_WHOLE = "the file is not whole or of another model"

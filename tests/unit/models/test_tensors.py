@@ -123,7 +123,7 @@ def test_an_adapter_beside_the_weights_is_refused(copy: Callable[[str], Path], f
     folder = copy("esm")
     (folder / file).write_text('{"peft_type": "LORA"}')
     for load in (load_model, model_identity, load_masked_lm):
-        assert re.search(rf"{file}: an adapter .*merge_and_unload\(\)\.save_pretrained\(NEW\)", refusal(folder, load))
+        assert re.search(rf"{file}: an adapter .*embedome models merge-adapter", refusal(folder, load))
 
 
 @pytest.mark.parametrize("prefix", ["", "base_model.model."])
@@ -143,7 +143,9 @@ def test_tensors_of_an_adapter_among_the_weights_are_refused(
             weights[prefix + name] = weights.pop(name).clone()
 
     edit(folder, adapt)
-    assert "is of an adapter (LoRA), which would not be applied; merge it: `AutoPeftModel" in refusal(folder)
+    assert "is of an adapter (LoRA), which would not be applied; merge it by `embedome models merge-adapter" in refusal(
+        folder
+    )
 
 
 @pytest.mark.parametrize("name", ["lora_A", "lora_embedding_A", "hada_w1_a", "ia3_l", "lora_magnitude_vector"])
