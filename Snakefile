@@ -25,6 +25,7 @@ include: "rules/merge.smk"
 include: "rules/report.smk"
 include: "rules/annotate.smk"
 include: "rules/evaluate.smk"
+include: "rules/finetune.smk"
 
 
 rule all:

@@ -110,6 +110,7 @@ def test_commands_are_found():
         "choosing-a-model.md": 1,
         "cluster.md": 2,
         "evaluation.md": 3,
+        "fine-tuning.md": 6,
         "models.md": 6,
         "performance.md": 2,
         "pretraining.md": 3,

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from embedome.evaluation.runs import do_run
 from embedome.evaluation.settings import EvaluateSettings
 from embedome.evaluation.tuned import TunedFit, TuneSettings
 from embedome.evaluation.tuned_runs import TunedTask, kept_file, trainable_heads
-from embedome.models.adapters import write_adapter
+from embedome.models.adapters import AdapterSettings, write_adapter
 from embedome.models.merge_adapter import merge_adapter
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,25 @@ class FinetuneSettings:
     tune: TuneSettings = field(default_factory=TuneSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     seed: int = 0
+
+    @classmethod
+    def from_config(
+        cls, finetune: Mapping[str, Any], embed: Mapping[str, Any], *, device: str = "cpu", threads: int = 1
+    ) -> "FinetuneSettings":
+        """Take the settings from the configuration's sections ``finetune`` and, of long sequences, ``embed``."""
+        adapter = AdapterSettings(finetune["rank"], finetune["alpha"], finetune["dropout"])
+        others = {name: finetune[name] for name in ("rate", "epochs", "batch")}
+        return cls(
+            head=finetune["head"],
+            tune=TuneSettings(adapter, tuple(finetune["targets"]), **others),
+            evaluate=EvaluateSettings(
+                long_sequences=embed["long_sequences"],
+                max_residues=embed["max_residues"],
+                device=device,
+                threads=threads,
+            ),
+            seed=finetune["seed"],
+        )
 
 
 def finetune(

@@ -12,6 +12,7 @@ from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import json_sha256
 from embedome.common.yaml_aliases import check_aliases
 from embedome.evaluation.data_files import split_and_path
+from embedome.evaluation.head_recipes import check_head
 from embedome.evaluation.own_task import OWN, name_results
 from embedome.evaluation.settings import EvaluateSettings
 from embedome.evaluation.tasks import TASKS
@@ -113,8 +114,9 @@ def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
     named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
     named += [("filter.taxonomy", config["filter"]["taxonomy"]), ("annotate.labels", config["annotate"]["labels"])]
     named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
-    evaluated = [path for task in config["evaluate"]["tasks"] for path in task["data"]]
-    named += [("evaluate.tasks", str(split_and_path(path)[1])) for path in evaluated]
+    evaluated = [("evaluate.tasks", path) for task in config["evaluate"]["tasks"] for path in task["data"]]
+    tuned = [("finetune.data", path) for path in config["finetune"]["data"] if config["finetune"]["task"]]
+    named += [(key, str(split_and_path(path)[1])) for key, path in (*evaluated, *tuned)]
     missing = [(key, path) for key, path in named if path and path not in made and not Path(path).exists()]
     refuse([f"{key}: {path}: no such file; check the path" for key, path in missing])
 
@@ -196,6 +198,8 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if pretrain := config["model"]["pretrain"]:
         yield from pretrain_faults(pretrain)
     yield from evaluation_faults(config["evaluate"], embed)
+    if config["finetune"]["task"]:
+        yield from finetune_faults(config["finetune"], embed)
     if embed["long_sequences"] != "window" and embed["overlap"]:
         yield f"embed.overlap is {embed['overlap']}; expected 0, as embed.long_sequences is not 'window'"
 
@@ -253,6 +257,23 @@ def evaluation_faults(evaluate: Mapping[str, Any], embed: Mapping[str, Any]) -> 
                 asked.fitting(TASKS[task["name"]])
             except UserError as error:
                 yield str(error)
+
+
+def finetune_faults(finetune: Mapping[str, Any], embed: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the task that the model is fine-tuned on."""
+    name, data = finetune["task"], finetune["data"]
+    if embed["features"] != "encoder" or embed["long_sequences"] == "window":
+        yield "finetune.task is given; expected embed.features 'encoder', and no windows in embed.long_sequences"
+    if not data or name_results(name, data) is None:
+        expected = "a FASTA file and a table, .tsv or .csv" if name == OWN else "the files of the task"
+        yield f"finetune.data is {', '.join(data) or 'empty'}; expected {expected}"
+    if name not in (OWN, *TASKS):
+        yield f"finetune.task: no task is called {name!r}; expected one of {', '.join(TASKS)}, or {OWN}"
+    elif name != OWN and finetune["head"]:
+        try:
+            check_head(finetune["head"], TASKS[name].level, TASKS[name].kind)
+        except UserError as error:
+            yield f"finetune.head: {error}"
 
 
 def load_schema(path: str | Path) -> dict[str, Any]:

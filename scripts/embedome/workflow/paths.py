@@ -214,6 +214,18 @@ class Paths:
         return [str(split_and_path(path)[1]) for path in self.evaluated[name]["data"]]
 
     @property
+    def finetuned(self) -> list[str]:
+        """What fine-tuning writes last, where a task is given."""
+        task = self.config["finetune"]["task"]
+        name = task and name_results(task, self.config["finetune"]["data"])
+        return [f"results/finetune/{self.model}/{name}/result.json"] if name else []
+
+    @property
+    def finetune_files(self) -> list[str]:
+        """The files and folders that the task of fine-tuning is read from."""
+        return [str(split_and_path(path)[1]) for path in self.config["finetune"]["data"]]
+
+    @property
     def targets(self) -> list[str]:
         """What `rule all` asks for."""
         return [
@@ -221,6 +233,7 @@ class Paths:
             "results/ledger.json",
             f"results/runtimes/{self.model}.tsv",
             *self.annotation,
+            *self.finetuned,
         ]
 
     def benchmarks(self, patterns: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -170,7 +170,21 @@ def test_documentation_has_every_key_and_no_other():
         ),
         (
             {"evaluate": {"tasks": [{"name": "conservation", "data": ["x"]}], "methods": ["composition"]}},
-            "evaluate.methods is composition; expected for conservation one of frozen, random, one-hot",
+            "evaluate.methods is composition; expected for conservation one of frozen, lora, random, one-hot",
+        ),
+        ({"finetune": {"task": "gb1"}}, "finetune.data is empty; expected the files of the task"),
+        ({"finetune": {"task": "gb2", "data": ["x"]}}, "finetune.task: no task is called 'gb2'; expected one of"),
+        (
+            {"finetune": {"task": "own", "data": ["a.fasta"]}},
+            "finetune.data is a.fasta; expected a FASTA file and a table",
+        ),
+        (
+            {"finetune": {"task": "gb1", "data": ["x"], "head": "convolutions"}},
+            "finetune.head: --head is convolutions; expected for numbers of a protein one of mlp-256",
+        ),
+        (
+            {"embed": {"long_sequences": "window", "overlap": 9}, "finetune": {"task": "gb1", "data": ["x"]}},
+            "finetune.task is given; expected embed.features 'encoder', and no windows",
         ),
         ({"evaluate": {"layers": "none"}}, "evaluate.layers is 'none'; expected array or string, each item once, of"),
         (
@@ -238,7 +252,7 @@ def test_a_missing_key_is_named():
 def test_the_digest_covers_what_sequences_depend_on_and_nothing_else():
     """The source's and the model's files have digests of their own, settings of embedding keys in the provenance."""
     others = {"source", "demo", "model", "shard", "cost", "embed", "report", "reuse", "merge", "dask", "annotate"}
-    others |= {"evaluate"}
+    others |= {"evaluate", "finetune"}
     assert set(SCIENCE) == set(CONFIG) - others
     base = config_sha256(CONFIG)
     assert config_sha256(merged(CONFIG, {"source": {"mirrors": ["https://a/b"]}, "model": {"directory": "x"}})) == base
