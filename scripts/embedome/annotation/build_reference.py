@@ -37,7 +37,7 @@ from embedome.common.log import Progress
 from embedome.common.outputs import check_own_folder
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.open import open_dataset
-from embedome.dataset.to_faiss import build_index
+from embedome.dataset.to_faiss import build_index, load_faiss
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.vectors import vector_matrix
 from embedome.parquet.writer import ParquetSink
@@ -176,7 +176,7 @@ def count_ids(data: Dataset, table: LabelTable, reference: int, held_out: int, s
     }
     if not reference + held_out:
         raise UserError(
-            f"{source.path}: none of its {len(table.ids):,} ids ({table.ids[0].as_py()!r}, …) is in {data.folder}; "
+            f"{source.path}: none of its {len(table.ids):,} ids ({table.ids[0].as_py()!r}, …) is in {data.name}; "
             f"expected ids as in the FASTA headers in column {source.id_column!r}"
         )
     if not reference:
@@ -244,8 +244,7 @@ def row_groups(path: Path, column: str, ids: pa.Array) -> Iterator[pa.Table]:
 
 def index_vectors(folder: Path, settings: AnnotateSettings, threads: int) -> dict[str, Any]:
     """Index the reference set's vectors; return what the index is."""
-    import faiss
-
+    faiss = load_faiss()
     vectors = np.load(folder / VECTORS, mmap_mode="r")
     metric = INDEX_METRICS[settings.metric]
     index = build_index(

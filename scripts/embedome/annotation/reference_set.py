@@ -14,7 +14,7 @@ from embedome.common.json_files import file_sha256, read_json
 from embedome.common.settings import SectionSettings
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import MANIFEST
-from embedome.dataset.to_faiss import EXACT_UP_TO
+from embedome.dataset.to_faiss import EXACT_UP_TO, load_faiss
 from embedome.parquet.reader import ParquetFile
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ class ReferenceSet:
 
     def index(self) -> "faiss.Index":
         """Load the index."""
-        import faiss
-
-        return faiss.read_index(str(self.folder / INDEX))
+        return load_faiss().read_index(str(self.folder / INDEX))
 
 
 def read_whole(path: Path) -> dict[str, pa.Array]:
