@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import faiss
 
 # Whoever changes the numbers or the files of an annotation raises this.
-ANNOTATION_FORMAT = 2
+ANNOTATION_FORMAT = 3
 EUCLIDEAN, COSINE = "euclidean", "cosine"
 # What `to_faiss.build_index` calls them.
 INDEX_METRICS = {EUCLIDEAN: "l2", COSINE: "cosine"}

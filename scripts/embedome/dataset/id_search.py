@@ -137,7 +137,8 @@ class IdSearch:
 
 def find_ids(path: Path, wanted: pa.Array, beginnings: Sequence[str]) -> list[tuple[str, str]]:
     """Return the accessions among the wanted ones that ids of a file hold, each with the id."""
-    file, found = RowFile(path), []
+    file = RowFile(path)
+    found: list[tuple[str, str]] = []
     for group in range(len(file.starts) - 1):
         ends = file.chunk(group, "id").statistics
         if ends is None or not ends.has_min_max or may_begin(beginnings, {"first_id": ends.min, "last_id": ends.max}):
