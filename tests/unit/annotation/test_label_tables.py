@@ -160,3 +160,11 @@ def test_the_gaf_file_that_a_user_had_is_read():
     expected = [(row[1], row[4]) for row in lines if row[6] in EXPERIMENTAL and "NOT" not in row[3].split("|")]
     assert 0 < len(expected) < len(lines)
     assert pairs(LabelSource(USERS / "goa.gaf")) == expected
+
+
+def test_a_line_whose_label_was_taken_off_with_its_tab_has_none(tmp_path):
+    from embedome.annotation.labels import read_labels
+
+    (tmp_path / "t.tsv").write_text("id\tlabel\nP1\ta\nP2\n")
+    table = read_labels(LabelSource(tmp_path / "t.tsv"))
+    assert (table.ids.to_pylist(), table.rows, table.empty) == (["P1"], 2, 1)
