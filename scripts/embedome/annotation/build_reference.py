@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 
 from embedome.annotation.label_tables import LabelSource
 from embedome.annotation.labels import LabelTable, read_labels
-from embedome.annotation.matching import Matches, match_labels
+from embedome.annotation.matching import Matches, imply, match_labels
+from embedome.annotation.ontology import ImpliedLabels, imply_labels, read_ontology
 from embedome.annotation.reference_set import (
     ANNOTATION_FORMAT,
     HELD_OUT,
@@ -54,7 +56,12 @@ SEED = 0
 LOOKUP_NAMES = re.compile("|".join(map(re.escape, (LOOKUP, ROWS, NAMES, HELD_OUT, VECTORS, INDEX))))
 
 NAMES_SCHEMA = pa.schema(
-    [pa.field("label", pa.string(), nullable=False), pa.field("n_lookup", pa.int64(), nullable=False)]
+    [
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("n_lookup", pa.int64(), nullable=False),
+        pa.field("namespace", pa.string()),
+        pa.field("is_root", pa.bool_(), nullable=False),
+    ]
 )
 LABELS = pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False)
 HELD_OUT_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), LABELS])
@@ -66,6 +73,22 @@ ROWS_SCHEMA = pa.schema(
         pa.field("sequence", pa.large_string()),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The labels: sorted names, what an ontology says of each, as columns of `NAMES_SCHEMA`."""
+
+    names: pa.StringArray
+    namespaces: pa.Array
+    is_root: pa.Array
+
+    @classmethod
+    def of(cls, implied: ImpliedLabels | None, names: pa.StringArray) -> "Vocabulary":
+        """Take them from an ontology; without one from the table's names."""
+        if implied:
+            return cls(implied.names, implied.namespaces, pa.array(implied.is_root))
+        return cls(names, pa.nulls(len(names), pa.string()), pa.array(np.zeros(len(names), bool)))
 
 
 def build_reference(
@@ -111,21 +134,26 @@ def build_reference(
     check_catalog(settings, catalog)
     for split in settings.hold_out:
         data.files(split)
-    matches = match_labels(data, table, settings.hold_out)
+    found = match_labels(data, table, settings.hold_out)
+    implied = imply_labels(read_ontology(labels.ontology), table.names) if labels.ontology else None
+    matches = imply(found, implied) if implied else found
+    vocabulary = Vocabulary.of(implied, table.names)
     is_held_out = matches.rows["held_out"].to_numpy()
     account = count_ids(data, table, matches, int(is_held_out.sum()), labels)
+    account["without_current_term"] = len(found.rows) - len(matches.rows)
     with atomic_directory(folder, check_own_lookup) as temporary:
         reference = matches.rows["id"].filter(pa.array(~is_held_out)).combine_chunks()
         sequences = catalog if settings.max_identity is not None else None
-        write_rows(temporary, table.names, matches, is_held_out, sequences)
+        write_rows(temporary, vocabulary, matches, is_held_out, sequences)
         gather_vectors(data, column, reference, temporary / VECTORS)
         index = index_vectors(temporary, settings, threads)
         about: dict[str, Any] = {
             "format": ANNOTATION_FORMAT,
             "dataset": dataset_identity(dataset, data),
             "labels": {"sha256": table.sha256, **labels.columns()},
+            "ontology": implied.about if implied else None,
             "settings": settings.as_json(),
-            "counts": account | {"labels": len(table.names)},
+            "counts": account | {"labels": len(vocabulary.names)},
             "index": index,
         }
         write_json(temporary / LOOKUP, about)
@@ -186,7 +214,7 @@ def count_skipped(data: Dataset, names: pa.Array) -> int:
 
 def write_rows(
     folder: Path,
-    names: pa.Array,
+    vocabulary: Vocabulary,
     matches: Matches,
     is_held_out: np.ndarray,
     catalog: str | os.PathLike | None,
@@ -194,9 +222,9 @@ def write_rows(
     """Write the reference set's rows, the held-out labels, and the labels' names with the number of their proteins."""
     reference, held_out = (matches.rows.filter(pa.array(each)) for each in (~is_held_out, is_held_out))
     codes = take_labels(matches, np.flatnonzero(~is_held_out))
-    counts = np.bincount(codes.flatten().to_numpy(), minlength=len(names))
+    counts = np.bincount(codes.flatten().to_numpy(), minlength=len(vocabulary.names))
     with ParquetSink(folder / NAMES, NAMES_SCHEMA, GROUP_ROWS) as sink:
-        sink.write(pa.table([names, pa.array(counts, pa.int64())], schema=NAMES_SCHEMA))
+        sink.write(pa.table([vocabulary.names, counts, vocabulary.namespaces, vocabulary.is_root], schema=NAMES_SCHEMA))
     with ParquetSink(folder / HELD_OUT, HELD_OUT_SCHEMA, GROUP_ROWS) as sink:
         truth = take_labels(matches, np.flatnonzero(is_held_out))
         sink.write(pa.table([held_out["id"], truth], schema=HELD_OUT_SCHEMA))

@@ -3,13 +3,14 @@
 import bisect
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.annotation.labels import LabelTable
+from embedome.annotation.ontology import ImpliedLabels
 from embedome.annotation.reference_set import ranges
 from embedome.common.errors import UserError
 from embedome.common.log import Progress
@@ -83,6 +84,14 @@ def match_labels(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> M
         same_protein=len(pairs) - len(firsts),
         lost=table.ids.filter(pa.array(absent)),
     )
+
+
+def imply(matches: Matches, implied: ImpliedLabels) -> Matches:
+    """Return the proteins with all that their labels imply; those that are left without any are gone."""
+    offsets, codes = implied.propagate(matches.offsets, matches.codes)
+    kept = np.diff(offsets) > 0
+    rows = matches.rows.filter(pa.array(kept))
+    return replace(matches, rows=rows, offsets=offsets[np.append(True, kept)], codes=codes)
 
 
 def find_pairs(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> pa.Table:

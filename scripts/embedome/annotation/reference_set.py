@@ -83,6 +83,10 @@ class ReferenceSet:
     names : pyarrow.StringArray
     n_lookup : numpy.ndarray, dtype=int64
         How many rows carry each label.
+    namespaces : pyarrow.StringArray
+        Of each label, by the ontology; null where there is none.
+    is_root : numpy.ndarray, dtype=bool
+        Which labels the ontology has without parents.
     sequences : pyarrow.LargeStringArray
         Null where no identity is asked for.
     vectors : numpy.ndarray, dtype=float16, shape=(n, D)
@@ -99,6 +103,8 @@ class ReferenceSet:
         self.offsets, self.codes = rows["labels"].offsets.to_numpy(), rows["labels"].flatten().to_numpy()
         names = read_whole(self.folder / NAMES)
         self.names, self.n_lookup = names["label"], names["n_lookup"].to_numpy()
+        self.namespaces = names["namespace"]
+        self.is_root = names["is_root"].to_numpy(zero_copy_only=False)
         self.vectors = np.load(self.folder / VECTORS, mmap_mode="r")
 
     @property

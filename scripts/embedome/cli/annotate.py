@@ -46,6 +46,9 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"of a GAF file: evidence codes that count, or all (default: {' '.join(EXPERIMENTAL)})",
     )
     parser.add_argument(
+        "--ontology", metavar="OBO", help="OBO file, as go-basic.obo: a label implies its ancestors, in the score too"
+    )
+    parser.add_argument(
         "-k", "--neighbours", type=int, default=5, metavar="K", help="nearest annotated proteins to take (default: 5)"
     )
     parser.add_argument(
@@ -91,6 +94,7 @@ def run_annotate(options: argparse.Namespace) -> None:
             options.label_column,
             options.separator,
             evidence=tuple(dict.fromkeys(options.evidence)),
+            ontology=options.ontology,
         ),
         options.out,
         AnnotateSettings(
