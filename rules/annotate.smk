@@ -9,6 +9,7 @@ if config["annotate"]["labels"]:
         input:
             dataset=f"results/dataset/{MODEL}/_manifest.json",
             labels=config["annotate"]["labels"],
+            ontology=config["annotate"]["ontology"] or [],
             catalog=paths.sequences_to_compare,
         output:
             lookup=f"{ANNOTATION}/_lookup/lookup.json",

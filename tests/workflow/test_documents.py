@@ -55,6 +55,12 @@ def command_lines(path: Path) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in lines if line.split()[0] in COMMANDS]
 
 
+def gaf_line(name: str, number: int) -> str:
+    """A line of a GAF file on the accession in an id."""
+    fields = ["UniProtKB", name.split("_")[1], "G", "enables", f"GO:{number % 2}", "PMID:1", "IDA"]
+    return "\t".join([*fields, *[""] * 10]) + "\n"
+
+
 @pytest.fixture(scope="module")
 def checkout(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout after `make run`, in which lie the files that the documents take for the user's."""
@@ -71,6 +77,8 @@ def checkout(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my.yaml").write_text("split: {seed: 1}\n")
     ids = shell(folder, "zcat results/shards/train/*.fasta.gz | grep '>' | head -9 | cut -c2- | cut -d' ' -f1").split()
     (folder / "go.tsv").write_text("id\tlabel\n" + "".join(f"{name}\tGO:{k % 2}\n" for k, name in enumerate(ids)))
+    (folder / "goa.gaf").write_text("".join(gaf_line(name, k) for k, name in enumerate(ids)))
+    (folder / "go.obo").write_text("[Term]\nid: GO:0\n\n[Term]\nid: GO:1\nis_a: GO:0\n")
     shell(folder, "embedome models export resources/models/esm1nv-demo esm1nv.nemo")
     small = "--layers 1 --hidden 16 --heads 2 --feed-forward 16 --positions 32"
     shell(folder, f"embedome models init prott5nv models/prott5nv {small} --decoder-layers 1")
@@ -106,7 +114,7 @@ def test_commands_are_found():
     found = {path.name: len(command_lines(path)) for path in DOCUMENTS if command_lines(path)}
     assert found == {
         "README.md": 6,
-        "annotation.md": 1,
+        "annotation.md": 3,
         "choosing-a-model.md": 1,
         "cluster.md": 2,
         "evaluation.md": 3,

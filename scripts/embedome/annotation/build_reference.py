@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.annotation.labels import LabelSource, LabelTable, read_labels
+from embedome.annotation.label_tables import LabelSource
+from embedome.annotation.labels import LabelTable, read_labels
+from embedome.annotation.matching import Matches, imply, match_labels
+from embedome.annotation.ontology import ImpliedLabels, imply_labels, read_ontology
 from embedome.annotation.reference_set import (
     ANNOTATION_FORMAT,
     HELD_OUT,
@@ -37,10 +41,11 @@ from embedome.common.log import Progress
 from embedome.common.outputs import check_own_folder
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.open import open_dataset
-from embedome.dataset.to_faiss import build_index
+from embedome.dataset.to_faiss import build_index, load_faiss
 from embedome.parquet.reader import ParquetFile
 from embedome.parquet.vectors import vector_matrix
 from embedome.parquet.writer import ParquetSink
+from embedome.sequences.accessions import find_accessions
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +56,12 @@ SEED = 0
 LOOKUP_NAMES = re.compile("|".join(map(re.escape, (LOOKUP, ROWS, NAMES, HELD_OUT, VECTORS, INDEX))))
 
 NAMES_SCHEMA = pa.schema(
-    [pa.field("label", pa.string(), nullable=False), pa.field("n_lookup", pa.int64(), nullable=False)]
+    [
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("n_lookup", pa.int64(), nullable=False),
+        pa.field("namespace", pa.string()),
+        pa.field("is_root", pa.bool_(), nullable=False),
+    ]
 )
 LABELS = pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False)
 HELD_OUT_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False), LABELS])
@@ -63,6 +73,22 @@ ROWS_SCHEMA = pa.schema(
         pa.field("sequence", pa.large_string()),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The labels: sorted names, what an ontology says of each, as columns of `NAMES_SCHEMA`."""
+
+    names: pa.StringArray
+    namespaces: pa.Array
+    is_root: pa.Array
+
+    @classmethod
+    def of(cls, implied: ImpliedLabels | None, names: pa.StringArray) -> "Vocabulary":
+        """Take them from an ontology; without one from the table's names."""
+        if implied:
+            return cls(implied.names, implied.namespaces, pa.array(implied.is_root))
+        return cls(names, pa.nulls(len(names), pa.string()), pa.array(np.zeros(len(names), bool)))
 
 
 def build_reference(
@@ -108,25 +134,32 @@ def build_reference(
     check_catalog(settings, catalog)
     for split in settings.hold_out:
         data.files(split)
-    found = find_annotated(data, table, settings.hold_out)
-    reference, held_out = found.filter(pc.invert(found["held_out"])), found.filter(found["held_out"])
-    account = count_ids(data, table, len(reference), len(held_out), labels)
+    found = match_labels(data, table, settings.hold_out)
+    implied = imply_labels(read_ontology(labels.ontology), table.names) if labels.ontology else None
+    matches = imply(found, implied) if implied else found
+    vocabulary = Vocabulary.of(implied, table.names)
+    is_held_out = matches.rows["held_out"].to_numpy()
+    account = count_ids(data, table, matches, int(is_held_out.sum()), labels)
+    account["without_current_term"] = len(found.rows) - len(matches.rows)
     with atomic_directory(folder, check_own_lookup) as temporary:
-        write_rows(temporary, table, reference, held_out, catalog if settings.max_identity is not None else None)
-        gather_vectors(data, column, reference["id"].combine_chunks(), temporary / VECTORS)
+        reference = matches.rows["id"].filter(pa.array(~is_held_out)).combine_chunks()
+        sequences = catalog if settings.max_identity is not None else None
+        write_rows(temporary, vocabulary, matches, is_held_out, sequences)
+        gather_vectors(data, column, reference, temporary / VECTORS)
         index = index_vectors(temporary, settings, threads)
         about: dict[str, Any] = {
             "format": ANNOTATION_FORMAT,
             "dataset": dataset_identity(dataset, data),
             "labels": {"sha256": table.sha256, **labels.columns()},
+            "ontology": implied.about if implied else None,
             "settings": settings.as_json(),
-            "counts": account | {"labels": len(table.names)},
+            "counts": account | {"labels": len(vocabulary.names)},
             "index": index,
         }
         write_json(temporary / LOOKUP, about)
         about["index"]["recall"] = measure_recall(data, ReferenceSet(temporary), threads)
         write_json(temporary / LOOKUP, about)
-    log.info("%s: %s annotated proteins, %s held out", folder, f"{len(reference):,}", f"{len(held_out):,}")
+    log.info("%s: %s annotated proteins, %s held out", folder, f"{len(reference):,}", f"{is_held_out.sum():,}")
     return about
 
 
@@ -135,28 +168,7 @@ def check_own_lookup(folder: str | os.PathLike) -> None:
     check_own_folder(folder, LOOKUP_NAMES, lambda folder: (folder / LOOKUP).is_file())
 
 
-def find_annotated(data: Dataset, table: LabelTable, hold_out: Sequence[str]) -> pa.Table:
-    """Find the data set's rows that the table has, sorted by id: id, digest, number in the table, whether held out.
-
-    Raises
-    ------
-    UserError
-        Where the data set has no row.
-    """
-    pieces = []
-    with Progress("find annotated", "rows", len(data)) as progress:
-        for split in data.splits:
-            for rows in data.tables(["id", "digest"], split):
-                number = pc.index_in(rows["id"], value_set=table.ids).combine_chunks()
-                rows = rows.append_column("number", number).filter(number.is_valid())
-                pieces.append(rows.append_column("held_out", pa.array([split in hold_out] * len(rows), pa.bool_())))
-                progress.update(len(number))
-    if not pieces:
-        raise UserError("the data set has no row: all its sequences were skipped; there is nothing to annotate")
-    return pa.concat_tables(pieces).combine_chunks().sort_by("id")
-
-
-def count_ids(data: Dataset, table: LabelTable, reference: int, held_out: int, source: LabelSource) -> dict[str, int]:
+def count_ids(data: Dataset, table: LabelTable, matches: Matches, held_out: int, source: LabelSource) -> dict[str, Any]:
     """Draw up the account of the table's ids; warn of those that the data set lacks.
 
     Raises
@@ -164,20 +176,24 @@ def count_ids(data: Dataset, table: LabelTable, reference: int, held_out: int, s
     UserError
         Where none is left to carry labels over from.
     """
-    skipped = 0 if data.skipped is None else pc.sum(pc.is_in(table.ids, value_set=data.skipped["id"])).as_py() or 0
+    skipped, reference = count_skipped(data, matches.lost), len(matches.rows) - held_out
     account = {
         "table_rows": table.rows,
         "table_rows_without_label": table.empty,
+        "table_rows_left_out": table.left_out,
         "ids": len(table.ids),
         "lookup": reference,
         "held_out": held_out,
+        "same_protein": matches.same_protein,
+        "ambiguous": matches.ambiguous,
         "skipped": skipped,
-        "not_in_data_set": len(table.ids) - reference - held_out - skipped,
+        "not_in_data_set": len(matches.lost) - skipped,
+        "found_by_accession": matches.by_accession,
     }
-    if not reference + held_out:
+    if not len(matches.rows):
         raise UserError(
-            f"{source.path}: none of its {len(table.ids):,} ids ({table.ids[0].as_py()!r}, …) is in {data.folder}; "
-            f"expected ids as in the FASTA headers in column {source.id_column!r}"
+            f"{source.path}: none of its {len(table.ids):,} ids ({table.ids[0].as_py()!r}, …) is in {data.name}; "
+            f"expected ids as in the FASTA headers, or their accessions, in column {source.id_column!r}"
         )
     if not reference:
         raise UserError(f"{source.path}: all {held_out:,} ids of the data set are held out; hold out fewer splits")
@@ -187,16 +203,30 @@ def count_ids(data: Dataset, table: LabelTable, reference: int, held_out: int, s
     return account
 
 
+def count_skipped(data: Dataset, names: pa.Array) -> int:
+    """Count the names that are ids of skipped sequences, or accessions in such ids."""
+    if data.skipped is None:
+        return 0
+    ids = data.skipped["id"].combine_chunks()
+    known = pa.concat_arrays([ids.cast(names.type), find_accessions(ids).drop_null().cast(names.type)])
+    return pc.sum(pc.is_in(names, value_set=known)).as_py() or 0
+
+
 def write_rows(
-    folder: Path, table: LabelTable, reference: pa.Table, held_out: pa.Table, catalog: str | os.PathLike | None
+    folder: Path,
+    vocabulary: Vocabulary,
+    matches: Matches,
+    is_held_out: np.ndarray,
+    catalog: str | os.PathLike | None,
 ) -> None:
     """Write the reference set's rows, the held-out labels, and the labels' names with the number of their proteins."""
-    codes = take_labels(table, reference["number"].to_numpy())
-    counts = np.bincount(codes.flatten().to_numpy(), minlength=len(table.names))
+    reference, held_out = (matches.rows.filter(pa.array(each)) for each in (~is_held_out, is_held_out))
+    codes = take_labels(matches, np.flatnonzero(~is_held_out))
+    counts = np.bincount(codes.flatten().to_numpy(), minlength=len(vocabulary.names))
     with ParquetSink(folder / NAMES, NAMES_SCHEMA, GROUP_ROWS) as sink:
-        sink.write(pa.table([table.names, pa.array(counts, pa.int64())], schema=NAMES_SCHEMA))
+        sink.write(pa.table([vocabulary.names, counts, vocabulary.namespaces, vocabulary.is_root], schema=NAMES_SCHEMA))
     with ParquetSink(folder / HELD_OUT, HELD_OUT_SCHEMA, GROUP_ROWS) as sink:
-        truth = take_labels(table, held_out["number"].to_numpy())
+        truth = take_labels(matches, np.flatnonzero(is_held_out))
         sink.write(pa.table([held_out["id"], truth], schema=HELD_OUT_SCHEMA))
     with ParquetSink(folder / ROWS, ROWS_SCHEMA, GROUP_ROWS, use_dictionary=False) as sink:
         for start in range(0, len(reference), GROUP_ROWS):
@@ -209,11 +239,11 @@ def write_rows(
             sink.write(pa.table(block, schema=ROWS_SCHEMA))
 
 
-def take_labels(table: LabelTable, numbers: np.ndarray) -> pa.ListArray:
-    """Return the labels, as positions in the names, of some ids of the table."""
-    starts, ends = table.offsets[numbers], table.offsets[numbers + 1]
+def take_labels(matches: Matches, rows: np.ndarray) -> pa.ListArray:
+    """Return the labels, as positions in the names, of some rows."""
+    starts, ends = matches.offsets[rows], matches.offsets[rows + 1]
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
-    flat = table.codes[ranges(starts, ends)]
+    flat = matches.codes[ranges(starts, ends)]
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()), type=LABELS.type)
 
 
@@ -244,8 +274,7 @@ def row_groups(path: Path, column: str, ids: pa.Array) -> Iterator[pa.Table]:
 
 def index_vectors(folder: Path, settings: AnnotateSettings, threads: int) -> dict[str, Any]:
     """Index the reference set's vectors; return what the index is."""
-    import faiss
-
+    faiss = load_faiss()
     vectors = np.load(folder / VECTORS, mmap_mode="r")
     metric = INDEX_METRICS[settings.metric]
     index = build_index(

@@ -14,14 +14,14 @@ from embedome.common.json_files import file_sha256, read_json
 from embedome.common.settings import SectionSettings
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import MANIFEST
-from embedome.dataset.to_faiss import EXACT_UP_TO
+from embedome.dataset.to_faiss import EXACT_UP_TO, load_faiss
 from embedome.parquet.reader import ParquetFile
 
 if TYPE_CHECKING:
     import faiss
 
 # Whoever changes the numbers or the files of an annotation raises this.
-ANNOTATION_FORMAT = 2
+ANNOTATION_FORMAT = 3
 EUCLIDEAN, COSINE = "euclidean", "cosine"
 # What `to_faiss.build_index` calls them.
 INDEX_METRICS = {EUCLIDEAN: "l2", COSINE: "cosine"}
@@ -83,6 +83,10 @@ class ReferenceSet:
     names : pyarrow.StringArray
     n_lookup : numpy.ndarray, dtype=int64
         How many rows carry each label.
+    namespaces : pyarrow.StringArray
+        Of each label, by the ontology; null where there is none.
+    is_root : numpy.ndarray, dtype=bool
+        Which labels the ontology has without parents.
     sequences : pyarrow.LargeStringArray
         Null where no identity is asked for.
     vectors : numpy.ndarray, dtype=float16, shape=(n, D)
@@ -99,6 +103,8 @@ class ReferenceSet:
         self.offsets, self.codes = rows["labels"].offsets.to_numpy(), rows["labels"].flatten().to_numpy()
         names = read_whole(self.folder / NAMES)
         self.names, self.n_lookup = names["label"], names["n_lookup"].to_numpy()
+        self.namespaces = names["namespace"]
+        self.is_root = names["is_root"].to_numpy(zero_copy_only=False)
         self.vectors = np.load(self.folder / VECTORS, mmap_mode="r")
 
     @property
@@ -112,9 +118,7 @@ class ReferenceSet:
 
     def index(self) -> "faiss.Index":
         """Load the index."""
-        import faiss
-
-        return faiss.read_index(str(self.folder / INDEX))
+        return load_faiss().read_index(str(self.folder / INDEX))
 
 
 def read_whole(path: Path) -> dict[str, pa.Array]:

@@ -99,6 +99,19 @@ class Curve:
         return {name: round(float(value), 6) for name, value in found.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The labels of the reference set that count: those of row i are ``codes[offsets[i]:offsets[i + 1]]``."""
+
+    n_lookup: np.ndarray
+    """How many rows carry each label."""
+    offsets: np.ndarray
+    codes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
 def score_annotation(reference: ReferenceSet, files: Sequence[Path]) -> dict[str, Any] | None:
     """Compare carried-over labels with held-out ones.
 
@@ -111,55 +124,100 @@ def score_annotation(reference: ReferenceSet, files: Sequence[Path]) -> dict[str
     Returns
     -------
     dict or None
-        None where no held-out protein has a label. ``accuracy``: the fraction of the proteins whose label of rank 1 is
-        one of their own; one without any label counts as wrong. ``fmax``: see `Curve`. Each of the labels carried over,
+        As `score_labels`, of all labels but the roots of the ontology; besides ``namespaces``, the same of the labels
+        of each of its namespaces.
+    """
+    counted = ~reference.is_root
+    whole = score_labels(reference, files, counted)
+    spaces = pc.unique(reference.namespaces.drop_null()).sort().to_pylist()
+    if whole is None or not spaces:
+        return whole
+    found = {}
+    for space in spaces:
+        mine = pc.fill_null(pc.equal(reference.namespaces, space), False).to_numpy(zero_copy_only=False)
+        found[space] = score_labels(reference, files, counted & mine)
+    return whole | {"namespaces": found}
+
+
+def score_labels(reference: ReferenceSet, files: Sequence[Path], counted: np.ndarray) -> dict[str, Any] | None:
+    """Score some of the labels.
+
+    Parameters
+    ----------
+    reference, files : as of `score_annotation`
+    counted : numpy.ndarray, dtype=bool
+        Which labels count. Proteins that have none of them do not count either, held-out ones and those of the
+        reference set.
+
+    Returns
+    -------
+    dict or None
+        None where no held-out protein has a label. ``accuracy``: the fraction of the proteins whose first label is one
+        of their own; one without any label counts as wrong. ``fmax``: see `Curve`. Each of the labels carried over,
         of the commonest label (for Fmax: every label, scored by its frequency in the reference set), and of the labels
         of a random annotated protein.
     """
     held_out = reference.held_out()
-    codes = held_out["labels"].flatten().to_numpy().astype(np.int64)
-    truth = Truth(held_out["id"], held_out["labels"].offsets.to_numpy(), codes, len(reference.names))
+    offsets, codes = held_out["labels"].offsets.to_numpy(), held_out["labels"].flatten().to_numpy().astype(np.int64)
+    has_any, offsets, codes = select_labels(offsets, codes, counted)
+    truth = Truth(held_out["id"].filter(pa.array(has_any)), offsets, codes, len(reference.names))
+    _, offsets, codes = select_labels(reference.offsets, reference.codes, counted)
+    known = Known(np.where(counted, reference.n_lookup, 0), offsets, codes)
     if not len(truth):
         return None
     curve, top, every = Curve(truth.sizes), Bins(), Bins()
     covered = 0
     for path in files:
-        for predicted, rank in read_predicted(path, truth, reference.names):
+        for predicted, is_first in read_predicted(path, truth, reference.names, counted):
             curve.add(predicted)
-            top.add(predicted.score[rank == 1], predicted.right[rank == 1])
+            top.add(predicted.score[is_first], predicted.right[is_first])
             every.add(predicted.score, predicted.right)
-            covered += len(np.unique(predicted.protein))
-    single = bool((truth.sizes == 1).all() and (np.diff(reference.offsets) == 1).all())
+            covered += int(is_first.sum())
+    single = bool((truth.sizes == 1).all() and (np.diff(known.offsets) == 1).all())
     return {
         "proteins": len(truth),
         "with_a_label": covered,
         "one_label_each": single,
-        "labels_not_in_lookup": int((reference.n_lookup[np.unique(truth.codes)] == 0).sum()),
-        "accuracy": {"carried_over": round(top.right.sum() / len(truth), 6), **baseline_accuracy(reference, truth)},
-        "fmax": {"carried_over": curve.fmax(), **baseline_fmax(reference, truth)},
+        "labels_not_in_lookup": int((known.n_lookup[np.unique(truth.codes)] == 0).sum()),
+        "accuracy": {"carried_over": round(top.right.sum() / len(truth), 6), **baseline_accuracy(known, truth)},
+        "fmax": {"carried_over": curve.fmax(), **baseline_fmax(known, truth)},
         "first_label_by_reliability": top.as_json("proteins"),
         "labels_by_reliability": every.as_json("labels"),
     }
 
 
-def read_predicted(path: Path, truth: Truth, names: pa.Array) -> Iterator[tuple[Predicted, np.ndarray]]:
-    """Yield the labels of the held-out proteins of a file, some proteins at a time, with their ranks."""
+def select_labels(
+    offsets: np.ndarray, codes: np.ndarray, counted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which rows have labels that count, and their offsets and codes with these labels alone."""
+    kept = counted[codes]
+    # How many of the labels before each count.
+    before = np.concatenate([[0], np.cumsum(kept)])[offsets]
+    has_any = np.diff(before) > 0
+    return has_any, before[np.append(True, has_any)], codes[kept]
+
+
+def read_predicted(
+    path: Path, truth: Truth, names: pa.Array, counted: np.ndarray
+) -> Iterator[tuple[Predicted, np.ndarray]]:
+    """Yield the labels of the held-out proteins of a file, some proteins at a time, and which are a protein's first."""
     file, pieces = ParquetFile(path), []
     for group in range(file.num_row_groups):
-        rows = file.read_row_group(group, columns=["id", "label", "reliability", "rank"], use_threads=False)
+        rows = file.read_row_group(group, columns=["id", "label", "reliability"], use_threads=False)
         pieces.append(rows.filter(pc.is_in(rows["id"], value_set=truth.ids)))
     if not sum(map(len, pieces)):
         return
     rows = pa.concat_tables(pieces)
-    protein = pc.index_in(rows["id"], value_set=truth.ids).to_numpy().astype(np.int64)
     label = pc.index_in(rows["label"], value_set=names).to_numpy().astype(np.int64)
-    score, rank = rows["reliability"].to_numpy(), rows["rank"].to_numpy()
-    firsts = np.flatnonzero(np.diff(protein, prepend=-1))
-    cuts = [*firsts[::BLOCK_PROTEINS], len(protein)]
+    rows, label = rows.filter(pa.array(counted[label])), label[counted[label]]
+    protein = pc.index_in(rows["id"], value_set=truth.ids).to_numpy().astype(np.int64)
+    # A protein's labels come by rank.
+    is_first = np.diff(protein, prepend=-1) != 0
+    cuts = [*np.flatnonzero(is_first)[::BLOCK_PROTEINS], len(protein)]
     for start, end in pairwise(cuts):
         block = slice(start, end)
         right = truth.has(protein[block], label[block])
-        yield Predicted(protein[block], score[block], right), rank[block]
+        yield Predicted(protein[block], rows["reliability"].to_numpy()[block], right), is_first[block]
 
 
 class Bins:
@@ -189,29 +247,31 @@ class Bins:
         ]
 
 
-def baseline_accuracy(reference: ReferenceSet, truth: Truth) -> dict[str, float]:
+def baseline_accuracy(known: Known, truth: Truth) -> dict[str, float]:
     """Return how often the commonest label is right, and, on average, a random label of a random annotated protein."""
-    commonest = int(np.argmax(reference.n_lookup))
-    sizes = np.diff(reference.offsets)
-    share = np.bincount(reference.codes, weights=np.repeat(1 / sizes, sizes), minlength=truth.width) / len(sizes)
+    if not len(known):
+        return {"commonest_label": 0.0, "random_neighbour": 0.0}
+    commonest = int(np.argmax(known.n_lookup))
+    sizes = np.diff(known.offsets)
+    share = np.bincount(known.codes, weights=np.repeat(1 / sizes, sizes), minlength=truth.width) / len(sizes)
     return {
         "commonest_label": round(int((truth.codes == commonest).sum()) / len(truth), 6),
         "random_neighbour": round(float(share[truth.codes].sum()) / len(truth), 6),
     }
 
 
-def baseline_fmax(reference: ReferenceSet, truth: Truth) -> dict[str, dict[str, float]]:
+def baseline_fmax(known: Known, truth: Truth) -> dict[str, dict[str, float]]:
     """Return Fmax of every label scored by its frequency, and of all labels of a random annotated protein."""
     return {
-        "commonest_label": frequencies_curve(reference, truth).fmax(),
-        "random_neighbour": random_curve(reference, truth).fmax(),
+        "commonest_label": frequencies_curve(known, truth).fmax(),
+        "random_neighbour": random_curve(known, truth).fmax(),
     }
 
 
-def frequencies_curve(reference: ReferenceSet, truth: Truth) -> Curve:
+def frequencies_curve(known: Known, truth: Truth) -> Curve:
     """Make the curve of every label predicted for every protein, scored by its share of the reference set."""
     curve = Curve(truth.sizes)
-    score = (reference.n_lookup / len(reference.ids)).astype(np.float32)
+    score = (known.n_lookup / max(1, len(known))).astype(np.float32)
     levels = np.where(score > 0, np.searchsorted(THRESHOLDS.astype(np.float32), score, side="right"), 0)
     made = np.bincount(levels, minlength=len(THRESHOLDS) + 1)[1:][::-1].cumsum()[::-1]
     for start in range(0, len(truth), BLOCK_PROTEINS):
@@ -226,14 +286,14 @@ def frequencies_curve(reference: ReferenceSet, truth: Truth) -> Curve:
     return curve
 
 
-def random_curve(reference: ReferenceSet, truth: Truth) -> Curve:
+def random_curve(known: Known, truth: Truth) -> Curve:
     """Make the curve of the labels of an annotated protein drawn for each protein, all scored 1."""
     curve, random = Curve(truth.sizes), np.random.default_rng(SEED)
-    for start in range(0, len(truth), BLOCK_PROTEINS):
+    for start in range(0, len(truth) if len(known) else 0, BLOCK_PROTEINS):
         proteins = np.arange(start, min(start + BLOCK_PROTEINS, len(truth)))
-        drawn = random.integers(len(reference.ids), size=len(proteins))
-        begins, ends = reference.offsets[drawn], reference.offsets[drawn + 1]
+        drawn = random.integers(len(known), size=len(proteins))
+        begins, ends = known.offsets[drawn], known.offsets[drawn + 1]
         protein = np.repeat(proteins, ends - begins)
-        label = reference.codes[ranges(begins, ends)].astype(np.int64)
+        label = known.codes[ranges(begins, ends)].astype(np.int64)
         curve.add(Predicted(protein, np.ones(len(label), np.float32), truth.has(protein, label)))
     return curve

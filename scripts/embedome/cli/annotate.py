@@ -5,12 +5,16 @@ import json
 import os
 
 METRICS = ("euclidean", "cosine")
+# As `label_tables.EXPERIMENTAL`, whose packages are imported when there is something to do.
+EXPERIMENTAL = ("EXP", "IDA", "IPI", "IMP", "IGI", "IEP", "TAS", "IC")
 EPILOG = """\
 The table has a row for each id, or several: .tsv, .csv (also .gz) or .parquet; several labels in one row are separated
-by semicolons, or by what --separator says. To see how good the result is, hold splits out (--hold-out val test): their
-labels are not used, and compared with what was carried over; with --max-identity, proteins that an alignment would have
-found do not count. The workflow does the same with one job for each shard (annotate in config.yaml). See
-docs/annotation.md.
+by semicolons, or by what --separator says. A GAF file of GO annotations (.gaf, .gaf.gz) is read as it is: what is
+denied (NOT) is left out, and so is what has no evidence of --evidence. Ids are those of the FASTA headers, or the
+accessions in them: P12345 of sp|P12345|AATM_RABIT or UniRef50_P12345.
+To see how good the result is, hold splits out (--hold-out val test): their labels are not used, and compared with what
+was carried over; with --max-identity, proteins that an alignment would have found do not count. The workflow does the
+same with one job for each shard (annotate in config.yaml). See docs/annotation.md.
 """
 
 
@@ -33,6 +37,16 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=";",
         metavar="TEXT",
         help="what separates several labels in one row (default: ;); '' where a row has one label, whatever is in it",
+    )
+    parser.add_argument(
+        "--evidence",
+        nargs="+",
+        default=list(EXPERIMENTAL),
+        metavar="CODE",
+        help=f"of a GAF file: evidence codes that count, or all (default: {' '.join(EXPERIMENTAL)})",
+    )
+    parser.add_argument(
+        "--ontology", metavar="OBO", help="OBO file, as go-basic.obo: a label implies its ancestors, in the score too"
     )
     parser.add_argument(
         "-k", "--neighbours", type=int, default=5, metavar="K", help="nearest annotated proteins to take (default: 5)"
@@ -74,7 +88,14 @@ def run_annotate(options: argparse.Namespace) -> None:
     check_options(options)
     summary = annotate_dataset(
         options.dataset,
-        LabelSource(options.labels, options.id_column, options.label_column, options.separator),
+        LabelSource(
+            options.labels,
+            options.id_column,
+            options.label_column,
+            options.separator,
+            evidence=tuple(dict.fromkeys(options.evidence)),
+            ontology=options.ontology,
+        ),
         options.out,
         AnnotateSettings(
             neighbours=options.neighbours,

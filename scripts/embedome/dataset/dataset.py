@@ -17,6 +17,7 @@ from embedome.common.errors import UserError
 from embedome.common.parallel import available_cores
 from embedome.common.terms import DUPLICATE
 from embedome.dataset.format import KEYS, embedding_schema, find_vector_names, residue_schema, vector_columns
+from embedome.dataset.id_search import IdSearch, list_ids
 from embedome.dataset.part_file import read_rows
 from embedome.dataset.to_faiss import EXACT_UP_TO, Neighbours, index_with_ids
 from embedome.parquet.id_lookup import find_in_files
@@ -38,9 +39,16 @@ class Dataset:
     manifest: dict[str, Any]
     skipped: pa.Table | None = field(default=None, repr=False)
     """Skipped sequences, with the reason."""
+    file: Path | None = None
+    """Where the data set is one file."""
 
     def __len__(self) -> int:
         return self.manifest["rows"]
+
+    @property
+    def name(self) -> Path:
+        """What messages call it: the file, or the folder."""
+        return self.file or self.folder
 
     @property
     def dimension(self) -> int:
@@ -67,7 +75,7 @@ class Dataset:
         """
         columns = vector_columns(self.poolings)
         if pooling is not None and pooling not in columns:
-            raise UserError(f"{self.folder}: no vectors of pooling {pooling!r}; there are {', '.join(columns)}")
+            raise UserError(f"{self.name}: no vectors of pooling {pooling!r}; there are {', '.join(columns)}")
         return columns[pooling or self.poolings[0]]
 
     @property
@@ -87,7 +95,7 @@ class Dataset:
         """
         splits = self.manifest["splits"]
         if split is not None and split not in splits:
-            raise UserError(f"{self.folder}: no split {split!r}; there are {', '.join(splits)}")
+            raise UserError(f"{self.name}: no split {split!r}; there are {', '.join(splits)}")
         return [file for name in ([split] if split else splits) for file in splits[name][kind]]
 
     def check_columns(self, columns: Sequence[str], *others: str) -> list[str]:
@@ -96,12 +104,14 @@ class Dataset:
         Raises
         ------
         UserError
-            Names one that is not.
+            Names one that is not; also where `columns` is no list.
         """
+        if isinstance(columns, str):
+            raise UserError(f"{self.name}: columns are one text, {columns!r}; expected a list: [{columns!r}]")
         known = [*self.schema.names, *others]
         for name in columns:
             if name not in known:
-                raise UserError(f"{self.folder}: no column {name!r}; there are {', '.join(known)}")
+                raise UserError(f"{self.name}: no column {name!r}; there are {', '.join(known)}")
         return list(columns)
 
     def pieces(self, split: str | None = None, kind: str = "files") -> list[RowRange]:
@@ -193,34 +203,33 @@ class Dataset:
     def rows(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of some ids, in the order asked for.
 
-        Of files that may hold an id the footer is read; of row groups that may, by their statistics, the ids; where one
+        Where no row has an id, it is taken for an accession of UniProtKB or UniRef: P12345 finds sp|P12345|AATM_RABIT
+        or UniRef50_P12345. Of files that may hold an id the footer is read; of row groups that may, the ids; where one
         is there the other columns, and of vectors the pages that hold it.
 
         Parameters
         ----------
-        ids : sequence of str
+        ids : sequence or array of str
         columns : sequence of str, optional
             All of the files if not given.
 
         Raises
         ------
         UserError
-            Where an id is not there; says whether it was skipped and why. Where a column is unknown.
+            Where an id is not there; says whether it was skipped and why. Where it is the accession of several ids, or
+            a column is unknown.
         """
         names = self.schema.names if columns is None else self.check_columns(columns)
         schema = pa.schema([self.schema.field(name) for name in dict.fromkeys(["id", *names])])
-        table = find_in_files(self.folder, self.files(), sorted(set(ids)), schema, available_cores())
-        position = pc.index_in(pa.array(ids, pa.string()), value_set=table["id"])
-        if position.null_count:
-            raise self.missing(ids[pc.indices_nonzero(pc.is_null(position))[0].as_py()])
-        return table.take(position).select(names)
+        return IdSearch(self.name, self.folder, self.files(), self.skipped).rows(list_ids(ids), schema).select(names)
 
     def get(self, ids: Sequence[str], pooling: str | None = None) -> np.ndarray:
         """Return the vectors of some ids, in the order asked for.
 
         Parameters
         ----------
-        ids : sequence of str, length k
+        ids : sequence or array of str, length k
+            Or accessions, as for `rows`.
         pooling : str, optional
             As in `matrix`.
 
@@ -265,15 +274,7 @@ class Dataset:
 
     def without_residues(self) -> UserError:
         """Return the error for a data set that has no per-residue embeddings."""
-        return UserError(f"{self.folder}: no per-residue embeddings; embed with per_residue to have them")
-
-    def missing(self, name: str) -> UserError:
-        """Return the error for an id that has no row."""
-        if self.skipped is not None:
-            hits = self.skipped.filter(pc.equal(self.skipped["id"], name))["reason"].to_pylist()
-            if hits:
-                return UserError(f"{self.folder}: {name!r} has no vector, it was skipped ({hits[0]})")
-        return UserError(f"{self.folder}: no row has the id {name!r}")
+        return UserError(f"{self.name}: no per-residue embeddings; embed with per_residue to have them")
 
     def to_dask(self, split: str | None = None, pooling: str | None = None) -> "dask.array.Array":
         """Return the vectors as a Dask array, a chunk per file, rows in the order of `matrix`; parameters as there.
@@ -317,7 +318,7 @@ class Dataset:
         names = schema.names if columns is None else self.check_columns(columns, SPLIT)
         for name in vectors:
             if name in names:
-                raise UserError(f"{self.folder}: {name!r} is a column of vectors; to_dask returns them as an array")
+                raise UserError(f"{self.name}: {name!r} is a column of vectors; to_dask returns them as an array")
         return dask_frame(self.pieces(split), names, schema)
 
     def to_torch(

@@ -128,7 +128,7 @@ def export_hdf5(
                 key = make_key(name)
                 if key in file:
                     other = file[key].attrs.get("original_id", key)
-                    raise UserError(f"{data.folder}: {other!r} and {name!r} have one key, {key!r}; export them apart")
+                    raise UserError(f"{data.name}: {other!r} and {name!r} have one key, {key!r}; export them apart")
                 entry = file.create_dataset(key, data=matrix)
                 if key != name:
                     entry.attrs["original_id"] = name

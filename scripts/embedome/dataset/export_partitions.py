@@ -103,13 +103,13 @@ def distinct_values(data: Dataset, column: str, split: str | None) -> pa.Array:
     """
     data.check_columns([column])
     if column == "id" or column in vector_columns(data.poolings).values():
-        raise UserError(f"{data.folder}: files cannot be divided by {column!r}, which differs from row to row")
+        raise UserError(f"{data.name}: files cannot be divided by {column!r}, which differs from row to row")
     found = pa.array([], data.schema.field(column).type)
     for table in data.tables([column], split):
         found = pc.unique(pa.chunked_array([found, *table[column].chunks]))
         if len(found) > MOST_VALUES:
             raise UserError(
-                f"{data.folder}: the column {column!r} has more than {MOST_VALUES} values; "
+                f"{data.name}: the column {column!r} has more than {MOST_VALUES} values; "
                 "filter the rows, or divide them by another column"
             )
     return found

@@ -44,7 +44,8 @@ def open_file(path: Path) -> Dataset:
     residues = [{**entry, "file": residues_path(path).name}] if info.provenance["per_residue"] else []
     splits = {"all": {"rows": info.rows, "states": count_states(table), "files": [entry], "residues": residues}}
     manifest = {"rows": info.rows, "dimension": info.dimension, "splits": splits, "provenance": info.provenance}
-    return Dataset(path.parent, manifest, skipped=pa.Table.from_pylist(info.skipped) if info.skipped else None)
+    skipped = pa.Table.from_pylist(info.skipped) if info.skipped else None
+    return Dataset(path.parent, manifest, skipped=skipped, file=path)
 
 
 def count_states(table: pa.Table) -> dict[str, int]:

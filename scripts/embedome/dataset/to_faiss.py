@@ -1,5 +1,6 @@
 """Nearest neighbours of vectors with FAISS: an index is built from a stream and returns row numbers, or ids."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,13 +125,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def load_faiss() -> ModuleType:
-    """Import FAISS.
+    """Import FAISS, without the lines that its loader logs of builds for other processors.
 
     Raises
     ------
     UserError
         Where it is not installed.
     """
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     return load_optional("faiss", "faiss-cpu")
 
 
@@ -173,8 +175,21 @@ class Neighbours:
             Cosines or inner products, largest first; for ``l2`` squared distances, smallest first.
         ids : list of n lists of k str
             None where fewer than k were found.
+
+        Raises
+        ------
+        UserError
+            Where the queries are not of the index's dimension, or k is below 1.
         """
-        queries = next(prepare_batches([np.atleast_2d(vectors)], self.metric))
+        asked = np.atleast_2d(vectors)
+        if asked.ndim > 2 or asked.shape[1] != self.index.d:
+            shape = np.shape(vectors)
+            raise UserError(
+                f"queries have the shape {shape}; expected (n, {self.index.d}), as the indexed vectors have"
+            )
+        if k < 1:
+            raise UserError(f"{k} neighbours of each; expected 1 or more")
+        queries = next(prepare_batches([asked], self.metric))
         with faiss_threads(threads):
             scores, rows = self.index.search(queries, k)
         names = self.names(rows.ravel())

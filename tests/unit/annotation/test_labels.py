@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LETTERS = st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Z"], exclude_characters=";,\t\"'")
-WORDS = st.text(LETTERS, min_size=1)
+# A line that begins with # is a comment.
+WORDS = st.text(LETTERS, min_size=1).filter(lambda text: not text.startswith("#"))
 LABELS = st.lists(st.one_of(WORDS, st.sampled_from(["", " GO:1 ", "a b"])), max_size=3)
 ROWS = st.lists(st.tuples(WORDS, LABELS), min_size=1)
 

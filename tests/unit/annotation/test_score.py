@@ -23,6 +23,7 @@ class FakeReference:
         self.names = pa.array(NAMES)
         self.offsets = np.cumsum([0, *map(len, lookup)])
         self.codes = np.array([NAMES.index(name) for labels in lookup for name in sorted(labels)], np.int32)
+        self.namespaces, self.is_root = pa.nulls(len(NAMES), pa.string()), np.zeros(len(NAMES), bool)
         self.n_lookup = np.bincount(self.codes, minlength=len(NAMES))
         self.truth = truth
 

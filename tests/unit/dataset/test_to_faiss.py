@@ -1,11 +1,16 @@
 """Nearest neighbours equal scikit-learn's brute force; an inverted file misses few and is the same on any cores."""
 
+import os
+import subprocess
+import sys
+
 import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
 from embedome.common.errors import UserError
 from embedome.dataset.to_faiss import METRICS, TRAIN_ROWS, Neighbours, build_index, sample_rows, unit
+from helpers.paths import SCRIPTS
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
@@ -110,3 +115,24 @@ def test_a_sample_has_distinct_rows_in_order_however_they_arrive(rows, wanted, s
     assert len(found) == min(rows, wanted)
     assert (np.diff(found) > 0).all()
     assert np.array_equal(found, sample_rows([np.arange(rows)[:, None]], rows, wanted, seed)[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(15,), (2, 17), (0,), (1, 1, DIMENSION)])
+def test_queries_of_another_dimension_are_refused(vectors, shape):
+    index = build_index(stream(vectors), DIMENSION, ROWS)
+    found = Neighbours(index, pa.array(map(str, range(ROWS)), pa.large_string()), "cosine")
+    with pytest.raises(UserError, match=rf"queries have the shape .*; expected \(n, {DIMENSION}\)"):
+        found.search(np.ones(shape, np.float16), 3)
+    with pytest.raises(UserError, match="0 neighbours of each; expected 1 or more"):
+        found.search(vectors[:2], 0)
+
+
+def test_the_loader_of_faiss_says_nothing(tmp_path):
+    """In a process of its own, which has not loaded it yet."""
+    program = "from embedome.common.log import setup_logging; from embedome.dataset.to_faiss import load_faiss\n"
+    program += "setup_logging(); print(load_faiss().__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (result.stdout, result.stderr) == ("faiss\n", "")
