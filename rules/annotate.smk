@@ -8,7 +8,7 @@ if config["annotate"]["labels"]:
     rule annotate_lookup:
         input:
             dataset=f"results/dataset/{MODEL}/_manifest.json",
-            labels=config["annotate"]["labels"],
+            labels=paths.named(config["annotate"]["labels"]),
             catalog=paths.sequences_to_compare,
         output:
             lookup=f"{ANNOTATION}/_lookup/lookup.json",
