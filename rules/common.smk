@@ -1,5 +1,6 @@
 # The configuration checked, and where files are; no rules. What is computed from it is in scripts/embedome/workflow.
 import sys
+from collections import Counter
 from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
@@ -35,6 +36,7 @@ from embedome.workflow.resources import (
     by_attempt_and_size,
     further_vectors_mb,
 )
+from embedome.workflow.slurm_arrays import check_arrays
 
 # Not another version of it that is installed.
 use_in_jobs(str(SCRIPTS))
@@ -89,3 +91,20 @@ def run_benchmarks(wildcards):
         for name, rule in own.items()
         if rule.benchmark is not None
     )
+
+
+# Before anything is queued.
+onstart:
+    executor, limit = (
+        workflow.scheduler._executor,
+        workflow.scheduling_settings.max_jobs_per_timespan,
+    )
+    try:
+        check_arrays(
+            Counter(job.rule.name for job in workflow.dag.needrun_jobs()),
+            getattr(executor, "array_jobs", ()),
+            getattr(executor, "max_array_size", 1),
+            min(workflow.nodes, limit.max_jobs if limit else workflow.nodes),
+        )
+    except UserError as error:
+        sys.exit(str(error))
