@@ -30,7 +30,9 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Train ESM-1nv, ProtT5nv or Ankh2 on protein sequences, from the beginning or from another model.",
         epilog=EPILOG,
     )
-    parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument(
+        "fasta", metavar="FASTA", nargs="+", help="protein sequences; plain or compressed: .gz, .zst, .bz2, .xz, .zip"
+    )
     parser.add_argument(
         "-o", "--out", required=True, metavar="DIR", help="folder of the run; one that is there goes on"
     )

@@ -106,11 +106,23 @@ def test_records_without_an_id_or_with_a_bad_one_are_no_duplicates(tmp_path: Pat
     assert [number for (number,) in run.rejected("number")] == [1, 2, 4, 8, 5, 6]
 
 
-def test_nothing_kept_names_file_and_reasons(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no record of 2 was kept \(empty-sequence: 1, invalid-residue: 1\)") as caught:
-        filter_bytes(tmp_path, b">a\n>b\nM*K\n")
-    assert "input.fasta" in str(caught.value)
+def test_nothing_kept_names_the_first_record_and_lists_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        filter_bytes(tmp_path, b">a\n>b x\nM*K\n")
+    listed = tmp_path / "out" / "rejects.parquet.dropped.tsv"
+    assert str(caught.value) == (
+        f"{tmp_path}/input.fasta: no record of 2 was kept (empty-sequence: 1, invalid-residue: 1); record 1 of "
+        f"input.fasta, 'a': empty-sequence, the header has no sequence below it; all are listed in {listed}"
+    )
+    assert listed.read_text().splitlines()[2] == "rejected\tb\tinvalid-residue\t'*' at 2\t3"
     assert not (tmp_path / "out" / "catalog").exists()
+    filter_bytes(tmp_path, SOUND)
+    assert not listed.exists()
+
+
+def test_nothing_kept_by_limits_says_where_these_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'b': too-short, 1 residues; at least 5; .* See the limits in filter$"):
+        filter_bytes(tmp_path, b">b\nM\n>a\nMK\n", min_length=5)
 
 
 # Files that cannot be used at all.
@@ -179,13 +191,52 @@ def test_missing_file_folder_and_device(tmp_path: Path) -> None:
         run_filter(tmp_path / "out")
 
 
-@pytest.mark.parametrize("same", [True, False], ids=["same sequence", "other sequence"])
-def test_duplicate_id_names_both_records(tmp_path: Path, same: bool) -> None:
+def test_two_sequences_of_one_id_are_named_and_all_are_listed(tmp_path: Path) -> None:
+    text = b">a\nMK\n>twice x\nMKV\n>b\nMK\n>twice y\nAA\n>twice z\nMKV\n>b\nM-\n>b\nMK\n"
     with pytest.raises(UserError) as caught:
-        filter_bytes(tmp_path, b">a\nMK\n>twice x\nMKV\n>b\nMK\n>twice y\n" + (b"MKV\n" if same else b"AA\n"))
-    file = re.escape(str(tmp_path / "input.fasta"))
-    assert re.match(f"two records have the id 'twice': record 2 of {file} and record 4 of {file};", str(caught.value))
-    assert tree(tmp_path / "out") == {}
+        filter_bytes(tmp_path, text)
+    file, listed = re.escape(str(tmp_path / "input.fasta")), tmp_path / "out" / "rejects.parquet.same_ids.tsv"
+    assert re.match(
+        f"two records have the id 'b': record 3 of {file} and record 6 of {file}, with different sequences; "
+        f"all 2 such pairs are listed in {re.escape(str(listed))}",
+        str(caught.value),
+    )
+    rows = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert rows[0] == ["id", "file", "number", "length", "other_file", "other_number", "other_length"]
+    assert rows[1:] == [
+        ["b", "input.fasta", "3", "2", "input.fasta", "6", "2"],
+        ["twice", "input.fasta", "2", "3", "input.fasta", "4", "2"],
+    ]
+    assert tree(tmp_path / "out").keys() == {"rejects.parquet.same_ids.tsv"}
+    # The list goes with the fault.
+    assert filter_bytes(tmp_path, SOUND).account["kept"] == 1
+    assert not listed.exists()
+
+
+def test_exact_repeats_are_rejected_and_counted(tmp_path: Path) -> None:
+    one = write_fasta(tmp_path / "one.fasta", [("a first", "MKBV"), ("b", "MK"), ("short", "M"), ("x", "MKBV")])
+    two = write_fasta(tmp_path / "two.fasta", [("b", "mk"), ("a second", "MKXV"), ("short", "M"), ("a", "MKBV*")])
+    run = run_filter(tmp_path / "out", one, two, mask_residues="B", min_length=2)
+    assert run.rows("id, description, record, duplicate_of") == [
+        ("a", "first", 0, None),
+        ("b", "", 1, None),
+        ("x", "", 3, "a"),
+    ]
+    assert run.account["rejected"] == {"exact-repeat": 3, "too-short": 2}
+    assert run.account["read"] == run.account["kept"] + 5 == 8
+    assert run.rejected("id, reason, detail, file, number") == [
+        ("a", "exact-repeat", f"as record 1 of {one}", "two.fasta", 2),
+        ("a", "exact-repeat", f"as record 1 of {one}", "two.fasta", 4),
+        ("b", "exact-repeat", f"as record 2 of {one}", "two.fasta", 1),
+        ("short", "too-short", "1 residues; at least 2", "one.fasta", 3),
+        ("short", "too-short", "1 residues; at least 2", "two.fasta", 3),
+    ]
+
+
+def test_of_a_record_and_its_rejected_repeat_the_other_is_kept(tmp_path: Path) -> None:
+    run = filter_bytes(tmp_path, b">a (Fragment)\nMK\n>a whole\nMK\n>a again\nMK\n", fragments=False)
+    assert run.rows("id, description") == [("a", "whole")]
+    assert run.account["rejected"] == {"exact-repeat": 1, "fragment": 1}
 
 
 def test_duplicate_id_over_two_files_and_with_a_rejected_record(tmp_path: Path) -> None:
@@ -193,7 +244,7 @@ def test_duplicate_id_over_two_files_and_with_a_rejected_record(tmp_path: Path) 
     two = write_fasta(tmp_path / "two.fasta", [("c", "MK"), ("d", "MK"), ("a", "M-K")])
     with pytest.raises(UserError) as caught:
         run_filter(tmp_path / "out", one, two)
-    assert f"id 'a': record 1 of {one} and record 3 of {two}" in str(caught.value)
+    assert f"id 'a': record 1 of {one} and record 3 of {two}, with" in str(caught.value)
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -239,8 +290,10 @@ def test_a_failed_run_leaves_the_last_one_as_it_was(tmp_path: Path) -> None:
     before = tree(tmp_path / "out")
     assert set(before) == {"catalog/part-00000.parquet", "rejects.parquet", "members.parquet", "filter.json"}
     with pytest.raises(UserError):
-        filter_bytes(tmp_path, SOUND + SOUND)
-    assert tree(tmp_path / "out") == before
+        filter_bytes(tmp_path, SOUND + b">sound\nMKA\n")
+    after = tree(tmp_path / "out")
+    assert after.pop("rejects.parquet.same_ids.tsv")
+    assert after == before
 
 
 # The ledger, against a slow model of what the filter should do.
@@ -506,7 +559,7 @@ def test_duplicate_id_is_found_over_runs(tmp_path: Path, monkeypatch: pytest.Mon
     made = small_sort(monkeypatch, 300, 2)
     for first, (header, _) in enumerate(records[::3]):
         again = header.split()[0]
-        path = write_fasta(tmp_path / "x.fasta", [*records, (again, "MK")])
+        path = write_fasta(tmp_path / "x.fasta", [*records, (again, "WWMKWW")])
         with pytest.raises(UserError, match=f"the id '{again}': record {3 * first + 1} of .* and record 61 of "):
             run_filter(tmp_path / "out", path)
     assert made["make_run"] > 10 * 20
