@@ -7,7 +7,10 @@ min_version("9.20")
 configfile: workflow.source_path("config.yaml")
 
 
-report: "docs/report/workflow.rst"
+# The text on a report's first page, unless it is that of a workflow which uses this one as a module.
+if workflow.modifier.is_main_snakefile():
+
+    report: "docs/report/workflow.rst"
 
 
 include: "rules/common.smk"

@@ -8,8 +8,8 @@ if config["annotate"]["labels"]:
     rule annotate_lookup:
         input:
             dataset=f"results/dataset/{MODEL}/_manifest.json",
-            labels=config["annotate"]["labels"],
-            ontology=config["annotate"]["ontology"] or [],
+            labels=paths.named(config["annotate"]["labels"]),
+            ontology=paths.named(config["annotate"]["ontology"]),
             catalog=paths.sequences_to_compare,
         output:
             lookup=f"{ANNOTATION}/_lookup/lookup.json",

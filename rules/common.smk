@@ -1,22 +1,32 @@
 # The configuration checked, and where files are; no rules. What is computed from it is in scripts/embedome/workflow.
 import sys
+from collections import Counter
 from pathlib import Path
 
-from snakemake.io import strip_wildcard_constraints
+from snakemake.common.configfile import load_configfile
+from snakemake.io import local, strip_wildcard_constraints
 
-SCRIPTS = str(Path(workflow.basedir) / "scripts")
-sys.path.insert(0, SCRIPTS)
+# Of this file, whoever's workflow uses it as a module: workflow.basedir is the caller's.
+RULES = workflow.current_basedir.get_path_or_uri(secret_free=True)
+SCRIPTS = Path(RULES).parent / "scripts"
+if not SCRIPTS.is_dir():
+    sys.exit(
+        f"{RULES}: the rules come without the library; clone the repository, and name its Snakefile as the module's"
+    )
+sys.path.insert(0, str(SCRIPTS))
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS
 from embedome.evaluation.settings import OF_EMBED
+from embedome.workflow.before_run import check_run
 from embedome.workflow.config import (
-    check_run,
     config_sha256,
     drops_leaks,
+    load_schema,
     uses_clusters,
     without,
 )
+from embedome.workflow.config_values import complete_config
 from embedome.workflow.library import use_in_jobs
 from embedome.workflow.paths import EVALUATION, FAMILIES, Paths
 from embedome.workflow.resources import (
@@ -26,22 +36,33 @@ from embedome.workflow.resources import (
     by_attempt_and_size,
     further_vectors_mb,
 )
+from embedome.workflow.slurm_arrays import check_arrays
 
 # Not another version of it that is installed.
-use_in_jobs(SCRIPTS)
+use_in_jobs(str(SCRIPTS))
 
+# As a module's it holds what the caller names alone, and of the command line text in place of numbers.
+schema = load_schema(workflow.source_path("../schemas/config.schema.yaml"))
+config = complete_config(
+    config, load_configfile(workflow.source_path("../config.yaml")), schema
+)
+
+# A module's prefix.
+place = workflow.modifier.path_modifier.replace_prefix
+
+
+def given(path):
+    """Mark a file of the user's, which is where the configuration says; the prefix is for what the rules write."""
+    return path if place("results") == "results" else local(path)
+
+
+paths = Paths(config, place=place, given=given)
 try:
     # Jobs read this file, too, and need not see what stages before theirs have read.
-    check_run(
-        config,
-        Path(workflow.basedir) / "schemas" / "config.schema.yaml",
-        made=[FAMILIES],
-        files=workflow.is_main_process,
-    )
+    check_run(config, schema, paths, files=workflow.is_main_process)
 except UserError as error:
     sys.exit(str(error))
 
-paths = Paths(config)
 MODEL = paths.model
 
 
@@ -49,14 +70,41 @@ wildcard_constraints:
     split="|".join(SPLITS),
     shard=r"\d{5}",
     model=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
-    database=r"[A-Za-z0-9_.-]+",
+    database=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     task=r"[^/]+",
 
 
+# By their own names, whatever a caller calls them.
+OWN_RULES = rules._rules
+
+
 def run_benchmarks(wildcards):
-    """Benchmark files of this run, by rule; its rules are known once all are read."""
+    """Benchmark files of this run's rules, which are known once all are read; of a caller's rules there are none."""
+    own = {
+        name: proxy.rule
+        for name, proxy in OWN_RULES.items()
+        if proxy.rule in workflow.rules
+        and proxy.rule.basedir.get_path_or_uri(secret_free=True) == RULES
+    }
     return paths.benchmarks(
-        (each.name, strip_wildcard_constraints(str(each.benchmark)))
-        for each in workflow.rules
-        if each.benchmark is not None
+        (name, strip_wildcard_constraints(str(rule.benchmark)))
+        for name, rule in own.items()
+        if rule.benchmark is not None
     )
+
+
+# Before anything is queued.
+onstart:
+    executor, limit = (
+        workflow.scheduler._executor,
+        workflow.scheduling_settings.max_jobs_per_timespan,
+    )
+    try:
+        check_arrays(
+            Counter(job.rule.name for job in workflow.dag.needrun_jobs()),
+            getattr(executor, "array_jobs", ()),
+            getattr(executor, "max_array_size", 1),
+            min(workflow.nodes, limit.max_jobs if limit else workflow.nodes),
+        )
+    except UserError as error:
+        sys.exit(str(error))

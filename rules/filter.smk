@@ -5,7 +5,7 @@ rule filter:
     input:
         fasta=paths.sequence_files,
         release=paths.release,
-        taxonomy=config["filter"]["taxonomy"] or [],
+        taxonomy=paths.named(config["filter"]["taxonomy"]),
     output:
         catalog=directory("results/catalog"),
         rejects="results/rejects.parquet",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 
@@ -337,3 +338,20 @@ def test_jobs_use_the_library_of_the_rules_whatever_else_is_installed(tmp_path, 
     monkeypatch.setenv("PYTHONPATH", str(other.parent))
     result = run(tmp_path / "run", SMALL, "--until", "make_demo")
     assert result.returncode == 0, result.stdout
+
+
+def test_an_array_that_would_wait_for_ever_is_refused_before_anything_is_queued(tmp_path, monkeypatch):
+    """The programs of Slurm are none: sbatch notes that it was called."""
+    programs = {"scontrol": "echo MaxArraySize = 1001", "sbatch": f"touch {tmp_path}/called"}
+    for name in ("sacct", "sacctmgr", "sinfo", "squeue", "scancel", *programs):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{programs.get(name, 'exit 0')}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    result = run(tmp_path / "run", SMALL, "--profile", "slurm", "--jobs", "2")
+    assert result.returncode
+    assert (
+        "slurm-array-jobs: embed has 4 jobs, which are submitted 4 at once, but jobs and max-jobs-per" in result.stdout
+    )
+    assert "Traceback" not in result.stdout
+    assert not (tmp_path / "called").exists()
+    assert not (tmp_path / "run" / "resources").exists()

@@ -150,9 +150,12 @@ class Criteria:
         """Return the sequences as they are kept: with X for the residues that are masked."""
         if not self.mask_residues:
             return sequences
-        table = bytes.maketrans(self.mask_residues.encode(), b"X" * len(self.mask_residues))
-        masked = read_bytes(sequences).tobytes().translate(table)
+        masked = self.mask_text(read_bytes(sequences).tobytes())
         return pa.StringArray.from_buffers(len(sequences), pa.py_buffer(read_offsets(sequences)), pa.py_buffer(masked))
+
+    def mask_text(self, text: bytes) -> bytes:
+        """Return one sequence, or several back to back, as they are kept."""
+        return text.translate(bytes.maketrans(self.mask_residues.encode(), b"X" * len(self.mask_residues)))
 
 
 def check_pattern(key: str, pattern: str) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.identical_sequences import RepeatedDigests
 from embedome.catalog.members import write_members
-from embedome.catalog.rejects import REJECTS
+from embedome.catalog.rejects import REJECTS, describe_reasons, list_all_rejects
+from embedome.catalog.same_ids import PairList, list_path, reject_repeats
 from embedome.catalog.sorted_runs import RUN_SCHEMA, RunTask, SortedRun, make_run
 from embedome.catalog.table import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS, check_own_catalog
 from embedome.common.atomic_files import atomic_directory, atomic_path
@@ -36,6 +37,7 @@ from embedome.parquet.external_sort import merge_runs, sort_order
 from embedome.parquet.writer import ParquetSink, write_folder
 from embedome.sequences.any_format import read_any_chunks
 from embedome.sequences.chunk_spool import Spool
+from embedome.sequences.dropped_records import write_dropped
 from embedome.sequences.fasta import Chunk
 from embedome.sequences.uniref_xml import XmlChunk
 
@@ -46,6 +48,17 @@ log = logging.getLogger(__name__)
 # cost some 50 us each beside their work (2 MiB or more is as good, 256 KiB takes half as long again).
 RUN_BYTES, CHUNK_BYTES = 24 << 20, 4 << 20
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
+# What tells whether two records of one id are the same.
+NAMED = ["id", "digest", "reason", "detail", "file", "number", "length"]
+
+
+class SortedRange(NamedTuple):
+    """Records of a range of ids, in their order."""
+
+    kept: pa.Table
+    dropped: pa.Table
+    pairs: pa.Table | None
+    """Two sequences of one id, see `same_ids.pair_table`; None where no id is there twice."""
 
 
 def filter_records(
@@ -57,14 +70,17 @@ def filter_records(
     summary: str | os.PathLike,
     members: str | os.PathLike | None = None,
     release: str | os.PathLike | None = None,
+    listed: str | os.PathLike | None = None,
     workers: int = 1,
 ) -> dict:
     """Filter FASTA or UniRef XML files into a catalog of Parquet files sorted by id.
 
+    Of records with one id and one sequence the first is kept, and the others are rejected as exact repeats.
+
     Parameters
     ----------
     fasta : sequence of paths
-        Files in order; plain, gzip or zstandard. Their format is detected from their first bytes.
+        Files in order; plain or compressed. Their format is detected from their first bytes.
     limits : Criteria
         What a record must meet.
     catalog : path
@@ -77,14 +93,16 @@ def filter_records(
         Parquet file for the members of kept clusters, as far as they come from UniRef XML; see `MEMBERS`.
     release : path, optional
         The release.json of a downloaded file, kept in the summary.
+    listed : path, optional
+        What is wrong with all records, or with their ids, is listed beside this file, in place of `rejects`.
     workers : int
         Processes that check records (1: this process does), and threads that then sort them.
 
     Raises
     ------
     UserError
-        Where a file is neither FASTA nor UniRef XML or is damaged, where it is not the one that was downloaded, and
-        where two records have one id (both are named).
+        Where a file is neither FASTA nor UniRef XML or is damaged, and where it is not the one that was downloaded.
+        Where no record is kept, or two sequences have one id: the first is named, and all are listed in a file.
     """
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
@@ -95,7 +113,8 @@ def filter_records(
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
             ranges = look_ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
-            files = write_sorted(rows, folder, rejects, counts, pool)
+            with PairList(list_path(listed or rejects), counts.names) as pairs:
+                files = write_sorted(rows, folder, rejects, counts, pool, pairs)
         if members:
             indices = [run.members for run in runs if run.members]
             counts.members = write_members(indices, folder, members, sum(run.n_members for run in runs))
@@ -105,10 +124,11 @@ def filter_records(
         if downloaded:
             check_downloaded(counts, downloaded)
         if not counts.kept:
-            names = ", ".join(map(str, fasta))
             raise UserError(
-                f"{names}: no record of {counts.read:,} was kept ({counts.reasons()}); see the limits in filter"
+                list_all_rejects(rejects, counts.paths, counts.names, counts.rejected, Path(listed or rejects))
             )
+        if not listed:
+            write_dropped(Path(rejects), [])
         result = counts.summary(files, downloaded, limits.taxa_identity())
     write_json(summary, result)
     log.info(
@@ -176,7 +196,7 @@ class Counts:
 
     def reasons(self) -> str:
         """Return the rejected records by reason, as words."""
-        return ", ".join(f"{reason}: {count:,}" for reason, count in sorted(self.rejected.items()))
+        return describe_reasons(self.rejected)
 
     def where(self, file: int, number: int) -> str:
         """Name a record for a message."""
@@ -261,45 +281,33 @@ def make_in_pool(tasks: Iterator[RunTask], folder: Path, workers: int) -> Iterat
         yield from map_in_order(pool, make_run, (task.through(spool) for task in tasks), under_way)
 
 
-def sort_range(counts: Counts, batches: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Put the rows of a range in order, those that are kept and those that are dropped, as long as ids are unique."""
+def sort_range(counts: Counts, batches: pa.Table) -> SortedRange:
+    """Put the rows of a range in order: those that are kept, those that are dropped, and two sequences of one id."""
     table = batches.combine_chunks()
     order = sort_order(table)
-    check_unique_ids(table, order, counts)
-    is_kept = table["reason"].is_null().to_numpy()[order]
-    return table.take(pa.array(order[is_kept])), table.take(pa.array(order[~is_kept]))
+    reasons, pairs = table, None
+    if may_repeat(table["id"].take(pa.array(order))):
+        rows, pairs = reject_repeats(table.select(NAMED).take(pa.array(order)), counts.where)
+        back = pa.array(np.argsort(order))
+        for name in ("reason", "detail"):
+            reasons = reasons.set_column(reasons.schema.get_field_index(name), name, rows[name].take(back))
+    is_kept = reasons["reason"].is_null().to_numpy()[order]
+    return SortedRange(reasons.take(pa.array(order[is_kept])), reasons.take(pa.array(order[~is_kept])), pairs)
 
 
-def check_unique_ids(table: pa.Table, order: np.ndarray, counts: Counts) -> None:
-    """Fail where neighbours in a table's order share an id; records with no id or a bad one do not count."""
-    if not len(find_repeated(table["id"].take(pa.array(order)))):
-        return
-    rows = table.select(["id", "reason", "file", "number"]).take(pa.array(order))
-    nameless = pc.is_in(rows["reason"], value_set=pa.array(["no-id", "invalid-id"]))
-    named = rows.filter(pc.invert(nameless))
-    same = find_repeated(named["id"]).to_pylist()
-    if not same:
-        return
-    first, second = (counts.where(named["file"][i].as_py(), named["number"][i].as_py()) for i in (same[0], same[0] + 1))
-    more = f" (and {len(same) - 1} more such pairs)" if len(same) > 1 else ""
-    raise UserError(
-        f"two records have the id {named['id'][same[0]].as_py()!r}: {first} and {second}{more}; "
-        "an id must be unique, rename or remove one"
-    )
-
-
-def find_repeated(ids: pa.ChunkedArray) -> pa.Array:
-    """Return the rows whose id is that of the next one."""
+def may_repeat(ids: pa.ChunkedArray) -> bool:
+    """Return whether an id is that of the next row."""
     names = ids.combine_chunks()
-    return pc.indices_nonzero(pc.equal(names[1:], names[:-1]))
+    return bool(pc.any(pc.equal(names[1:], names[:-1])).as_py())
 
 
 def write_sorted(
-    rows: Iterable[tuple[pa.Table, pa.Table]],
+    rows: Iterable[SortedRange],
     folder: Path,
     rejects: str | os.PathLike,
     counts: Counts,
     pool: Executor,
+    pairs: PairList,
 ) -> dict[Path, str]:
     """Write the kept rows as catalog files and the dropped ones as rejects; return the digests of the former."""
     with (
@@ -308,7 +316,7 @@ def write_sorted(
     ):
         return write_folder(
             folder,
-            keep_rows(rows, sink, counts),
+            keep_rows(rows, sink, counts, pairs),
             CATALOG,
             rows=CATALOG_GROUP_ROWS,
             file_groups=CATALOG_FILE_GROUPS,
@@ -318,11 +326,13 @@ def write_sorted(
         )
 
 
-def keep_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, counts: Counts) -> Iterator[pa.Table]:
-    """Count all rows, write those that are dropped, and yield those that are kept."""
+def keep_rows(rows: Iterable[SortedRange], rejects: ParquetSink, counts: Counts, pairs: PairList) -> Iterator[pa.Table]:
+    """Count all rows, write those that are dropped and two sequences of one id, and yield those that are kept."""
     duplicates = RepeatedDigests(counts.repeated_prefixes())
     with Progress("sort", "records", counts.read) as progress:
-        for kept, dropped in rows:
+        for kept, dropped, differing in rows:
+            if differing is not None:
+                pairs.add(differing)
             duplicate_of = duplicates.canonical_ids(kept)
             counts.add(kept, dropped, len(duplicate_of) - duplicate_of.null_count)
             files = pa.array([counts.names[file] for file in dropped["file"].to_pylist()], pa.string())
@@ -330,6 +340,7 @@ def keep_rows(rows: Iterable[tuple[pa.Table, pa.Table]], rejects: ParquetSink, c
             rejects.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
             progress.update(len(kept) + len(dropped))
             yield kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG)
+    pairs.check(counts.where)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

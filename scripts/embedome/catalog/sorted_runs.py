@@ -12,7 +12,7 @@ from embedome.catalog.criteria import Criteria
 from embedome.catalog.table import CATALOG
 from embedome.parquet.external_sort import RunIndex, in_order, sort_order, write_run
 from embedome.sequences.chunk_spool import Spool, Spooled
-from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts
+from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts, refget_digests
 from embedome.sequences.fasta import Chunk
 from embedome.sequences.headers import parse_descriptions
 from embedome.sequences.record_columns import Records, check_chunk, read_bytes, read_offsets
@@ -157,6 +157,8 @@ def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: 
     number = np.array(list(dropped), np.int64)
     columns = {
         "id": [row.id for row in rows],
+        # Of what would have been kept, so that a record is the same whatever it is dropped for.
+        "digest": refget_digests(task.limits.mask_text(row.sequence) for row in rows),
         "length": [len(row.sequence) for row in rows],
         "description": [row.description for row in rows],
         "record": number + task.before - 1,

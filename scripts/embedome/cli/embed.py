@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from embedome.cli.options import add_engine_options, choose_device, choose_dtype
+from embedome.cli.options import FASTA_HELP, add_engine_options, choose_device, choose_dtype
 from embedome.common.parallel import available_cores, start_server
 
 
@@ -14,7 +14,7 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="embed FASTA files into one Parquet file",
         description="Embed FASTA files into one Parquet file, sorted by id. Run again after a crash: it goes on.",
     )
-    parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument("fasta", metavar="FASTA", nargs="+", help=FASTA_HELP)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
     add_engine_options(parser)
     parser.add_argument(

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from embedome.cli.options import add_machine_options, choose_device
+from embedome.cli.options import FASTA_HELP, add_machine_options, choose_device
 from embedome.models.registry import REGISTRY, RegisteredModel
 
 SIZES = {
@@ -79,7 +79,7 @@ def add_score(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description="Mask each residue in turn, and write the sum and mean of the log-probabilities that the model "
         "assigns to them (Salazar et al. 2020): the model runs once for each residue.",
     )
-    score.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    score.add_argument("fasta", metavar="FASTA", nargs="+", help=FASTA_HELP)
     score.add_argument("-o", "--out", required=True, metavar="FILE", help="the table to write, separated by tabs")
     add_machine_options(score)
     score.set_defaults(run=run_score)

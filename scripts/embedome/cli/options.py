@@ -5,6 +5,7 @@ import logging
 
 log = logging.getLogger(__name__)
 
+FASTA_HELP = "protein sequences; plain or compressed: .gz, .zst, .bz2, .xz, .zip"
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from embedome.cli.options import DEVICES, choose_device
+from embedome.cli.options import DEVICES, FASTA_HELP, choose_device
 
 RECIPES = ("esm1nv", "esm1nv-1024", "esm1nv-legacy", "prott5nv", "ankh2-ext2", "demo", "laptop")
 SIZES = {
@@ -30,7 +30,7 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Train ESM-1nv, ProtT5nv or Ankh2 on protein sequences, from the beginning or from another model.",
         epilog=EPILOG,
     )
-    parser.add_argument("fasta", metavar="FASTA", nargs="+", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument("fasta", metavar="FASTA", nargs="+", help=FASTA_HELP)
     parser.add_argument(
         "-o", "--out", required=True, metavar="DIR", help="folder of the run; one that is there goes on"
     )

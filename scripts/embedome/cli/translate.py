@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from embedome.cli.options import add_machine_options, choose_device
+from embedome.cli.options import FASTA_HELP, add_machine_options, choose_device
 
 
 def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -16,7 +16,7 @@ def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "FASTA out, in the same order. With --target nothing is generated: the likelihood of the given translations is "
         "written as a table.",
     )
-    parser.add_argument("fasta", metavar="FASTA", help="protein sequences; plain, .gz or .zst")
+    parser.add_argument("fasta", metavar="FASTA", help=FASTA_HELP)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the FASTA file, or table, to write")
     add_machine_options(parser)
     parser.add_argument("--beams", type=int, default=1, metavar="N", help="beams of the search (default: 1, greedy)")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embedome.common.outputs import check_output
 from embedome.models.directory import check_model_directory
-from embedome.sequences.compressed import open_decompressed
+from embedome.sequences.compressed import read_blocks
 from embedome.sequences.dropped_records import check_dropped
 
 
@@ -30,8 +30,7 @@ def check_request(
         as `check_model_directory`.
     """
     for path in fasta:
-        with open_decompressed(path):
-            pass
+        next(read_blocks(path), None)
     check_output(out, fasta, is_embedding_file)
     check_dropped(Path(out))
     if per_residue:

@@ -102,6 +102,7 @@ def embed_fasta(
             catalog=work / "catalog",
             rejects=work / "rejects.parquet",
             summary=work / "filter.json",
+            listed=out,
         )
         if settings.per_residue:
             announce_size(account["residues"], dimension)
@@ -132,7 +133,7 @@ def embed_fasta(
 def work_folder(out: Path) -> Iterator[Path]:
     """Yield the folder for work under way, held against other processes; it is gone when the block has ended well.
 
-    One without any work yet is gone in any case. What embedome did not make stays.
+    One without any part yet is gone in any case. What embedome did not make stays.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def work_folder(out: Path) -> Iterator[Path]:
                 yield work
                 done = True
             finally:
-                if done or os.listdir(work) == [LOCK]:
+                if done or not any(name.startswith("all-") for name in os.listdir(work)):
                     clear(work)
     finally:
         for stale in temporaries_beside(work):

@@ -1,4 +1,4 @@
-"""FASTA as a stream of raw entries: plain, gzip or zstandard, any line ends, memory of one block."""
+"""FASTA as a stream of raw entries: plain or compressed, any line ends, memory of one block."""
 
 import io
 import os

@@ -12,6 +12,8 @@ WHITE_SPACE = b" \t\r\n\x0b\x0c"
 # All 26 letters are IUPAC amino-acid codes: the 20, U and O, and the ambiguous B, J, X, Z.
 RESIDUES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 STOP = b"*"
+# For which a record cannot be used, whatever a user wants to keep.
+FAULTS = frozenset({"no-id", "invalid-id", "empty-sequence", "invalid-residue"})
 
 
 class Record(NamedTuple):

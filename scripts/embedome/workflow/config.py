@@ -2,27 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embedome.catalog.criteria import pattern_fault
-from embedome.catalog.table import check_own_catalog
 from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import json_sha256
 from embedome.common.yaml_aliases import check_aliases
-from embedome.evaluation.data_files import split_and_path
 from embedome.evaluation.head_recipes import check_head
 from embedome.evaluation.own_task import OWN, name_results
 from embedome.evaluation.settings import EvaluateSettings
 from embedome.evaluation.tasks import TASKS
-from embedome.models.create import check_own_directory
-from embedome.models.directory import check_model_directory
-from embedome.models.fetched_directory import check_own_fetch
 from embedome.models.registry import REGISTRY
-from embedome.training.beginning import check_beginning
-from embedome.training.own_model import check_own_model
 from embedome.training.recipes import RECIPES
+from embedome.workflow.config_values import value_faults
 
 # Databases of which UniProt keeps old releases in one archive.
 UNIREF = ("uniref50", "uniref90", "uniref100")
@@ -34,8 +28,8 @@ ORIGINS = ("hub", "untrained", "pretrain")
 SCIENCE = ("filter", "cluster", "split", "leakage")
 
 
-def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Check a configuration against its JSON schema, and its keys against each other.
+def check_config(config: Mapping[str, Any], schema: Mapping[str, Any], place: Callable[[str], str] = str) -> None:
+    """Check a configuration against its JSON schema, and its keys against each other; `place` is as of `Paths`.
 
     Raises
     ------
@@ -45,81 +39,16 @@ def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     from jsonschema import Draft202012Validator
 
     check_aliases(config, "configuration")
+    refuse(list(value_faults(config)))
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path])
-    faults = [fault for error in errors for fault in describe(error)] or list(contradictions(config))
+    faults = [fault for error in errors for fault in describe(error)] or list(contradictions(config, place))
     refuse(faults)
-
-
-def check_run(config: Mapping[str, Any], schema: Path, *, made: Sequence[str], files: bool) -> None:
-    """Check a configuration, the model directory that it names, and its files before anything runs.
-
-    Parameters
-    ----------
-    config : mapping
-    schema : path
-        Its JSON schema, in YAML.
-    made : sequence of str
-        Files that the workflow makes itself.
-    files : bool
-        Check that the files exist that the configuration names, and that the folders of the catalog and of a model
-        to be made may be written.
-
-    Raises
-    ------
-    UserError
-        Lists what is wrong.
-    """
-    check_config(config, load_schema(schema))
-    directory, *origins = (config["model"][key] for key in ("directory", *ORIGINS))
-    hub, untrained, pretrain = origins
-    if not any(origins):
-        check_model_directory(directory)
-    if pretrain and pretrain["init"]:
-        check_beginning(pretrain["init"])
-    if files:
-        check_files(config, made)
-        # Snakemake removes what a rule makes before it runs, whatever else is in a folder.
-        check_own_catalog("results/catalog")
-        if hub:
-            check_own_fetch(directory)
-        if untrained:
-            check_own_directory(directory)
-        if pretrain:
-            check_own_model(directory)
 
 
 def refuse(faults: Sequence[str]) -> None:
     """Raise an error with a line for each fault, if there is any."""
     if faults:
         raise UserError("\n".join(f"configuration: {fault}" for fault in faults))
-
-
-def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
-    """Check that the files exist that the configuration names.
-
-    If a rule's input is missing but its output exists, Snakemake takes the output for a file that was given.
-
-    Parameters
-    ----------
-    config : mapping
-    made : sequence of str
-        Files that the workflow makes itself.
-
-    Raises
-    ------
-    UserError
-        Names each key and path.
-    """
-    source, earlier = config["source"], config["reuse"]["dataset"]
-    named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
-    named.append(("filter.taxonomy", config["filter"]["taxonomy"]))
-    named += [(f"annotate.{key}", config["annotate"][key]) for key in ("labels", "ontology")]
-    named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
-    evaluated = [("evaluate.tasks", path) for task in config["evaluate"]["tasks"] for path in task["data"]]
-    tuned = [("finetune.data", path) for path in config["finetune"]["data"] if config["finetune"]["task"]]
-    named += [(key, str(split_and_path(path)[1])) for key, path in (*evaluated, *tuned)]
-    missing = [(key, path) for key, path in named if path and path not in made and not Path(path).exists()]
-    refuse([f"{key}: {path}: no such file; check the path" for key, path in missing])
 
 
 def describe(error: Any) -> Iterator[str]:
@@ -161,8 +90,8 @@ def expectation(schema: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield faults between keys that are each well-formed."""
+def contradictions(config: Mapping[str, Any], place: Callable[[str], str] = str) -> Iterator[str]:
+    """Yield faults between keys that are each well-formed; `place` is as of `Paths`."""
     source, limits, embed = config["source"], config["filter"], config["embed"]
     if source["kind"] == "fasta" and not source["fasta"]:
         yield "source.fasta is []; expected at least one path, as source.kind is 'fasta'"
@@ -182,7 +111,7 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if longest is not None and longest < shortest:
         yield f"filter.max_length is {longest}; expected at least filter.min_length, {shortest}"
     earlier = config["reuse"]["dataset"]
-    if earlier and Path(earlier).resolve() == Path("results/dataset", config["model"]["name"]).resolve():
+    if earlier and Path(earlier).resolve() == Path(place(f"results/dataset/{config['model']['name']}")).resolve():
         yield f"reuse.dataset is {earlier!r}, which this run writes; move that data set, and name its new place"
     if embed["per_residue"] and isinstance(embed["layer"], list) and len(embed["layer"]) > 1:
         yield f"embed.layer is {embed['layer']}; expected one layer, as embed.per_residue is true"

@@ -1,6 +1,6 @@
 """Where each stage's files are, and which of them this configuration asks for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,15 @@ class Paths:
     ----------
     config : mapping
         The checked configuration.
+    place : callable
+        Returns where a path of the workflow's is: below the prefix, where a caller uses it as a module with one.
+    given : callable
+        Marks a path of the user's, which has no prefix.
     """
 
     config: Mapping[str, Any]
+    place: Callable[[str], str] = str
+    given: Callable[[str], str] = str
 
     @property
     def model(self) -> str:
@@ -73,7 +79,7 @@ class Paths:
     def sequence_files(self) -> list[str]:
         """The sequence files to filter."""
         if self.is_kind("fasta"):
-            return self.config["source"]["fasta"]
+            return [self.given(path) for path in self.config["source"]["fasta"]]
         if self.is_kind("url"):
             return [self.downloaded("sequences")]
         return [self.downloaded(f"{self.database}.{self.file_format}.gz")]
@@ -125,12 +131,19 @@ class Paths:
 
     def model_file(self, name: str) -> str:
         """Return a file of the model directory."""
-        return f"{self.config['model']['directory']}/{name}"
+        path = f"{self.config['model']['directory']}/{name}"
+        return path if self.is_model_made or self.config["model"]["hub"] else self.given(path)
 
     @property
     def is_model_made(self) -> bool:
         """Whether the run makes the model directory itself."""
         return bool(self.config["model"]["untrained"] or self.config["model"]["pretrain"])
+
+    @property
+    def model_directory(self) -> str:
+        """Where the model directory is."""
+        directory = self.config["model"]["directory"]
+        return self.place(directory) if self.is_model_made or self.config["model"]["hub"] else directory
 
     @property
     def hub_model(self) -> dict[str, Any]:
@@ -149,7 +162,7 @@ class Paths:
             return []
         if self.is_model_made:
             return [self.model_file("model.safetensors")]
-        return [str(path) for path in weight_files(self.config["model"]["directory"])]
+        return [self.given(str(path)) for path in weight_files(self.config["model"]["directory"])]
 
     @property
     def vocabulary(self) -> list[str]:
@@ -159,7 +172,7 @@ class Paths:
         if self.is_model_made:
             # The same list before the directory is made and after.
             return [self.model_file("tokenizer.json")]
-        return [str(path) for path in vocabulary_files(self.config["model"]["directory"])]
+        return [self.given(str(path)) for path in vocabulary_files(self.config["model"]["directory"])]
 
     @property
     def untrained_model(self) -> dict[str, Any]:
@@ -181,7 +194,13 @@ class Paths:
     def earlier_manifest(self) -> str | list[str]:
         """The manifest of the data set that vectors are taken from, if any."""
         folder = self.config["reuse"]["dataset"]
-        return f"{folder}/_manifest.json" if folder else []
+        return self.given(f"{folder}/_manifest.json") if folder else []
+
+    def named(self, path: str | None) -> str | list[str]:
+        """Return a file that the configuration names: of the user, or made by the workflow; an empty list for none."""
+        if path is None:
+            return []
+        return path if path == FAMILIES else self.given(path)
 
     @property
     def annotation(self) -> list[str]:
@@ -211,7 +230,7 @@ class Paths:
 
     def evaluation_files(self, name: str) -> list[str]:
         """Return the files and folders that a task is read from."""
-        return [str(split_and_path(path)[1]) for path in self.evaluated[name]["data"]]
+        return [self.given(str(split_and_path(path)[1])) for path in self.evaluated[name]["data"]]
 
     @property
     def finetuned(self) -> list[str]:
@@ -223,7 +242,7 @@ class Paths:
     @property
     def finetune_files(self) -> list[str]:
         """The files and folders that the task of fine-tuning is read from."""
-        return [str(split_and_path(path)[1]) for path in self.config["finetune"]["data"]]
+        return [self.given(str(split_and_path(path)[1])) for path in self.config["finetune"]["data"]]
 
     @property
     def targets(self) -> list[str]:

@@ -366,7 +366,11 @@ def test_a_run_without_any_work_leaves_no_folder_for_it(model, tmp_path, process
     code, said = embed_quickly(processes, tmp_path, twice, "-m", model, "-o", tmp_path / "out.parquet")
     assert code == 2
     assert "two records have the id 'a'" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "said"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "out.parquet.same_ids.tsv", "said"]
+    code, said = embed_quickly(processes, tmp_path, [("a", "M-K")], "-m", model, "-o", tmp_path / "out.parquet")
+    assert code == 2
+    assert "record 1 of in.fasta, 'a': invalid-residue, '-' at 2; all are listed in " in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", "out.parquet.dropped.tsv", "said"]
 
 
 @pytest.mark.slow

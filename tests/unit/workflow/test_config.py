@@ -8,7 +8,8 @@ import yaml
 from embedome.common.errors import UserError
 from embedome.evaluation.head_recipes import HEADS
 from embedome.evaluation.settings import METHODS
-from embedome.workflow.config import SCIENCE, check_config, check_files, config_sha256, load_schema, release_name
+from embedome.workflow.before_run import check_files
+from embedome.workflow.config import SCIENCE, check_config, config_sha256, load_schema, release_name
 from embedome.workflow.paths import FAMILIES
 from helpers.paths import ROOT
 from helpers.yaml_bombs import laughs
