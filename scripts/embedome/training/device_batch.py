@@ -25,6 +25,10 @@ class MaskedBatch(NamedTuple):
     """int64 [N], places of hidden tokens in the row of all tokens."""
     labels: Tensor
     """int64 [N], what they were."""
+    places: Tensor
+    """int64 [N], their places in the row of all groups' tables [B, width] of hidden residues."""
+    widths: list[int]
+    """Hidden residues of the sequence of a group that has most."""
 
 
 class SpanBatch(NamedTuple):
@@ -56,11 +60,17 @@ def masked_to_device(groups: Sequence[MaskedGroup], device: torch.device) -> Mas
     labels = np.concatenate([group.labels.ravel() for group in groups])
     hidden = np.flatnonzero(labels != IGNORED)
     moved = [group.starts if group.starts.any() else np.zeros(0, np.int64) for group in groups]
+    # Which hidden residue of its sequence each token is, if it is one.
+    ranks = [np.cumsum(group.labels != IGNORED, 1) for group in groups]
+    widths = [int(rank[:, -1].max()) for rank in ranks]
+    firsts = np.cumsum([0, *(len(rank) * width for rank, width in zip(ranks, widths, strict=True))])
+    parts = zip(ranks, widths, firsts, strict=False)
+    places = [first + width * np.arange(len(rank))[:, None] + rank - 1 for rank, width, first in parts]
     arrays = [*(group.tokens for group in groups), *moved, hidden, labels[hidden]]
-    tensors = copy_all(arrays, device)
+    tensors = copy_all([*arrays, np.concatenate([place.ravel() for place in places])[hidden]], device)
     count = len(groups)
     starts = [start if len(start) else None for start in tensors[count : 2 * count]]
-    return MaskedBatch(tensors[:count], starts, *tensors[2 * count :])
+    return MaskedBatch(tensors[:count], starts, *tensors[2 * count :], widths)
 
 
 def spans_to_device(groups: Sequence[SpanGroup], device: torch.device) -> SpanBatch:

@@ -6,6 +6,7 @@ Shapes: B sequences of a group, S tokens of each, U of each target, T of all gro
 K dimension of a head, V vocabulary, N labels of a micro-batch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -161,19 +162,25 @@ class PreLNModel(TrainedModel):
             places = positions(starts[:, None] + torch.arange(length, device=tokens.device))
         return self.drop(self.encoder.words(tokens) + places)
 
-    def self_attend(self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size], *, causal: bool) -> Tensor:
+    def self_attend(
+        self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size], *, causal: bool = False
+    ) -> Tensor:
         """Compute the attention half of a layer."""
         attended = [self.attend(*part.unbind(2), causal=causal) for part in split(layer.project(x), shapes)]
-        return x + self.drop(layer.attention_out(join(attended)))
+        return self.add_attention(layer, x, join(attended))
+
+    def add_attention(self, layer: PreLNLayer, x: Tensor, attended: Tensor) -> Tensor:
+        """Add to hidden states [T, D] what their tokens found."""
+        return x + self.drop(layer.attention_out(attended))
 
     def feed_forward(self, layer: PreLNLayer, x: Tensor) -> Tensor:
         """Compute the other half."""
         return x + self.drop(layer.mlp_out(layer.activation(layer.mlp_in(layer.mlp_norm(x)))))
 
-    def encode(self, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
-        """Map embedded tokens [T, D] to hidden states before the final norm."""
-        for layer in of_kind(self.encoder.layers, PreLNLayer):
-            x = self.feed_forward(layer, self.self_attend(layer, x, shapes, causal=False))
+    def encode(self, layers: Sequence[PreLNLayer], x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+        """Map hidden states [T, D], or embedded tokens, to those after some layers."""
+        for layer in layers:
+            x = self.feed_forward(layer, self.self_attend(layer, x, shapes))
         return x
 
 
@@ -197,10 +204,30 @@ class MaskedModel(PreLNModel):
 
     def guess(self, batch: MaskedBatch) -> Guesses:
         """As `TrainedModel.guess`."""
+        shapes = [tokens.shape for tokens in batch.tokens]
+        *layers, last = of_kind(self.encoder.layers, PreLNLayer)
         x = join([self.embed(tokens, starts) for tokens, starts in zip(batch.tokens, batch.starts, strict=True)])
-        x = self.encode(x, [tokens.shape for tokens in batch.tokens])
-        logits = self.head(self.encoder.final_norm(x[batch.hidden]), self.words).float()
+        x = self.see_hidden(last, self.encode(layers, x, shapes), shapes, batch)
+        logits = self.head(self.encoder.final_norm(x), self.words).float()
         return Guesses(logits, batch.labels, None)
+
+    def see_hidden(self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size], batch: MaskedBatch) -> Tensor:
+        """Compute the last layer, [T, D] to [N, D]: of its output hidden residues alone are needed.
+
+        Keys and values are those of all tokens. Of each group the rows of queries, one for each hidden residue, are
+        padded to the longest: what padding finds is left out.
+        """
+        normed, dimension = layer.attention_norm(x), x.shape[1]
+        (weight, others), (bias, other_biases) = (
+            part.split([dimension, 2 * dimension]) for part in (layer.qkv.weight, layer.qkv.bias)
+        )
+        query = functional.linear(normed[batch.hidden], weight, bias)
+        pairs = split(functional.linear(normed, others, other_biases).unflatten(-1, (2, layer.heads, -1)), shapes)
+        widths = [torch.Size((shape[0], width)) for shape, width in zip(shapes, batch.widths, strict=True)]
+        rows = query.new_zeros(sum(map(math.prod, widths)), dimension).index_copy(0, batch.places, query)
+        queries = split(rows.unflatten(-1, (layer.heads, -1)), widths)
+        attended = join([self.attend(query, *pair.unbind(2)) for query, pair in zip(queries, pairs, strict=True)])
+        return self.feed_forward(layer, self.add_attention(layer, x[batch.hidden], attended[batch.places]))
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
@@ -269,7 +296,8 @@ class PreLNSeq2Seq(PreLNModel):
     def guess(self, batch: SpanBatch) -> Guesses:
         """As `TrainedModel.guess`."""
         sources, targets = [source.shape for source in batch.sources], [target.shape for target in batch.targets]
-        encoded = self.encode(join([self.embed(source) for source in batch.sources]), sources)
+        encoded = join([self.embed(source) for source in batch.sources])
+        encoded = self.encode(of_kind(self.encoder.layers, PreLNLayer), encoded, sources)
         encoded = self.encoder.final_norm(encoded)
         x = join([self.embed(target) for target in batch.targets])
         for layer in of_kind(self.decoder.layers, CrossLayer):

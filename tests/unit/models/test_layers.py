@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from embedome.models.encoders import prenorm, t5
-from embedome.models.encoders.layers import BLOCK_TOKENS, tanh_gelu
+from embedome.models.encoders.layers import BLOCK_TOKENS, TRAINED_BLOCK_TOKENS, tanh_gelu
 
 TOKENS = 2 * BLOCK_TOKENS + 7
 
@@ -54,13 +54,26 @@ def test_tanh_gelu_of_huge_values_and_of_what_is_no_number():
     assert found[0, 4] == 0
 
 
-def test_tanh_gelu_has_the_gradient_of_torchs(values):
-    gradients = []
-    for function in (tanh_gelu, lambda x: torch.nn.functional.gelu(x, approximate="tanh")):
-        x = values.clone().requires_grad_()
-        function(x * 1.0).sum().backward()
-        gradients.append(x.grad)
-    assert torch.equal(*gradients)
+@pytest.mark.parametrize("count", [0, 1, TRAINED_BLOCK_TOKENS, 2 * TRAINED_BLOCK_TOKENS + 7])
+def test_in_training_tanh_gelu_has_values_and_gradients_of_the_formula(count):
+    x = torch.linspace(-12, 12, count * 50).view(count, 50).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    weights = torch.linspace(-1, 2, count * 50).view(count, 50)
+    found, reference = tanh_gelu(x), torch.nn.functional.gelu(exact, approximate="tanh")
+    (found * weights).sum().backward()
+    (reference * weights).sum().backward()
+    np.testing.assert_allclose(found.detach().numpy(), expected(x.detach()), atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(x.grad.numpy(), exact.grad.numpy(), atol=3e-6, rtol=1e-6)
+
+
+def test_tanh_gelu_of_a_gate_in_training_leaves_what_it_is_given(values):
+    both = values.repeat(1, 2).requires_grad_()
+    gate, other = both.chunk(2, -1)
+    (tanh_gelu(gate) * other).sum().backward()
+    exact = values.double().requires_grad_()
+    slopes = torch.autograd.grad(torch.nn.functional.gelu(exact, approximate="tanh").sum(), exact)[0]
+    np.testing.assert_allclose(both.grad[:, :50].numpy(), (slopes * values).numpy(), atol=1e-5, rtol=1e-6)
+    np.testing.assert_allclose(both.grad[:, 50:].numpy(), expected(values), atol=1e-6, rtol=1e-6)
 
 
 @torch.inference_mode()

@@ -141,3 +141,11 @@ def test_a_micro_batch_without_hidden_residues_has_no_loss_and_gradients_of_zero
     scores.loss.backward()
     assert (scores.loss.item(), scores.labels.item()) == (0, 0)
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_a_group_without_hidden_residues_leaves_the_others_as_they_are():
+    model, groups = small_model("esm1nv").eval(), corrupted("esm1nv", shortest=30)
+    expected = guesses_of_model(model, [groups[0], groups[2]])
+    without = type(groups[1])(groups[1].tokens, groups[1].labels * 0 + IGNORED, groups[1].starts)
+    found = guesses_of_model(model, [groups[0], without, groups[2]])
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
