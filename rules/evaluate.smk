@@ -27,6 +27,7 @@ if config["evaluate"]["tasks"]:
             task=lambda wildcards: paths.evaluated[wildcards.task],
             evaluate=without(config["evaluate"], "tasks"),
             embed={key: config["embed"][key] for key in OF_EMBED},
+            pretraining=paths.pretraining,
         message:
             "Evaluating the vectors on {wildcards.task}"
         script:

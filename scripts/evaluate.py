@@ -23,4 +23,5 @@ with rule_log(snakemake.log):
             device=Machine.of_job(snakemake.resources).device,
             threads=snakemake.threads,
         ),
+        pretraining=snakemake.params.pretraining,
     )

@@ -32,6 +32,7 @@ COLUMNS = {
     "seeds": "seeds",
     "train": "train",
     "test": "test",
+    "like_pretraining": "like pretraining",
     "counts": "other numbers than published",
     "source": "source",
 }

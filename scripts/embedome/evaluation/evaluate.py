@@ -20,19 +20,20 @@ from embedome.evaluation.examples import ExampleSet
 from embedome.evaluation.features import Features, Maker, ModelFeatures, layers_at_once, make_features
 from embedome.evaluation.head_data import HeadData
 from embedome.evaluation.head_recipes import RECIPES, features_of
+from embedome.evaluation.likeness import find_likeness
 from embedome.evaluation.own_task import OWN, read_own_task
 from embedome.evaluation.readers import read_task
 from embedome.evaluation.results import RESULT_FORMAT, best_layers, count_difference, summarise, write_table
 from embedome.evaluation.runs import Run, do_run, find_run, is_seeded, make_fit
-from embedome.evaluation.settings import LORA, OF_MODEL, RANDOM, EvaluateSettings
-from embedome.evaluation.tasks import RESIDUE, Task, find_task
+from embedome.evaluation.settings import FROZEN, LORA, OF_MODEL, RANDOM, EvaluateSettings
+from embedome.evaluation.tasks import RESIDUE, TEST, Task, find_task
 from embedome.evaluation.tuned_runs import TunedTask, trainable_heads, tuned_results
 from embedome.models.directory import Model, empty_model, model_identity
 
 log = logging.getLogger(__name__)
 
 # Of the folder of results: what was computed on the way, and may be removed.
-FEATURES, RANDOM_MODELS = Path("cache/features"), Path("cache/random")
+FEATURES, RANDOM_MODELS, LIKENESS = Path("cache/features"), Path("cache/random"), Path("cache/likeness")
 WITHOUT_MODEL = "no-model"
 
 
@@ -51,6 +52,8 @@ class Evaluation:
     settings : EvaluateSettings
     model_name : str
         Of the folder of its results.
+    pretraining : Path or None
+        Folder of the run that pretrained it; None: where `embedome pretrain` has it.
     """
 
     task: Task
@@ -60,6 +63,7 @@ class Evaluation:
     out: Path
     settings: EvaluateSettings
     model_name: str
+    pretraining: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -111,6 +115,14 @@ class Evaluation:
             identity | own,
             shape.encoder.dimension,
         )
+
+    def likeness(self, method: str) -> dict[str, Any] | None:
+        """Search the test proteins in what the model was pretrained on, where embedome did that."""
+        if method not in (FROZEN, LORA) or self.model is None:
+            return None
+        test = [self.examples.sequences[each] for each in self.examples.of_split(TEST)]
+        run = self.pretraining or self.model.resolve().parent
+        return find_likeness(model_identity(self.model), run, test, self.out / LIKENESS, self.settings.threads)
 
     def runs(self, method: str, head: str, layer: int | None) -> list[Run]:
         """Return the runs of a head on a layer, one for each seed."""
@@ -181,6 +193,7 @@ def evaluate_for_run(
     summary: str | os.PathLike,
     *,
     settings: EvaluateSettings,
+    pretraining: str | os.PathLike | None = None,
 ) -> None:
     """Rule evaluate: as `evaluate`, of the methods and heads that suit the task; the table is a rule of its own.
 
@@ -193,6 +206,8 @@ def evaluate_for_run(
     summary : path
         ``<out>/<model>/<task>.json``, what `evaluate` returns.
     settings : EvaluateSettings
+    pretraining : path, optional
+        Folder of the run that pretrained the model.
 
     Raises
     ------
@@ -201,7 +216,8 @@ def evaluate_for_run(
     """
     folder = Path(summary).parent
     evaluation = open_evaluation(task, data, folder.parent, Path(model), settings, folder.name)
-    suited = replace(evaluation, settings=settings.fitting(evaluation.task))
+    run = Path(pretraining) if pretraining else None
+    suited = replace(evaluation, settings=settings.fitting(evaluation.task), pretraining=run)
     write_json(summary, evaluate_methods(suited))
 
 
@@ -358,6 +374,7 @@ def result_of(evaluation: Evaluation, method: str, results: list[dict[str, Any]]
             "left_out": examples.left_out,
             "notes": list(remarks(evaluation)),
         },
+        "likeness": evaluation.likeness(method),
         "settings": asdict(replace(settings, methods=(), heads=(), layers=())),
         "results": results,
         "best_layers": best_layers(task, results),

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from embedome.common.atomic_files import atomic_path
 from embedome.common.json_files import read_json, round_digits
 from embedome.evaluation.head_data import HeadData
+from embedome.evaluation.likeness import relatives
 from embedome.evaluation.metrics import better, interval, mean_and_spread, resample
 from embedome.evaluation.runs import IDENTITY, counted, read_predictions
 from embedome.evaluation.tasks import SPLITS, TEST, Task
@@ -36,6 +37,7 @@ COLUMNS = {
     "best_layer": pa.bool_(),
     "train": pa.int32(),
     "test": pa.int32(),
+    "like_pretraining": pa.float64(),
     "counts": pa.string(),
     "source": pa.string(),
 }
@@ -145,6 +147,7 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "best_layer": None if each["layer"] is None else found["best_layers"][each["head"]] == each["layer"],
                 "train": each["proteins"]["train"],
                 "test": each["proteins"]["test"],
+                "like_pretraining": relatives(found.get("likeness")),
                 "counts": found["data"]["difference"],
             }
     for each in found["published"]:

@@ -153,7 +153,12 @@ class Paths:
     @property
     def training(self) -> str | list[str]:
         """What came of training, where the model is trained."""
-        return f"results/pretraining/{self.model}/summary.json" if self.config["model"]["pretrain"] else []
+        return f"{self.pretraining}/summary.json" if self.pretraining else []
+
+    @property
+    def pretraining(self) -> str | None:
+        """The folder of the run that trains the model, where it is trained."""
+        return f"results/pretraining/{self.model}" if self.config["model"]["pretrain"] else None
 
     @property
     def weights(self) -> list[str]:

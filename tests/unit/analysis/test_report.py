@@ -196,7 +196,7 @@ def scores(**keys):
 def test_the_page_of_evaluation_has_all_scores_and_the_plot_the_task_s_metric(folder, tmp_path):
     layers = [scores(layer=layer, value=0.4 + layer / 16, best_layer=layer == 1) for layer in (0, 1)]
     rows = [
-        scores(task="structure", metric="accuracy", layer=2, best_layer=True),
+        scores(task="structure", metric="accuracy", layer=2, best_layer=True, like_pretraining=0.125),
         *layers,
         scores(layer=1, metric="mse", main=False, value=1.2345678, best_layer=True),
         *(scores(layer=layer, method="random", value=0.25 + layer / 8, best_layer=layer == 0) for layer in (0, 1)),
@@ -212,6 +212,7 @@ def test_the_page_of_evaluation_has_all_scores_and_the_plot_the_task_s_metric(fo
     assert page[0][:7] == ["gb1", "spearman", "m8", "frozen", "ridge", "0", "0.4"]
     assert [page[2][1], page[2][6]] == ["mse", "1.2346"]
     assert page[-1][0] == "structure"
+    assert [line.count("0.125") for line in page] == [0] * (len(rows) - 1) + [1]
     drawn = texts(tmp_path / "one" / "evaluation.svg")
     expected = {"gb1", "structure", "spearman on test", "accuracy on test", "m8, ridge"}
     expected |= {"random, ridge (m8, layer 0): 0.250", "one-hot, ridge: 0.375", "ESM-0, published: 0.750"}
