@@ -70,7 +70,8 @@ def masked_to_device(groups: Sequence[MaskedGroup], device: torch.device) -> Mas
     tensors = copy_all([*arrays, np.concatenate([place.ravel() for place in places])[hidden]], device)
     count = len(groups)
     starts = [start if len(start) else None for start in tensors[count : 2 * count]]
-    return MaskedBatch(tensors[:count], starts, *tensors[2 * count :], widths)
+    found, targets, rows = tensors[2 * count :]
+    return MaskedBatch(tensors[:count], starts, found, targets, rows, widths)
 
 
 def spans_to_device(groups: Sequence[SpanGroup], device: torch.device) -> SpanBatch:
