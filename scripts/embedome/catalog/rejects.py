@@ -71,7 +71,8 @@ def list_all_rejects(
 
 def read_rejects(path: str | os.PathLike, most: int) -> list[dict[str, Any]]:
     """Read the first rows of a list of rejected records, `most` of them at most."""
-    file, rows = ParquetFile(path), []
+    file = ParquetFile(path)
+    rows: list[dict[str, Any]] = []
     for group in range(file.num_row_groups):
         rows += file.read_row_group(group, use_threads=False).slice(0, most - len(rows)).to_pylist()
     return rows

@@ -47,7 +47,7 @@ class Digested(io.RawIOBase):
 class Unpacker(NamedTuple):
     """What unpacks a compressed file."""
 
-    open: Callable[[io.RawIOBase | IO[bytes]], IO[bytes]]
+    open: Callable[[io.RawIOBase | IO[bytes]], io.RawIOBase | IO[bytes]]
     """Open the stream of uncompressed bytes of a file that is open."""
     errors: tuple[type[Exception], ...]
     """Raised where the compressed data are damaged; beside OSError without a number."""
@@ -180,6 +180,7 @@ def open_decompressed(
         if unpacker is None:
             yield raw
             return
+        damaged: tuple[type[Exception], ...] = (*unpacker.errors, OSError)
         try:
             with unpacker.open(raw) as stream:
                 yield stream
@@ -188,7 +189,7 @@ def open_decompressed(
                 f"{path}: the compressed data end too early, or something else follows them; download or copy the "
                 "file again"
             ) from None
-        except (*unpacker.errors, OSError) as error:
+        except damaged as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             if "too much memory" in str(error) or "Memory usage limit" in str(error):
