@@ -207,6 +207,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     UserError
         Where it is missing, is not a regular file, or cannot be read.
     """
+    if path.name == "-" and not path.exists():
+        raise UserError("-: standard input cannot be read here; write it to a file, and name that")
     if path.exists() and not path.is_file():
         if path.is_dir():
             raise UserError(f"{path} is a folder; expected a FASTA file: name those in it, {path}/*.fasta")

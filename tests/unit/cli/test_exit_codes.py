@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 from helpers.filtered import write_fasta
 from helpers.paths import SCRIPTS
@@ -133,3 +134,28 @@ def test_names_that_are_too_long_are_one_line(model, embedded, tmp_path):
     # That of the temporary file is longer than its own.
     near = tmp_path / ("x" * (LONGEST_NAME - 10))
     refused("export", embedded, near, "--format", "hdf5", what="File name too long", path=near)
+
+
+def test_standard_input_a_pipe_and_a_folder_are_embedded(model, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    records = random_records(3, [30] * 6)
+    for number in range(3):
+        write_fasta(folder / f"{number}.fasta", records[2 * number : 2 * number + 2])
+    whole = tmp_path / "whole.parquet"
+    assert embedome("embed", folder, "-m", model, "-o", whole, "--workers", 1).returncode == 0
+    line = f"cat {folder}/[01].fasta | embedome embed - <(xz -c {folder}/2.fasta) -m {model} -o {tmp_path}/o.parquet"
+    line = line.replace("embedome", f"{sys.executable} -m embedome") + " --workers 1"
+    result = subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "o.parquet", "whole.parquet"]
+    one, other = (duckdb.sql(f"select id, embedding from '{tmp_path}/{n}.parquet'").fetchall() for n in ("o", "whole"))
+    assert one == other
+    assert len(one) == 6
+
+
+def test_strict_refuses_dna(model, tmp_path):
+    fasta = write_fasta(tmp_path / "dna.fasta", [("gene", "ACGT" * 20)])
+    result = embedome("embed", fasta, "-m", model, "-o", tmp_path / "out.parquet", "--strict")
+    assert result.returncode == 2
+    assert "1 records look like DNA or RNA, the first is record 1" in result.stderr.splitlines()[-1]
