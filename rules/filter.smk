@@ -23,6 +23,7 @@ rule filter:
         runtime=by_attempt(240),
     params:
         limits=config["filter"],
+        reading=paths.reading,
     message:
         "Filtering records"
     script:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
+from embedome.catalog.reading import ReadSettings
 from embedome.common.log import rule_log
 
 if TYPE_CHECKING:
@@ -20,5 +21,6 @@ if __name__ == "__main__":
             members=snakemake.output.members,
             summary=snakemake.output.summary,
             release=snakemake.input.get("release"),
+            reading=ReadSettings.from_config(snakemake.params.reading),
             workers=snakemake.threads,
         )

@@ -23,19 +23,20 @@ import pyarrow.compute as pc
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.identical_sequences import RepeatedDigests
 from embedome.catalog.members import write_members
+from embedome.catalog.reading import ReadSettings, check_nucleic
 from embedome.catalog.rejects import REJECTS, describe_reasons, list_all_rejects
 from embedome.catalog.same_ids import PairList, list_path, reject_repeats
 from embedome.catalog.sorted_runs import RUN_SCHEMA, RunTask, SortedRun, make_run
 from embedome.catalog.table import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS, check_own_catalog
 from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
-from embedome.common.json_files import read_json, write_json
+from embedome.common.json_files import file_sha256, read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.parallel import look_ahead, map_in_order, process_pool
 from embedome.common.process import keep_freed_memory
 from embedome.parquet.external_sort import merge_runs, sort_order
 from embedome.parquet.writer import ParquetSink, write_folder
-from embedome.sequences.any_format import read_any_chunks
+from embedome.sequences.any_format import is_blank, read_any_chunks
 from embedome.sequences.chunk_spool import Spool
 from embedome.sequences.dropped_records import write_dropped
 from embedome.sequences.fasta import Chunk
@@ -71,6 +72,7 @@ def filter_records(
     members: str | os.PathLike | None = None,
     release: str | os.PathLike | None = None,
     listed: str | os.PathLike | None = None,
+    reading: ReadSettings | None = None,
     workers: int = 1,
 ) -> dict:
     """Filter FASTA or UniRef XML files into a catalog of Parquet files sorted by id.
@@ -95,6 +97,7 @@ def filter_records(
         The release.json of a downloaded file, kept in the summary.
     listed : path, optional
         What is wrong with all records, or with their ids, is listed beside this file, in place of `rejects`.
+    reading : ReadSettings, optional
     workers : int
         Processes that check records (1: this process does), and threads that then sort them.
 
@@ -107,9 +110,11 @@ def filter_records(
     if not fasta:
         raise UserError("source.fasta: no file is named; expected at least one FASTA file")
     keep_freed_memory()
+    reading = reading or ReadSettings()
     with atomic_directory(catalog, check_own_catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
-        runs = make_runs(read_tasks(fasta, limits, folder, counts), folder, counts, workers)
+        runs = make_runs(read_tasks(fasta, limits, folder, counts, reading), folder, counts, workers)
+        check_nucleic([(run.file, run.nucleic) for run in runs], counts.paths, reading)
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
             ranges = look_ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
             rows = map_in_order(pool, partial(sort_range, counts), ranges, workers + 1)
@@ -234,14 +239,20 @@ class Counts:
         }
 
 
-def read_tasks(fasta: Sequence[str | os.PathLike], limits: Criteria, folder: Path, counts: Counts) -> Iterator[RunTask]:
+def read_tasks(
+    fasta: Sequence[str | os.PathLike], limits: Criteria, folder: Path, counts: Counts, reading: ReadSettings
+) -> Iterator[RunTask]:
     """Read the files chunk by chunk, and count their records."""
     before = 0
     with Progress("filter", "records") as progress:
         for file, path in enumerate(fasta):
             sha256 = hashlib.sha256()
+            if reading.skip_empty and is_blank(path):
+                log.warning("%s: holds no record, and is passed over", path)
+                counts.inputs_sha256.append(file_sha256(path))
+                continue
             for chunks in group_chunks(read_any_chunks(path, CHUNK_BYTES, sha256), RUN_BYTES):
-                yield RunTask(path, file, before, chunks, limits, folder)
+                yield RunTask(path, file, before, chunks, limits, folder, reading.header_ids)
                 count = sum(chunk.n_entries for chunk in chunks)
                 counts.records[file] += count
                 progress.update(count)

@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from embedome.catalog.criteria import Criteria
+from embedome.catalog.reading import Nucleic
 from embedome.catalog.table import CATALOG
+from embedome.common.errors import UserError
 from embedome.parquet.external_sort import RunIndex, in_order, sort_order, write_run
 from embedome.sequences.chunk_spool import Spool, Spooled
 from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts, refget_digests
 from embedome.sequences.fasta import Chunk
+from embedome.sequences.header_ids import HeaderIds
 from embedome.sequences.headers import parse_descriptions
 from embedome.sequences.record_columns import Records, check_chunk, read_bytes, read_offsets
 from embedome.sequences.records import Record
@@ -49,6 +52,8 @@ class RunTask:
     limits : Criteria
     folder : Path
         Where runs go.
+    header_ids : HeaderIds, optional
+        As of `record_columns.check_chunk`.
     spooled : sequence of Spooled
         Chunks that lie in a file.
     """
@@ -59,6 +64,7 @@ class RunTask:
     chunks: Sequence[Chunk | XmlChunk]
     limits: Criteria
     folder: Path
+    header_ids: HeaderIds | None = None
     spooled: Sequence[Spooled] = ()
 
     def through(self, spool: Spool) -> "RunTask":
@@ -79,6 +85,8 @@ class SortedRun:
     members: RunIndex | None
     """Of UniRef XML."""
     n_members: int
+    file: int
+    nucleic: Nucleic
 
 
 def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
@@ -94,24 +102,27 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     found = [check_records(task, chunk) for chunk in task.all_chunks()]
     table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()
     order = sort_order(table)
-    is_row = np.concatenate([mine for _, mine, _ in found])
+    is_row = np.concatenate([mine for _, mine, _, _ in found])
     table = table.take(pa.array(order[is_row[order]]))
     records = write_run(task.folder, table)
-    tables = [members for *_, members in found if members is not None]
+    tables = [members for _, _, members, _ in found if members is not None]
     members = pa.concat_tables(tables) if tables else MEMBER_RUN.empty_table()
     index = write_run(task.folder, in_order(members)) if len(members) else None
-    return SortedRun(records, index, len(members)), table["digest_prefix"].drop_null().to_numpy()
+    nucleic = Nucleic.of_all(each for *_, each in found)
+    return SortedRun(records, index, len(members), task.file, nucleic), table["digest_prefix"].drop_null().to_numpy()
 
 
-def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None]:
-    """Return rows of the schema `RUN_SCHEMA`, which of them count [n], and members, of UniRef XML.
+def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None, Nucleic]:
+    """Return rows of the schema `RUN_SCHEMA`, which of them count [n], members, of UniRef XML, and what looks like DNA.
 
     A rejected record also keeps its original row, flagged to be ignored; this avoids copying the other rows.
     """
     if isinstance(chunk, XmlChunk):
+        if task.header_ids:
+            raise UserError(f"{task.path}: UniRef XML, which has no headers; expected FASTA, as source.id is given")
         records, faults, members = check_clusters(task.path, chunk)
     else:
-        records, faults, members = check_chunk(task.path, chunk), {}, None
+        records, faults, members = check_chunk(task.path, chunk, task.header_ids), {}, None
     # Of XML too: the embed stage has nothing but the description, and must find the same in it.
     fields = parse_descriptions(records.descriptions)
     fields = fields.append_column("description", records.descriptions)
@@ -120,7 +131,8 @@ def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.
     keep[list(faults)] = False
     dropped = dropped_rows(records, faults, task)
     rows = pa.concat_tables([sound_rows(records, fields, keep, task), dropped])
-    return rows, np.concatenate([keep, np.ones(len(dropped), bool)]), members
+    nucleic = Nucleic.among(records.number, records.sequences)
+    return rows, np.concatenate([keep, np.ones(len(dropped), bool)]), members, nucleic
 
 
 def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTask) -> pa.Table:

@@ -14,7 +14,9 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="embed FASTA files into one Parquet file",
         description="Embed FASTA files into one Parquet file, sorted by id. Run again after a crash: it goes on.",
     )
-    parser.add_argument("fasta", metavar="FASTA", nargs="+", help=FASTA_HELP)
+    parser.add_argument(
+        "fasta", metavar="FASTA", nargs="+", help=f"{FASTA_HELP}; a folder of them; - for standard input"
+    )
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
     add_engine_options(parser)
     parser.add_argument(
@@ -57,6 +59,16 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--overlap", type=int, default=0, metavar="N", help="residues that windows share (default: 0)")
     parser.add_argument(
+        "--id",
+        metavar="PART",
+        help="part of a header that is the id: a word's number, or a regular expression (RE2) whose first group it is "
+        "(default: the first word)",
+    )
+    parser.add_argument("--skip-empty", action="store_true", help="pass over files without a record")
+    parser.add_argument(
+        "--strict", action="store_true", help="an error, no warning, where sequences look like DNA or RNA"
+    )
+    parser.add_argument(
         "--workers", type=int, metavar="N", help="processes on the CPU, each with the model in memory (default: cores)"
     )
     parser.set_defaults(run=run_embed)
@@ -64,15 +76,23 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
+    from embedome.catalog.reading import REFUSE, WARN, ReadSettings
     from embedome.common.errors import UserError
     from embedome.embedding.request import check_request
+    from embedome.sequences.header_ids import HeaderIds
+    from embedome.sequences.input_files import list_files
 
     if options.overlap < 0 or (options.overlap and options.long != "window"):
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
+    part = int(options.id) if options.id and options.id.isdecimal() else options.id
+    HeaderIds.of_setting(part, "--id")
+    reading = ReadSettings(part, options.skip_empty, REFUSE if options.strict else WARN)
     # Before torch is imported, here and in the server.
-    check_request(options.fasta, options.model, options.out, per_residue=options.per_residue)
+    check_request(
+        list_files(options.fasta), options.model, options.out, per_residue=options.per_residue, reading=reading
+    )
     if options.device != "cuda" and options.workers != 1:
         start_server("embedome.embedding.part_pipeline")
     from embedome.embedding.part_pipeline import MOST_WRITERS, Machine
@@ -95,6 +115,7 @@ def run_embed(options: argparse.Namespace) -> None:
             per_residue=options.per_residue,
             fused=options.fused,
         ),
+        reading=reading,
         machine=Machine(
             device,
             workers=options.workers or (cores if device == "cpu" else 1),

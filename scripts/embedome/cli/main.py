@@ -1,6 +1,9 @@
 """The command line: `embedome embed`, `describe`, `get`, `verify`, `export`, `annotate`, `translate` and so on."""
 
 import argparse
+import os
+import signal
+import sys
 from collections.abc import Sequence
 
 from embedome import __version__
@@ -17,7 +20,7 @@ from embedome.cli.pretrain import add_pretrain
 from embedome.cli.translate import add_translate
 from embedome.common.errors import user_errors
 from embedome.common.log import setup_logging
-from embedome.common.process import exit_on_sigterm
+from embedome.common.process import exit_on_interrupt, exit_on_sigterm
 
 EPILOG = """\
 The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
@@ -25,13 +28,31 @@ FASTA files on this machine, and reads what either wrote.
 """
 
 
+# As a shell reports a process that a closed pipe ended.
+CLOSED_PIPE_EXIT = 128 + signal.SIGPIPE
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 2 on an error of the user's."""
-    options = make_parser().parse_args(arguments)
-    setup_logging()
-    exit_on_sigterm()
-    with user_errors():
-        options.run(options)
+    """Run the command line; docs/reading.md has the exit codes."""
+    try:
+        run_command(arguments)
+    except BrokenPipeError:
+        # Who reads has enough, as `head` has. What is left goes nowhere, at exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CLOSED_PIPE_EXIT)
+
+
+def run_command(arguments: Sequence[str] | None) -> None:
+    """Run the command line, all of its output written."""
+    try:
+        options = make_parser().parse_args(arguments)
+        setup_logging()
+        exit_on_sigterm()
+        exit_on_interrupt()
+        with user_errors():
+            options.run(options)
+    finally:
+        sys.stdout.flush()
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 HERE = "local"
 
 
+def is_no_failed_task(record: logging.LogRecord) -> bool:
+    """Return whether a line of Dask's log is another one than that a task has failed."""
+    return not str(record.msg).startswith("Compute Failed")
+
+
 @dataclass(frozen=True, slots=True)
 class DaskWorkers:
     """Where tasks run, and how many at once.
@@ -71,6 +76,8 @@ class DaskWorkers:
         from distributed import LocalCluster
 
         logging.getLogger("distributed").setLevel(logging.WARNING)
+        # A task's error reaches who asked for its result, which says it once.
+        logging.getLogger("distributed.worker").addFilter(is_no_failed_task)
         if self.cluster == HERE:
             # Within this process: no port is opened, and nothing is left where it is killed.
             return LocalCluster(

@@ -2,6 +2,9 @@
 
 import errno
 import logging
+import os
+import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +16,14 @@ log = logging.getLogger(__name__)
 
 # A full disk, an exceeded quota or file size limit: the user's to correct, whichever file is being written.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# And a place that cannot be written, or read.
+BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 USER_ERROR_EXIT = 2
+# As a shell reports a process that Ctrl-C ended.
+INTERRUPTED_EXIT = 128 + signal.SIGINT
+INTERRUPTED = "interrupted; finished work is kept, run again to go on"
+# As `atomic_files.temporary_beside` names what is being written.
+TEMPORARY = re.compile(r"(?:(?<=/)|^)\.([^/]+)\.[0-9a-f]{12}\.tmp\b")
 # Characters of a value in a message.
 SHOWN = 80
 
@@ -28,22 +38,46 @@ class UserError(Exception):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the program with one line and exit code 2 on a `UserError`, or where the disk or quota is full."""
+    """End the program in one line: code 2 on a `UserError`, or where a place is full or barred; 130 on Ctrl-C."""
+    code = USER_ERROR_EXIT
     try:
         yield
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL + BARRED:
             raise
-        what = error.strerror or str(error)
-        message = f"{error.filename or 'output'}: {what}; free some space and run again, finished work is kept"
+        message = describe_place(error)
     except KeyboardInterrupt:
-        message = "interrupted; finished work is kept, run again to go on"
+        message, code = INTERRUPTED, INTERRUPTED_EXIT
     else:
         return
     log.error("%s", message)
-    sys.exit(USER_ERROR_EXIT)
+    sys.exit(code)
+
+
+def describe_place(error: OSError) -> str:
+    """Say which file or folder cannot be written, or read, and what to do.
+
+    Examples
+    --------
+    >>> describe_place(OSError(errno.EROFS, "Read-only file system", "out/.x.parquet.0123456789ab.tmp"))
+    'out/x.parquet: Read-only file system; check the place, or name another one'
+    """
+    if error.errno in FULL:
+        advice = "free some space and run again, finished work is kept"
+    else:
+        advice = "check the place, or name another one"
+    name = error.filename
+    if name is None and error.strerror and error.strerror != os.strerror(error.errno or 0):
+        # Arrow's text has the file's name.
+        what = " ".join(error.strerror.split())
+    else:
+        what = f"{os.fsdecode(name) if name else 'output'}: {error.strerror or error}"
+    what = TEMPORARY.sub(r"\1", what)
+    return f"{what}; {advice}"
 
 
 def load_optional(name: str, package: str) -> ModuleType:

@@ -1,6 +1,7 @@
 """Work on many items at once, few of them in memory, results in the items' order."""
 
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -67,7 +68,8 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
 
 
 def begin_worker() -> None:
-    """Begin a worker process."""
+    """Begin a worker process. Ctrl-C reaches it, too, and is its parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     end_with_parent()
 

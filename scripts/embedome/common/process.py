@@ -1,18 +1,26 @@
-"""The running process: ending on SIGTERM, keeping freed memory, peak memory."""
+"""The running process: ending on SIGTERM and Ctrl-C, keeping freed memory, peak memory."""
 
 import ctypes
+import logging
 import multiprocessing
+import os
 import resource
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
+
+from embedome.common.errors import INTERRUPTED, INTERRUPTED_EXIT
 
 # Options of glibc's mallopt, see malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 # As a shell reports a process that the signal ended; Snakemake takes it for a failure and tries again.
 TERMINATED_EXIT = 128 + signal.SIGTERM
+# After Ctrl-C: for what is being written to be given up in order.
+LONGEST_STOP_S = 1.5
 
 
 def keep_freed_memory() -> None:
@@ -43,6 +51,29 @@ def stop(number: int, frame: FrameType | None) -> None:
     for child in multiprocessing.active_children():
         child.terminate()
     sys.exit(TERMINATED_EXIT)
+
+
+def exit_on_interrupt() -> None:
+    """End this process on Ctrl-C from now on: as on an exception, and if that takes long, at once.
+
+    Python's own handler waits for what the main thread does, a model's pass, and leaving a pool waits for its work.
+    What is not removed then is swept away by the next run, as after kill -9.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    # Written to by the signal itself, whatever the main thread does.
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while signal.SIGINT not in os.read(reading, 1):
+            pass
+        time.sleep(LONGEST_STOP_S)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        logging.getLogger(__name__).error(INTERRUPTED)
+        os._exit(INTERRUPTED_EXIT)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def peak_memory() -> int:

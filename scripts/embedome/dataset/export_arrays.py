@@ -122,6 +122,8 @@ def export_hdf5(
         vectors = rows
     check_room(out, vectors * data.dimension * ITEM_BYTES + rows * KEY_BYTES + sum(id_bytes(data, split)))
     with atomic_path(out) as temporary, Progress("export", "sequences", rows) as progress:
+        # HDF5 ends in a segmentation fault where it cannot write; Python says why.
+        temporary.touch()
         with h5py.File(temporary, "w") as file:
             file.attrs["provenance"] = canonical_json(data.manifest["provenance"]).decode()
             for name, matrix in entries:

@@ -4,14 +4,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from embedome.catalog.reading import ReadSettings
+from embedome.common.errors import UserError
 from embedome.common.outputs import check_output
 from embedome.models.directory import check_model_directory
+from embedome.sequences.any_format import is_blank
 from embedome.sequences.compressed import read_blocks
 from embedome.sequences.dropped_records import check_dropped
+from embedome.sequences.input_files import STANDARD_INPUT, is_stream
 
 
 def check_request(
-    fasta: Sequence[str | os.PathLike], model: str | os.PathLike, out: str | os.PathLike, *, per_residue: bool
+    fasta: Sequence[str | os.PathLike],
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    per_residue: bool,
+    reading: ReadSettings | None = None,
 ) -> None:
     """Check that the sequences can be read, the results written and the model loaded, by its config.json and its files.
 
@@ -19,7 +28,7 @@ def check_request(
 
     Parameters
     ----------
-    fasta, model, out : as of `single_file.embed_fasta`
+    fasta, model, out, reading : as of `single_file.embed_fasta`
     per_residue : bool
         Whether per-residue embeddings are written too.
 
@@ -29,8 +38,11 @@ def check_request(
         Where a FASTA file is missing, empty or cannot be read, an output would replace what embedome did not make, and
         as `check_model_directory`.
     """
+    if [os.fspath(path) for path in fasta].count(STANDARD_INPUT) > 1:
+        raise UserError("-: standard input is named twice; it can be read once")
     for path in fasta:
-        next(read_blocks(path), None)
+        if not is_stream(path) and not (reading and reading.skip_empty and is_blank(path)):
+            next(read_blocks(path), None)
     check_output(out, fasta, is_embedding_file)
     check_dropped(Path(out))
     if per_residue:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records, source_identity
+from embedome.catalog.reading import ReadSettings
 from embedome.catalog.table import read_catalog
 from embedome.common.atomic_files import atomic_path, temporaries_beside, temporary_beside
 from embedome.common.counts import check_equal
@@ -35,6 +36,7 @@ from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.models.directory import empty_model
 from embedome.parquet.reader import ParquetFile, RowReader
 from embedome.sequences.dropped_records import write_dropped
+from embedome.sequences.input_files import STREAM_NAME, keep_streams, list_files
 from embedome.sequences.records import Record
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ PART_SECONDS = {"cpu": (6.0, 60.0), "cuda": (60.0, 60.0)}
 # In the folder of work under way, held by the process that writes there; it says that the folder is embedome's.
 LOCK, MARK = "lock", b"embedome: work under way\n"
 WORK_FILES = re.compile(
-    r"lock|filter\.json|rejects\.parquet|catalog/(part-\d+\.parquet)?|all-\d+(\.residues)?\.parquet|"
+    rf"lock|{STREAM_NAME}|filter\.json|rejects\.parquet|catalog/(part-\d+\.parquet)?|all-\d+(\.residues)?\.parquet|"
     r"\.[^/]+\.[0-9a-f]{12}\.tmp(/.*)?"
 )
 # Of the vectors' bytes, what compression leaves at the least: 0.92 of random numbers, whatever they have in common.
@@ -61,6 +63,7 @@ def embed_fasta(
     *,
     settings: EmbedSettings,
     machine: Machine,
+    reading: ReadSettings | None = None,
 ) -> dict[str, Any]:
     """Embed FASTA files into one Parquet file, sorted by id, in the format of the workflow's data sets.
 
@@ -71,12 +74,14 @@ def embed_fasta(
     Parameters
     ----------
     fasta : sequence of paths
+        Of a folder all sequence files in it; ``-`` is standard input, which is copied, as pipes are.
     model : path
         Model directory.
     out : path
         The Parquet file.
     settings : EmbedSettings
     machine : Machine
+    reading : ReadSettings, optional
 
     Returns
     -------
@@ -90,19 +95,21 @@ def embed_fasta(
         file or folder is in the way that embedome did not make.
     """
     out = Path(out)
-    check_request(fasta, model, out, per_residue=settings.per_residue)
+    fasta = list_files(fasta)
+    check_request(fasta, model, out, per_residue=settings.per_residue, reading=reading)
     described = empty_model(model, settings.features)
     longest = longest_costed(settings.policy, described.max_residues)
     cost = estimate_cost(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
     with work_folder(out) as work:
         account = filter_records(
-            fasta,
+            keep_streams(fasta, work),
             Criteria(),
             catalog=work / "catalog",
             rejects=work / "rejects.parquet",
             summary=work / "filter.json",
             listed=out,
+            reading=reading,
         )
         if settings.per_residue:
             announce_size(account["residues"], dimension)

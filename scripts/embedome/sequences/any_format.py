@@ -10,6 +10,20 @@ from embedome.sequences.fasta import BYTE_ORDER_MARK, Chunk, cut_chunks
 from embedome.sequences.uniref_xml import XmlChunk, read_xml_chunks
 
 
+def is_blank(path: str | os.PathLike) -> bool:
+    """Return whether a file holds white space only, or nothing.
+
+    Raises
+    ------
+    UserError
+        As `compressed.read_blocks`, but for empty files.
+    """
+    try:
+        return not os.stat(path).st_size or not any(block.strip() for block in read_blocks(path))
+    except FileNotFoundError:
+        return False
+
+
 def read_any_chunks(
     path: str | os.PathLike, size: int, digest: "hashlib._Hash | None" = None
 ) -> Iterator[Chunk | XmlChunk]:

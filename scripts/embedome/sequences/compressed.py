@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from embedome.common.errors import UserError
 
@@ -47,7 +47,7 @@ class Digested(io.RawIOBase):
 class Unpacker(NamedTuple):
     """What unpacks a compressed file."""
 
-    open: Callable[[Any], IO[bytes] | io.RawIOBase]
+    open: Callable[[io.RawIOBase | IO[bytes]], io.RawIOBase | IO[bytes]]
     """Open the stream of uncompressed bytes of a file that is open."""
     errors: tuple[type[Exception], ...]
     """Raised where the compressed data are damaged; beside OSError without a number."""
@@ -207,6 +207,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     UserError
         Where it is missing, is not a regular file, or cannot be read.
     """
+    if path.name == "-" and not path.exists():
+        raise UserError("-: standard input cannot be read here; write it to a file, and name that")
     if path.exists() and not path.is_file():
         if path.is_dir():
             raise UserError(f"{path} is a folder; expected a FASTA file: name those in it, {path}/*.fasta")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedome.sequences.fasta import Chunk, split_entry
+from embedome.sequences.header_ids import HeaderIds
 from embedome.sequences.records import MAX_ID_CHARACTERS, Record, check_entry
 
 CARRIAGE_RETURNS = re.compile(rb"\r+(?:\n|\Z)")
@@ -36,8 +37,8 @@ class Records:
         return (records[row] for row in np.argsort(self.number).tolist())
 
 
-def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
-    """Check all entries of a chunk, as `records.check_entry` does.
+def check_chunk(path: str | os.PathLike, chunk: Chunk, header_ids: HeaderIds | None = None) -> Records:
+    """Check all entries of a chunk, as `records.check_entry` does with `header_ids`.
 
     Most are plain: a header of printable ASCII above lines of upper-case letters. The others are checked one by one.
 
@@ -50,6 +51,11 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
     starts, lines, segments = find_entries(data)
     ids, descriptions, bodies = (segments.take(pa.array(np.arange(k, len(segments), SEGMENTS))) for k in (0, 2, 3))
     sequences = join_lines(bodies, lines)
+    if header_ids:
+        joined = pc.binary_join_element_wise(ids, descriptions, pa.scalar(b" ", pa.binary()))
+        headers = pc.if_else(pc.equal(pc.binary_length(descriptions), 0), ids, joined)
+        # Those with no id are odd, and checked one by one.
+        ids = header_ids.take(headers)
     odd = odd_rows(ids, descriptions, sequences)
     number = np.arange(chunk.first, chunk.first + len(ids))
     columns = [ids, descriptions, sequences]
@@ -60,7 +66,7 @@ def check_chunk(path: str | os.PathLike, chunk: Chunk) -> Records:
         sound: dict[int, Record] = {}
         for row in odd.tolist():
             text = data[starts[row] + 1 : starts[row + 1]].removesuffix(b"\n")
-            record = check_entry(split_entry(path, chunk.first + row, text))
+            record = check_entry(split_entry(path, chunk.first + row, text), header_ids)
             (faulty if record.reason else sound)[chunk.first + row] = record
         number = np.concatenate([number[plain], np.array(list(sound), np.int64)])
         checked = (

@@ -4,7 +4,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from embedome.sequences.fasta import FastaEntry, read_entries
+from embedome.sequences.header_ids import HeaderIds
 
 MAX_ID_CHARACTERS = 1000
 UPPER_CASE = bytes(range(256)).upper()
@@ -26,10 +29,11 @@ class Record(NamedTuple):
     detail: str | None = None
 
 
-def check_entry(entry: FastaEntry) -> Record:
+def check_entry(entry: FastaEntry, ids: HeaderIds | None = None) -> Record:
     """Check and normalise a FASTA entry.
 
-    The id is the first word of the header, kept as it is. The sequence is upper-cased, white space and one
+    The id is the first word of the header, or what `ids` finds in it, kept as it is. The description follows the first
+    word in any case. The sequence is upper-cased, white space and one
     stop sign (``*``) at its end are taken off.
 
     Returns
@@ -41,6 +45,9 @@ def check_entry(entry: FastaEntry) -> Record:
     """
     words = entry.header.split(None, 1)
     name = words[0] if words else b""
+    if ids and words:
+        # Without one it is as if there were no word.
+        name = ids.take(pa.array([entry.header]))[0].as_py()
     description = decode(words[1].rstrip()).strip(" ") if len(words) > 1 else ""
     sequence = entry.body.translate(UPPER_CASE, WHITE_SPACE).removesuffix(STOP)
     text = name.decode("utf-8", errors="backslashreplace")

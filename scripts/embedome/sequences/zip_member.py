@@ -1,5 +1,6 @@
 """The one file of a zip archive, as UniProt's and other sites send a download."""
 
+import io
 import zipfile
 from typing import IO
 
@@ -10,7 +11,7 @@ ADDED_FOLDER, ADDED_FILE = "__MACOSX/", ".DS_Store"
 LISTED = 3
 
 
-def open_member(file: IO[bytes]) -> IO[bytes]:
+def open_member(file: io.RawIOBase | IO[bytes]) -> IO[bytes]:
     """Open the one file of an archive.
 
     Raises
@@ -20,6 +21,7 @@ def open_member(file: IO[bytes]) -> IO[bytes]:
     zipfile.BadZipFile
         Where it is damaged.
     """
+    assert isinstance(file, io.BufferedReader), "a file that is open"
     archive = zipfile.ZipFile(file)
     members = [each for each in archive.infolist() if not each.is_dir() and not is_added(each.filename)]
     if len(members) != 1:

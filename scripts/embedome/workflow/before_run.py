@@ -9,6 +9,7 @@ from embedome.evaluation.data_files import split_and_path
 from embedome.models.create import check_own_directory
 from embedome.models.directory import check_model_directory
 from embedome.models.fetched_directory import check_own_fetch
+from embedome.sequences.input_files import list_files
 from embedome.training.beginning import check_beginning
 from embedome.training.own_model import check_own_model
 from embedome.workflow.config import ORIGINS, check_config, refuse
@@ -35,6 +36,8 @@ def check_run(config: Mapping[str, Any], schema: Mapping[str, Any], paths: Paths
         Lists what is wrong.
     """
     check_config(config, schema, paths.place)
+    if paths.is_kind("fasta"):
+        list_files(config["source"]["fasta"])
     hub, untrained, pretrain = (config["model"][key] for key in ORIGINS)
     if not (hub or untrained or pretrain):
         check_model_directory(config["model"]["directory"])

@@ -15,6 +15,7 @@ from embedome.evaluation.own_task import OWN, name_results
 from embedome.evaluation.settings import EvaluateSettings
 from embedome.evaluation.tasks import TASKS
 from embedome.models.registry import REGISTRY
+from embedome.sequences.header_ids import HeaderIds
 from embedome.training.recipes import RECIPES
 from embedome.workflow.config_values import value_faults
 
@@ -104,6 +105,10 @@ def contradictions(config: Mapping[str, Any], place: Callable[[str], str] = str)
         yield "source.url is None; expected an address, as source.kind is 'url'"
     for key in ("include_names", "exclude_names"):
         yield from (fault for pattern in limits[key] if (fault := pattern_fault(f"filter.{key}", pattern)))
+    try:
+        HeaderIds.of_setting(source["id"])
+    except UserError as error:
+        yield str(error)
     held_out = [config["split"][name] for name in ("val", "test")]
     if max(held_out) < 1 and sum(held_out) > 1:
         yield f"split.val and split.test are {held_out[0]} and {held_out[1]}; expected fractions of 1 together at most"
@@ -236,4 +241,6 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     idle = {"cluster": not uses_clusters(config), "leakage": not drops_leaks(config)}
     deciding = {key: config[key] for key in SCIENCE if not idle.get(key)}
     deciding["filter"] = without(config["filter"], "taxonomy")
+    if config["source"]["id"] is not None:
+        deciding["id"] = config["source"]["id"]
     return json_sha256(deciding)

@@ -9,6 +9,7 @@ from embedome.evaluation.data_files import split_and_path
 from embedome.evaluation.own_task import name_results
 from embedome.models.checkpoint import weight_files
 from embedome.models.hugging_face_tokenizer import vocabulary_files
+from embedome.sequences.input_files import list_files
 from embedome.workflow.config import drops_leaks, release_name
 
 # Which family each of the demo's sequences is of.
@@ -79,10 +80,15 @@ class Paths:
     def sequence_files(self) -> list[str]:
         """The sequence files to filter."""
         if self.is_kind("fasta"):
-            return [self.given(path) for path in self.config["source"]["fasta"]]
+            return [self.given(str(path)) for path in list_files(self.config["source"]["fasta"])]
         if self.is_kind("url"):
             return [self.downloaded("sequences")]
         return [self.downloaded(f"{self.database}.{self.file_format}.gz")]
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the sequence files are read."""
+        return {key: self.config["source"][key] for key in ("id", "skip_empty", "nucleotides")}
 
     @property
     def release(self) -> str | list[str]:

@@ -278,12 +278,12 @@ def proteins(count: int) -> list[tuple[str, str]]:
     return [(f"{n:x}", "".join(chance.choices("ACDEFGHIKLMNPQRSTVWY", k=500))) for n in range(count)]
 
 
-def ends_in_one_line(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
-    """What `user_errors` says of an exception; it must end the program with code 2 and one line."""
+def ends_in_one_line(error: BaseException, caplog: pytest.LogCaptureFixture, code: int = 2) -> str:
+    """What `user_errors` says of an exception; it must end the program with a code and one line."""
     caplog.clear()
     with pytest.raises(SystemExit) as caught, user_errors():
         raise error
-    assert caught.value.code == 2
+    assert caught.value.code == code
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert "\n" not in record.getMessage()
@@ -361,7 +361,12 @@ def test_file_size_limit(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
 
 def test_user_errors_end_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     assert ends_in_one_line(UserError("x.fasta: the file is empty"), caplog) == "x.fasta: the file is empty"
-    assert "run again" in ends_in_one_line(KeyboardInterrupt(), caplog)
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR):
+        message = ends_in_one_line(OSError(number, os.strerror(number), "out/.x.npy.0123456789ab.tmp"), caplog)
+        assert message == f"out/x.npy: {os.strerror(number)}; check the place, or name another one"
+    arrow = OSError(errno.EACCES, "Failed to open local file 'out/.x.0123456789ab.tmp'. Detail: [errno 13]")
+    assert ends_in_one_line(arrow, caplog).startswith("Failed to open local file 'out/x'. Detail:")
+    assert "run again" in ends_in_one_line(KeyboardInterrupt(), caplog, 130)
     message = ends_in_one_line(OSError(errno.EDQUOT, "Disk quota exceeded", "out/x"), caplog)
     assert message.startswith("out/x: Disk quota exceeded;")
 

@@ -4,8 +4,9 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import pytest
 from embedome.common.parallel import map_in_order, process_pool
-from helpers.processes import output_of, stoppable, wait_for
+from helpers.processes import output_of, start_python, stoppable, wait_for
 from helpers.small_run import Processes
 
 GROW = """
@@ -38,3 +39,29 @@ def test_sigterm_ends_workers_whatever_they_do(tmp_path: Path, processes: Proces
         assert process.exitcode == 128 + signal.SIGTERM
     finally:
         process.kill()
+
+
+# What the main thread waits for does not end with it: the exit must not wait.
+STUCK = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from embedome.common.errors import user_errors
+from embedome.common.log import setup_logging
+from embedome.common.process import exit_on_interrupt
+setup_logging()
+exit_on_interrupt()
+with user_errors(), ThreadPoolExecutor(1) as pool:
+    pool.submit(time.sleep, WORK)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("work", [0, 600])
+def test_ctrl_c_ends_in_one_line_and_130_whatever_is_under_way(work: int, capfd: pytest.CaptureFixture) -> None:
+    with start_python(STUCK.replace("WORK", str(work))) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    [line] = capfd.readouterr().err.splitlines()
+    assert "interrupted; finished work is kept, run again to go on" in line

@@ -1,0 +1,42 @@
+"""Files, folders and pipes as a user names them."""
+
+import io
+import os
+import threading
+from types import SimpleNamespace
+
+import pytest
+from embedome.common.errors import UserError
+from embedome.sequences.fasta import read_entries
+from embedome.sequences.input_files import is_stream, keep_streams, list_files
+
+
+def test_a_folder_stands_for_the_sequence_files_in_it_by_name(tmp_path):
+    for name in ("b.faa.gz", "a.fasta", "README.md", ".c.fasta", "C.FA.XZ", "d/e.fasta"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listed = list_files([tmp_path / "x.fasta", tmp_path])
+    assert listed == [tmp_path / "x.fasta", *(str(tmp_path / name) for name in ("C.FA.XZ", "a.fasta", "b.faa.gz"))]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: a folder without sequence files"):
+        list_files([tmp_path / "empty"])
+
+
+def test_standard_input_and_pipes_are_kept_as_files(tmp_path, monkeypatch):
+    pipe, plain = tmp_path / "pipe", tmp_path / "plain"
+    os.mkfifo(pipe)
+    plain.write_bytes(b">p\nMK\n")
+    assert [is_stream(path) for path in ("-", pipe, plain, tmp_path / "none")] == [True, True, False, False]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b">s\nMKV\n")))
+    threading.Thread(target=pipe.write_bytes, args=[b">f\nMKA\n"], daemon=True).start()
+    kept = keep_streams(["-", plain, pipe], tmp_path)
+    assert [entry.header for path in kept for entry in read_entries(path)] == [b"s", b"p", b"f"]
+    assert kept[1] == plain
+
+
+def test_where_a_stream_cannot_be_read_the_way_to_do_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="-: standard input cannot be read here; write it to a file, and name that"):
+        list(read_entries("-"))
+    with pytest.raises(UserError, match=r"is a folder; expected a FASTA file: name those in it, .*/\*.fasta"):
+        list(read_entries(tmp_path))
