@@ -6,6 +6,8 @@ rule merge:
         manifests=paths.all_shards(
             f"results/embeddings/{MODEL}/{{split}}/{{shard}}.json"
         ),
+        filter="results/summaries/filter.json",
+        split="results/summaries/split.json",
         shards="results/shards/shards.json",
         catalog="results/catalog",
         splits="results/splits.parquet",

@@ -19,6 +19,7 @@ with rule_log(snakemake.log):
         snakemake.input.splits,
         Path(snakemake.output.manifest).parent,
         file_mb=snakemake.params.file_mb,
+        summaries={"filter": snakemake.input.filter, "split": snakemake.input.split},
         reuse=Reuse.of_files(snakemake.input.reuse, snakemake.params.earlier),
         workers=DaskWorkers.from_config(snakemake.config["dask"], snakemake.threads, snakemake.log),
     )

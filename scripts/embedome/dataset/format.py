@@ -24,6 +24,8 @@ RESIDUE_GROUP_ROWS = 64
 MANIFEST = DATASET_MARK
 SKIPPED_FILE = "_skipped.parquet"
 METADATA, COMMON_METADATA = "_metadata", "_common_metadata"
+# The data card, and which files are which split, as Hugging Face reads it: see `merging.data_card`.
+CARD, CONFIGS = "_README.md", ".huggingface.yaml"
 RESIDUES_FOLDER = "_residues"
 SKIPPED = pa.schema(
     [

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedome.dataset.format import ALL_SKIPPED, COMMON_METADATA, METADATA, SKIPPED_FILE
+from embedome.dataset.format import ALL_SKIPPED, CARD, COMMON_METADATA, CONFIGS, METADATA, SKIPPED_FILE
 from embedome.dataset.manifest import OTHER_FILES, describe_bytes, write_manifest
+from embedome.merging.data_card import RecordCounts, make_card, make_configs
 from embedome.parquet.reader import ParquetFile, rows_of_groups
 
 
@@ -56,6 +57,7 @@ def write_account(
     accounts: Sequence[SplitAccount],
     provenance: Mapping[str, Any],
     earlier: Mapping[str, Any] | None,
+    records: RecordCounts | None = None,
 ) -> dict[str, Any]:
     """Write the files of a data set that hold no rows, the manifest last; it is also returned.
 
@@ -70,18 +72,24 @@ def write_account(
     provenance : mapping
     earlier : mapping, optional
         What the earlier data set was, where rows come from one.
+    records : RecordCounts, optional
+        For the data card.
     """
     skipped = concat_skipped(accounts).sort_by("id")
     pq.write_table(skipped, folder / SKIPPED_FILE, compression="zstd", use_dictionary=["reason", "split"])
     write_metadata(folder, schema, [file for account in accounts for file in account.files])
-    manifest = {
+    manifest: dict[str, Any] = {
         "dimension": schema.field("embedding").type.list_size,
         "rows": sum(account.states.total() for account in accounts),
         "splits": {account.split: describe_split(account, skipped) for account in accounts},
-        OTHER_FILES: [describe_bytes(folder, name) for name in (COMMON_METADATA, METADATA, SKIPPED_FILE)],
+        OTHER_FILES: [],
         "provenance": provenance,
         "earlier": earlier,
     }
+    (folder / CARD).write_text(make_card(manifest, records), encoding="utf-8", newline="\n")
+    (folder / CONFIGS).write_text(make_configs(manifest["splits"]), encoding="utf-8", newline="\n")
+    others = (COMMON_METADATA, METADATA, SKIPPED_FILE, CARD, CONFIGS)
+    manifest[OTHER_FILES] = [describe_bytes(folder, name) for name in others]
     return write_manifest(folder, manifest)
 
 

@@ -32,6 +32,7 @@ from embedome.dataset.part_file import describe_file, embedding_sink, is_own_fil
 from embedome.dataset.provenance import check_same_vectors, worst_deviation
 from embedome.dataset.reuse import Reuse
 from embedome.merging.account import SplitAccount, concat_skipped, write_account
+from embedome.merging.data_card import RecordCounts
 from embedome.merging.joined_files import FileTask, build_file, link_or_copy, plan_files
 from embedome.merging.reused_rows import ReusedRows, merge_in_catalog_order, write_files
 from embedome.merging.verified_parts import ListedPart, VerifiedPart, check_keys, list_parts
@@ -43,7 +44,7 @@ from embedome.splits.split_table import read_split_catalog
 log = logging.getLogger(__name__)
 
 DATASET_NAMES = re.compile(
-    r"_(manifest|metadata|common_metadata|skipped)(\.\w+)?|README\.md|"
+    r"_(manifest|metadata|common_metadata|skipped)(\.\w+)?|_?README\.md|\.huggingface\.yaml|"
     r"(_residues/)?split=\w+/((part|duplicates)-[\d-]+(\.residues)?\.parquet)?"
 )
 
@@ -66,6 +67,7 @@ def merge_shards(
     *,
     file_mb: float = 0,
     reuse: Reuse | None = None,
+    summaries: Mapping[str, str | os.PathLike] | None = None,
     workers: DaskWorkers | None = None,
 ) -> dict:
     """Verify the shards' parts and publish them as one data set.
@@ -78,13 +80,16 @@ def merge_shards(
         What the stages before wrote: the sequences that must be there.
     dataset : path
         Folder, put in place whole: ``split=<split>/part-*.parquet`` and ``duplicates-*.parquet``, ``_metadata``,
-        ``_common_metadata``, ``_skipped.parquet`` and ``_manifest.json``; per-residue embeddings, where the shards have
-        them, in ``_residues/split=<split>/part-*.residues.parquet``.
+        ``_common_metadata``, ``_skipped.parquet``, ``_manifest.json``, and the data card, ``_README.md`` and
+        ``.huggingface.yaml``; per-residue embeddings, where the shards have them, in
+        ``_residues/split=<split>/part-*.residues.parquet``.
     file_mb : float
         Megabytes. Parts in a row that are much smaller are joined into files of about this size; 0: all stay.
     reuse : Reuse, optional
         Sequences whose rows are taken from an earlier data set. New and reused rows are then written into files of
         `file_mb`, one after the other.
+    summaries : mapping, optional
+        What the stages ``filter`` and ``split`` counted, JSON files, for the data card.
     workers : DaskWorkers, optional
         What verifies parts, one task for each file; one thread of this process if not given.
 
@@ -100,6 +105,8 @@ def merge_shards(
     """
     account = read_json(shards)
     check_catalog(catalog, account.get("catalog_sha256"), shards)
+    counted = {stage: read_json(path) for stage, path in (summaries or {}).items()}
+    records = RecordCounts.of_summaries(counted["filter"], counted["split"]) if counted else None
     parts, provenance = list_parts([Path(path) for path in manifests], account)
     if reuse:
         provenance |= worst_deviation([provenance, reuse.earlier["provenance"]])
@@ -113,7 +120,7 @@ def merge_shards(
         accounts = [one + write_duplicates(merge, one.split, schema, verified) for one in verified]
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         earlier = merge.earlier.identity if merge.earlier else None
-        manifest = write_account(folder, schema, accounts, provenance, earlier)
+        manifest = write_account(folder, schema, accounts, provenance, earlier, records)
     log.info("%s: %s rows in %d splits", dataset, f"{manifest['rows']:,}", len(SPLITS))
     return manifest
 

@@ -1,5 +1,7 @@
 """Streams, Dask, PyTorch and FAISS over data sets of many files yield every row once; only what is needed is read."""
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from embedome.common.errors import UserError
@@ -16,6 +20,7 @@ from embedome.dataset.manifest import read_manifest, write_manifest
 from embedome.dataset.part_file import write_part
 from embedome.parquet.vectors import GROUP_ROWS
 from helpers.made_dataset import PROVENANCE, make_dataset, random_rows
+from helpers.paths import ROOT
 from helpers.processes import output_of, python_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -406,3 +411,22 @@ def test_an_inverted_file_over_many_files_finds_a_row_as_its_own_neighbour(data,
     found = data.to_faiss("train", exact_up_to=1000)
     names = truth["train"]["id"][::999].tolist()
     assert [ids[0] for ids in found.search(data.get(names), 1)[1]] == names
+
+
+def test_duckdbs_pattern_for_all_folders_has_only_rows_of_proteins_by_their_paths(tmp_path):
+    """The query of docs/reading.md, on two data sets, one with per-residue embeddings."""
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    query = re.search(r'kept = "(.*)"', text)[1]
+    expected = 0
+    for name, sizes in {"one": {"train": [30], "val": [5]}, "two": {"train": [7], "test": [0]}}.items():
+        make_dataset(tmp_path / name, sizes)
+        expected += sum(map(sum, sizes.values()))
+    folder = tmp_path / "one" / "_residues" / "split=train"
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "one" / "split=train" / "part-00000-00000.parquet", folder / "part-00000.residues.parquet")
+    skipped = {"id": ["x"], "digest": ["y"], "length": [1], "reason": ["too-long"]}
+    pq.write_table(pa.table(skipped), tmp_path / "two" / "_skipped.parquet")
+    options = "union_by_name = true, hive_partitioning = false, filename = true"
+    rows = f"read_parquet('{tmp_path}/**/*.parquet', {options})"
+    assert duckdb.sql(f"select count(*) from {rows}").fetchall() == [(expected + 31,)]
+    assert duckdb.sql(f"select count(*) from {rows} where {query}").fetchall() == [(expected,)]
