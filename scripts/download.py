@@ -19,4 +19,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.release),
         file_format=snakemake.params.file_format,
         release=snakemake.params.release,
+        max_gb=snakemake.config["source"]["max_gb"],
     )

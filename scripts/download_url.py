@@ -17,4 +17,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.release),
         md5=snakemake.params.md5,
         sha256=snakemake.params.sha256,
+        max_gb=snakemake.config["source"]["max_gb"],
     )

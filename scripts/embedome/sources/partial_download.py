@@ -13,7 +13,15 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import check_regular
-from embedome.sources.http import BLOCK_BYTES, VALIDATORS, RetryableError, open_rest, read_body, read_validators
+from embedome.sources.http import (
+    BLOCK_BYTES,
+    VALIDATORS,
+    MirrorError,
+    RetryableError,
+    open_rest,
+    read_body,
+    read_validators,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -25,10 +33,10 @@ Note = Mapping[str, Any]
 
 
 @contextmanager
-def partial_download(target: Path) -> Iterator["PartialDownload"]:
+def partial_download(target: Path, max_gb: float | None = None) -> Iterator["PartialDownload"]:
     """Yield the partial download beside a target, held against other processes until the block ends.
 
-    One that cannot be resumed, or holds nothing, is removed then.
+    It takes `max_gb` gigabytes at most, where given. One that cannot be resumed, or holds nothing, is removed then.
 
     Raises
     ------
@@ -43,7 +51,7 @@ def partial_download(target: Path) -> Iterator["PartialDownload"]:
             raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
         try:
             with open(path, "a+b") as handle:
-                part = PartialDownload(target, path, note_path, handle)
+                part = PartialDownload(target, path, note_path, handle, max_gb)
                 try:
                     yield part
                 finally:
@@ -60,7 +68,10 @@ class PartialDownload:
     resumed, whatever was killed and when.
     """
 
-    def __init__(self, target: Path, path: Path, note_path: Path, handle: BinaryIO) -> None:
+    def __init__(
+        self, target: Path, path: Path, note_path: Path, handle: BinaryIO, max_gb: float | None = None
+    ) -> None:
+        self.max_gb = max_gb
         self.target, self.path, self.note_path, self.handle = target, path, note_path, handle
         self.note: Note = read_json(note_path) if note_path.exists() else {}
         self.joined = True  # whether the bytes come from more than one answer
@@ -90,12 +101,25 @@ class PartialDownload:
 
     def append(self, blocks: Iterable[bytes], name: str, size: int | None) -> None:
         """Append blocks, and at most one more than belongs to a file of `size` bytes, where that is known."""
+        self.check_size(name, size or 0)
         with Progress(f"download {name}", "bytes", None if size is None else size - self.size) as progress:
             for block in blocks:
                 self.handle.write(block)
+                self.check_size(name, self.size)
                 progress.update(len(block))
                 if size is not None and self.size > size:
                     break
+
+    def check_size(self, name: str, size: int) -> None:
+        """Refuse a file that is, or will be, larger than may be; what has arrived of it is removed.
+
+        Raises
+        ------
+        MirrorError
+        """
+        if self.max_gb is not None and size > self.max_gb * 1e9:
+            self.restart({})
+            raise MirrorError(f"{name}: more than the {self.max_gb:g} GB of source.max_gb")
 
     def digests(self, name: str) -> tuple[str, str]:
         """Compute the md5 and the sha256 of what lies on the disk."""
