@@ -121,7 +121,7 @@ def test_commands_are_found():
         "fine-tuning.md": 6,
         "models.md": 6,
         "performance.md": 2,
-        "pretraining.md": 3,
+        "pretraining.md": 4,
         "reading.md": 3,
         "translation.md": 3,
     }

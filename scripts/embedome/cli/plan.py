@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedome.cli.bench import cost_text, is_bench
+from embedome.cli.pretrain import RECIPES as PRETRAIN_RECIPES
 
 if TYPE_CHECKING:
     from embedome.embedding.cost import CostModel
@@ -16,7 +17,11 @@ PLAN_EPILOG = """\
 The cost of a sequence comes from --bench, a file of `embedome bench`; or else it is predicted for a GPU in bfloat16,
 from the kernels, bytes and operations of the model's layers and from what the GPU can do at most. Such figures are
 not measured, and may be off by a fifth. The cost is printed as it goes into config.yaml.
+
+With --pretrain: tokens, operations and device hours of a whole recipe at a share of a peak, memory and disk.
 """
+# Of a GPU's peak, what training is assumed to reach.
+SHARE = 0.4
 
 
 def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,12 +32,15 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description="Predict device hours, wall-clock time, jobs and disk of a run, before anything runs.",
         epilog=PLAN_EPILOG,
     )
-    parser.add_argument(
+    planned = parser.add_mutually_exclusive_group(required=True)
+    planned.add_argument(
         "-m",
         "--model",
-        required=True,
         metavar="MODEL",
         help="a name of `embedome models`, or a Hugging Face model directory, which needs no weights",
+    )
+    planned.add_argument(
+        "--pretrain", choices=PRETRAIN_RECIPES, metavar="RECIPE", help="training by a recipe of `embedome pretrain`"
     )
     device = parser.add_mutually_exclusive_group()
     device.add_argument("--bench", metavar="FILE", help="what `embedome bench` measured on the device")
@@ -48,6 +56,15 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--poolings", type=int, default=1, metavar="N", help="vectors of a sequence (default: 1)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices that work at once (default: 1)")
     parser.add_argument("--minutes", type=float, default=30.0, metavar="M", help="length of a job, about (default: 30)")
+    parser.add_argument(
+        "--share",
+        type=float,
+        metavar="X",
+        help="with --pretrain: part of the GPU's peak that is reached (default: 0.4)",
+    )
+    parser.add_argument(
+        "--peak", type=float, metavar="T", help="with --pretrain: TFLOP/s of a device (default: the GPU's)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run_plan)
 
@@ -61,9 +78,14 @@ def run_plan(options: argparse.Namespace) -> None:
     from embedome.embedding.forecast import Job, make_plan
     from embedome.engine.windows import LongPolicy
 
-    for name in ("poolings", "devices", "minutes"):
-        if not getattr(options, name) > 0:
-            raise UserError(f"--{name} is {getattr(options, name)}; expected more than 0")
+    for name in ("poolings", "devices", "minutes", "share", "peak"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            raise UserError(f"--{name} is {value}; expected more than 0")
+    if options.pretrain:
+        plan_training(options)
+        return
+    if options.share or options.peak:
+        raise UserError("--share and --peak are of --pretrain; without it the cost is --bench's or predicted")
     encoder, held = load_planned_encoder(options.model)
     longest = longest_costed(LongPolicy(max_residues=options.max_residues), held)
     lengths = read_lengths(options)
@@ -74,6 +96,47 @@ def run_plan(options: argparse.Namespace) -> None:
     job = Job(lengths, cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | basis | {"cost": asdict(cost)}
     print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
+
+
+def plan_training(options: argparse.Namespace) -> None:
+    """Predict what a run of a recipe takes, and print."""
+    from embedome.common.errors import UserError
+    from embedome.embedding.roofline import DEFAULT_DEVICE, find_device
+    from embedome.training.forecast import Devices, plan_pretraining
+    from embedome.training.recipes import find_recipe
+
+    if options.share and options.share > 1:
+        raise UserError(f"--share is {options.share}; expected 1 or less")
+    for name in ("bench", "fused", "max_residues"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} is of embedding; leave it out with --pretrain")
+    gpu, lengths, share = find_device(options.gpu or DEFAULT_DEVICE), read_lengths(options), options.share or SHARE
+    peak = options.peak * 1e12 if options.peak else gpu.peak
+    devices = Devices(options.devices, peak, share, gpu.memory)
+    plan = plan_pretraining(find_recipe(options.pretrain), lengths.length, lengths.count, devices)
+    basis = f"{share:.0%} of {peak / 1e12:,.0f} TFLOP/s, assumed; nothing is measured (see training.jsonl of a run)"
+    plan |= {"basis": basis}
+    print(json.dumps(plan, indent=2) if options.json else training_text(plan))
+
+
+def training_text(plan: dict[str, Any]) -> str:
+    """Return the plan of a recipe as a table for people."""
+    memory, disk = (
+        ", ".join(f"{name.replace('_', ' ')} {size / 1e9:,.2f}" for name, size in plan[place].items())
+        for place in ("bytes_of_device", "bytes_on_disk")
+    )
+    rows = [
+        ("parameters", f"{plan['parameters']:,}"),
+        ("sequences", f"{plan['sequences']:,} in {plan['steps']:,} steps, {plan['epochs']:,.2f} epochs"),
+        ("tokens", f"{plan['tokens']:,}"),
+        ("operations", f"{plan['operations']:.3g}"),
+        ("rate", plan["basis"]),
+        ("device hours", f"{plan['device_hours']:,.2f}"),
+        ("wall-clock hours", f"{plan['wall_clock_hours']:,.2f} on {plan['devices']:,} devices"),
+        ("GB of a device", f"{memory} ({plan['micro_batch_tokens']:,} tokens)"),
+        ("GB on disk", disk),
+    ]
+    return "\n".join(f"{name:<20} {value}" for name, value in rows)
 
 
 def read_cost(options: argparse.Namespace, longest: int | None) -> "tuple[CostModel, dict[str, Any]]":

@@ -161,7 +161,7 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 def copy_to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copy an array to a device; the host does not wait for what the device is doing."""
     host = torch.from_numpy(values)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 @cache

@@ -23,11 +23,16 @@ def make_optimisers(model: nn.Module, recipe: Optimiser) -> list[torch.optim.Opt
         return [AdafactorOptimiser(list(model.parameters()))]
     if isinstance(recipe, Adam):
         return [make_adam([*decayed_parameters(model)], [*undecayed_parameters(model)], recipe)]
-    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    inner = muon_matrices(model)
     apart = {id(parameter) for parameter in inner}
     outer = [parameter for parameter in decayed_parameters(model) if id(parameter) not in apart]
     muon = MuonOptimiser(inner, recipe.adam.weight_decay)
     return [muon, make_adam(outer, [*undecayed_parameters(model)], recipe.adam)]
+
+
+def muon_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Matrices of layers, which Muon updates."""
+    return [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
 
 
 def decayed_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -262,8 +262,9 @@ RECIPES = {
         replace(
             DEMO,
             name="laptop",
-            schedule=Cosine(peak=4e-3, lowest=8e-5, warm_up=40, steps=3200),
-            phases=(Phase(2400, tokens=4096, window=128), Phase(3200, tokens=4096, window=384)),
+            schedule=Cosine(peak=4e-3, lowest=8e-5, warm_up=40, steps=4000),
+            phases=(Phase(3000, tokens=4096, window=128), Phase(4000, tokens=4096, window=384)),
+            every=500,
         ),
     )
 }

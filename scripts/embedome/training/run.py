@@ -296,11 +296,17 @@ def sinusoids(positions: int, dimension: int) -> torch.Tensor:
 
 def token_budget(model: TrainedModel, device: torch.device) -> int:
     """Tokens of a micro-batch: on a GPU as many as its memory holds, by an estimate, and not more than is of use."""
-    most = TOKEN_BUDGET[device.type]
-    if device.type == "cpu":
-        return most
-    layers = sum(name.endswith("mlp_norm") for name, _ in model.named_modules())
+    return TOKEN_BUDGET["cpu"] if device.type == "cpu" else fitting_tokens(model, unused_memory(device))
+
+
+def fitting_tokens(model: TrainedModel, memory: float) -> int:
+    """Tokens of a micro-batch that a GPU with so many bytes of free memory holds."""
     # Gradients and optimisers take three times the weights' memory.
     weights = 12 * sum(parameter.numel() for parameter in model.parameters())
-    room = MEMORY_SHARE * (unused_memory(device) - weights)
-    return max(512, min(most, int(room / (TOKEN_BYTES * layers * model.encoder.dimension))))
+    return max(512, min(TOKEN_BUDGET["cuda"], int(MEMORY_SHARE * (memory - weights) / token_bytes(model))))
+
+
+def token_bytes(model: TrainedModel) -> int:
+    """Bytes that a token of a micro-batch keeps for the backward pass, by an estimate."""
+    layers = sum(name.endswith("mlp_norm") for name, _ in model.named_modules())
+    return TOKEN_BYTES * layers * model.encoder.dimension

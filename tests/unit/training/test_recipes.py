@@ -60,9 +60,9 @@ def test_the_demo_is_the_measured_run_s():
 
 def test_the_laptop_s_is_the_demo_s_with_larger_batches_and_a_rate_to_match():
     demo, laptop = find_recipe("demo"), find_recipe("laptop")
-    assert laptop.phases == (Phase(2400, tokens=4096, window=128), Phase(3200, tokens=4096, window=384))
+    assert laptop.phases == (Phase(3000, tokens=4096, window=128), Phase(4000, tokens=4096, window=384))
     assert (laptop.schedule.peak, laptop.schedule.warm_up, laptop.schedule.lowest) == (4e-3, 40, 8e-5)
-    assert laptop == replace(demo, name="laptop", phases=laptop.phases, schedule=laptop.schedule)
+    assert laptop == replace(demo, name="laptop", phases=laptop.phases, schedule=laptop.schedule, every=500)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("demo", "laptop")])
