@@ -53,7 +53,8 @@ def run_export(options: argparse.Namespace) -> None:
         raise UserError("--key goes with --format hdf5")
     if (form == "parquet") != bool(options.partition_by) or (options.partition_by and options.pooling):
         raise UserError("--partition-by goes with --format parquet, and without --pooling")
-    print(f"{options.out}: {write_export(options, form):,} proteins")
+    chosen = {name: getattr(options, name) for name in ("split", "pooling", "per_residue", "key", "partition_by")}
+    print(f"{options.out}: {write_export(options.dataset, options.out, form, **chosen):,} proteins")
 
 
 def choose_format(out: Path, said: str | None) -> str:
@@ -71,7 +72,17 @@ def choose_format(out: Path, said: str | None) -> str:
     return said or SUFFIXES[out.suffix.lower()]
 
 
-def write_export(options: argparse.Namespace, form: str) -> int:
+def write_export(
+    dataset: str | Path,
+    out: Path,
+    form: str,
+    *,
+    split: str | None = None,
+    pooling: str | None = None,
+    per_residue: bool = False,
+    key: str | None = None,
+    partition_by: str = "",
+) -> int:
     """Write the file or the folder; return its proteins."""
     from embedome.dataset.export_anndata import export_anndata
     from embedome.dataset.export_arrays import export_hdf5, export_npy
@@ -79,9 +90,9 @@ def write_export(options: argparse.Namespace, form: str) -> int:
     from embedome.dataset.export_text import export_text
     from embedome.dataset.open import open_dataset
 
-    data, out, split, pooling = open_dataset(options.dataset), options.out, options.split, options.pooling
+    data = open_dataset(dataset)
     if form == "parquet":
-        return export_partitions(data, out, options.partition_by, split)
+        return export_partitions(data, out, partition_by, split)
     if form == "hdf5":
-        return export_hdf5(data, out, split, pooling, options.per_residue, options.key or "accession")
+        return export_hdf5(data, out, split, pooling, per_residue, key or "accession")
     return {"npy": export_npy, "h5ad": export_anndata}.get(form, export_text)(data, out, split, pooling)

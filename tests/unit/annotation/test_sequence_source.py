@@ -53,7 +53,7 @@ def test_near_copies_are_left_out_by_the_sequences_of_the_fasta_files(files, tmp
             [],
             "a largest identity needs the sequences; name the catalog of the run, results/catalog, or the FASTA files",
         ),
-        (["--fasta", "{}/two.fasta.gz"], "no record has the id 'P0000'; name all FASTA files that were embedded"),
+        (["--fasta", "{}/two.fasta.gz"], "no record has the sequence of 'P0000'; name all files that were embedded"),
         (["--fasta", "{}/two.fasta.gz", "--catalog", "x"], "--fasta and --catalog both name the sequences"),
         (["--fasta", "{}/none.fasta"], "none.fasta: no such file"),
     ],
@@ -64,11 +64,10 @@ def test_what_is_missing_is_named(files, tmp_path, options, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_another_sequence_under_the_same_id_is_refused(tmp_path):
-    (tmp_path / "x.fasta").write_text(">P1\nMKTA\n>P2\nMK1A\n")
+def test_sequences_are_known_by_their_digests_whatever_their_ids_are(tmp_path):
+    (tmp_path / "x.fasta").write_text(">P1\nMKTA\n>P2\nMK1A\n>P3\nMKTV\n")
     source = FastaSequences([tmp_path / "x.fasta"])
-    assert source.read(["P1"], [refget_digest(b"MKTA")]).to_pylist() == ["MKTA"]
-    with pytest.raises(UserError, match="'P1' has another sequence than was embedded"):
-        source.read(["P1"], [refget_digest(b"MKTV")])
-    with pytest.raises(UserError, match="no record has the id 'P2'"):
-        source.read(["P2"], [refget_digest(b"MK1A")])
+    digests = [refget_digest(text) for text in (b"MKTV", b"MKTA")]
+    assert source.read(["other", "names"], digests).to_pylist() == ["MKTV", "MKTA"]
+    with pytest.raises(UserError, match="no record has the sequence of 'P2'"):
+        source.read(["P1", "P2"], [digests[1], refget_digest(b"MK1A")])
