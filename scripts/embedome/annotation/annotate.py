@@ -21,9 +21,9 @@ from embedome.annotation.hits import HitFinder, Hits, Queries
 from embedome.annotation.labels import LabelSource
 from embedome.annotation.partitions import LOOKUP_FOLDER, SUMMARY, Partition, list_partitions
 from embedome.annotation.reference_set import AnnotateSettings, ReferenceSet, check_catalog, check_reference
+from embedome.annotation.sequence_source import SequenceSource, read_source
 from embedome.annotation.summary import AnnotationCounts, is_partition, summarise
 from embedome.annotation.transfer import Transferred, transfer_labels
-from embedome.catalog.table import read_sequences
 from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.json_files import canonical_json, read_json
 from embedome.common.log import Progress
@@ -60,7 +60,7 @@ def annotate_partition(
     partition: Partition,
     out: str | os.PathLike,
     *,
-    catalog: str | os.PathLike | None = None,
+    catalog: SequenceSource | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Carry labels over to the proteins of a partition.
@@ -72,8 +72,9 @@ def annotate_partition(
     partition : Partition
     out : path
         The Parquet file to write: rows sorted by id, then rank.
-    catalog : path, optional
-        results/catalog; needed where the reference set was built for a largest identity.
+    catalog : path or FastaSequences, optional
+        results/catalog, or the FASTA files that were embedded; needed where the reference set was built for a largest
+        identity.
     threads : int
 
     Returns
@@ -92,7 +93,7 @@ def annotate_partition(
 
 
 def annotate_files(
-    data: Dataset, finder: HitFinder, partition: Partition, out: str | os.PathLike, catalog: str | os.PathLike | None
+    data: Dataset, finder: HitFinder, partition: Partition, out: str | os.PathLike, catalog: SequenceSource | None
 ) -> dict[str, Any]:
     """Annotate a partition's files, see `annotate_partition`."""
     reference, settings, account = finder.reference, finder.settings, AnnotationCounts()
@@ -138,10 +139,10 @@ def batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield table.slice(start, QUERY_ROWS).combine_chunks()
 
 
-def make_queries(rows: pa.Table, column: str, catalog: str | os.PathLike | None) -> Queries:
+def make_queries(rows: pa.Table, column: str, catalog: SequenceSource | None) -> Queries:
     """Make queries of rows and the vectors in a column, with their sequences where a catalog is named."""
     ids, digests = (rows[name].combine_chunks() for name in ("id", "digest"))
-    sequences = None if catalog is None else read_sequences(catalog, ids.to_pylist()).to_pylist()
+    sequences = None if catalog is None else read_source(catalog, ids.to_pylist(), digests.to_pylist()).to_pylist()
     return Queries(ids, digests, vector_matrix(rows[column]), sequences)
 
 
@@ -177,7 +178,7 @@ def annotate_dataset(
     folder: str | os.PathLike,
     settings: AnnotateSettings,
     *,
-    catalog: str | os.PathLike | None = None,
+    catalog: SequenceSource | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Annotate a whole data set on this machine; parameters as those of `build_reference.build_reference`.

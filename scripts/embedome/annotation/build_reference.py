@@ -33,7 +33,7 @@ from embedome.annotation.reference_set import (
     ranges,
 )
 from embedome.annotation.search_recall import measure_recall
-from embedome.catalog.table import read_sequences
+from embedome.annotation.sequence_source import SequenceSource, read_source
 from embedome.common.atomic_files import atomic_directory
 from embedome.common.errors import UserError
 from embedome.common.json_files import write_json
@@ -97,7 +97,7 @@ def build_reference(
     folder: str | os.PathLike,
     settings: AnnotateSettings,
     *,
-    catalog: str | os.PathLike | None = None,
+    catalog: SequenceSource | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Gather the annotated proteins of a data set and index their vectors.
@@ -109,8 +109,8 @@ def build_reference(
     folder : path
         Put in place whole: the rows, their vectors and index, names of labels, held-out labels, and ``lookup.json``.
     settings : AnnotateSettings
-    catalog : path, optional
-        results/catalog, for the sequences; needed with `settings.max_identity`.
+    catalog : path or FastaSequences, optional
+        results/catalog, or the FASTA files that were embedded, for the sequences; needed with `settings.max_identity`.
     threads : int
 
     Returns
@@ -217,7 +217,7 @@ def write_rows(
     vocabulary: Vocabulary,
     matches: Matches,
     is_held_out: np.ndarray,
-    catalog: str | os.PathLike | None,
+    catalog: SequenceSource | None,
 ) -> None:
     """Write the reference set's rows, the held-out labels, and the labels' names with the number of their proteins."""
     reference, held_out = (matches.rows.filter(pa.array(each)) for each in (~is_held_out, is_held_out))
@@ -234,7 +234,7 @@ def write_rows(
             if catalog is None:
                 sequences = pa.nulls(len(rows), pa.large_string())
             else:
-                sequences = read_sequences(catalog, rows["id"].to_pylist())
+                sequences = read_source(catalog, rows["id"].to_pylist(), rows["digest"].to_pylist())
             block = [rows["id"], rows["digest"], codes.slice(start, len(rows)), sequences]
             sink.write(pa.table(block, schema=ROWS_SCHEMA))
 

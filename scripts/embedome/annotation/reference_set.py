@@ -134,10 +134,12 @@ def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + skips
 
 
-def check_catalog(settings: AnnotateSettings, catalog: str | os.PathLike | None) -> None:
+def check_catalog(settings: AnnotateSettings, catalog: object) -> None:
     """Refuse to compare sequences where no catalog has them."""
     if settings.max_identity is not None and catalog is None:
-        raise UserError("a largest identity needs the sequences; name the catalog of the run, results/catalog")
+        raise UserError(
+            "a largest identity needs the sequences; name the catalog of the run, results/catalog, or the FASTA files"
+        )
 
 
 def check_reference(dataset: str | os.PathLike, data: Dataset, reference: ReferenceSet) -> None:

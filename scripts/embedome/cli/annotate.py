@@ -66,6 +66,9 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--catalog", metavar="DIR", help="for --max-identity: the run's sequences, results/catalog")
     parser.add_argument(
+        "--fasta", nargs="+", metavar="FILE", help="for --max-identity, in place of it: the files that were embedded"
+    )
+    parser.add_argument(
         "--min-reliability", type=float, default=0.0, metavar="R", help="leave out less reliable labels (default: 0)"
     )
     parser.add_argument(
@@ -84,6 +87,7 @@ def run_annotate(options: argparse.Namespace) -> None:
     from embedome.annotation.annotate import annotate_dataset
     from embedome.annotation.labels import LabelSource
     from embedome.annotation.reference_set import AnnotateSettings
+    from embedome.annotation.sequence_source import FastaSequences
 
     check_options(options)
     summary = annotate_dataset(
@@ -107,7 +111,7 @@ def run_annotate(options: argparse.Namespace) -> None:
             exact_up_to=options.exact_up_to,
             pooling=options.pooling,
         ),
-        catalog=options.catalog,
+        catalog=FastaSequences(options.fasta) if options.fasta else options.catalog,
         threads=options.threads or len(os.sched_getaffinity(0)),
     )
     print(json.dumps(summary, indent=2, ensure_ascii=False))
@@ -121,5 +125,7 @@ def check_options(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
+    if options.fasta and options.catalog:
+        raise UserError("--fasta and --catalog both name the sequences; give one of them")
     if options.max_identity is not None and not 0 <= options.max_identity <= 1:
         raise UserError(f"--max-identity is {options.max_identity:g}; expected 0 to 1")

@@ -2,9 +2,14 @@
 
 import argparse
 import json
+from pathlib import Path
 
+from embedome.cli.export import SUFFIXES, write_export
 from embedome.cli.options import FASTA_HELP, add_engine_options, choose_device, choose_dtype
+from embedome.common.errors import UserError
 from embedome.common.parallel import available_cores, start_server
+
+OUT = "the Parquet file to write; of a name in .npy, .h5, .h5ad, .csv or .tsv it is <FILE stem>.parquet, and exported"
 
 
 def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,7 +22,7 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "fasta", metavar="FASTA", nargs="+", help=f"{FASTA_HELP}; a folder of them; - for standard input"
     )
-    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the Parquet file to write")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help=OUT)
     add_engine_options(parser)
     parser.add_argument(
         "--features",
@@ -77,7 +82,6 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run_embed(options: argparse.Namespace) -> None:
     """Embed FASTA files into one file."""
     from embedome.catalog.reading import REFUSE, WARN, ReadSettings
-    from embedome.common.errors import UserError
     from embedome.embedding.request import check_request
     from embedome.sequences.header_ids import HeaderIds
     from embedome.sequences.input_files import list_files
@@ -90,9 +94,9 @@ def run_embed(options: argparse.Namespace) -> None:
     HeaderIds.of_setting(part, "--id")
     reading = ReadSettings(part, options.skip_empty, REFUSE if options.strict else WARN)
     # Before torch is imported, here and in the server.
-    check_request(
-        list_files(options.fasta), options.model, options.out, per_residue=options.per_residue, reading=reading
-    )
+    out, export = choose_output(Path(options.out))
+    check_request(list_files(options.fasta), options.model, out, per_residue=options.per_residue, reading=reading)
+    check_suffix(Path(options.out))
     if options.device != "cuda" and options.workers != 1:
         start_server("embedome.embedding.part_pipeline")
     from embedome.embedding.part_pipeline import MOST_WRITERS, Machine
@@ -103,7 +107,7 @@ def run_embed(options: argparse.Namespace) -> None:
     account = embed_fasta(
         options.fasta,
         options.model,
-        options.out,
+        out,
         settings=EmbedSettings(
             dtype=choose_dtype(options, device),
             long_sequences=options.long,
@@ -122,4 +126,29 @@ def run_embed(options: argparse.Namespace) -> None:
             writers=min(cores, MOST_WRITERS) if device == "cuda" else 1,
         ),
     )
-    print(f"{options.out}: {json.dumps(account)}")
+    print(f"{out}: {json.dumps(account)}")
+    if export:
+        print(f"{options.out}: {write_export(out, Path(options.out), export):,} proteins")
+
+
+def choose_output(out: Path) -> tuple[Path, str | None]:
+    """Return the Parquet file to write, and the format that it is then exported to, where the name is of another one.
+
+    Raises
+    ------
+    UserError
+        Where there is a file that the export would replace.
+    """
+    from embedome.common.outputs import check_output
+
+    form = SUFFIXES.get(out.suffix.lower())
+    if form and form != "hdf5":
+        check_output(out)
+    return (out.with_suffix(".parquet"), form) if form else (out, None)
+
+
+def check_suffix(out: Path) -> None:
+    """Refuse a name that promises a format which is not written."""
+    if out.name == "-" or (out.suffix and out.suffix.lower() != ".parquet" and out.suffix.lower() not in SUFFIXES):
+        what = "vectors are not written to standard output" if out.name == "-" else "cannot tell the format"
+        raise UserError(f"{out}: {what}; expected a name that ends in .parquet, {', '.join(SUFFIXES)}")

@@ -1,5 +1,6 @@
 """Data sets in other forms: a NumPy file with the ids beside it, and HDF5 as UniProt publishes embeddings."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
@@ -19,12 +20,16 @@ from embedome.common.outputs import check_output
 from embedome.common.terms import DUPLICATE
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import KEYS
+from embedome.dataset.hdf5_keys import ACCESSION, check_keys, key_maker
 from embedome.parquet.row_file import RowFile
 from embedome.parquet.vectors import vector_matrix
 
+log = logging.getLogger(__name__)
+
 ITEM_BYTES = 2
-# What HDF5 adds to a data set of its own for each key: 420 measured.
+# What HDF5 adds to a data set of its own for each key, with its attribute: 410 measured.
 KEY_BYTES = 500
+ORIGINAL_ID = "original_id"
 
 
 def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str | None = None) -> int:
@@ -81,13 +86,17 @@ def lists_ids(path: Path, data: Dataset, split: str | None) -> bool:
 
 
 def export_hdf5(
-    data: Dataset, out: Path, split: str | None = None, pooling: str | None = None, residues: bool = False
+    data: Dataset,
+    out: Path,
+    split: str | None = None,
+    pooling: str | None = None,
+    residues: bool = False,
+    key: str = ACCESSION,
 ) -> int:
     """Write a key for each protein, as the files are that UniProt publishes.
 
-    The key is the accession of an id of UniProtKB's form (``sp|P12345|NAME_HUMAN``); of any other form it is the id,
-    with ``_`` for the slashes, which HDF5 takes for folders. Where the key is not the id, the attribute ``original_id``
-    is. The file's attribute ``provenance`` is that of the data set, as JSON.
+    The attribute ``original_id`` of each is the protein's id; biotrainer, goPredSim and bio_embeddings go by it. The
+    file's attribute ``provenance`` is that of the data set, as JSON.
 
     Parameters
     ----------
@@ -97,6 +106,8 @@ def export_hdf5(
         As for `Dataset.matrix`.
     residues : bool
         Write per-residue embeddings, float16 [L, D], in place of the protein's, float16 [D]; L is ``n_residues_used``.
+    key : str
+        ``accession``, ``id`` or ``number``, see `hdf5_keys.key_maker`.
 
     Returns
     -------
@@ -106,7 +117,8 @@ def export_hdf5(
     Raises
     ------
     UserError
-        Where two ids have one key, the data set has no per-residue embeddings, or the disk has too little room.
+        Where two ids have one key, before anything is written; where the data set has no per-residue embeddings, or the
+        disk has too little room.
 
     References
     ----------
@@ -114,6 +126,9 @@ def export_hdf5(
     """
     h5py = load_optional("h5py", "h5py")
     check_output(out, is_own=is_own_hdf5)
+    check_keys(data, key, split)
+    if out.exists():
+        log.warning("%s: is there already, an export of embedome, and is replaced", out)
     rows = sum(file["rows"] for file in data.files(split))
     if residues:
         entries, vectors = iter_residues(data, split), count_residues(data, split)
@@ -126,14 +141,9 @@ def export_hdf5(
         temporary.touch()
         with h5py.File(temporary, "w") as file:
             file.attrs["provenance"] = canonical_json(data.manifest["provenance"]).decode()
+            make = key_maker(key)
             for name, matrix in entries:
-                key = make_key(name)
-                if key in file:
-                    other = file[key].attrs.get("original_id", key)
-                    raise UserError(f"{data.name}: {other!r} and {name!r} have one key, {key!r}; export them apart")
-                entry = file.create_dataset(key, data=matrix)
-                if key != name:
-                    entry.attrs["original_id"] = name
+                file.create_dataset(make(name), data=matrix).attrs[ORIGINAL_ID] = name
                 progress.update(1)
         check_equal("rows", rows, "written", progress.done)
     return rows
@@ -148,21 +158,6 @@ def is_own_hdf5(path: Path) -> bool:
             return "provenance" in file.attrs
     except OSError:
         return False
-
-
-def make_key(name: str) -> str:
-    """Return the HDF5 key of an id.
-
-    Examples
-    --------
-    >>> make_key("sp|P12345|AATM_RABIT"), make_key("UniRef50_P12345"), make_key("P12345/1-99")
-    ('P12345', 'UniRef50_P12345', 'P12345_1-99')
-    """
-    fields = name.split("|")
-    if len(fields) == 3 and fields[0] in ("sp", "tr") and fields[1]:
-        name = fields[1]
-    name = name.replace("/", "_")
-    return "_" if name == "." else name
 
 
 def iter_residues(data: Dataset, split: str | None) -> Iterator[tuple[str, np.ndarray]]:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from embedome.common.outputs import check_own_folder, others_in
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
 from embedome.dataset.part_file import embedding_sink, is_own_file, part_info, read_rows, residue_sink, residues_path
+from embedome.dataset.provenance import lasting
 from embedome.embedding.cost import PICOSECONDS, SUSTAINED_FLOPS, CostModel, estimate_cost, longest_costed
-from embedome.embedding.embed import announce_size, embed_records
+from embedome.embedding.embed import announce_size, embed_records, make_provenance
 from embedome.embedding.forecast import HALF, ROW_BYTES
 from embedome.embedding.part_pipeline import Machine
 from embedome.embedding.request import check_request
@@ -111,6 +112,8 @@ def embed_fasta(
             listed=out,
             reading=reading,
         )
+        source = source_identity(work / "filter.json")
+        warn_of_replaced(out, lambda: make_provenance(model, settings, source))
         if settings.per_residue:
             announce_size(account["residues"], dimension)
         written = sum(path.stat().st_size for path in work.glob("all-*.parquet"))
@@ -121,7 +124,7 @@ def embed_fasta(
             work / "all.json",
             settings=settings,
             limits=PartLimits(PART_SEQUENCES, part_seconds(work / "catalog", cost, machine.device), cost),
-            source=source_identity(work / "filter.json"),
+            source=source,
             machine=machine,
             total=account["kept"] - account["duplicates"],
         )
@@ -134,6 +137,16 @@ def embed_fasta(
             remove_residues(out)
         write_dropped(out, dropped_rows(work / "rejects.parquet", skipped))
     return {"read": account["read"], **states, "skipped": len(skipped), "rejected": account["rejected"]}
+
+
+def warn_of_replaced(out: Path, make: Callable[[], Mapping[str, Any]]) -> None:
+    """Say in which words of their provenance the vectors that will be replaced differ from those to be made."""
+    if not is_own_file(out):
+        return
+    found, new = lasting(part_info(out).provenance), lasting(make())
+    differing = [key for key in {**found, **new} if found.get(key) != new.get(key)]
+    if differing:
+        log.warning("%s: holds vectors of another %s; they are replaced in the end", out, ", ".join(differing))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.common.json_files import canonical_json
 from embedome.dataset import Dataset, open_dataset
-from embedome.dataset.export_arrays import export_hdf5, export_npy, make_key
+from embedome.dataset.export_arrays import export_hdf5, export_npy
 from embedome.dataset.export_partitions import export_partitions
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import write_part
@@ -102,21 +102,6 @@ def one_file(path: Path, ids: list[str]) -> Dataset:
     return open_dataset(path)
 
 
-def test_keys_are_accessions_and_slashes_make_no_folders(tmp_path):
-    names = [".", "P1/2-30", "sp|P12345|A_HUMAN", "tr|Q2|Q2_MOUSE", "x|y|z"]
-    export_hdf5(one_file(tmp_path / "in.parquet", names), tmp_path / "x.h5")
-    with h5py.File(tmp_path / "x.h5") as file:
-        found = {key: dict(entry.attrs) for key, entry in file.items()}
-    assert found == {
-        "_": {"original_id": "."},
-        "P1_2-30": {"original_id": "P1/2-30"},
-        "P12345": {"original_id": "sp|P12345|A_HUMAN"},
-        "Q2": {"original_id": "tr|Q2|Q2_MOUSE"},
-        "x|y|z": {},
-    }
-    assert make_key("sp||A") == "sp||A"
-
-
 @pytest.mark.parametrize("form", ["npy", "hdf5"])
 def test_a_run_that_fails_leaves_nothing(folder, tmp_path, form, monkeypatch):
     def broken(self, *_, **__):
@@ -165,7 +150,7 @@ def test_the_command_says_what_it_wrote(folder, tmp_path, capsys):
         ),
         (["{folder}", "{tmp}", "--format", "hdf5"], "is a folder; expected the name of a file to write"),
         (["{folder}/none", "{tmp}/x.h5", "--format", "hdf5"], "no data set there"),
-        (["{tmp}/same.parquet", "{tmp}/x.h5", "--format", "hdf5"], "'sp|P1|A' and 'tr|P1|A' have one key, 'P1'"),
+        (["{tmp}/same.parquet", "{tmp}/x.h5", "--format", "hdf5"], "2 ids have one key, 'P1': 'sp|P1|A', 'tr|P1|A'"),
     ],
 )
 def test_users_errors(folder, tmp_path, arguments, message, capsys):
