@@ -4,7 +4,7 @@ The same sequences, masks, optimiser (AdamW) and clipping; variants take turns, 
 processor seconds of one thread. Hugging Face's class runs in random order and sorted by length, and in
 transformers.Trainer, where accelerate is installed. Run with
 
-    PYTHONPATH=scripts python benchmarks/pretraining.py [--hidden D] [--layers N] [--sequences N] [--rounds N]
+    PYTHONPATH=scripts python benchmarks/pretraining.py [--hidden D] [--layers N] [--sequences N] [--rounds N] [--keep]
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from embedome.common.process import keep_freed_memory
 from embedome.models.create import make_config, random_model
 from embedome.models.registry import find_entry
 from embedome.training import batches as batches_module
@@ -46,8 +47,13 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128, help="model dimension (default: 128)")
     parser.add_argument("--sequences", type=int, default=64, help="of an epoch, in steps of 16 (default: 64)")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep freed memory, as `embedome pretrain` does: in all variants"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.keep:
+        keep_freed_memory()
     sizes = {"layers": options.layers, "hidden": options.hidden, "heads": max(1, options.hidden // 32)}
     sizes["feed_forward"] = 4 * options.hidden
     config = make_config("esm1nv", sizes, {"seed": 0})

@@ -121,7 +121,7 @@ def sequence_operations(
 
 
 def counted_operations(model: TrainedModel, recipe: Recipe, alphabet: Alphabet, tokens: int) -> float:
-    """Count the operations of training on a sequence of so many tokens, in the mean over hidden residues."""
+    """Count the operations of training on a sequence of `tokens` tokens, in the mean over hidden residues."""
     rows = np.full((COUNTED, tokens), alphabet.standard[0])
     rows[:, : len(alphabet.first)] = alphabet.first
     rows[:, tokens - len(alphabet.last) :] = alphabet.last

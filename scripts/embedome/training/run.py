@@ -300,7 +300,7 @@ def token_budget(model: TrainedModel, device: torch.device) -> int:
 
 
 def fitting_tokens(model: TrainedModel, memory: float) -> int:
-    """Tokens of a micro-batch that a GPU with so many bytes of free memory holds."""
+    """Tokens of a micro-batch that a GPU holds in `memory` bytes that are free."""
     # Gradients and optimisers take three times the weights' memory.
     weights = 12 * sum(parameter.numel() for parameter in model.parameters())
     return max(512, min(TOKEN_BUDGET["cuda"], int(MEMORY_SHARE * (memory - weights) / token_bytes(model))))
