@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
+from embedome.sources.partial_download import most_bytes
 from embedome.sources.release import download_release
 
 if TYPE_CHECKING:
@@ -19,4 +20,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.release),
         file_format=snakemake.params.file_format,
         release=snakemake.params.release,
+        most_bytes=most_bytes(snakemake.config["source"]),
     )

@@ -3,8 +3,9 @@
 import hashlib
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 DATA = random.Random(50).randbytes(900_001)
@@ -105,6 +106,16 @@ def drop(at: int = HALF) -> Fault:
         handler.send(status, headers, data[start:at])
 
     return fault
+
+
+def trickle(handler: Handler, data: bytes) -> None:
+    """Send a byte every hundredth of a second, until the client has gone."""
+    status, start, headers = handler.wanted(data)
+    handler.send(status, headers, b"")
+    with suppress(OSError):
+        for place in range(start, len(data)):
+            handler.wfile.write(data[place : place + 1])
+            time.sleep(0.01)
 
 
 def status(code: int, **headers: str) -> Fault:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
 BLOCK_BYTES = 1 << 20
+# The least speed, and how long it is measured.
+LEAST_BYTES_S, SPEED_WINDOW_S = 1000, 60.0
 RETRIES = 5
 # After this much progress the count of retries starts again: failures are no longer in a row.
 PROGRESS_BYTES = 64 << 20
@@ -99,8 +101,22 @@ def root_cause(error: BaseException) -> str:
 
 
 def read_body(response: "requests.Response") -> Iterator[bytes]:
-    """Return the blocks of an answer's body, as they lie on the server."""
-    return response.raw.stream(BLOCK_BYTES, decode_content=False)
+    """Yield the blocks of an answer's body, as they lie on the server.
+
+    Raises
+    ------
+    RetryableError
+        Where it comes too slowly: a byte now and then is no time-out, and would hold the run for ever.
+    """
+    began, count = time.monotonic(), 0
+    # What has arrived, and not a whole block, for which a slow server takes hours.
+    while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
+        yield block
+        count += len(block)
+        if (elapsed := time.monotonic() - began) >= SPEED_WINDOW_S:
+            if count < LEAST_BYTES_S * elapsed:
+                raise RetryableError(f"{count / elapsed:,.0f} bytes a second, fewer than {LEAST_BYTES_S:,}")
+            began, count = time.monotonic(), 0
 
 
 def read_validators(response: "requests.Response") -> dict[str, str]:

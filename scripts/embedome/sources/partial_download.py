@@ -13,7 +13,15 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import try_lock
 from embedome.common.log import Progress
 from embedome.common.outputs import check_regular
-from embedome.sources.http import BLOCK_BYTES, VALIDATORS, RetryableError, open_rest, read_body, read_validators
+from embedome.sources.http import (
+    BLOCK_BYTES,
+    VALIDATORS,
+    MirrorError,
+    RetryableError,
+    open_rest,
+    read_body,
+    read_validators,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -24,11 +32,16 @@ if TYPE_CHECKING:
 Note = Mapping[str, Any]
 
 
+def most_bytes(source: Mapping[str, Any]) -> int | None:
+    """Return the largest size of a download by the configuration's section ``source``; None for any."""
+    return None if source["max_gb"] is None else int(source["max_gb"] * 1e9)
+
+
 @contextmanager
-def partial_download(target: Path) -> Iterator["PartialDownload"]:
+def partial_download(target: Path, most_bytes: int | None = None) -> Iterator["PartialDownload"]:
     """Yield the partial download beside a target, held against other processes until the block ends.
 
-    One that cannot be resumed, or holds nothing, is removed then.
+    It takes `most_bytes` at most, where given. One that cannot be resumed, or holds nothing, is removed then.
 
     Raises
     ------
@@ -43,7 +56,7 @@ def partial_download(target: Path) -> Iterator["PartialDownload"]:
             raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
         try:
             with open(path, "a+b") as handle:
-                part = PartialDownload(target, path, note_path, handle)
+                part = PartialDownload(target, path, note_path, handle, most_bytes)
                 try:
                     yield part
                 finally:
@@ -60,7 +73,10 @@ class PartialDownload:
     resumed, whatever was killed and when.
     """
 
-    def __init__(self, target: Path, path: Path, note_path: Path, handle: BinaryIO) -> None:
+    def __init__(
+        self, target: Path, path: Path, note_path: Path, handle: BinaryIO, most_bytes: int | None = None
+    ) -> None:
+        self.most_bytes = most_bytes
         self.target, self.path, self.note_path, self.handle = target, path, note_path, handle
         self.note: Note = read_json(note_path) if note_path.exists() else {}
         self.joined = True  # whether the bytes come from more than one answer
@@ -90,12 +106,25 @@ class PartialDownload:
 
     def append(self, blocks: Iterable[bytes], name: str, size: int | None) -> None:
         """Append blocks, and at most one more than belongs to a file of `size` bytes, where that is known."""
+        self.check_size(name, size or 0)
         with Progress(f"download {name}", "bytes", None if size is None else size - self.size) as progress:
             for block in blocks:
                 self.handle.write(block)
+                self.check_size(name, self.size)
                 progress.update(len(block))
                 if size is not None and self.size > size:
                     break
+
+    def check_size(self, name: str, size: int) -> None:
+        """Refuse a file that is, or will be, larger than may be; what has arrived of it is removed.
+
+        Raises
+        ------
+        MirrorError
+        """
+        if self.most_bytes is not None and size > self.most_bytes:
+            self.restart({})
+            raise MirrorError(f"{name}: more than {self.most_bytes:,} bytes, the largest size by source.max_gb")
 
     def digests(self, name: str) -> tuple[str, str]:
         """Compute the md5 and the sha256 of what lies on the disk."""

@@ -25,7 +25,14 @@ CHUNK_BYTES = 4 << 20
 
 
 def download_url(
-    url: str, database: str, target: Path, record: Path, *, md5: str | None = None, sha256: str | None = None
+    url: str,
+    database: str,
+    target: Path,
+    record: Path,
+    *,
+    md5: str | None = None,
+    sha256: str | None = None,
+    most_bytes: int | None = None,
 ) -> None:
     """Download a file of sequences from an address.
 
@@ -49,6 +56,8 @@ def download_url(
         bytes, md5, sha256.
     md5, sha256 : str, optional
         What the file must have, in hexadecimal digits.
+    most_bytes : int, optional
+        The largest size that the file may have.
 
     Raises
     ------
@@ -59,7 +68,7 @@ def download_url(
     check_url(url)
     name = urlsplit(url).path.rpartition("/")[2] or database
     wanted = {"md5": md5, "sha256": sha256}
-    with partial_download(Path(target)) as part:
+    with partial_download(Path(target), most_bytes) as part:
         try:
             facts = fetch_checked(url, name, part, {key: value.lower() for key, value in wanted.items() if value})
         except MirrorError as error:

@@ -13,6 +13,7 @@ from embedome.sequences.input_files import list_files
 from embedome.training.beginning import check_beginning
 from embedome.training.own_model import check_own_model
 from embedome.workflow.config import ORIGINS, check_config, refuse
+from embedome.workflow.other_results import check_other_results
 from embedome.workflow.paths import FAMILIES, Paths
 
 
@@ -45,6 +46,7 @@ def check_run(config: Mapping[str, Any], schema: Mapping[str, Any], paths: Paths
         check_beginning(pretrain["init"])
     if files:
         check_files(config, made=[FAMILIES])
+        check_other_results(config, paths)
         # Snakemake removes what a rule makes before it runs, whatever else is in a folder.
         check_own_catalog(paths.place("results/catalog"))
         if hub:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from embedome.common.errors import UserError
 from embedome.sources import http
 from embedome.sources.partial_download import partial_download
 from embedome.sources.url import download_url
-from helpers.mirror_server import drop, flipped, redirect, stall, status, unannounced
+from helpers.mirror_server import drop, flipped, redirect, serve, stall, status, trickle, unannounced
 from helpers.paths import SCRIPTS
 
 CHANCE = random.Random(4)
@@ -38,18 +39,18 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "resources" / "sequences"
 
 
-def load(url: str, target: Path, **checksums: str) -> None:
+def load(url: str, target: Path, **checksums: str | int) -> None:
     download_url(url, "proteome", target, target.parent / "release.json", **checksums)
 
 
-def fetch(url: str, target: Path, data: bytes = DATA, **checksums: str) -> dict:
+def fetch(url: str, target: Path, data: bytes = DATA, **checksums: str | int) -> dict:
     load(url, target, **checksums)
     assert target.read_bytes() == data
     assert sorted(path.name for path in target.parent.iterdir()) == ["release.json", "sequences"]
     return json.loads((target.parent / "release.json").read_text())
 
 
-def refuse(url: str, target: Path, **checksums: str) -> str:
+def refuse(url: str, target: Path, **checksums: str | int) -> str:
     with pytest.raises(UserError) as caught:
         load(url, target, **checksums)
     assert not target.exists()
@@ -360,3 +361,23 @@ def test_what_is_no_address_is_refused(target, url, message):
         load(url, target)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(mirror, target, monkeypatch):
+    monkeypatch.setattr(http, "SPEED_WINDOW_S", 0.2)
+    monkeypatch.setattr(http, "LEAST_BYTES_S", 10_000)
+    mirror.faults = [trickle] * 6
+    message = refuse(mirror.url, target)
+    assert re.search(r"stream: \d+ bytes a second, fewer than 10,000, given up after 6 tries", message)
+    # What has arrived is gone on with once the server is quick.
+    mirror.faults = [trickle]
+    fetch(mirror.url, target)
+
+
+@pytest.mark.parametrize("fault", [serve, unannounced()], ids=["of known size", "of unknown size"])
+def test_a_file_larger_than_may_be_is_not_downloaded(mirror, target, fault):
+    mirror.faults = [fault]
+    message = refuse(mirror.url, target, most_bytes=100_000)
+    assert "stream: more than 100,000 bytes, the largest size by source.max_gb" in message
+    assert left(target) is None
+    fetch(mirror.url, target, most_bytes=len(DATA))
