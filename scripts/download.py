@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
-from embedome.sources.partial_download import most_bytes
 from embedome.sources.release import download_release
 
 if TYPE_CHECKING:
@@ -20,5 +19,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.release),
         file_format=snakemake.params.file_format,
         release=snakemake.params.release,
-        most_bytes=most_bytes(snakemake.config["source"]),
+        max_gb=snakemake.config["source"]["max_gb"],
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
-from embedome.sources.partial_download import most_bytes
 from embedome.sources.url import download_url
 
 if TYPE_CHECKING:
@@ -18,5 +17,5 @@ with rule_log(snakemake.log):
         Path(snakemake.output.release),
         md5=snakemake.params.md5,
         sha256=snakemake.params.sha256,
-        most_bytes=most_bytes(snakemake.config["source"]),
+        max_gb=snakemake.config["source"]["max_gb"],
     )

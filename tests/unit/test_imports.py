@@ -27,6 +27,14 @@ FOR_TYPES = PACKAGE / "workflow" / "job.py"
 HEAVY = ("torch", "transformers", "dask", "distributed", "matplotlib", "pandas", "faiss", "h5py", "Bio")
 
 
+def test_import_paths_of_the_page_on_migration_are_there():
+    rows = re.findall(r"^\| `embedome\.\S+.*\| (.*) \|$", (ROOT / "docs" / "migration.md").read_text(), re.MULTILINE)
+    modules = [name for row in rows for name in re.findall(r"`(embedome\.[a-z0-9_.]+)`", row)]
+    assert len(modules) > 10
+    missing = [name for name in modules if not (ROOT / "scripts" / f"{name.replace('.', '/')}.py").is_file()]
+    assert not missing
+
+
 def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{program}"],

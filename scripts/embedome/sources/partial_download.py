@@ -32,16 +32,11 @@ if TYPE_CHECKING:
 Note = Mapping[str, Any]
 
 
-def most_bytes(source: Mapping[str, Any]) -> int | None:
-    """Return the largest size of a download by the configuration's section ``source``; None for any."""
-    return None if source["max_gb"] is None else int(source["max_gb"] * 1e9)
-
-
 @contextmanager
-def partial_download(target: Path, most_bytes: int | None = None) -> Iterator["PartialDownload"]:
+def partial_download(target: Path, max_gb: float | None = None) -> Iterator["PartialDownload"]:
     """Yield the partial download beside a target, held against other processes until the block ends.
 
-    It takes `most_bytes` at most, where given. One that cannot be resumed, or holds nothing, is removed then.
+    It takes `max_gb` gigabytes at most, where given. One that cannot be resumed, or holds nothing, is removed then.
 
     Raises
     ------
@@ -56,7 +51,7 @@ def partial_download(target: Path, most_bytes: int | None = None) -> Iterator["P
             raise UserError(f"{target}: another process is downloading it; wait for it, then run again")
         try:
             with open(path, "a+b") as handle:
-                part = PartialDownload(target, path, note_path, handle, most_bytes)
+                part = PartialDownload(target, path, note_path, handle, max_gb)
                 try:
                     yield part
                 finally:
@@ -74,9 +69,9 @@ class PartialDownload:
     """
 
     def __init__(
-        self, target: Path, path: Path, note_path: Path, handle: BinaryIO, most_bytes: int | None = None
+        self, target: Path, path: Path, note_path: Path, handle: BinaryIO, max_gb: float | None = None
     ) -> None:
-        self.most_bytes = most_bytes
+        self.max_gb = max_gb
         self.target, self.path, self.note_path, self.handle = target, path, note_path, handle
         self.note: Note = read_json(note_path) if note_path.exists() else {}
         self.joined = True  # whether the bytes come from more than one answer
@@ -122,9 +117,9 @@ class PartialDownload:
         ------
         MirrorError
         """
-        if self.most_bytes is not None and size > self.most_bytes:
+        if self.max_gb is not None and size > self.max_gb * 1e9:
             self.restart({})
-            raise MirrorError(f"{name}: more than {self.most_bytes:,} bytes, the largest size by source.max_gb")
+            raise MirrorError(f"{name}: more than the {self.max_gb:g} GB of source.max_gb")
 
     def digests(self, name: str) -> tuple[str, str]:
         """Compute the md5 and the sha256 of what lies on the disk."""

@@ -34,7 +34,7 @@ def download_release(
     *,
     file_format: str = "fasta",
     release: str | None = None,
-    most_bytes: int | None = None,
+    max_gb: float | None = None,
 ) -> None:
     """Download one database of a release from the first mirror that serves it whole and right.
 
@@ -58,8 +58,8 @@ def download_release(
         ``fasta`` or ``xml``.
     release : str, optional
         An old release to take out of the mirrors' archive, e.g. ``2024_05``.
-    most_bytes : int, optional
-        The largest size that the file may have.
+    max_gb : float, optional
+        Gigabytes of the largest file that is taken.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def download_release(
     for mirror in mirrors:
         check_mirror(mirror)
     name = f"{database}.{file_format}.gz"
-    with partial_download(Path(target), most_bytes) as part:
+    with partial_download(Path(target), max_gb) as part:
         if release:
             folders = archive_folders(mirrors, database, release)
             facts = from_mirrors(folders, name, lambda folder: fetch_archived(folder, release, database, name, part))

@@ -32,7 +32,7 @@ def download_url(
     *,
     md5: str | None = None,
     sha256: str | None = None,
-    most_bytes: int | None = None,
+    max_gb: float | None = None,
 ) -> None:
     """Download a file of sequences from an address.
 
@@ -56,8 +56,8 @@ def download_url(
         bytes, md5, sha256.
     md5, sha256 : str, optional
         What the file must have, in hexadecimal digits.
-    most_bytes : int, optional
-        The largest size that the file may have.
+    max_gb : float, optional
+        Gigabytes of the largest file that is taken.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def download_url(
     check_url(url)
     name = urlsplit(url).path.rpartition("/")[2] or database
     wanted = {"md5": md5, "sha256": sha256}
-    with partial_download(Path(target), most_bytes) as part:
+    with partial_download(Path(target), max_gb) as part:
         try:
             facts = fetch_checked(url, name, part, {key: value.lower() for key, value in wanted.items() if value})
         except MirrorError as error:

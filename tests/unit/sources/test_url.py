@@ -39,18 +39,18 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "resources" / "sequences"
 
 
-def load(url: str, target: Path, **checksums: str | int) -> None:
+def load(url: str, target: Path, **checksums: str | float) -> None:
     download_url(url, "proteome", target, target.parent / "release.json", **checksums)
 
 
-def fetch(url: str, target: Path, data: bytes = DATA, **checksums: str | int) -> dict:
+def fetch(url: str, target: Path, data: bytes = DATA, **checksums: str | float) -> dict:
     load(url, target, **checksums)
     assert target.read_bytes() == data
     assert sorted(path.name for path in target.parent.iterdir()) == ["release.json", "sequences"]
     return json.loads((target.parent / "release.json").read_text())
 
 
-def refuse(url: str, target: Path, **checksums: str | int) -> str:
+def refuse(url: str, target: Path, **checksums: str | float) -> str:
     with pytest.raises(UserError) as caught:
         load(url, target, **checksums)
     assert not target.exists()
@@ -377,7 +377,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(mirror, target, mon
 @pytest.mark.parametrize("fault", [serve, unannounced()], ids=["of known size", "of unknown size"])
 def test_a_file_larger_than_may_be_is_not_downloaded(mirror, target, fault):
     mirror.faults = [fault]
-    message = refuse(mirror.url, target, most_bytes=100_000)
-    assert "stream: more than 100,000 bytes, the largest size by source.max_gb" in message
+    message = refuse(mirror.url, target, max_gb=1e-4)
+    assert "stream: more than the 0.0001 GB of source.max_gb" in message
     assert left(target) is None
-    fetch(mirror.url, target, most_bytes=len(DATA))
+    fetch(mirror.url, target, max_gb=len(DATA) / 1e9)
