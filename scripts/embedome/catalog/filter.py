@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.identical_sequences import RepeatedDigests
 from embedome.catalog.members import write_members
-from embedome.catalog.reading import ReadSettings, check_nucleic
+from embedome.catalog.reading import ReadSettings, check_names, check_nucleic
 from embedome.catalog.rejects import REJECTS, describe_reasons, list_all_rejects
 from embedome.catalog.same_ids import PairList, list_path, reject_repeats
 from embedome.catalog.sorted_runs import RUN_SCHEMA, RunTask, SortedRun, make_run
@@ -39,7 +39,7 @@ from embedome.parquet.writer import ParquetSink, write_folder
 from embedome.sequences.any_format import is_blank, read_any_chunks
 from embedome.sequences.chunk_spool import Spool
 from embedome.sequences.dropped_records import write_dropped
-from embedome.sequences.fasta import Chunk
+from embedome.sequences.fasta import Chunk, split_chunk
 from embedome.sequences.uniref_xml import XmlChunk
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 # Text of a run: a worker holds it several times over. Of a chunk, whose records are checked at once: array operations
 # cost some 50 us each beside their work (2 MiB or more is as good, 256 KiB takes half as long again).
 RUN_BYTES, CHUNK_BYTES = 24 << 20, 4 << 20
+# And at most, of entries of next to nothing: each is an object for a while.
+RUN_ENTRIES, CHUNK_ENTRIES = 400_000, 100_000
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
 # What tells whether two records of one id are the same.
 NAMED = ["id", "digest", "reason", "detail", "file", "number", "length"]
@@ -261,11 +263,13 @@ def read_tasks(
 
 
 def group_chunks(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chunk | XmlChunk]]:
-    """Group chunks to `size` bytes or a little more."""
+    """Group chunks to `size` bytes or a little more, and not too many entries."""
     group: list[Chunk | XmlChunk] = []
-    for chunk in chunks:
+    for chunk in chain.from_iterable(
+        split_chunk(each, CHUNK_ENTRIES) if isinstance(each, Chunk) else [each] for each in chunks
+    ):
         group.append(chunk)
-        if sum(len(each.data) for each in group) >= size:
+        if sum(len(each.data) for each in group) >= size or sum(each.n_entries for each in group) >= RUN_ENTRIES:
             yield group
             group = []
     if group:
@@ -280,6 +284,7 @@ def make_runs(tasks: Iterator[RunTask], folder: Path, counts: Counts, workers: i
     runs = []
     for run, prefixes in made:
         runs.append(run)
+        check_names(sum(each.nameless for each in runs), counts.paths[run.file])
         counts.digest_prefixes.append(prefixes)
     return runs
 

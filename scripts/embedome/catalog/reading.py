@@ -16,6 +16,8 @@ from embedome.sequences.record_columns import count_letters, read_offsets
 log = logging.getLogger(__name__)
 
 WARN, REFUSE = "warn", "refuse"
+# Records without an id at most.
+MOST_NAMELESS = 500_000
 # Letters of nucleic acids, N for any of them. In proteins they are a quarter of all.
 NUCLEOTIDES = "ACGTUN"
 # From this length on, and this fraction of such letters, a sequence is hardly a protein.
@@ -72,6 +74,21 @@ class Nucleic:
         """Add up what was found in one file."""
         some = [each for each in found if each.count]
         return cls(sum(each.count for each in some), min((each.first for each in some), default=0))
+
+
+def check_names(nameless: int, path: os.PathLike) -> None:
+    """Check that not very many records lack an id: all of them are sorted at once.
+
+    Raises
+    ------
+    UserError
+        Names the file that was read last.
+    """
+    if nameless > MOST_NAMELESS:
+        raise UserError(
+            f"{path}: more than {MOST_NAMELESS:,} records have no id; expected FASTA with an id in each header, and "
+            "source.id to say where"
+        )
 
 
 def check_nucleic(found: Sequence[tuple[int, Nucleic]], paths: Sequence[os.PathLike], settings: ReadSettings) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.reading import Nucleic
@@ -87,6 +88,8 @@ class SortedRun:
     n_members: int
     file: int
     nucleic: Nucleic
+    nameless: int
+    """Records without an id."""
 
 
 def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
@@ -108,8 +111,10 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     tables = [members for _, _, members, _ in found if members is not None]
     members = pa.concat_tables(tables) if tables else MEMBER_RUN.empty_table()
     index = write_run(task.folder, in_order(members)) if len(members) else None
+    nameless = pc.sum(pc.equal(table["reason"], "no-id")).as_py() or 0
     nucleic = Nucleic.of_all(each for *_, each in found)
-    return SortedRun(records, index, len(members), task.file, nucleic), table["digest_prefix"].drop_null().to_numpy()
+    run = SortedRun(records, index, len(members), task.file, nucleic, nameless)
+    return run, table["digest_prefix"].drop_null().to_numpy()
 
 
 def check_records(task: RunTask, chunk: Chunk | XmlChunk) -> tuple[pa.Table, np.ndarray, pa.Table | None, Nucleic]:

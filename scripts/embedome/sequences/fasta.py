@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -88,6 +89,21 @@ def make_chunk(first: int, texts: list[bytes]) -> Chunk:
     # Twice as fast as data.count(b"\n>"); the first one begins the data.
     heads = np.flatnonzero(text == ord(">"))[1:]
     return Chunk(first, int(np.count_nonzero(text[heads - 1] == ord("\n"))) + 1, data)
+
+
+def split_chunk(chunk: Chunk, most: int) -> Iterator[Chunk]:
+    """Yield a chunk in chunks of `most` entries at most."""
+    if chunk.n_entries <= most:
+        yield chunk
+        return
+    text = np.frombuffer(chunk.data, np.uint8)
+    heads = np.flatnonzero(text == ord(">"))
+    heads = heads[(heads == 0) | (text[heads - 1] == ord("\n"))]
+    starts = [*heads[::most].tolist(), len(text) + 1]
+    for number, (start, end) in enumerate(pairwise(starts)):
+        first = number * most
+        # Without the line end before the next entry, as chunks are cut.
+        yield Chunk(chunk.first + first, min(most, chunk.n_entries - first), chunk.data[start : end - 1])
 
 
 def check_length(path: str | os.PathLike, first: int, held: list[bytes], n_held: int, size: int) -> None:

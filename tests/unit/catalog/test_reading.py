@@ -68,3 +68,16 @@ def test_dna_among_proteins_is_warned_of_or_refused(tmp_path, caplog):
     caplog.clear()
     read(tmp_path / "out", write_fasta(tmp_path / "x.fasta", proteins), nucleotides=REFUSE)
     assert "DNA" not in caplog.text
+
+
+def test_very_many_records_of_nothing_stop_the_run_early(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedome.catalog.filter.RUN_ENTRIES", 100)
+    monkeypatch.setattr("embedome.catalog.filter.CHUNK_ENTRIES", 30)
+    path = tmp_path / "x.fasta"
+    path.write_bytes(b">\n" * 1000 + b">a\nMK\n")
+    assert read(tmp_path / "out", path).account["rejected"] == {"no-id": 1000}
+    monkeypatch.setattr("embedome.catalog.reading.MOST_NAMELESS", 500)
+    with pytest.raises(
+        UserError, match=r"x.fasta: more than 500 records have no id; expected FASTA with an id in each"
+    ):
+        read(tmp_path / "out", path)

@@ -11,7 +11,7 @@ from backports import zstd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from embedome.common.errors import UserError
 from embedome.sequences import compressed, fasta
-from embedome.sequences.fasta import read_entries, write_entry
+from embedome.sequences.fasta import Chunk, read_entries, split_chunk, write_entry
 from helpers.filtered import run_filter
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,3 +178,14 @@ def test_what_is_written_is_read(
         (title, text), (second, text_two) = SimpleFastaParser(stream)
     assert (title, text, text_two) == ("before", "MK", sequence)
     assert second == f"{name} {description}".rstrip()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 8])
+def test_a_chunk_is_split_into_whole_entries(most):
+    data = b"".join(b">%d x>y\nMK\nV\n" % number for number in range(7)) + b">\n>last\nM"
+    chunk = Chunk(5, 9, data)
+    pieces = list(split_chunk(chunk, most))
+    assert [text for piece in pieces for text in piece.texts()] == chunk.texts()
+    assert [piece.n_entries for piece in pieces] == [len(piece.texts()) for piece in pieces]
+    assert all(piece.n_entries <= most for piece in pieces)
+    assert [piece.first for piece in pieces] == list(range(5, 14, most))
