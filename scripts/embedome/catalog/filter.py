@@ -265,15 +265,22 @@ def read_tasks(
 def group_chunks(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chunk | XmlChunk]]:
     """Group chunks to `size` bytes or a little more, and not too many entries."""
     group: list[Chunk | XmlChunk] = []
-    for chunk in chain.from_iterable(
-        split_chunk(each, CHUNK_ENTRIES) if isinstance(each, Chunk) else [each] for each in chunks
-    ):
+    for chunk in small_chunks(chunks):
         group.append(chunk)
         if sum(len(each.data) for each in group) >= size or sum(each.n_entries for each in group) >= RUN_ENTRIES:
             yield group
             group = []
     if group:
         yield group
+
+
+def small_chunks(chunks: Iterable[Chunk | XmlChunk]) -> Iterator[Chunk | XmlChunk]:
+    """Split chunks of FASTA with very many entries."""
+    for chunk in chunks:
+        if isinstance(chunk, Chunk):
+            yield from split_chunk(chunk, CHUNK_ENTRIES)
+        else:
+            yield chunk
 
 
 def make_runs(tasks: Iterator[RunTask], folder: Path, counts: Counts, workers: int) -> list[SortedRun]:

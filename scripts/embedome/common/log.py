@@ -3,8 +3,9 @@
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ from typing import Self
 from embedome.common.errors import user_errors
 from embedome.common.process import exit_on_sigterm
 
-LINE_EVERY_S = 30.0
+LINE_EVERY_S, FOLLOW_EVERY_S = 30.0, 1.0
 
 
 def setup_logging(path: str | None = None) -> None:
@@ -74,6 +75,24 @@ class Progress:
         if self.bar.disable and time.monotonic() - self.line_at >= LINE_EVERY_S:
             self.line_at = time.monotonic()
             logging.getLogger(__name__).info("%s", self.line())
+
+    @contextmanager
+    def follow(self, read: Callable[[], int]) -> Iterator[None]:
+        """Take the work done from a count that others add to, every second until the block ends."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(FOLLOW_EVERY_S):
+                self.update(read() - self.done)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            self.update(read() - self.done)
 
     def line(self) -> str:
         """Return the state as a line of text: count, rate, time left."""

@@ -12,10 +12,14 @@ from itertools import islice
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from embedome.common.errors import UserError
 from embedome.common.process import keep_freed_memory
+from embedome.common.work_count import Current
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,7 +54,7 @@ def variable(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of worker processes that have a module loaded.
+    """Yield a pool of worker processes that have a module loaded, and add to this process's count of work.
 
     Raises
     ------
@@ -59,7 +63,9 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
     """
     start_server(module)
     try:
-        with ProcessPoolExecutor(workers, get_context("forkserver"), initializer=begin_worker) as pool:
+        with ProcessPoolExecutor(
+            workers, get_context("forkserver"), initializer=begin_worker, initargs=(Current.count,)
+        ) as pool:
             yield pool
     except BrokenProcessPool:
         raise UserError(
@@ -67,9 +73,10 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
         ) from None
 
 
-def begin_worker() -> None:
-    """Begin a worker process. Ctrl-C reaches it, too, and is its parent's to answer."""
+def begin_worker(count: "Synchronized[int] | None" = None) -> None:
+    """Begin a worker process, which adds to a count. Ctrl-C reaches it, too, and is its parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Current.count = count
     keep_freed_memory()
     end_with_parent()
 

@@ -17,6 +17,7 @@ from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
+from embedome.common.work_count import begin_count
 from embedome.dataset.part_file import part_info
 from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
 from embedome.embedding.deviation import compare_vectors, sample_sequences
@@ -96,7 +97,7 @@ def embed_shard(
         limits=limits,
         source=source,
         machine=machine,
-        total=total["sequences"] if total else None,
+        total=total["residues"] if total else None,
         earlier=read_json(shards)["earlier"] if shards else None,
         clock=clock,
     )
@@ -159,7 +160,7 @@ def embed_records(
 ) -> dict:
     """Embed records that come in id order into parts beside `manifest`; return the manifest.
 
-    As `embed_shard`; `total` is the number of records, where known, and `earlier` the data set that others are
+    As `embed_shard`; `total` is the number of residues, where known, and `earlier` the data set that others are
     taken from: it must have been embedded in the same way.
     """
     provenance = make_provenance(model, settings, source)
@@ -180,10 +181,9 @@ def embed_records(
             yield Part(path, rows, provenance, fingerprint(provenance, rows))
 
     job = EmbedJob(str(model), settings, machine, clock or Clock())
-    with Progress(f"embed {manifest.stem}", "sequences", total) as progress:
-        for entry in embed_parts(parts(), job):
-            entries.append(entry)
-            progress.update(entry["sequences"])
+    count = begin_count()
+    with Progress(f"embed {manifest.stem}", "residues", total) as progress, progress.follow(lambda: count.value):
+        entries.extend(embed_parts(parts(), job))
     files = [entry["file"] for entry in entries]
     files += [entry["per_residue"]["file"] for entry in entries if entry["per_residue"]]
     remove_other_parts(manifest, set(files))

@@ -19,6 +19,7 @@ import torch
 from embedome.common.json_files import json_sha256
 from embedome.common.parallel import look_ahead, map_in_order, process_pool, threads
 from embedome.common.terms import NON_FINITE
+from embedome.common.work_count import PartWork, count_work
 from embedome.embedding.metrics import DEVICE, READING, WRITING, Clock
 from embedome.embedding.parts import EmbeddedPart, Part, is_written, part_entry, write
 from embedome.embedding.settings import EmbedSettings
@@ -160,6 +161,7 @@ def lay_out_part(part: Part, job: EmbedJob) -> LaidOutPart:
     """Lay a part's sequences out, unless it is written already."""
     if is_written(part):
         log.info("%s is written already", part.path.name)
+        count_work(part.residues)
         return LaidOutPart(part, None)
     model = load_empty_model(job.model, json_sha256(part.provenance["model"]), job.settings.features)
     policy = job.settings.policy
@@ -176,7 +178,11 @@ def run_part(laid_out: LaidOutPart, job: EmbedJob) -> RunningPart:
     with room_for("the model", LARGER_DEVICE):
         engine = job.engine(part)
     with job.clock.time(DEVICE), room_for_part(part):
-        return RunningPart(part, engine.run(laid_out.layout))
+        work = PartWork(part.residues)
+        running = RunningPart(part, engine.run(laid_out.layout, work.reach))
+    # Of sequences that are left out, too.
+    work.reach(1.0)
+    return running
 
 
 def finish_part(running: RunningPart, job: EmbedJob) -> FinishedPart:

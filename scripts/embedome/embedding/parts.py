@@ -61,6 +61,11 @@ class Part:
     provenance: dict[str, Any]
     fingerprint: str
 
+    @property
+    def residues(self) -> int:
+        """Residues of its sequences."""
+        return sum(len(record.sequence) for record in self.records)
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPart:

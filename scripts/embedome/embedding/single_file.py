@@ -126,7 +126,7 @@ def embed_fasta(
             limits=PartLimits(PART_SEQUENCES, part_seconds(work / "catalog", cost, machine.device), cost),
             source=source,
             machine=machine,
-            total=account["kept"] - account["duplicates"],
+            total=sum(int(lengths.sum()) for lengths in distinct_lengths(work / "catalog")),
         )
         parts = [work / part["file"] for part in manifest["parts"]]
         states, skipped = join_parts(parts, work / "catalog", out, manifest["provenance"])
@@ -225,10 +225,14 @@ def bytes_needed(catalog: Path, settings: EmbedSettings, longest: int | None, di
 def part_seconds(catalog: Path, cost: CostModel, device: str) -> float:
     """Return predicted seconds of a part, by the work that there is, so that a resumed run cuts the same parts."""
     least, most = PART_SECONDS[device]
-    tables = read_catalog(catalog, ["length", "duplicate_of"])
-    distinct = (table.filter(table["duplicate_of"].is_null())["length"].to_numpy() for table in tables)
-    total = sum(int(cost.picoseconds(lengths).sum()) for lengths in distinct)
+    total = sum(int(cost.picoseconds(lengths).sum()) for lengths in distinct_lengths(catalog))
     return min(most, max(least, total / PICOSECONDS / PARTS))
+
+
+def distinct_lengths(catalog: Path) -> Iterator[np.ndarray]:
+    """Yield the lengths of the catalog's distinct sequences, int64 [n] of each row group."""
+    for table in read_catalog(catalog, ["length", "duplicate_of"]):
+        yield table.filter(table["duplicate_of"].is_null())["length"].to_numpy().astype(np.int64)
 
 
 def canonical_records(catalog: Path) -> Iterator[Record]:

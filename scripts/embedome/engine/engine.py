@@ -8,7 +8,7 @@ Shapes: n sequences, D dimension.
 
 import logging
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,8 +184,11 @@ class Engine:
         return self.finish(self.run(lay_out(sequences, self.tokenizer, self.policy, self.max_residues)))
 
     @torch.inference_mode()
-    def run(self, layout: BatchLayout) -> Running:
-        """Run all windows, longest first. A GPU may still be at work on the last of them afterwards."""
+    def run(self, layout: BatchLayout, reach: Callable[[float], None] = lambda fraction: None) -> Running:
+        """Run all windows, longest first. A GPU may still be at work on the last of them afterwards.
+
+        After each batch `reach` is called with the fraction of tokens that have been run.
+        """
         row = DeviceLayout(layout, self.device)
         pooled = PooledVectors(self.layers, self.poolings, layout, self.dimension, self.device)
         states = ResidueStates(layout, self.dimension, self.layers) if self.per_residue else None
@@ -214,6 +217,7 @@ class Engine:
                     continue
                 lost.add(int(layout.windows.owner[layout.order[begin]]))
             begin = end
+            reach(layout.tokens_between(0, end) / layout.tokens_between(0, len(layout.order)))
         return Running(layout, pooled.fetch(), states, lost)
 
     @torch.inference_mode()

@@ -19,11 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from embedome.common.errors import UserError
+from embedome.common.log import Progress
 from embedome.embedding import part_pipeline as embedome_work
 from embedome.embedding import parts as embedome_parts
+from embedome.embedding.cost import CostModel
 from embedome.embedding.embed import embed_records, shard_records
 from embedome.embedding.part_pipeline import EmbedJob, FinishedPart, LaidOutPart, Machine, RunningPart
-from embedome.embedding.settings import EmbedSettings
+from embedome.embedding.settings import EmbedSettings, PartLimits
+from embedome.engine.engine import Engine
 from embedome.engine.pooling import ResidueStates
 from embedome.models.directory import load_model
 from embedome.models.encoders.int8 import products_are_exact
@@ -511,3 +514,30 @@ def test_memory_that_a_writer_lacks_is_told(
     with pytest.raises(UserError, match=r"^00000-00005\.parquet with its 5 sequences does not fit .* more memory"):
         run(shard, model, tmp_path, settings=EmbedSettings(per_residue=True), machine=Machine(writers=3))
     assert not (tmp_path / "00000.json").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_moves_within_a_part_and_ends_at_all_residues(model, shard, tmp_path, monkeypatch, workers):
+    """One part of 80 sequences, a batch each few: what is shown before the part is written is neither 0 nor all."""
+    seen = []
+    monkeypatch.setattr("embedome.common.log.FOLLOW_EVERY_S", 0.001)
+
+    def update(self: Progress, count: int) -> None:
+        self.done += count
+        seen.append(count)
+
+    monkeypatch.setattr(Progress, "update", update)
+    # Each window by itself; not in worker processes.
+    monkeypatch.setattr(Engine, "batch_end", lambda self, layout, begin, budget: begin + 1)
+    records = list(shard_records(shard))
+    total = sum(len(record.sequence) for record in records)
+    one = PartLimits(1000, 1e9, CostModel(1e-9, 0.0))
+    given = arguments() | {"limits": one, "machine": Machine(workers=workers), "total": total}
+    for again in (False, True):
+        seen.clear()
+        manifest = embed_records(iter(records), model, tmp_path / "00000.json", **given)
+        assert len(manifest["parts"]) == 1
+        assert sum(seen) == total
+        # Of a part that is written already nothing is run.
+        if workers == 1:
+            assert (len([count for count in seen if count]) > 2) == (not again)
