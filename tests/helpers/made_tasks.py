@@ -36,17 +36,25 @@ def structure(sequence: str) -> str:
     return "".join(STRUCTURE.get(letter, "C") for letter in sequence)
 
 
-def write_flip_pairs(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
+def write_flip_pairs(folder: Path, counts: Mapping[str, int] = COUNTS, longest: int = 30) -> Path:
     """FLIP's secondary structure: sequences, labels and mask, each a FASTA file; the first residue does not count."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"sequences": "", "sampled": "", "mask": ""}
-    for name, split, sequence in proteins(counts):
+    for name, split, sequence in proteins(counts, longest):
         texts["sequences"] += f">{name}\n{sequence}\n"
         texts["sampled"] += f">{name} {FIELDS[split]}\n{structure(sequence)}\n"
         texts["mask"] += f">{name}\n0{'1' * (len(sequence) - 1)}\n"
     for name, text in texts.items():
         (folder / f"{name}.fasta").write_text(text)
     return folder
+
+
+def write_own_residues(fasta: Path, table: Path, counts: Mapping[str, int] = COUNTS) -> None:
+    """A task of one's own: a class of each residue."""
+    made = proteins(counts)
+    fasta.write_text("".join(f">{name}\n{sequence}\n" for name, _, sequence in made))
+    rows = [f"{name}\t{split}\t{structure(sequence)}" for name, split, sequence in made]
+    table.write_text("\n".join(["id\tsplit\tresidue_classes", *rows, ""]))
 
 
 def write_flip_values(path: Path, counts: Mapping[str, int] = COUNTS) -> Path:

@@ -4,6 +4,7 @@ Nothing here has a GPU: EMBEDOME_DEVICE runs the jobs on the CPU, while Slurm gi
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.made_tasks import write_flip_pairs, write_own_residues
 from helpers.slurm_cluster import NODES, Cluster, run, wait_for, why_not
 from helpers.workflow_runs import ROOT, SMALL, changed, command, digests
 from helpers.workflow_runs import run as run_here
@@ -236,14 +238,14 @@ def test_a_fault_costs_no_finished_part_and_no_byte(
     assert states <= {job["State"].split()[0] for job in ended}
 
 
-def processes(job: str) -> list[int]:
-    """The processes of a job that embed; none where it has just begun or is over."""
+def processes(job: str, script: str = "embed") -> list[int]:
+    """The processes of a job that embed, or run another script; none where it has just begun or is over."""
     mark = f"SLURM_JOB_ID={run('squeue', '-h', '-j', job, '-o', '%A', check=False).strip()}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            embeds = b".embed.py" in (folder / "cmdline").read_bytes()
-            if embeds and mark in (folder / "environ").read_bytes().split(b"\0"):
+            runs = f".{script}.py".encode() in (folder / "cmdline").read_bytes()
+            if runs and mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
 
@@ -283,6 +285,51 @@ def test_merge_on_dask_workers_of_the_cluster(cluster: Cluster, here: Path, tmp_
     assert len(workers) == 2
     wait_for("no worker left", lambda: "embedome-dask" not in run("squeue", "-h", "-o", "%j"), 60)
     assert digests(folder) == digests(here)
+
+
+def stamps(folder: Path, pattern: str) -> dict[Path, tuple[int, int]]:
+    """Which files of a pattern there are, and when they were written."""
+    found = ((path, path.stat()) for path in folder.glob(pattern))
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found}
+
+
+@pytest.mark.slow
+def test_tasks_are_one_array_and_a_killed_one_computes_no_features_twice(cluster: Cluster, tmp_path: Path) -> None:
+    known = {job["JobID"] for job in cluster.jobs()}
+    folder, names = tmp_path / "run", ("secondary_structure", "kinds")
+    write_flip_pairs(folder / "tasks", {"train": 1500, "val": 50, "test": 50})
+    write_own_residues(folder / "kinds.fasta", folder / "kinds.tsv", {"train": 1500, "val": 50, "test": 50})
+    data = (["tasks"], ["kinds.fasta", "kinds.tsv"])
+    tasks = [{"name": name, "data": files} for name, files in zip((names[0], "own"), data, strict=True)]
+    config = changed(SMALL, evaluate={"tasks": tasks, "methods": ["frozen"], "heads": ["convolutions"], "seeds": 6})
+    memory = ("--set-resources", "evaluate:mem_mb=attempt*1500", "evaluate:gpu=1")
+    whole = Run(folder, config, *memory, "--", "evaluate_table")
+    results, done = folder / "results" / "evaluation", {}
+
+    def heads() -> bool:
+        """Whether each task has a head, so that features are whole."""
+        return all(stamps(results, f"*/{name}/frozen/*.seed0.json") for name in names)
+
+    try:
+        wait_for("a head of each task", lambda: heads() or whole.process.poll() is not None, 300)
+        for job in cluster.running("rule_evaluate"):
+            for pid in processes(job, "evaluate"):
+                os.kill(pid, signal.SIGKILL)
+        for pattern in ("cache/features/*/vectors.f16", "*/*/frozen/*.seed0.json"):
+            done |= stamps(results, pattern)
+        # Of the same proteins both have the same features, which one job has waited for.
+        assert sorted(path.suffix for path in done) == [".f16", ".json", ".json"]
+        assert whole.wait() == 0, whole.text()
+    finally:
+        run("scancel", "-u", "root")
+    assert done.items() <= stamps(results, "**/*").items()
+    jobs = [job for job in cluster.jobs() if job["JobID"] not in known and "rule_evaluate_w" in job["Comment"]]
+    first = {job["JobID"].partition("_")[0] for job in jobs if job["State"] == "FAILED"}
+    assert len(first) == 1, jobs
+    assert sorted(job["State"] for job in jobs) == ["COMPLETED"] * 2 + ["FAILED"] * 2
+    for name in names:
+        [scored] = json.loads((results / "esm1nv-demo" / name / "frozen.json").read_text())["results"]
+        assert len(scored["runs"]) == 6
 
 
 @pytest.mark.slow
