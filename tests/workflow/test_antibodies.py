@@ -106,6 +106,18 @@ def test_sapiens_knows_real_heavy_chains(followed: Path) -> None:
     assert f"{said}{min(shuffled):.0f} to {max(shuffled):.0f} in `shuffled.tsv`" in DOCUMENT.read_text()
 
 
+def test_sapiens_vectors_tell_the_species_of_a_germline_segment_better_than_baselines(followed: Path) -> None:
+    found = {}
+    for row in csv.DictReader((followed / "evaluation" / "table.tsv").open(), delimiter="\t"):
+        if row["metric"] == "accuracy":
+            found[row["method"]] = float(row["value"])
+            assert (row["train"], row["test"]) == ("554", "147")
+    assert found.keys() == {"frozen", "random", "one-hot", "composition"}
+    assert found["frozen"] >= max(found["random"], found["one-hot"], found["composition"]) + 0.05
+    said = f"tells {found['frozen']:.2f} right"
+    assert said in DOCUMENT.read_text()
+
+
 def test_sapiens_is_what_the_hugging_face_class_makes_of_the_weights(followed: Path) -> None:
     folder = followed / "models" / "sapiens-vh"
     ours, head = load_model(folder), load_masked_lm(folder)

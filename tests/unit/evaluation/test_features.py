@@ -1,7 +1,11 @@
 """Features on disk: those of the engine, the same after a kill, and read without holding them all."""
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,10 @@ from embedome.engine.windows import LongPolicy
 from embedome.evaluation import features as module
 from embedome.evaluation.features import ModelFeatures, make_features
 from embedome.models.create import make_untrained
+from helpers import evaluation_memory
+from helpers.evaluation_memory import DIMENSION
 from helpers.made_tasks import proteins
+from helpers.paths import SCRIPTS
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MegatronBertModel
 
@@ -189,3 +196,22 @@ def test_other_sequences_layers_and_levels_have_features_of_their_own(model, tmp
 def test_a_task_without_any_feature_is_refused(model, tmp_path):
     with pytest.raises(UserError, match="no protein has features"):
         make_features(maker(model, policy="skip"), [b"M" * 30], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["linear", "convolutions"])
+def test_memory_does_not_grow_with_the_task(head):
+    """Four times as many proteins: features are on disk, of which a block is in memory."""
+    few, many = (most_memory(proteins, head) for proteins in (300, 1200))
+    more_features = (1200 - 300) * 1.4 * 106 * 2 * DIMENSION
+    assert many - few < 0.3 * more_features
+
+
+def most_memory(proteins, head):
+    """Bytes of anonymous memory that an evaluation takes at most, in a process of its own."""
+    program = Path(evaluation_memory.__file__)
+    # oneDNN keeps what it has compiled for each shape, as many as 1,024: memory that does not grow beyond that.
+    environment = {**os.environ, "PYTHONPATH": f"{SCRIPTS}:{program.parents[1]}", "OMP_NUM_THREADS": "1"}
+    environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "0"
+    command = [sys.executable, str(program), str(proteins), head]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
