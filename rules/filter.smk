@@ -6,6 +6,7 @@ rule filter:
         fasta=paths.sequence_files,
         release=paths.release,
         taxonomy=paths.named(config["filter"]["taxonomy"]),
+        structure=paths.named(config["source"]["structure"]),
     output:
         catalog=directory("results/catalog"),
         rejects="results/rejects.parquet",

@@ -21,6 +21,8 @@ if __name__ == "__main__":
             members=snakemake.output.members,
             summary=snakemake.output.summary,
             release=snakemake.input.get("release"),
-            reading=ReadSettings.from_config(snakemake.params.reading),
+            reading=ReadSettings.from_config(
+                {**snakemake.params.reading, "structure": snakemake.input.get("structure") or None}
+            ),
             workers=snakemake.threads,
         )

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records
+from embedome.catalog.reading import ReadSettings
 from embedome.common.dask_workers import DaskWorkers
 from embedome.dataset.reuse import Reuse, find_reusable
 from embedome.embedding.cost import CostModel
@@ -146,7 +147,13 @@ class Line:
     def fasta(self, split: str, shard: int = 0) -> Path:
         return self.folder / "shards" / split / f"{shard:05d}.fasta.gz"
 
-    def embed(self, model: Path, settings: EmbedSettings | None = None, parts: PartLimits | None = None) -> None:
+    def embed(
+        self,
+        model: Path,
+        settings: EmbedSettings | None = None,
+        parts: PartLimits | None = None,
+        source: Mapping[str, object] = SOURCE,
+    ) -> None:
         """Embed the shards that have no manifest, as the workflow does."""
         for split, n in self.shards.items():
             for shard in range(n):
@@ -157,7 +164,7 @@ class Line:
                         self.manifest(split, shard),
                         settings=settings or EmbedSettings(),
                         limits=parts or limits(),
-                        source=SOURCE,
+                        source=source,
                         shards=self.folder / "shards.json",
                     )
 
@@ -196,6 +203,7 @@ def prepare(
     plan: SplitSettings = PLAN,
     earlier: Path | None = None,
     alike: Callable[[str], object] | None = None,
+    structure: Path | None = None,
 ) -> Line:
     """Filter, split and shard records, but for those of an earlier data set.
 
@@ -210,6 +218,7 @@ def prepare(
         catalog=catalog,
         rejects=folder / "rejects.parquet",
         summary=folder / "filter.json",
+        reading=ReadSettings(structure=str(structure) if structure else None),
     )
     split_catalog(
         catalog,

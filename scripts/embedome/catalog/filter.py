@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedome.catalog.chunk_groups import group_chunks
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.identical_sequences import RepeatedDigests
 from embedome.catalog.members import write_members
@@ -27,20 +28,27 @@ from embedome.catalog.reading import ReadSettings, check_names, check_nucleic
 from embedome.catalog.rejects import REJECTS, describe_reasons, list_all_rejects
 from embedome.catalog.same_ids import PairList, list_path, reject_repeats
 from embedome.catalog.sorted_runs import RUN_SCHEMA, RunTask, SortedRun, make_run
-from embedome.catalog.table import CATALOG, CATALOG_FILE_GROUPS, CATALOG_GROUP_ROWS, check_own_catalog
+from embedome.catalog.structure_states import count_structures, open_structures
+from embedome.catalog.table import (
+    CATALOG,
+    CATALOG_FILE_GROUPS,
+    CATALOG_GROUP_ROWS,
+    CATALOG_WITH_STRUCTURE,
+    check_own_catalog,
+)
 from embedome.common.atomic_files import atomic_directory, atomic_path
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.parallel import look_ahead, map_in_order, process_pool
 from embedome.common.process import keep_freed_memory
+from embedome.common.terms import STRUCTURE
 from embedome.parquet.external_sort import merge_runs, sort_order
 from embedome.parquet.writer import ParquetSink, write_folder
 from embedome.sequences.any_format import is_blank, read_any_chunks
 from embedome.sequences.chunk_spool import Spool
 from embedome.sequences.dropped_records import write_dropped
-from embedome.sequences.fasta import Chunk, split_chunk
-from embedome.sequences.uniref_xml import XmlChunk
+from embedome.sequences.structures import Structures
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +56,6 @@ log = logging.getLogger(__name__)
 # Text of a run: a worker holds it several times over. Of a chunk, whose records are checked at once: array operations
 # cost some 50 us each beside their work (2 MiB or more is as good, 256 KiB takes half as long again).
 RUN_BYTES, CHUNK_BYTES = 24 << 20, 4 << 20
-# And at most, of entries of next to nothing: each is an object for a while.
-RUN_ENTRIES, CHUNK_ENTRIES = 400_000, 100_000
 STATISTICS = ["id", "length", "n_members", "taxid", "record"]
 # What tells whether two records of one id are the same.
 NAMED = ["id", "digest", "reason", "detail", "file", "number", "length"]
@@ -115,7 +121,11 @@ def filter_records(
     reading = reading or ReadSettings()
     with atomic_directory(catalog, check_own_catalog) as folder:
         counts = Counts([Path(path) for path in fasta])
-        runs = make_runs(read_tasks(fasta, limits, folder, counts, reading), folder, counts, workers)
+        states = open_structures(reading, folder)
+        runs = make_runs(read_tasks(fasta, limits, folder, counts, reading, states), folder, counts, workers)
+        if states:
+            counts.structure = count_structures(states, (run.with_states for run in runs))
+            states.remove()
         check_nucleic([(run.file, run.nucleic) for run in runs], counts.paths, reading)
         with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as reader:
             ranges = look_ahead(reader, merge_runs([run.records for run in runs], RUN_SCHEMA))
@@ -172,7 +182,10 @@ def describe_source(account: Mapping[str, Any]) -> dict[str, Any]:
     # The same bytes from another mirror, or on another day, are the same.
     release = account["release"] and {k: v for k, v in account["release"].items() if k not in ("url", "date")}
     inputs = [{"file": each["file"], "sha256": each["sha256"]} for each in account["inputs"]]
-    return {"release": release, "inputs": inputs, "taxa": account.get("taxa")}
+    found = {"release": release, "inputs": inputs, "taxa": account.get("taxa")}
+    if STRUCTURE in account:
+        found[STRUCTURE] = {key: account[STRUCTURE][key] for key in ("file", "sha256", "missing")}
+    return found
 
 
 class Counts:
@@ -187,6 +200,7 @@ class Counts:
         self.rejected: dict[str, int] = {}
         self.digest_prefixes: list[np.ndarray] = []
         self.members: dict[str, int] | None = None
+        self.structure: dict[str, Any] | None = None
 
     def add(self, kept: pa.Table, dropped: pa.Table, duplicates: int) -> None:
         """Count rows that were written."""
@@ -195,6 +209,11 @@ class Counts:
         self.duplicates += duplicates
         for reason in pc.value_counts(dropped["reason"].combine_chunks()).to_pylist():
             self.rejected[reason["values"]] = self.rejected.get(reason["values"], 0) + reason["counts"]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the catalog."""
+        return CATALOG_WITH_STRUCTURE if self.structure else CATALOG
 
     @property
     def read(self) -> int:
@@ -238,11 +257,17 @@ class Counts:
             "taxa": taxa,
             "members": self.members,
             "catalog": [{"file": path.name, "sha256": sha256} for path, sha256 in catalog.items()],
+            **({STRUCTURE: self.structure} if self.structure else {}),
         }
 
 
 def read_tasks(
-    fasta: Sequence[str | os.PathLike], limits: Criteria, folder: Path, counts: Counts, reading: ReadSettings
+    fasta: Sequence[str | os.PathLike],
+    limits: Criteria,
+    folder: Path,
+    counts: Counts,
+    reading: ReadSettings,
+    structures: Structures | None = None,
 ) -> Iterator[RunTask]:
     """Read the files chunk by chunk, and count their records."""
     before = 0
@@ -254,33 +279,12 @@ def read_tasks(
                 counts.inputs_sha256.append(file_sha256(path))
                 continue
             for chunks in group_chunks(read_any_chunks(path, CHUNK_BYTES, sha256), RUN_BYTES):
-                yield RunTask(path, file, before, chunks, limits, folder, reading.header_ids)
+                yield RunTask(path, file, before, chunks, limits, folder, reading.header_ids, structures=structures)
                 count = sum(chunk.n_entries for chunk in chunks)
                 counts.records[file] += count
                 progress.update(count)
             counts.inputs_sha256.append(sha256.hexdigest())
             before += counts.records[file]
-
-
-def group_chunks(chunks: Iterable[Chunk | XmlChunk], size: int) -> Iterator[list[Chunk | XmlChunk]]:
-    """Group chunks to `size` bytes or a little more, and not too many entries."""
-    group: list[Chunk | XmlChunk] = []
-    for chunk in small_chunks(chunks):
-        group.append(chunk)
-        if sum(len(each.data) for each in group) >= size or sum(each.n_entries for each in group) >= RUN_ENTRIES:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def small_chunks(chunks: Iterable[Chunk | XmlChunk]) -> Iterator[Chunk | XmlChunk]:
-    """Split chunks of FASTA with very many entries."""
-    for chunk in chunks:
-        if isinstance(chunk, Chunk):
-            yield from split_chunk(chunk, CHUNK_ENTRIES)
-        else:
-            yield chunk
 
 
 def make_runs(tasks: Iterator[RunTask], folder: Path, counts: Counts, workers: int) -> list[SortedRun]:
@@ -340,7 +344,7 @@ def write_sorted(
         return write_folder(
             folder,
             keep_rows(rows, sink, counts, pairs),
-            CATALOG,
+            counts.schema,
             rows=CATALOG_GROUP_ROWS,
             file_groups=CATALOG_FILE_GROUPS,
             pool=pool,
@@ -362,7 +366,7 @@ def keep_rows(rows: Iterable[SortedRange], rejects: ParquetSink, counts: Counts,
             index = dropped.schema.get_field_index("file")
             rejects.write(dropped.set_column(index, "file", files).select(REJECTS.names).cast(REJECTS))
             progress.update(len(kept) + len(dropped))
-            yield kept.append_column("duplicate_of", duplicate_of).select(CATALOG.names).cast(CATALOG)
+            yield kept.append_column("duplicate_of", duplicate_of).select(counts.schema.names).cast(counts.schema)
     pairs.check(counts.where)
 
 

@@ -12,6 +12,7 @@ from embedome.common.errors import UserError
 from embedome.common.settings import SectionSettings
 from embedome.sequences.header_ids import HeaderIds
 from embedome.sequences.record_columns import count_letters, read_offsets
+from embedome.sequences.structures import ERROR
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,17 @@ class ReadSettings(SectionSettings):
         Pass over files without a record, in place of an error.
     nucleotides : str
         ``warn`` or ``refuse``: what to do where sequences look like DNA or RNA.
+    structure : str, optional
+        Path of a 3Di FASTA with a structure state for each residue of each kept record, see `structures`.
+    missing_structure : str
+        Of `structures.MISSING`: what becomes of a kept record that is not in there.
     """
 
     id: int | str | None = None
     skip_empty: bool = False
     nucleotides: str = WARN
+    structure: str | None = None
+    missing_structure: str = ERROR
     header_ids: HeaderIds | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

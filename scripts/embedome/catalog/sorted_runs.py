@@ -1,8 +1,9 @@
 """Chunks of FASTA or UniRef XML as a sorted table: the filter's work on many records at once."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +12,25 @@ import pyarrow.compute as pc
 
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.reading import Nucleic
-from embedome.catalog.table import CATALOG
+from embedome.catalog.structure_states import find_places, states_of_kept
+from embedome.catalog.table import CATALOG_WITH_STRUCTURE
 from embedome.common.errors import UserError
 from embedome.parquet.external_sort import RunIndex, in_order, sort_order, write_run
 from embedome.sequences.chunk_spool import Spool, Spooled
-from embedome.sequences.digests import DIGEST_CHARACTERS, digest_texts, refget_digests
+from embedome.sequences.digests import DIGEST_CHARACTERS, REFGET_PREFIX, STRUCTURE_PREFIX, digest_texts, refget_digests
 from embedome.sequences.fasta import Chunk
 from embedome.sequences.header_ids import HeaderIds
 from embedome.sequences.headers import parse_descriptions
 from embedome.sequences.record_columns import Records, check_chunk, read_bytes, read_offsets
 from embedome.sequences.records import Record
+from embedome.sequences.structures import UNKNOWN, Structures
 from embedome.sequences.uniref_entries import check_clusters
 from embedome.sequences.uniref_members import MEMBER_RUN
 from embedome.sequences.uniref_xml import XmlChunk
 
 RUN_SCHEMA = pa.schema(
     [
-        *(field.with_nullable(True) for field in CATALOG if field.name != "duplicate_of"),
+        *(field.with_nullable(True) for field in CATALOG_WITH_STRUCTURE if field.name != "duplicate_of"),
         pa.field("digest_prefix", pa.uint64()),
         pa.field("file", pa.int32()),
         pa.field("number", pa.int64()),
@@ -57,6 +60,8 @@ class RunTask:
         As of `record_columns.check_chunk`.
     spooled : sequence of Spooled
         Chunks that lie in a file.
+    structures : Structures, optional
+        Structure states by id.
     """
 
     path: str | os.PathLike
@@ -67,6 +72,7 @@ class RunTask:
     folder: Path
     header_ids: HeaderIds | None = None
     spooled: Sequence[Spooled] = ()
+    structures: Structures | None = None
 
     def through(self, spool: Spool) -> "RunTask":
         """Return the task for another process, its chunks in a file."""
@@ -90,6 +96,8 @@ class SortedRun:
     nucleic: Nucleic
     nameless: int
     """Records without an id."""
+    with_states: np.ndarray
+    """Where its ids are in the index of structures, int64."""
 
 
 def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
@@ -100,7 +108,7 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     Raises
     ------
     UserError
-        As `fasta.split_entry` and `uniref_entries.check_clusters`.
+        As `fasta.split_entry`, `uniref_entries.check_clusters` and `Structures.fit`.
     """
     found = [check_records(task, chunk) for chunk in task.all_chunks()]
     table = pa.concat_tables(rows for rows, *_ in found).combine_chunks()
@@ -113,7 +121,8 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     index = write_run(task.folder, in_order(members)) if len(members) else None
     nameless = pc.sum(pc.equal(table["reason"], "no-id")).as_py() or 0
     nucleic = Nucleic.of_all(each for *_, each in found)
-    run = SortedRun(records, index, len(members), task.file, nucleic, nameless)
+    places = find_places(task.structures, table["id"].combine_chunks())
+    run = SortedRun(records, index, len(members), task.file, nucleic, nameless, places)
     return run, table["digest_prefix"].drop_null().to_numpy()
 
 
@@ -145,15 +154,21 @@ def sound_rows(records: Records, fields: pa.Table, keep: np.ndarray, task: RunTa
     sequences = task.limits.mask(records.sequences)
     text, offsets = read_bytes(sequences).tobytes(), read_offsets(sequences)
     bounds = zip(offsets[:-1][keep].tolist(), offsets[1:][keep].tolist(), strict=True)
+    contents: Iterable[bytes] = (text[start:end] for start, end in bounds)
+    states = None
+    if task.structures is not None:
+        states = states_of_kept(task.structures, records, keep, str(task.path))
+        contents = (sequence + state.lower() for sequence, state in zip(contents, compress(states, keep), strict=True))
     digests = np.zeros((len(keep), 32), np.uint8)
-    digests[keep] = np.frombuffer(digest_texts(text[start:end] for start, end in bounds), np.uint8).reshape(-1, 32)
+    digests[keep] = np.frombuffer(digest_texts(contents), np.uint8).reshape(-1, 32)
     columns = {
         "id": records.ids,
-        "digest": digest_array(digests),
+        "digest": digest_array(digests, REFGET_PREFIX if states is None else STRUCTURE_PREFIX),
         "length": np.diff(offsets),
         **dict(zip(fields.column_names, fields.columns, strict=True)),
         "record": records.number + task.before - 1,
         "sequence": sequences.cast(pa.large_string()),
+        "structure": None if states is None else pa.array(states, pa.large_binary()).cast(pa.large_string()),
         # 8 of the digest's characters hold 48 of its bits: enough to find candidates, which are then compared whole.
         "digest_prefix": np.ascontiguousarray(digests[:, :8]).view("<u8").ravel(),
         "file": np.full(len(sequences), task.file, np.int32),
@@ -175,7 +190,7 @@ def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: 
     columns = {
         "id": [row.id for row in rows],
         # Of what would have been kept, so that a record is the same whatever it is dropped for.
-        "digest": refget_digests(task.limits.mask_text(row.sequence) for row in rows),
+        "digest": dropped_digests(task, list(rows)),
         "length": [len(row.sequence) for row in rows],
         "description": [row.description for row in rows],
         "record": number + task.before - 1,
@@ -185,6 +200,16 @@ def dropped_rows(records: Records, faults: Mapping[int, tuple[str, str]], task: 
         "detail": [row.detail for row in rows],
     }
     return as_run(columns, len(dropped))
+
+
+def dropped_digests(task: RunTask, rows: Sequence[Record]) -> list[str]:
+    """Return the digests that records would have had if they were kept."""
+    texts = [task.limits.mask_text(row.sequence) for row in rows]
+    if task.structures is None:
+        return refget_digests(texts)
+    found = task.structures.of_ids(pa.array([row.id for row in rows], pa.string()))
+    states = (each or UNKNOWN * len(text) for each, text in zip(found, texts, strict=True))
+    return refget_digests([text + each.lower() for text, each in zip(texts, states, strict=True)], STRUCTURE_PREFIX)
 
 
 def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
@@ -198,10 +223,10 @@ def as_run(columns: Mapping[str, object], count: int) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=RUN_SCHEMA)
 
 
-def digest_array(digests: np.ndarray) -> pa.StringArray:
-    """Return digests from their 32 characters, uint8 [n, 32]."""
+def digest_array(digests: np.ndarray, prefix: str) -> pa.StringArray:
+    """Return digests from what stands before them and their 32 characters, uint8 [n, 32]."""
     whole = np.empty((len(digests), DIGEST_CHARACTERS), np.uint8)
-    whole[:, :3] = list(b"SQ.")
+    whole[:, :3] = list(prefix.encode())
     whole[:, 3:] = digests
     offsets = np.arange(0, whole.size + 1, DIGEST_CHARACTERS, dtype=np.int32)
     return pa.StringArray.from_buffers(len(whole), pa.py_buffer(offsets), pa.py_buffer(whole))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
 from embedome.common.outputs import check_own_folder
+from embedome.common.terms import STRUCTURE
 from embedome.parquet.id_lookup import find_rows
 from embedome.parquet.reader import ParquetFile
 
@@ -35,6 +36,9 @@ CATALOG = pa.schema(
         pa.field("sequence", pa.large_string(), nullable=False),
     ]
 )
+
+# With the structure states of each sequence, one for each residue, as in `structures`.
+CATALOG_WITH_STRUCTURE = CATALOG.append(pa.field(STRUCTURE, pa.large_string(), nullable=False))
 
 
 def catalog_files(folder: str | os.PathLike) -> list[Path]:
@@ -91,6 +95,11 @@ def check_catalog(folder: str | os.PathLike, sha256: str | None, summary: str | 
     """
     if sha256 and catalog_sha256(folder) != sha256:
         raise UserError(f"{folder}: not the catalog of {summary}, or changed since; rerun the filter stage")
+
+
+def has_structure(folder: str | os.PathLike) -> bool:
+    """Return whether the catalog's sequences have structure states."""
+    return STRUCTURE in ParquetFile(catalog_files(folder)[0]).schema_arrow.names
 
 
 def read_catalog(folder: str | os.PathLike, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -22,6 +22,17 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "fasta", metavar="FASTA", nargs="+", help=f"{FASTA_HELP}; a folder of them; - for standard input"
     )
+    parser.add_argument(
+        "--structure",
+        metavar="3DI_FASTA",
+        help="structure states (3Di) of the sequences, for SaProt and ProstT5: a FASTA with the same ids and lengths",
+    )
+    parser.add_argument(
+        "--missing-structure",
+        choices=["error", "unknown"],
+        default="error",
+        help="a sequence that the 3Di FASTA lacks: end (default), or read all of its states as unknown",
+    )
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help=OUT)
     add_engine_options(parser)
     parser.add_argument(
@@ -88,11 +99,19 @@ def run_embed(options: argparse.Namespace) -> None:
 
     if options.overlap < 0 or (options.overlap and options.long != "window"):
         raise UserError(f"--overlap is {options.overlap}; expected 0 or more, and --long window with it")
+    if options.missing_structure != "error" and options.structure is None:
+        raise UserError("--missing-structure is given; expected --structure with it")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected 1 or more")
     part = int(options.id) if options.id and options.id.isdecimal() else options.id
     HeaderIds.of_setting(part, "--id")
-    reading = ReadSettings(part, options.skip_empty, REFUSE if options.strict else WARN)
+    reading = ReadSettings(
+        part,
+        options.skip_empty,
+        REFUSE if options.strict else WARN,
+        options.structure,
+        options.missing_structure,
+    )
     # Before torch is imported, here and in the server.
     out, export = choose_output(Path(options.out))
     check_request(list_files(options.fasta), options.model, out, per_residue=options.per_residue, reading=reading)

@@ -10,6 +10,9 @@ POOLINGS = (MEAN, MAX, FIRST)
 
 TOO_LONG, NON_FINITE, OUT_OF_MEMORY = "too-long", "non-finite", "out-of-memory"
 
+# Structure states: a column of the catalog, a key of summaries and provenance, where sequences have any.
+STRUCTURE = "structure"
+
 SPLITS = ("val", "test", "train")
 VAL, TEST, TRAIN, REJECTED = range(4)
 

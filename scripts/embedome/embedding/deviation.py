@@ -8,11 +8,17 @@ from embedome.engine.windows import Sequences
 from embedome.models.tokenizer import STANDARD
 
 
-def sample_sequences(longest: int) -> Sequences:
-    """Return the sequences to compare on, the same ones every time; none has more residues than `longest`."""
+def sample_sequences(longest: int, *, structure: bool = False) -> Sequences:
+    """Return the sequences to compare on, the same ones every time; none has more residues than `longest`.
+
+    With `structure` they have structure states.
+    """
     chance, residues = np.random.default_rng(0), np.frombuffer(STANDARD.encode(), np.uint8)
     lengths = np.minimum(np.arange(8, 72, 4), longest).tolist()
-    return Sequences.join([chance.choice(residues, length).tobytes() for length in lengths])
+    sequences = [chance.choice(residues, length).tobytes() for length in lengths]
+    # The letters of states are those of residues.
+    states = [chance.choice(residues, length).tobytes() for length in lengths] if structure else None
+    return Sequences.join(sequences, states)
 
 
 def compare_vectors(exact: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from embedome.common.counts import add_counts
 from embedome.common.errors import UserError
 from embedome.common.json_files import json_sha256, read_json, write_json
 from embedome.common.log import Progress
+from embedome.common.terms import STRUCTURE
 from embedome.common.work_count import begin_count
 from embedome.dataset.part_file import part_info
 from embedome.dataset.provenance import DEVIATION, check_same_vectors, worst_deviation
@@ -27,7 +28,8 @@ from embedome.embedding.parts import Part, cut_parts, fingerprint, most_residues
 from embedome.embedding.settings import EmbedSettings, PartLimits
 from embedome.engine.encoder_pass import number_layers
 from embedome.engine.engine import INT8
-from embedome.models.directory import model_dimension, model_identity
+from embedome.models.directory import model_dimension, model_identity, read_tokenizer
+from embedome.models.structure_tokenizer import StructureTokenizer, read_structure
 from embedome.parquet.file_format import FILE_FORMAT
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
 from embedome.sequences.fasta import read_chunks
@@ -66,7 +68,8 @@ def embed_shard(
     settings : EmbedSettings
     limits : PartLimits
     source : mapping
-        Where the sequences come from, for the provenance: plain JSON, free of local paths and times.
+        Where the sequences come from, for the provenance: plain JSON, free of local paths and times. Where it names
+        structure states, the model reads them.
     machine : Machine
     shards : path, optional
         The shard stage's summary, which says how much work there is.
@@ -85,12 +88,13 @@ def embed_shard(
         device is missing.
     """
     manifest = Path(manifest)
+    settings = reading_structure(settings, source)
     clock = Clock()
     total = shard_total(shards, manifest) if shards else None
     if settings.per_residue and total:
         announce_size(total["residues"], model_dimension(model))
     result = embed_records(
-        shard_records(fasta),
+        shard_records(fasta, structure=settings.structure),
         model,
         manifest,
         settings=settings,
@@ -122,8 +126,13 @@ def announce_size(residues: int, dimension: int) -> None:
     log.info("vectors of %s residues will take up to %.1f GB", f"{residues:,}", 2e-9 * dimension * residues)
 
 
-def shard_records(fasta: str | os.PathLike) -> Iterator[Record]:
-    """Read a shard file; none of its records may be faulty.
+def reading_structure(settings: EmbedSettings, source: Mapping[str, Any]) -> EmbedSettings:
+    """Return settings by which structure states are read where the sequences have some."""
+    return replace(settings, structure=STRUCTURE in source)
+
+
+def shard_records(fasta: str | os.PathLike, *, structure: bool = False) -> Iterator[Record]:
+    """Read a shard file; none of its records may be faulty. With `structure` states follow the residues.
 
     Raises
     ------
@@ -137,7 +146,13 @@ def shard_records(fasta: str | os.PathLike) -> Iterator[Record]:
         if records.faulty:
             number, record = min(records.faulty.items())
             raise UserError(f"{fasta}: record {number}: {record.reason} ({record.detail}); rerun the shard stage")
-        yield from records.sound()
+        yield from map(part_structure, records.sound()) if structure else records.sound()
+
+
+def part_structure(record: Record) -> Record:
+    """Return a shard's record with its lines parted: residues, and as many structure states."""
+    half = len(record.sequence) // 2
+    return record._replace(sequence=record.sequence[:half], structure=record.sequence[half:])
 
 
 def is_empty_shard(fasta: str | os.PathLike) -> bool:
@@ -163,7 +178,10 @@ def embed_records(
     As `embed_shard`; `total` is the number of residues, where known, and `earlier` the data set that others are
     taken from: it must have been embedded in the same way.
     """
+    settings = reading_structure(settings, source)
     provenance = make_provenance(model, settings, source)
+    if settings.structure:
+        records = check_states(records, read_structure(read_tokenizer(model), model), model)
     if earlier:
         check_same_vectors(earlier["provenance"], provenance)
     if provenance["model"]["trained"] is False:
@@ -176,7 +194,7 @@ def embed_records(
     def parts() -> Iterator[Part]:
         most = most_residues(provenance, model_dimension(model))
         for index, rows in enumerate(cut_parts(records, limits, most)):
-            content.update(b"".join([b"%s\n%s\n" % (record.id.encode(), record.sequence) for record in rows]))
+            content.update(b"".join([b"%s\n%s\n" % (record.id.encode(), record.content) for record in rows]))
             path = manifest.with_name(f"{manifest.stem}-{index:05d}.parquet")
             yield Part(path, rows, provenance, fingerprint(provenance, rows))
 
@@ -204,14 +222,27 @@ def embed_records(
     }
 
 
+def check_states(
+    records: Iterable[Record], tokenizer: StructureTokenizer, model: str | os.PathLike
+) -> Iterator[Record]:
+    """Yield records, as long as the model has tokens for their structure states; fails as `check_states`."""
+    for record in records:
+        tokenizer.check_states(record.id, record.structure or b"", model)
+        yield record
+
+
 def make_provenance(model: str | os.PathLike, settings: EmbedSettings, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the vectors come from: part of every file, equal on all machines but for `provenance.MEASURED`."""
-    identity = model_identity(model)
+    identity = model_identity(model, structure=settings.structure)
+    chosen = asdict(settings)
+    if not settings.structure:
+        # Of vectors of residues alone nothing is said of it.
+        del chosen[STRUCTURE]
     return {
         "embedome": __version__,
         "numerics": NUMERICS_VERSION,
         "model": identity,
-        **asdict(settings),
+        **chosen,
         "layer": resolve_layer(model, settings, identity),
         "pooling": list(settings.pooling),
         **({DEVIATION: int8_deviation(str(model), json_sha256(identity), settings)} if settings.dtype == INT8 else {}),
@@ -234,7 +265,7 @@ def resolve_layer(model: str | os.PathLike, settings: EmbedSettings, identity: M
             "embed.layer names several layers; per-residue embeddings are of one: name one, or set "
             "embed.per_residue to false"
         )
-    encoder = load_empty_model(str(model), json_sha256(identity), settings.features).encoder
+    encoder = load_empty_model(str(model), json_sha256(identity), settings).encoder
     return list(number_layers(encoder.n_layers, settings.layers))
 
 
@@ -242,7 +273,7 @@ def int8_deviation(model: str, identity: str, settings: EmbedSettings) -> dict[s
     """Measure how far vectors in int8 are from those in float32, on some random sequences: the worst of all."""
     pooled = replace(settings, per_residue=False)
     reference = build_engine(model, replace(pooled, dtype="float32"), Machine())
-    sequences = sample_sequences(reference.max_residues)
+    sequences = sample_sequences(reference.max_residues, structure=settings.structure)
     exact = reference.embed(sequences).vectors
     # This one is kept: where per-residue embeddings are not asked for, it is the one that goes on to embed.
     found = load_engine(model, identity, pooled, Machine()).embed(sequences).vectors

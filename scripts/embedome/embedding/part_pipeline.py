@@ -7,7 +7,7 @@ time, or with per-residue embeddings, which take long to encode, one in each of 
 import gc
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -28,6 +28,7 @@ from embedome.engine.device import room_for
 from embedome.engine.engine import Embedded, Engine, Running
 from embedome.engine.windows import Sequences
 from embedome.models.directory import Model, empty_model, load_model
+from embedome.sequences.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -163,11 +164,18 @@ def lay_out_part(part: Part, job: EmbedJob) -> LaidOutPart:
         log.info("%s is written already", part.path.name)
         count_work(part.residues)
         return LaidOutPart(part, None)
-    model = load_empty_model(job.model, json_sha256(part.provenance["model"]), job.settings.features)
+    model = load_empty_model(job.model, json_sha256(part.provenance["model"]), job.settings)
     policy = job.settings.policy
     with room_for_part(part):
-        sequences = Sequences.join([record.sequence for record in part.records])
-        return LaidOutPart(part, lay_out(sequences, model.tokenizer, policy, policy.longest(model.max_residues)))
+        return LaidOutPart(
+            part, lay_out(join_records(part.records), model.tokenizer, policy, policy.longest(model.max_residues))
+        )
+
+
+def join_records(records: Sequence[Record]) -> Sequences:
+    """Join what a model reads of records: all of them have structure states, or none."""
+    states = [record.structure for record in records if record.structure is not None]
+    return Sequences.join([record.sequence for record in records], states or None)
 
 
 def run_part(laid_out: LaidOutPart, job: EmbedJob) -> RunningPart:
@@ -212,7 +220,7 @@ def recompute(part: Part, embedded: Embedded, job: EmbedJob) -> EmbeddedPart:
         engine = job.engine(part, replace(job.settings, dtype="float32"))
     chosen = [part.records[index] for index in broken]
     with job.clock.time(DEVICE), room_for_part(part):
-        again = engine.embed(Sequences.join([record.sequence for record in chosen]))
+        again = engine.embed(join_records(chosen))
     for name, vectors in embedded.vectors.items():
         vectors[broken] = again.vectors[name]
     embedded.state[broken], embedded.skipped[broken] = again.state, again.skipped
@@ -237,9 +245,9 @@ def room_for_part(part: Part) -> AbstractContextManager[None]:
 
 
 @cache
-def load_empty_model(model: str, identity: str, features: str) -> Model:
+def load_empty_model(model: str, identity: str, settings: EmbedSettings) -> Model:
     """Load what sequences are laid out by, which needs no weights: the model's vocabulary and positions."""
-    return empty_model(model, features)
+    return empty_model(model, settings.features, structure=settings.structure)
 
 
 @cache
@@ -257,7 +265,7 @@ def load_engine(model: str, identity: str, settings: EmbedSettings, machine: Mac
 def build_engine(model: str, settings: EmbedSettings, machine: Machine) -> Engine:
     """Build an engine with the settings."""
     return Engine(
-        load_model(model, settings.features),
+        load_model(model, settings.features, structure=settings.structure),
         device=machine.device,
         dtype=settings.dtype,
         policy=settings.policy,

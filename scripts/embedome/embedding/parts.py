@@ -18,7 +18,7 @@ import pyarrow as pa
 from embedome.common.atomic_files import find_temporaries
 from embedome.common.errors import UserError
 from embedome.common.json_files import file_sha256, json_sha256
-from embedome.common.terms import OUT_OF_MEMORY
+from embedome.common.terms import OUT_OF_MEMORY, STRUCTURE
 from embedome.dataset.format import (
     KEYS,
     SKIPPED,
@@ -42,7 +42,7 @@ from embedome.embedding.cost import PICOSECONDS
 from embedome.embedding.settings import PartLimits
 from embedome.engine.engine import Embedded
 from embedome.parquet.vectors import residues_column, vector_array
-from embedome.sequences.digests import refget_digests
+from embedome.sequences.digests import REFGET_PREFIX, STRUCTURE_PREFIX, refget_digests
 from embedome.sequences.headers import parse_descriptions
 from embedome.sequences.records import Record
 
@@ -77,8 +77,8 @@ class EmbeddedPart:
 
 
 def fingerprint(provenance: Mapping[str, Any], records: list[Record]) -> str:
-    """Return the digest of all that goes into a part: lasting provenance, and ids, descriptions and sequences."""
-    lines = [b"%s\n%s\n%s\n" % (each.id.encode(), each.description.encode(), each.sequence) for each in records]
+    """Return the digest of all that goes into a part: lasting provenance, and ids, descriptions and contents."""
+    lines = [b"%s\n%s\n%s\n" % (each.id.encode(), each.description.encode(), each.content) for each in records]
     return json_sha256({"provenance": lasting(provenance), "content": hashlib.sha256(b"".join(lines)).hexdigest()})
 
 
@@ -154,12 +154,13 @@ def part_tables(part: Part, embedded: Embedded) -> tuple[pa.Table, pa.Table]:
     headers = parse_descriptions(pa.array([record.description for record in part.records], pa.string()))
     names = find_vector_names(part.provenance)
     columns = vector_columns(names)
+    prefix = STRUCTURE_PREFIX if part.provenance.get(STRUCTURE) else REFGET_PREFIX
     vectors = {columns[name]: vector_array(matrix) for name, matrix in embedded.vectors.items()}
     schema = embedding_schema(next(iter(embedded.vectors.values())).shape[1], names)
     table = pa.table(
         {
             "id": [record.id for record in part.records],
-            "digest": refget_digests(record.sequence for record in part.records),
+            "digest": refget_digests((record.content for record in part.records), prefix),
             "length": pa.array([len(record.sequence) for record in part.records], pa.int32()),
             "n_residues_used": embedded.used,
             "state": embedded.state.astype(object),

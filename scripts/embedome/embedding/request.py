@@ -43,12 +43,16 @@ def check_request(
     for path in fasta:
         if not is_stream(path) and not (reading and reading.skip_empty and is_blank(path)):
             next(read_blocks(path), None)
-    check_output(out, fasta, is_embedding_file)
+    inputs = list(fasta)
+    if reading and reading.structure:
+        next(read_blocks(reading.structure), None)
+        inputs.append(reading.structure)
+    check_output(out, inputs, is_embedding_file)
     check_dropped(Path(out))
     if per_residue:
         from embedome.dataset.part_file import residues_path
 
-        check_output(residues_path(Path(out)), fasta, is_embedding_file)
+        check_output(residues_path(Path(out)), inputs, is_embedding_file)
     check_model_directory(model)
 
 

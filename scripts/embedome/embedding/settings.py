@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedome.common.settings import SectionSettings
+from embedome.common.settings import SectionSettings, from_section
 from embedome.common.terms import MEAN
 from embedome.embedding.cost import CostModel
 from embedome.engine.windows import LongPolicy
@@ -34,6 +34,8 @@ class EmbedSettings(SectionSettings):
         Write per-residue embeddings too; of one layer only.
     fused : bool
         As in `engine.Engine`.
+    structure : bool
+        Read structure states, too.
     """
 
     dtype: str = "float32"
@@ -45,6 +47,12 @@ class EmbedSettings(SectionSettings):
     pooling: tuple[str, ...] = (MEAN,)
     per_residue: bool = False
     fused: bool = False
+    structure: bool = False
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "EmbedSettings":
+        """Take the settings from the section ``embed``; whether there are structure states, the source says."""
+        return from_section(cls, section, structure=False)
 
     @property
     def policy(self) -> LongPolicy:

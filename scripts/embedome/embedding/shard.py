@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.catalog.table import check_catalog
+from embedome.catalog.table import check_catalog, has_structure
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import Progress
 from embedome.common.parallel import look_ahead
-from embedome.common.terms import SPLITS
+from embedome.common.terms import SPLITS, STRUCTURE
 from embedome.dataset.reuse import Reuse
 from embedome.embedding.cost import MAX_TOTAL_PICOSECONDS, PICOSECONDS, CostModel
 from embedome.embedding.shard_files import shard_files, shard_name
@@ -118,7 +118,7 @@ class Slice(NamedTuple):
     text: memoryview
     """FASTA."""
     content: memoryview
-    """``id LF sequence LF`` of each sequence."""
+    """``id LF content LF`` of each sequence, as `Record.content`."""
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ class Shard:
         self.content.update(part.content)
 
     def as_json(self) -> dict:
-        """Return the account; `content_sha256` is over ``id LF sequence LF`` of each, whatever the compression."""
+        """Return the account; `content_sha256` is over ``id LF content LF`` of each, whatever the compression."""
         return {
             "sequences": self.sequences,
             "residues": self.residues,
@@ -164,7 +164,8 @@ def cut_tables(
 ) -> Iterator[tuple[int, list[Slice]]]:
     """Read the catalog, and yield the rows of each row group as slices of shards, with their number."""
     start = 0
-    for table, codes in read_split_catalog(catalog, splits, ["id", "description", "length", "sequence"]):
+    columns = ["id", "description", "length", "sequence", *([STRUCTURE] if has_structure(catalog) else [])]
+    for table, codes in read_split_catalog(catalog, splits, columns):
         mine = owners[start : start + len(table)]
         start += len(table)
         slices: list[Slice] = []
@@ -185,8 +186,13 @@ def cut_rows(code: int, owners: np.ndarray, table: pa.Table, cost: CostModel) ->
     empty, end = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
     space = pc.if_else(pc.equal(description, ""), empty, pa.scalar(" ", pa.large_string()))
     mark = pa.scalar(">", pa.large_string())
-    text, text_at = join_text(mark, name, space, description, end, sequence, end, empty)
-    content, content_at = join_text(name, end, sequence, end, empty)
+    lines, letters = [sequence, end], [sequence]
+    if STRUCTURE in table.column_names:
+        states = table[STRUCTURE].combine_chunks()
+        # In upper case, as lines of residues: such records are read at once.
+        lines, letters = [*lines, states, end], [sequence, pc.ascii_lower(states)]
+    text, text_at = join_text(mark, name, space, description, end, *lines, empty)
+    content, content_at = join_text(name, end, *letters, end, empty)
     cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
     for first, last in itertools.pairwise(cuts):
         yield Slice(

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from embedome.catalog.criteria import Criteria
 from embedome.catalog.filter import filter_records, source_identity
 from embedome.catalog.reading import ReadSettings
-from embedome.catalog.table import read_catalog
+from embedome.catalog.table import has_structure, read_catalog
 from embedome.common.atomic_files import atomic_path, temporaries_beside, temporary_beside
 from embedome.common.counts import check_equal
 from embedome.common.disk_space import check_room
 from embedome.common.errors import UserError
 from embedome.common.locks import try_lock
 from embedome.common.outputs import check_own_folder, others_in
+from embedome.common.terms import STRUCTURE
 from embedome.dataset.duplicates import CATALOG_COLUMNS, duplicate_rows, skipped_duplicates
 from embedome.dataset.format import SKIPPED, embedding_metadata, residue_schema
 from embedome.dataset.part_file import embedding_sink, is_own_file, part_info, read_rows, residue_sink, residues_path
@@ -98,7 +99,7 @@ def embed_fasta(
     out = Path(out)
     fasta = list_files(fasta)
     check_request(fasta, model, out, per_residue=settings.per_residue, reading=reading)
-    described = empty_model(model, settings.features)
+    described = empty_model(model, settings.features, structure=bool(reading and reading.structure))
     longest = longest_costed(settings.policy, described.max_residues)
     cost = estimate_cost(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
@@ -237,11 +238,12 @@ def distinct_lengths(catalog: Path) -> Iterator[np.ndarray]:
 
 def canonical_records(catalog: Path) -> Iterator[Record]:
     """Yield the catalog's distinct sequences in id order."""
-    for table in read_catalog(catalog, ["id", "description", "sequence", "duplicate_of"]):
+    names = ["id", "description", "sequence", *([STRUCTURE] if has_structure(catalog) else [])]
+    for table in read_catalog(catalog, [*names, "duplicate_of"]):
         distinct = table.filter(table["duplicate_of"].is_null())
-        columns = (distinct[name].to_pylist() for name in ("id", "description", "sequence"))
-        for name, description, sequence in zip(*columns, strict=True):
-            yield Record(name, description, sequence.encode())
+        for name, description, *letters in zip(*(distinct[column].to_pylist() for column in names), strict=True):
+            sequence, *structure = (text.encode() for text in letters)
+            yield Record(name, description, sequence, structure=structure[0] if structure else None)
 
 
 def join_parts(

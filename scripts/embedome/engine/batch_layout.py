@@ -97,7 +97,7 @@ def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolic
     order = np.argsort(-windows.length, kind="stable")
     sizes, starts = windows.length[order], windows.start[order]
     cuts = np.flatnonzero(np.diff(sizes, append=0)) + 1
-    tokens = look_up_tokens(sequences.residues, tokenizer)
+    tokens = tokenizer.look_up(sequences.residues, sequences.states)
     weights = residue_weights(sequences, windows)
     return BatchLayout(
         begins=windows.start - sequences.offsets[windows.owner],
@@ -111,14 +111,6 @@ def lay_out(sequences: Sequences, tokenizer: ResidueTokenizer, policy: LongPolic
         tokens=gather(tokens, starts, sizes, cuts, tokenizer.first, tokenizer.last),
         weights=None if weights is None else gather(weights, starts, sizes, cuts),
     )
-
-
-def look_up_tokens(residues: np.ndarray, tokenizer: ResidueTokenizer) -> np.ndarray:
-    """Return the token of each residue [R]; of one byte where ids are that small."""
-    if tokenizer.size > 256:
-        return tokenizer.table.astype(np.int32)[residues]
-    # Look-up in NumPy would make an index of 8 bytes a residue first.
-    return np.frombuffer(residues.tobytes().translate(tokenizer.table.astype(np.uint8).tobytes()), np.uint8)
 
 
 def gather(

@@ -23,18 +23,24 @@ class Sequences:
         ASCII residues of all sequences.
     offsets : numpy.ndarray, dtype=int64, shape=(n + 1,)
         Where each sequence begins, and the end of the last.
+    states : numpy.ndarray, dtype=uint8, shape=(R,), optional
+        The structure state of each residue, ASCII.
     """
 
     residues: np.ndarray
     offsets: np.ndarray
+    states: np.ndarray | None = None
 
     @classmethod
-    def join(cls, sequences: list[bytes]) -> "Sequences":
-        """Join byte strings."""
+    def join(cls, sequences: list[bytes], states: list[bytes] | None = None) -> "Sequences":
+        """Join byte strings: sequences, and the structure states of each, as many as it has residues."""
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         # A bytearray, as torch wants arrays that may be written.
         residues = np.frombuffer(bytearray(b"".join(sequences)), np.uint8)
-        return cls(residues, np.concatenate([[0], np.cumsum(lengths)]))
+        structure = None if states is None else np.frombuffer(b"".join(states), np.uint8)
+        if structure is not None and len(structure) != len(residues):
+            raise ValueError(f"{len(structure)} structure states of {len(residues)} residues")
+        return cls(residues, np.concatenate([[0], np.cumsum(lengths)]), structure)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from embedome.catalog.table import recorded_catalog
 from embedome.common.counts import add_counts, check_equal
 from embedome.common.errors import UserError
 from embedome.common.json_files import read_json, write_json
-from embedome.common.terms import DUPLICATE, EMBEDDED, SPLITS, TRUNCATED, WINDOWED
+from embedome.common.terms import DUPLICATE, EMBEDDED, SPLITS, STRUCTURE, TRUNCATED, WINDOWED
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def check_digests(
     agree("the filter's catalog", known, "that of the shards", shards, "catalog_sha256")
     agree("the shards' earlier data set", shards, "that of the data set", dataset, "earlier")
     source = dataset.get("provenance", {}).get("source", {})
-    for key in ("inputs", "release", "taxa") if source else ():
+    for key in ("inputs", "release", "taxa", STRUCTURE) if source else ():
         agree(f"the filter's {key}", describe_source(filtered), f"{key} of the data set", source, key)
 
 

@@ -14,6 +14,7 @@ from embedome.models.config_fields import check_fields, check_not_quantised, com
 from embedome.models.hugging_face_tokenizer import VOCABULARY_FILES, vocabulary_file, vocabulary_files
 from embedome.models.other_encoders import complete_other, encoder_name, is_known
 from embedome.models.registry import CONFIG_KEY, HUB_ID, REGISTRY, RegisteredModel
+from embedome.models.structure_tokenizer import read_structure
 from embedome.models.tensors import MERGE, Checkpoint, TensorMap, fill
 from embedome.models.tokenizer import ResidueTokenizer, load_tokenizer
 
@@ -47,8 +48,8 @@ class Model:
         return None if longest is None else longest - self.tokenizer.n_special
 
 
-def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
-    """Return what identifies a model, for the provenance of its embeddings.
+def model_identity(directory: str | os.PathLike, *, structure: bool = False) -> dict[str, Any]:
+    """Return what identifies a model, for the provenance of its embeddings; with `structure`, of structure states too.
 
     Returns
     -------
@@ -75,7 +76,7 @@ def model_identity(directory: str | os.PathLike) -> dict[str, Any]:
         "weights_sha256": weights_sha256(directory),
         "config_sha256": file_sha256(directory / CONFIG),
         "tokenizer_sha256": json_sha256(vocabulary),
-        "preprocessing": read_tokenizer(directory).preparation,
+        "preprocessing": read_tokenizer(directory, structure=structure).preparation,
         **({} if config["model_type"] in ARCHITECTURES else {"encoder": encoder_name(config)}),
         **{key: about[key] for key in (PRETRAINING, HUB, ADAPTER) if key in about},
     }
@@ -162,25 +163,28 @@ def say_where(entry: RegisteredModel) -> str:
     return f"its weights are in a wheel: {unpack}, then on as in docs/antibodies.md"
 
 
-def read_tokenizer(directory: str | os.PathLike) -> ResidueTokenizer:
+def read_tokenizer(directory: str | os.PathLike, *, structure: bool = False) -> ResidueTokenizer:
     """Read a model directory's vocabulary as a table, with the special tokens of its architecture.
+
+    With `structure` it is one of structure states too, or in the place of residues.
 
     Raises
     ------
     UserError
-        As `tokenizer.load_tokenizer`.
+        As `tokenizer.load_tokenizer` and `structure_tokenizer.read_structure`.
     """
     architecture = ARCHITECTURES.get(read_config(directory)["model_type"], OTHER)
-    return load_tokenizer(
+    tokenizer = load_tokenizer(
         directory,
         architecture.first,
         architecture.last,
         other_ends=None if architecture.ends_of_tokenizer else architecture.other_ends,
         tasks=architecture.tasks,
     )
+    return read_structure(tokenizer, directory) if structure else tokenizer
 
 
-def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
+def load_model(directory: str | os.PathLike, features: str = ENCODER, *, structure: bool = False) -> Model:
     """Load a model directory in float32 on the CPU.
 
     Parameters
@@ -188,6 +192,8 @@ def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     directory : path
     features : str
         ``encoder``, or ``decoder`` where the architecture has decoder features.
+    structure : bool
+        Whether it reads structure states.
 
     Raises
     ------
@@ -196,7 +202,7 @@ def load_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
         vocabulary is larger than the embedding, or there are no decoder features.
     """
     check_model_directory(directory)
-    model = empty_model(directory, features)
+    model = empty_model(directory, features, structure=structure)
     config = read_config(directory)
     fill(model.encoder, open_checkpoint(directory, model.encoder.tensor_map(config)))
     try:
@@ -224,7 +230,7 @@ def open_checkpoint(directory: str | os.PathLike, expected: TensorMap) -> Checkp
     return Checkpoint(weight_files(directory)[0], open_weights(directory), expected)
 
 
-def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
+def empty_model(directory: str | os.PathLike, features: str = ENCODER, *, structure: bool = False) -> Model:
     """Build a model without weights, on torch's meta device, from config.json and vocabulary alone.
 
     Raises
@@ -237,7 +243,7 @@ def empty_model(directory: str | os.PathLike, features: str = ENCODER) -> Model:
     directory = Path(directory)
     config = read_config(directory)
     architecture = ARCHITECTURES.get(config["model_type"], OTHER)
-    tokenizer = read_tokenizer(directory)
+    tokenizer = read_tokenizer(directory, structure=structure)
     load_class = architecture.decoder if features == DECODER else architecture.encoder
     if load_class is None:
         raise UserError(f"{directory}: embed.features is 'decoder', which {config['model_type']} does not have here")

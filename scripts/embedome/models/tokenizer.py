@@ -79,6 +79,18 @@ class ResidueTokenizer:
         residues = [token for token in self.ids if len(token) == 1 and token.isascii() and token.isalpha()]
         return {self.ids[token]: token for token in sorted(residues, key="X".__eq__)}
 
+    def look_up(self, residues: np.ndarray, states: np.ndarray | None = None) -> np.ndarray:
+        """Return the token of each ASCII residue, uint8 [R]; of one byte where ids are that small.
+
+        Structure states of the residues, uint8 [R], are for `structure_tokenizer.StructureTokenizer`.
+        """
+        if states is not None:
+            raise ValueError("structure states for a model that reads residues alone")
+        if self.size > 256:
+            return self.table.astype(np.int32)[residues]
+        # Look-up in NumPy would make an index of 8 bytes a residue first.
+        return np.frombuffer(residues.tobytes().translate(self.table.astype(np.uint8).tobytes()), np.uint8)
+
     def tokens(self, residues: np.ndarray) -> np.ndarray:
         """Map ASCII residues, uint8 [B, L], to token ids with the special tokens, int64 [B, L + n_special]."""
         batch, length = residues.shape

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 # Of a digest: "SQ." and the 32 after it.
 DIGEST_CHARACTERS = 35
+# The latter of a sequence with structure states, of which there is no refget digest.
+REFGET_PREFIX, STRUCTURE_PREFIX = "SQ.", "S3."
 
 
 def refget_digest(sequence: bytes) -> str:
@@ -26,10 +28,10 @@ def refget_digest(sequence: bytes) -> str:
     return refget_digests([sequence])[0]
 
 
-def refget_digests(sequences: Iterable[bytes]) -> list[str]:
+def refget_digests(sequences: Iterable[bytes], prefix: str = REFGET_PREFIX) -> list[str]:
     """Return the digests of many sequences, see `refget_digest`."""
     text = digest_texts(sequences)
-    return ["SQ." + text[start : start + 32].decode() for start in range(0, len(text), 32)]
+    return [prefix + text[start : start + 32].decode() for start in range(0, len(text), 32)]
 
 
 def digest_texts(sequences: Iterable[bytes]) -> bytes:

@@ -27,6 +27,13 @@ class Record(NamedTuple):
     sequence: bytes
     reason: str | None = None
     detail: str | None = None
+    structure: bytes | None = None
+    """Where it is read, the state of each residue, as in `structures`."""
+
+    @property
+    def content(self) -> bytes:
+        """What a model may read: residues in upper case, then structure states in lower case, if there are any."""
+        return self.sequence if self.structure is None else self.sequence + self.structure.lower()
 
 
 def check_entry(entry: FastaEntry, ids: HeaderIds | None = None) -> Record:

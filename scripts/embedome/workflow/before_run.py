@@ -77,6 +77,7 @@ def check_files(config: Mapping[str, Any], made: Sequence[str] = ()) -> None:
     named = [("source.fasta", path) for path in source["fasta"] if source["kind"] == "fasta"]
     named.append(("filter.taxonomy", config["filter"]["taxonomy"]))
     named += [(f"annotate.{key}", config["annotate"][key]) for key in ("labels", "ontology")]
+    named.append(("source.structure", source["structure"]))
     named.append(("reuse.dataset", earlier and f"{earlier}/_manifest.json"))
     evaluated = [("evaluate.tasks", path) for task in config["evaluate"]["tasks"] for path in task["data"]]
     tuned = [("finetune.data", path) for path in config["finetune"]["data"] if config["finetune"]["task"]]

@@ -103,6 +103,9 @@ def contradictions(config: Mapping[str, Any], place: Callable[[str], str] = str)
         yield f"source.database is {source['database']!r}; expected one of {known}, as source.release is given"
     if source["kind"] == "url" and not source["url"]:
         yield "source.url is None; expected an address, as source.kind is 'url'"
+    if source["missing_structure"] != "error" and not source["structure"]:
+        found = source["missing_structure"]
+        yield f"source.missing_structure is {found!r}; expected error, as source.structure is null"
     for key in ("include_names", "exclude_names"):
         yield from (fault for pattern in limits[key] if (fault := pattern_fault(f"filter.{key}", pattern)))
     try:

@@ -14,6 +14,8 @@ from embedome.workflow.config import drops_leaks, release_name
 
 # Which family each of the demo's sequences is of.
 FAMILIES = "resources/demo/mirror/families.tsv.gz"
+# Of the section source.
+READING = ("id", "skip_empty", "nucleotides", "missing_structure")
 # Of all models and runs: one table compares them.
 EVALUATION = "results/evaluation"
 
@@ -88,7 +90,7 @@ class Paths:
     @property
     def reading(self) -> dict[str, Any]:
         """How the sequence files are read."""
-        return {key: self.config["source"][key] for key in ("id", "skip_empty", "nucleotides")}
+        return {key: self.config["source"][key] for key in READING}
 
     @property
     def release(self) -> str | list[str]:

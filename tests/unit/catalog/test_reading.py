@@ -71,8 +71,8 @@ def test_dna_among_proteins_is_warned_of_or_refused(tmp_path, caplog):
 
 
 def test_very_many_records_of_nothing_stop_the_run_early(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedome.catalog.filter.RUN_ENTRIES", 100)
-    monkeypatch.setattr("embedome.catalog.filter.CHUNK_ENTRIES", 30)
+    monkeypatch.setattr("embedome.catalog.chunk_groups.RUN_ENTRIES", 100)
+    monkeypatch.setattr("embedome.catalog.chunk_groups.CHUNK_ENTRIES", 30)
     path = tmp_path / "x.fasta"
     path.write_bytes(b">\n" * 1000 + b">a\nMK\n")
     assert read(tmp_path / "out", path).account["rejected"] == {"no-id": 1000}

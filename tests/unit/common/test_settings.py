@@ -51,7 +51,8 @@ def test_a_key_that_is_not_there_is_no_default():
 def test_settings_are_those_of_their_section(settings):
     section = CONFIG[SECTIONS[settings]]
     found = settings.from_config(section)
-    for field in fields(settings):
+    # Whether structure is read, the source of the sequences says.
+    for field in (each for each in fields(settings) if each.name != "structure"):
         value = section[field.name]
         assert getattr(found, field.name) == (tuple(value) if isinstance(value, list) else value)
 
