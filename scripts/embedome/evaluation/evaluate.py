@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 # Of the folder of results: what was computed on the way, and may be removed.
 FEATURES, RANDOM_MODELS, LIKENESS = Path("cache/features"), Path("cache/random"), Path("cache/likeness")
 WITHOUT_MODEL = "no-model"
+# The model in the folder of a run of `embedome pretrain` or `embedome finetune`.
+OF_RUN = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +182,16 @@ def evaluate(
         had, or the disk has too little room.
     """
     directory = Path(model) if model else None
-    name = directory.resolve().name if directory else WITHOUT_MODEL
+    name = name_model(directory) if directory else WITHOUT_MODEL
     found = evaluate_methods(open_evaluation(task, data, Path(out), directory, settings, name))
     write_table(out)
     return found
+
+
+def name_model(directory: Path) -> str:
+    """Return the name of a model's results: that of its folder, or of the run that made it."""
+    folder = directory.resolve()
+    return folder.parent.name if folder.name == OF_RUN else folder.name
 
 
 def evaluate_for_run(

@@ -66,6 +66,11 @@ def test_a_model_stands_beside_its_baselines_and_what_was_published(model, task,
     assert names == ["small", "small"]
 
 
+@pytest.mark.parametrize(("folder", "name"), [("a/small", "small"), ("run/model", "run"), ("run/model/", "run")])
+def test_results_have_the_name_of_the_folder_or_of_the_run_that_made_the_model(folder, name, tmp_path):
+    assert module.name_model(tmp_path / folder) == name
+
+
 def test_predictions_of_each_protein_have_the_scores(model, task, tmp_path):
     out = tmp_path / "out"
     evaluate("secondary_structure", [task], out, model=model, settings=QUICK)
