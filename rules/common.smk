@@ -95,16 +95,19 @@ def run_benchmarks(wildcards):
 
 # Before anything is queued.
 onstart:
-    executor, limit = (
-        workflow.scheduler._executor,
-        workflow.scheduling_settings.max_jobs_per_timespan,
-    )
+    executor = workflow.scheduler._executor
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    # Without a cluster there are no nodes.
+    at_once = [
+        workflow.nodes or sys.maxsize,
+        limit.max_jobs if limit else sys.maxsize,
+    ]
     try:
         check_arrays(
             Counter(job.rule.name for job in workflow.dag.needrun_jobs()),
             getattr(executor, "array_jobs", ()),
             getattr(executor, "max_array_size", 1),
-            min(workflow.nodes, limit.max_jobs if limit else workflow.nodes),
+            min(at_once),
         )
     except UserError as error:
         sys.exit(str(error))

@@ -67,8 +67,9 @@ class LabelSource:
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> "LabelSource":
         """Take the table that the configuration's section ``annotate`` names."""
-        names = ("id_column", "label_column", "separator", "evidence", "ontology")
-        return cls(section["labels"], **{name: section[name] for name in names})
+        names = ("id_column", "label_column", "separator", "ontology")
+        others = {name: section[name] for name in names}
+        return cls(section["labels"], evidence=tuple(section["evidence"]), **others)
 
 
 @dataclass(frozen=True, slots=True)
