@@ -208,6 +208,7 @@ class FakeCuda:
         FakeCuda.current = self
         patches = {
             "torch.cuda.is_available": lambda: True,
+            "torch.cuda.device_count": lambda: 1,
             "torch.cuda.Stream": FakeStream,
             "torch.cuda.Event": FakeEvent,
             "torch.cuda.current_stream": FakeStream,

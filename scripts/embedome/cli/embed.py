@@ -85,7 +85,10 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--strict", action="store_true", help="an error, no warning, where sequences look like DNA or RNA"
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes on the CPU, each with the model in memory (default: cores)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes, each with the model in memory (default: one for each core, or for each GPU that is visible)",
     )
     parser.set_defaults(run=run_embed)
 
@@ -121,6 +124,7 @@ def run_embed(options: argparse.Namespace) -> None:
     from embedome.embedding.part_pipeline import MOST_WRITERS, Machine
     from embedome.embedding.settings import EmbedSettings
     from embedome.embedding.single_file import embed_fasta
+    from embedome.engine.device import count_gpus
 
     device, cores = choose_device(options), available_cores()
     account = embed_fasta(
@@ -141,7 +145,7 @@ def run_embed(options: argparse.Namespace) -> None:
         reading=reading,
         machine=Machine(
             device,
-            workers=options.workers or (cores if device == "cpu" else 1),
+            workers=options.workers or (cores if device == "cpu" else count_gpus()),
             writers=min(cores, MOST_WRITERS) if device == "cuda" else 1,
         ),
     )

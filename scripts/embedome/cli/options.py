@@ -59,11 +59,15 @@ def choose_device(options: argparse.Namespace) -> str:
 
 def choose_dtype(options: argparse.Namespace, device: str) -> str:
     """Return the arithmetic asked for, or the fastest that is safe on the device."""
-    from embedome.engine.device import computes_bfloat16, use_device
+    import torch
+
+    from embedome.engine.device import computes_bfloat16
 
     if options.dtype != "auto":
         return options.dtype
-    if device == "cuda" and computes_bfloat16(use_device(device)):
+    # Of all that are visible, and none is claimed: processes that do the work claim one each.
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if device == "cuda" else []
+    if gpus and all(map(computes_bfloat16, gpus)):
         log.info("the GPU multiplies bfloat16: vectors are made in it (--dtype float32 for more digits, far slower)")
         return "bfloat16"
     return "float32"

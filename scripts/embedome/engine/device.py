@@ -83,6 +83,14 @@ def open_gpu(index: int | None = None) -> torch.device:
     return device
 
 
+def count_gpus() -> int:
+    """Return the number of GPUs that this process sees, and say it where they are several."""
+    count = torch.cuda.device_count()
+    if count > 1:
+        log.info("%d GPUs are visible (CUDA_VISIBLE_DEVICES): each embeds parts of its own", count)
+    return count
+
+
 def describe_torch() -> str:
     """Say why torch has no GPU: how it was built, what the driver says, and what is visible."""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"

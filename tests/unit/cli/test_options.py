@@ -1,10 +1,17 @@
 """Options that all commands share: on what a model runs, and in which arithmetic."""
 
 import argparse
+from pathlib import Path
 
 import pytest
+import torch
+from embedome.cli.main import main
 from embedome.cli.options import add_engine_options, add_machine_options, choose_device, choose_dtype
+from embedome.embedding import single_file
+from embedome.embedding.part_pipeline import Machine
+from embedome.engine import device
 from helpers.fake_cuda import FakeCuda
+from helpers.small_run import rough_model
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -32,6 +39,30 @@ def test_the_fastest_arithmetic_that_is_safe_is_taken(
         assert choose_device(given) == device
         assert choose_dtype(given, device) == dtype
     assert ("vectors are made in it" in caplog.text) == (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize(("arguments", "workers"), [([], 3), (["--workers", "2"], 2)])
+def test_each_visible_gpu_has_a_process_and_the_command_itself_claims_none(
+    arguments: list[str],
+    workers: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given: list[Machine] = []
+    for name, replacement in {
+        "is_available": lambda: True,
+        "device_count": lambda: 3,
+        "get_device_capability": lambda device: (9, 0),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, replacement)
+    monkeypatch.setattr(device, "claim_gpu", None)
+    monkeypatch.setattr(single_file, "embed_fasta", lambda *_, machine, **__: given.append(machine) or {})
+    model = rough_model(tmp_path / "model")
+    (tmp_path / "in.fasta").write_text(">a\nMKV\n")
+    main(["embed", f"{tmp_path}/in.fasta", "-m", str(model), "-o", f"{tmp_path}/out.parquet", *arguments])
+    assert [(machine.device, machine.workers) for machine in given] == [("cuda", workers)]
+    assert ("3 GPUs are visible" in capsys.readouterr().err) == (not arguments)
 
 
 def test_commands_that_give_likelihoods_stay_in_float32() -> None:
