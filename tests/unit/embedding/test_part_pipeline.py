@@ -40,8 +40,8 @@ from helpers.small_run import MAX_RESIDUES, HuggingFace, Processes, assert_withi
 def encoder_that(change: Callable[[list[torch.Tensor], list[torch.Tensor]], None]) -> Iterator[None]:
     """Every model loaded meanwhile changes the hidden states of each batch, given its tokens, both by group."""
 
-    def load(*arguments: object) -> object:
-        loaded = load_model(*arguments)
+    def load(*arguments: object, **others: object) -> object:
+        loaded = load_model(*arguments, **others)
         encode = loaded.encoder.stream
 
         def changed(groups: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -24,7 +24,7 @@ IN_COMMON = (10, 10, 9, 7, 5, None, None, None)
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """A folder as `embedome pretrain` leaves it: data, and a model that was trained on them for some steps."""
-    folder = tmp_path_factory.mktemp("pretrained")
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
     store_of(folder / "data" / "train", random_sequences(60, 1, shortest=90))
     store_of(folder / "data" / "val", random_sequences(10, 2))
     train_in(folder / "data", folder, steps=2)
@@ -53,7 +53,7 @@ def changed(draw, sequence, in_common):
     return "".join(others[each] if number % 10 in places else each for number, each in enumerate(sequence))
 
 
-def likeness_in(out, method="frozen", model="model"):
+def likeness_in(out, method="frozen", model="run"):
     return json.loads((out / model / "own" / f"{method}.json").read_text())["likeness"]
 
 
@@ -96,11 +96,13 @@ def test_why_nothing_is_known_is_said(pretrained, task, tmp_path, monkeypatch):
     out = tmp_path / "out"
     alone = shutil.copytree(pretrained / "model", tmp_path / "alone" / "model")
     evaluate("own", task, out, model=alone, settings=SETTINGS)
-    assert likeness_in(out)["unknown"].endswith("data/train is missing, or not what the model was pretrained on")
+    assert likeness_in(out, model="alone")["unknown"].endswith(
+        "data/train is missing, or not what the model was pretrained on"
+    )
     store_of(tmp_path / "alone" / "data" / "train", random_sequences(60, 4, shortest=90))
-    (out / "model" / "own" / "frozen.json").unlink()
+    (out / "alone" / "own" / "frozen.json").unlink()
     evaluate("own", task, out, model=alone, settings=SETTINGS)
-    assert "not what the model was pretrained on" in likeness_in(out)["unknown"]
+    assert "not what the model was pretrained on" in likeness_in(out, model="alone")["unknown"]
     assert {row["like_pretraining"] for row in pq.read_table(out / "table.parquet").to_pylist()} == {None}
 
     def missing(*given):
