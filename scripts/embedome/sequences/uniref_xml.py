@@ -282,6 +282,8 @@ def parse_chunk(path: str | os.PathLike, chunk: XmlChunk) -> list[ElementTree.El
 
 def entry_at(chunk: XmlChunk, line: int, column: int) -> int:
     """Return the number of the entry at a position in a chunk's document."""
-    lines = (chunk.before + chunk.data + chunk.after).split(b"\n")
-    ends = re.findall(rb"</(?:[^<>:\s]+:)?entry\s*>", b"\n".join([*lines[: line - 1], lines[line - 1][:column]]))
+    # A carriage return ends a line, too (XML 1.0, section 2.11).
+    lines = re.split(rb"\r\n|\r|\n", chunk.before + chunk.data + chunk.after)
+    before = [*lines[: line - 1], *(each[:column] for each in lines[line - 1 : line])]
+    ends = re.findall(rb"</(?:[^<>:\s]+:)?entry\s*>", b"\n".join(before))
     return chunk.first - chunk.continued + len(ends)
