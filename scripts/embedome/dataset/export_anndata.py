@@ -21,7 +21,7 @@ from embedome.common.log import Progress
 from embedome.common.outputs import check_output
 from embedome.common.terms import DUPLICATE, EMBEDDED, TRUNCATED, WINDOWED
 from embedome.dataset.dataset import Dataset
-from embedome.dataset.export_arrays import id_bytes
+from embedome.dataset.export_arrays import count_rows, id_bytes
 from embedome.parquet.scan import SPLIT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def export_anndata(data: Dataset, out: Path, split: str | None = None, pooling: 
     """
     h5py = load_optional("h5py", "h5py")
     check_output(out)
-    rows, name = sum(file["rows"] for file in data.files(split)), pooling or data.poolings[0]
+    rows, name = count_rows(data, split), pooling or data.poolings[0]
     columns = [*TEXTS, *NUMBERS, *UNSURE_NUMBERS, "state", SPLIT]
     batches = data.iter_batches(split, columns=columns, pooling=pooling)
     check_room(out, rows * (data.dimension * ITEM_BYTES + ROW_BYTES) + sum(id_bytes(data, split)))

@@ -57,7 +57,7 @@ def export_npy(data: Dataset, out: Path, split: str | None = None, pooling: str 
         raise UserError(f"{out}: expected a name that ends in .npy")
     check_output(out)
     check_output(out.with_suffix(".ids.txt"), is_own=lambda path: lists_ids(path, data, split))
-    rows = sum(file["rows"] for file in data.files(split))
+    rows = count_rows(data, split)
     ids = out.with_suffix(".ids.txt")
     batches = data.iter_batches(split, pooling=pooling)
     check_room(out, rows * data.dimension * ITEM_BYTES + sum(id_bytes(data, split)))
@@ -129,7 +129,7 @@ def export_hdf5(
     check_keys(data, key, split)
     if out.exists():
         log.warning("%s: is there already, an export of embedome, and is replaced", out)
-    rows = sum(file["rows"] for file in data.files(split))
+    rows = count_rows(data, split)
     if residues:
         entries, vectors = iter_residues(data, split), count_residues(data, split)
     else:
@@ -199,6 +199,11 @@ def duplicates_by_digest(data: Dataset, split: str | None) -> dict[str, list[str
 def count_residues(data: Dataset, split: str | None) -> int:
     """Return the number of residues that have embeddings."""
     return sum(pc.sum(table["n_residues_used"]).as_py() or 0 for table in data.tables(["n_residues_used"], split))
+
+
+def count_rows(data: Dataset, split: str | None) -> int:
+    """Return the rows of a split, or of all; raises where there is no such split."""
+    return sum(file["rows"] for file in data.files(split))
 
 
 def id_bytes(data: Dataset, split: str | None) -> Iterable[int]:

@@ -14,7 +14,7 @@ from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.outputs import check_outside
 from embedome.dataset.dataset import Dataset
-from embedome.dataset.export_arrays import ITEM_BYTES
+from embedome.dataset.export_arrays import ITEM_BYTES, count_rows
 from embedome.dataset.format import COLUMN_OPTIONS, vector_columns
 from embedome.parquet.scan import SPLIT
 from embedome.parquet.vectors import GROUP_ROWS
@@ -59,7 +59,7 @@ def export_partitions(data: Dataset, out: Path, column: str, split: str | None =
     values = distinct_values(data, column, split)
     if out.exists():
         raise UserError(f"{out} is there already; expected the name of a new folder")
-    rows = sum(file["rows"] for file in data.files(split))
+    rows = count_rows(data, split)
     vectors = len(data.poolings) * data.dimension * ITEM_BYTES
     check_room(out, rows * (vectors + ROW_BYTES))
     schema = pa.schema([*data.schema, pa.field(SPLIT, pa.string())])

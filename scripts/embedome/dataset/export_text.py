@@ -14,7 +14,7 @@ from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.outputs import check_output
 from embedome.dataset.dataset import Dataset
-from embedome.dataset.export_arrays import id_bytes
+from embedome.dataset.export_arrays import count_rows, id_bytes
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # Of a number with its delimiter, some more than most have.
@@ -51,7 +51,7 @@ def export_text(data: Dataset, out: Path, split: str | None = None, pooling: str
     if delimiter is None:
         raise UserError(f"{out}: expected a name that ends in .csv or .tsv")
     check_output(out)
-    rows = sum(file["rows"] for file in data.files(split))
+    rows = count_rows(data, split)
     batches = data.iter_batches(split, ROWS, pooling=pooling)
     check_room(out, rows * data.dimension * NUMBER_BYTES + sum(id_bytes(data, split)))
     with (

@@ -24,9 +24,10 @@ from embedome.evaluation.likeness import find_likeness
 from embedome.evaluation.own_task import OWN, read_own_task
 from embedome.evaluation.readers import read_task
 from embedome.evaluation.results import RESULT_FORMAT, best_layers, count_difference, summarise, write_table
-from embedome.evaluation.runs import Run, do_run, find_run, is_seeded, make_fit
+from embedome.evaluation.runs import Run, do_run, find_run, is_seeded, make_fit, task_identity
 from embedome.evaluation.settings import FROZEN, LORA, OF_MODEL, RANDOM, EvaluateSettings
 from embedome.evaluation.tasks import RESIDUE, TEST, Task, find_task
+from embedome.evaluation.tuned import TuneSettings
 from embedome.evaluation.tuned_runs import TunedTask, trainable_heads, tuned_results
 from embedome.models.directory import Model, empty_model, model_identity
 
@@ -134,15 +135,8 @@ class Evaluation:
     def identity(self, features: Features, head: str) -> dict[str, Any]:
         """Return what a run's result depends on, beside the seed."""
         recipe = asdict(RECIPES[head]) if head in RECIPES else {}
-        return {
-            "features": features.sha256,
-            "data": sorted(self.digests.values()),
-            "task": json_sha256(asdict(self.task)),
-            "splits": json_sha256([self.examples.ids, self.examples.splits.tolist()]),
-            "recipe": json_sha256(recipe),
-            "threads": self.settings.threads,
-            "device": self.settings.device,
-        }
+        others = task_identity(self.task, self.examples, self.digests, self.settings.threads, self.settings.device)
+        return {"features": features.sha256, "recipe": json_sha256(recipe), **others}
 
 
 def evaluate(
@@ -332,10 +326,11 @@ def evaluate_method(evaluation: Evaluation, method: str, heads: Sequence[str]) -
     }
 
 
-def tuned_task(evaluation: Evaluation) -> TunedTask:
-    """Return a task on which the model is trained."""
+def tuned_task(evaluation: Evaluation, tune: TuneSettings | None = None) -> TunedTask:
+    """Return a task on which the model is trained; without settings as protbench has them."""
     assert evaluation.model, "a method of a model's"
-    return TunedTask(evaluation.model, evaluation.task, evaluation.examples, evaluation.digests, evaluation.settings)
+    task, settings = evaluation.task, evaluation.settings
+    return TunedTask(evaluation.model, task, evaluation.examples, evaluation.digests, settings, tune or TuneSettings())
 
 
 def frozen_results(evaluation: Evaluation, method: str, heads: Sequence[str]) -> list[dict[str, Any]]:

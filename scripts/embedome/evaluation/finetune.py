@@ -14,7 +14,7 @@ from embedome.common.json_files import read_json, write_json
 from embedome.common.locks import try_lock
 from embedome.common.outputs import check_outside, is_empty_folder
 from embedome.engine.device import use_device
-from embedome.evaluation.evaluate import Evaluation, open_evaluation, remarks
+from embedome.evaluation.evaluate import Evaluation, open_evaluation, remarks, tuned_task
 from embedome.evaluation.head_recipes import CONVBERT, RECIPES, check_head
 from embedome.evaluation.runs import do_run
 from embedome.evaluation.settings import EvaluateSettings
@@ -110,9 +110,7 @@ def finetune(
     check_outside(out)
     evaluation = open_evaluation(task, data, out, Path(model), settings.evaluate, out.name)
     head = choose_head(evaluation, settings.head)
-    tuned = TunedTask(
-        Path(model), evaluation.task, evaluation.examples, evaluation.digests, settings.evaluate, settings.tune
-    )
+    tuned = tuned_task(evaluation, settings.tune)
     identity = {**tuned.identity(head), "seed": settings.seed}
     with hold_run(out, identity):
         if (out / RESULT).is_file():

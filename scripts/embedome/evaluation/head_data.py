@@ -121,10 +121,14 @@ class HeadData:
         features = np.zeros((len(indices), int(rows.max()) + edge, self.features.dimension), np.float32)
         for place, index in enumerate(indices):
             features[place, : rows[place]] = self.features.of_protein(index)
+        return self.join_chunk(torch.from_numpy(features), torch.from_numpy(rows), indices)
+
+    def join_chunk(self, features: Tensor, rows: Tensor, indices: np.ndarray) -> Chunk:
+        """Put features [B, L, D] of proteins and their labels together."""
         targets, mask = self.targets(indices)
         if self.examples.labelling.kind == NUMBERS:
             targets = targets.astype(np.float32)
-        return Chunk(*map(torch.from_numpy, (features, rows, targets, mask)))
+        return Chunk(features, rows, torch.from_numpy(targets), torch.from_numpy(mask))
 
     def all_vectors(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the vectors of proteins, one protein after the other, float64 [T, D], in blocks of bounded size."""

@@ -85,10 +85,11 @@ def find_targets(encoder: StreamEncoder, config: Mapping[str, Any], targets: tup
     UserError
         Where there is none; lists the names that there are.
     """
+    linears = {name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
     parts = {
         name.removesuffix(".weight"): [part.removesuffix(".weight") for part in names]
         for name, names in encoder.tensor_map(config).parts.items()
-        if name.endswith(".weight") and isinstance(module_of(encoder, name.removesuffix(".weight")), nn.Linear)
+        if name.endswith(".weight") and name.removesuffix(".weight") in linears
     }
     wanted = targets or TARGETS
     found = {name: names for name, names in parts.items() if any(last(each) in wanted for each in names)}
@@ -140,11 +141,6 @@ def matrices_of(adapters: Mapping[str, Half], settings: AdapterSettings) -> dict
     """Return adapters as they are written."""
     scale = settings.alpha / settings.rank
     return {name: LowRank(half.a.detach().cpu(), half.b.detach().cpu(), scale) for name, half in adapters.items()}
-
-
-def module_of(encoder: nn.Module, name: str) -> nn.Module | None:
-    """Return a module by name; None where there is none."""
-    return dict(encoder.named_modules()).get(name)
 
 
 def last(name: str) -> str:

@@ -4,7 +4,8 @@ The scores are written last: where they are, of the same data and settings, noth
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedome.common.atomic_files import atomic_path
-from embedome.common.json_files import read_json, round_digits, write_json
-from embedome.evaluation.examples import Labelling
+from embedome.common.json_files import json_sha256, read_json, round_digits, write_json
+from embedome.evaluation.examples import ExampleSet, Labelling
 from embedome.evaluation.fit import TorchFit
 from embedome.evaluation.head_data import HeadData
 from embedome.evaluation.head_recipes import LINEAR, RECIPES, RIDGE
 from embedome.evaluation.linear_heads import LogisticFit, RidgeFit
 from embedome.evaluation.metrics import better, predictions_of, score
-from embedome.evaluation.tasks import CLASSES, LABELS, PROTEIN, RESIDUE, TEST, TRAIN, VAL
+from embedome.evaluation.tasks import CLASSES, LABELS, PROTEIN, RESIDUE, TEST, TRAIN, VAL, Task
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,19 @@ class Run:
 def is_seeded(head: str, labelling: Labelling) -> bool:
     """Return whether a head's result depends on the seed: not where it is solved whole."""
     return head != RIDGE and (head != LINEAR or labelling.level == RESIDUE or labelling.kind != CLASSES)
+
+
+def task_identity(
+    task: Task, examples: ExampleSet, digests: Mapping[str, str], threads: int, device: str
+) -> dict[str, Any]:
+    """Return what a run's result depends on beside features or model, recipe and seed."""
+    return {
+        "data": sorted(digests.values()),
+        "task": json_sha256(asdict(task)),
+        "splits": json_sha256([examples.ids, examples.splits.tolist()]),
+        "threads": threads,
+        "device": device,
+    }
 
 
 def find_run(folder: Path, run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from embedome.evaluation.fit import Reached, TorchFit
 from embedome.evaluation.head_data import Chunk, HeadData
 from embedome.evaluation.head_recipes import HeadRecipe, features_of
 from embedome.evaluation.lora import PROTBENCH, adapt, matrices_of
-from embedome.evaluation.tasks import NUMBERS, RESIDUE, TRAIN
+from embedome.evaluation.tasks import RESIDUE, TRAIN
 from embedome.models.adapters import AdapterSettings, LowRank
 from embedome.models.directory import Model, load_model, read_config
 from embedome.training.checkpoints import writing
@@ -161,10 +161,7 @@ class TunedData(HeadData):
         rows = torch.tensor([len(each) for each in states], device=self.device)
         features = nn.utils.rnn.pad_sequence(states, batch_first=True)
         features = nn.functional.pad(features, (0, 0, 0, edge))
-        targets, mask = self.targets(indices)
-        if self.examples.labelling.kind == NUMBERS:
-            targets = targets.astype(np.float32)
-        return Chunk(features, rows, torch.from_numpy(targets), torch.from_numpy(mask))
+        return self.join_chunk(features, rows, indices)
 
 
 class TunedFit(TorchFit):

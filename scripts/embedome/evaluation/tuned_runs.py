@@ -1,7 +1,8 @@
 """Adapters and a head trained together on a task, scored and kept as heads on frozen features are: the method lora."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ from embedome.evaluation.examples import ExampleSet
 from embedome.evaluation.head_data import HeadData
 from embedome.evaluation.head_recipes import RECIPES, features_of
 from embedome.evaluation.results import summarise
-from embedome.evaluation.runs import Run, do_run, find_run
+from embedome.evaluation.runs import Run, do_run, find_run, task_identity
 from embedome.evaluation.settings import LORA, EvaluateSettings
 from embedome.evaluation.tasks import Task
 from embedome.evaluation.tuned import TunedFit, TuneSettings, seen_features
-from embedome.models.directory import empty_model, model_identity
+from embedome.models.directory import Model, empty_model, model_identity
 
 # Passes over all proteins that an epoch takes at most: forward, and backward twice that.
 PASSES = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TunedTask:
     """A task on which a model is trained by adapters.
 
@@ -45,29 +46,30 @@ class TunedTask:
     examples: ExampleSet
     digests: Mapping[str, str]
     settings: EvaluateSettings
-    tune: TuneSettings = field(default_factory=TuneSettings)
+    tune: TuneSettings
+
+    @cached_property
+    def shape(self) -> Model:
+        """The model without weights."""
+        return empty_model(self.model)
 
     def run(self, head: str, seed: int) -> Run:
         """Return what is trained with a head and a seed: on the last layer."""
-        return Run(LORA, head, empty_model(self.model).encoder.n_layers, seed)
+        return Run(LORA, head, self.shape.encoder.n_layers, seed)
 
     def identity(self, head: str) -> dict[str, Any]:
         """Return what a result depends on, beside the seed."""
+        settings = self.settings
         return {
             "model": json_sha256(model_identity(self.model)),
-            "data": sorted(self.digests.values()),
-            "task": json_sha256(asdict(self.task)),
-            "splits": json_sha256([self.examples.ids, self.examples.splits.tolist()]),
-            "recipe": json_sha256([asdict(RECIPES[head]), asdict(self.tune), asdict(self.settings.policy)]),
-            "threads": self.settings.threads,
-            "device": self.settings.device,
+            "recipe": json_sha256([asdict(RECIPES[head]), asdict(self.tune), asdict(settings.policy)]),
+            **task_identity(self.task, self.examples, self.digests, settings.threads, settings.device),
         }
 
     def labels(self, head: str) -> HeadData:
         """Return the labels of the residues that the model sees, without features."""
         level = features_of(head, self.task.level)
-        shape = empty_model(self.model)
-        return HeadData(seen_features(self.examples, level, self.settings.policy, shape), self.examples)
+        return HeadData(seen_features(self.examples, level, self.settings.policy, self.shape), self.examples)
 
     def fit(self, head: str, seed: int, kept: Path) -> TunedFit:
         """Return adapters and a head, not yet trained; `kept` is as in `tuned.TunedFit`."""
@@ -79,8 +81,8 @@ class TunedTask:
 
     def cost(self, runs: int) -> Cost:
         """Return what trainings take, about."""
-        settings, shape = self.settings, empty_model(self.model)
-        once = embedding_cost(shape, settings.policy, self.examples.sequences, settings.device)
+        settings = self.settings
+        once = embedding_cost(self.shape, settings.policy, self.examples.sequences, settings.device)
         return Cost(runs * once * (PASSES * self.tune.epochs + 1))
 
 

@@ -3,22 +3,23 @@
 import csv
 import io
 import json
-from pathlib import Path
 
 import duckdb
 import pytest
 from embedome.annotation.label_tables import EXPERIMENTAL
 from embedome.cli.main import main
+from helpers.gaf_files import gaf_line
+from helpers.paths import SHARED_DATA
 from helpers.small_run import rough_model
 
-USERS = Path("/work/shared/data/users")
+USERS = SHARED_DATA / "users"
 FASTA = "".join(
     f">{form.format(f'P1000{number}')} Protein {number} OS=Homo sapiens OX=9606\nMKTAYIAKQR{'ACDEFGHIK'[number] * 9}\n"
     for number, form in enumerate(["sp|{}|A_HUMAN", "tr|{}|B_HUMAN", "UniRef50_{}", "sp|{}|C_HUMAN", "{}"])
 )
 GAF = "!gaf-version: 2.2\n" + "".join(
-    "\t".join(["UniProtKB", name, "G", qualifier, term, "PMID:1", code, *[""] * 10]) + "\n"
-    for name, qualifier, term, code in [
+    gaf_line(*each) + "\n"
+    for each in [
         ("P10000", "enables", "GO:0000001", "IDA"),
         ("P10000", "NOT|enables", "GO:0000002", "IDA"),
         ("P10001", "enables", "GO:0000003", "IEA"),

@@ -1,12 +1,13 @@
 """GAF files as they are, and what people write into tables besides: comments, blanks, lines of other lengths."""
 
 import gzip
-from pathlib import Path
 
 import pytest
 from embedome.annotation import label_tables
 from embedome.annotation.label_tables import ALL_EVIDENCE, EVIDENCE, EXPERIMENTAL, LabelRows, LabelSource
 from embedome.common.errors import UserError
+from helpers.gaf_files import gaf_line
+from helpers.paths import SHARED_DATA
 
 # Database, id, qualifier, term and evidence of each row; the rest of a row is made up.
 ANNOTATIONS = [
@@ -20,11 +21,6 @@ ANNOTATIONS = [
     ("P3", "NOTHING|enables", "GO:0000006", "IPI"),
     ("P3", "located_in", "GO:0000007", "ND"),
 ]
-
-
-def gaf_line(name, qualifier, term, evidence, columns=17):
-    fields = ["UniProtKB", name, "G", qualifier, term, "PMID:1", evidence, "", "F", "Protein 'a", 'x"y', "protein"]
-    return "\t".join([*fields, "taxon:9606", "20240101", "UniProt", "", ""][:columns])
 
 
 def write_gaf(path, annotations=ANNOTATIONS, columns=17, end="\n"):
@@ -146,7 +142,7 @@ def test_a_line_with_more_columns_is_an_error(tmp_path, name):
         pairs(LabelSource(tmp_path / name))
 
 
-USERS = Path("/work/shared/data/users")
+USERS = SHARED_DATA / "users"
 
 
 @pytest.mark.skipif(not USERS.is_dir(), reason="the inputs of the users' reports are not on this machine")

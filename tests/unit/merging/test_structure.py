@@ -5,6 +5,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -166,6 +167,12 @@ def test_without_structure_nothing_is_said_of_it(model: Path, tmp_path: Path) ->
 # One file
 
 
+def run_filter(folder: Path, reading: ReadSettings, **limits: Any) -> None:
+    """Filter in.fasta of a folder into catalog, rejects and summary there."""
+    files = {name: folder / name for name in ("catalog", "rejects", "summary")}
+    filter_records([folder / "in.fasta"], Criteria(**limits), reading=reading, **files)
+
+
 def reads(states: Path, missing: str = "error") -> ReadSettings:
     return ReadSettings(structure=str(states), missing_structure=missing)
 
@@ -219,14 +226,7 @@ def test_records_stay_aligned_whatever_the_filter_does(tmp_path: Path) -> None:
     text = ">short\nMK\n>stop\nMKVAMKVA*\n>masked\nMKBVAMKVA\n>gap\nMK-VA\n>low\nmkvamkvl\n"
     (tmp_path / "in.fasta").write_text(text)
     states = write_states(tmp_path / "s", {"stop": "DVPDDVPD", "masked": "DVADDVPDV", "gap": "D", "low": "PPPPPPPV"})
-    filter_records(
-        [tmp_path / "in.fasta"],
-        Criteria(min_length=5, mask_residues="B"),
-        catalog=tmp_path / "catalog",
-        rejects=tmp_path / "rejects",
-        summary=tmp_path / "summary",
-        reading=reads(states),
-    )
+    run_filter(tmp_path, reads(states), min_length=5, mask_residues="B")
     rows = pq.read_table(tmp_path / "catalog").select(["id", "sequence", "structure"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
         ("low", "MKVAMKVL", "PPPPPPPV"),
@@ -239,27 +239,15 @@ def test_records_stay_aligned_whatever_the_filter_does(tmp_path: Path) -> None:
 
 def test_a_record_that_is_there_twice_has_one_structure(tmp_path: Path) -> None:
     (tmp_path / "in.fasta").write_text(">a\nMKVA\n>b\nMKVL\n>a again\nMKVA\n")
-    filter_records(
-        [tmp_path / "in.fasta"],
-        Criteria(),
-        catalog=tmp_path / "catalog",
-        rejects=tmp_path / "rejects",
-        summary=tmp_path / "summary",
-        reading=reads(write_states(tmp_path / "s", {"a": "DVPD", "b": "DVPV", "c": "D"})),
-    )
+    run_filter(tmp_path, reads(write_states(tmp_path / "s", {"a": "DVPD", "b": "DVPV", "c": "D"})))
     account = json.loads((tmp_path / "summary").read_text())
     assert (account["kept"], account["structure"]["without_sequence"]) == (2, 1)
 
 
 def test_ids_of_both_files_are_the_same_part_of_the_header(tmp_path: Path) -> None:
     (tmp_path / "in.fasta").write_text(">sp|P1|X\nMKVA\n")
-    filter_records(
-        [tmp_path / "in.fasta"],
-        Criteria(),
-        catalog=tmp_path / "catalog",
-        rejects=tmp_path / "rejects",
-        summary=tmp_path / "summary",
-        reading=replace(reads(write_states(tmp_path / "s", {"af|P1|F1 of AlphaFold": "DVPD"})), id=r"\|(\w+)\|"),
+    run_filter(
+        tmp_path, replace(reads(write_states(tmp_path / "s", {"af|P1|F1 of AlphaFold": "DVPD"})), id=r"\|(\w+)\|")
     )
     assert pq.read_table(tmp_path / "catalog").select(["id", "structure"]).to_pylist() == [
         {"id": "P1", "structure": "DVPD"}

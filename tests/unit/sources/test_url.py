@@ -369,7 +369,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(mirror, target, mon
     mirror.faults = [trickle] * 6
     message = refuse(mirror.url, target)
     assert re.search(r"stream: \d+ bytes a second, fewer than 10,000, given up after 6 tries", message)
-    # What has arrived is gone on with once the server is quick.
+    # The download is resumed after what has arrived, once the server is quick.
     mirror.faults = [trickle]
     fetch(mirror.url, target)
 
