@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -33,9 +33,21 @@ def available_cores() -> int:
 def start_server(module: str) -> None:
     """Start the process that workers are forked from, so that it loads a module while others do other things."""
     forkserver.set_forkserver_preload([module])
+    # It unblocks signals itself when it starts.
+    resource_tracker.ensure_running()
     # It does not take over this process's sys.path, and passes over a module that it does not find.
-    with variable("PYTHONPATH", os.pathsep.join(filter(None, sys.path))):
+    with variable("PYTHONPATH", os.pathsep.join(filter(None, sys.path))), interrupts_held():
         forkserver.ensure_running()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a while; a process that is started meanwhile never gets it, and its parent answers it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -66,6 +78,7 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
         with ProcessPoolExecutor(
             workers, get_context("forkserver"), initializer=begin_worker, initargs=(Current.count,)
         ) as pool:
+            start_first(pool)
             yield pool
     except BrokenProcessPool:
         raise UserError(
@@ -73,9 +86,17 @@ def process_pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
         ) from None
 
 
+def start_first(pool: Executor) -> None:
+    """Start a pool's first worker, once its server has loaded the module.
+
+    Another thread waits for that: Ctrl-C would leave a worker that nobody knows, and that complains of what is gone.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(pool.submit, os.getpid).result()
+
+
 def begin_worker(count: "Synchronized[int] | None" = None) -> None:
-    """Begin a worker process, which adds to a count. Ctrl-C reaches it, too, and is its parent's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Begin a worker process, which adds to a count."""
     Current.count = count
     keep_freed_memory()
     end_with_parent()

@@ -1,6 +1,7 @@
 """Work on many items at once: order, bounds, and what becomes of workers whose parent is killed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from embedome.common.errors import UserError
 from embedome.common.parallel import look_ahead, map_in_order, process_pool
 from helpers.paths import SCRIPTS
+from helpers.processes import wait_for
 
 PARENT = """
 import os, sys, time
@@ -69,6 +71,43 @@ def test_workers_are_forked_with_the_module_loaded(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["True", "None"]
+
+
+# A worker is at work once its server has loaded the module, which takes a while.
+INTERRUPTED = """
+import time
+from embedome.common.parallel import process_pool
+
+if __name__ == "__main__":
+    try:
+        with process_pool(1, "takes_long") as pool:
+            print(pool.submit(eval, "__import__('time').sleep(1) or 'worked'").result(), flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("place", ["loading", "at_work"])
+def test_an_interrupt_is_answered_by_the_parent_alone(tmp_path: Path, place: str) -> None:
+    """Ctrl-C in a terminal reaches workers, and the process that they are forked from, at any moment."""
+    (tmp_path / "takes_long.py").write_text(
+        "import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(1)\npathlib.Path('at_work').touch()\n"
+    )
+    (tmp_path / "parent.py").write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{SCRIPTS}:{tmp_path}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for((tmp_path / place).exists)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=100)
+    assert output.splitlines()[-1] == "interrupted"
+    assert errors == ""
 
 
 def test_a_killed_worker_is_told() -> None:

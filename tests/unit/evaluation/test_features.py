@@ -202,8 +202,8 @@ def test_a_task_without_any_feature_is_refused(model, tmp_path):
 @pytest.mark.parametrize("head", ["linear", "convolutions"])
 def test_memory_does_not_grow_with_the_task(head):
     """Four times as many proteins: features are on disk, of which a block is in memory."""
-    few, many = (most_memory(proteins, head) for proteins in (300, 1200))
-    more_features = (1200 - 300) * 1.4 * 106 * 2 * DIMENSION
+    few, many = (most_memory(proteins, head) for proteins in (600, 2400))
+    more_features = (2400 - 600) * 1.4 * 106 * 2 * DIMENSION
     assert many - few < 0.3 * more_features
 
 
