@@ -3,12 +3,15 @@
 FASTA in, one vector per protein out, float32, random weights of full size. The variants take turns, round by round, so
 that a machine whose speed drifts is the same for all; what counts are the ratios within a round. Run with
 
-    PYTHONPATH=scripts python benchmarks/engine_cpu.py [--fasta FILE] [--residues N] [--rounds N]
+    PYTHONPATH=scripts python benchmarks/engine_cpu.py [--fasta FILE] [--residues N] [--rounds N] [--esm-cpp PYTHON]
 
 Sequences are random with the lengths of UniRef50, or every n-th of FILE. ESM-1nv is compared with the Hugging
 Face class one sequence at a time, in padded batches of 32 in input order, and sorted with a token budget; ESM-2 8M with
 the steps of the extraction script of the package fair-esm, where that is installed. The peak is that of large matrix
 products on all cores at once; shares of it are of the model's operations in the time from file to file.
+
+With --esm-cpp, ESM-2 8M and 150M alone are measured beside esm-cpp, in float32 and int8. Its Python is that of an
+environment of its own: python -m venv DIR && DIR/bin/pip install esm-cpp==0.2.1 "numpy<2".
 """
 
 import argparse
@@ -25,6 +28,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from embedome.embedding.benchmark import gemm_peak
 from embedome.models.create import make_untrained
@@ -32,6 +36,7 @@ from embedome.models.directory import empty_model
 from embedome.models.encoders.flops import operations
 from embedome.sequences.fasta import read_entries
 from made_inputs import LONGEST, random_sequences
+from safetensors.torch import load_file, save_file
 
 TOKEN_BUDGET = 2048
 PEAK_SECONDS = 2.0
@@ -52,10 +57,15 @@ def main() -> None:
     parser.add_argument("--fasta", help="where sequences come from (default: random ones)")
     parser.add_argument("--residues", type=int, default=60_000, help="residues of ESM-1nv's input (default: 60,000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
+    parser.add_argument("--esm-cpp", metavar="PYTHON", help="compare with esm-cpp, which this Python has")
+    parser.add_argument("--proteins", type=int, default=400, help="sequences beside esm-cpp (default: 400)")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(*options.child)
+        return
+    if options.esm_cpp:
+        beside_esm_cpp(options)
         return
     print(f"torch {torch.__version__}, {cores()} cores, float32, {options.rounds} rounds, processes' start included")
     with tempfile.TemporaryDirectory() as name:
@@ -98,6 +108,79 @@ def table(folder: Path, model: str, variants: dict[str, str], residues: int, opt
         )
 
 
+def beside_esm_cpp(options: argparse.Namespace) -> None:
+    """Print medians of both in each dtype, with and without the seconds that a file of one protein takes."""
+    print(f"torch {torch.__version__}, {cores()} cores, {options.rounds} rounds")
+    for name in ("esm2-8m", "esm2-150m"):
+        with tempfile.TemporaryDirectory() as folder:
+            compare(Path(folder), name, options)
+
+
+def compare(folder: Path, name: str, options: argparse.Namespace) -> None:
+    """Run a model's variants in turns, each on one protein and on all."""
+    make_untrained(folder / name, name, name, {}, 0)
+    write_published_form(folder / name, folder / "model.safetensors")
+    records = [*take(options.fasta, sys.maxsize)] if options.fasta else [*take(None, 1000 * options.proteins)]
+    records = [(each, sequence[:LONGEST]) for each, sequence in records[: options.proteins]]
+    files = {count: folder / f"{count}.fasta" for count in (1, len(records))}
+    for count, file in files.items():
+        file.write_text("".join(f">{each}\n{sequence}\n" for each, sequence in records[:count]))
+    theirs = [options.esm_cpp, str(Path(__file__).with_name("run_esm_cpp.py"))]
+    ours = [sys.executable, "-m", "embedome", "embed", "-m", str(folder / name), "--device", "cpu"]
+    weights = {"float32": folder / "model.safetensors", "int8": folder / "model.gguf"}
+    call([*theirs, "quantize", str(weights["float32"]), str(files[len(records)]), str(weights["int8"])])
+    seconds: dict[tuple[str, str], list[np.ndarray]] = {}
+    for number in range(options.rounds):
+        for dtype in ("float32", "int8"):
+            for who in (OURS, "packed", "vectors")[:: 1 if number % 2 else -1]:
+                taken = []
+                for count, file in files.items():
+                    out = folder / f"{who}-{dtype}-{count}-{number}"
+                    begin = time.perf_counter()
+                    if who == OURS:
+                        call([*ours, str(file), "--dtype", dtype, "-o", f"{out}.parquet"])
+                    else:
+                        call([*theirs, who, str(weights[dtype]), str(file), f"{out}.npz"])
+                    taken.append(time.perf_counter() - begin)
+                seconds.setdefault((who, dtype), []).append(np.array(taken))
+    residues = sum(len(sequence) for _, sequence in records)
+    print(f"\n{name}: {len(records):,} sequences, {residues:,} residues used")
+    for (who, dtype), rounds in seconds.items():
+        other, mine = np.array(rounds), np.array(seconds[OURS, dtype])
+        start, whole = np.median(other, 0)
+        label = {OURS: "embedome embed", "packed": "esm-cpp, packed, logits", "vectors": "esm-cpp, vectors"}[who]
+        print(
+            f"{label:24} {dtype:8} {whole:7.1f} s, one protein {start:4.1f} s   embedome is x "
+            f"{np.median(other[:, 1] / mine[:, 1]):.2f}, without what one protein takes x "
+            f"{np.median((other[:, 1] - other[:, 0]) / (mine[:, 1] - mine[:, 0])):.2f}"
+        )
+    theirs_found, ours_found = (folder / f"{who}-float32-{len(records)}-0" for who in ("vectors", OURS))
+    print(f"smallest cosine of the float32 vectors of both: {smallest_cosine(theirs_found, ours_found):.5f}")
+
+
+def write_published_form(model: Path, out: Path) -> None:
+    """Write a model's tensors as ESM-2 was published: names that transformers has since changed, and frequencies."""
+    config = json.loads((model / "config.json").read_text())
+    tensors = {}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        if "inv_freq" not in name:
+            tensors[name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")] = tensor
+    size = config["hidden_size"] // config["num_attention_heads"]
+    for layer in range(config["num_hidden_layers"]):
+        name = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
+        tensors[name] = 10000.0 ** -(torch.arange(0, size, 2) / size)
+    save_file(tensors, out)
+
+
+def smallest_cosine(theirs: Path, ours: Path) -> float:
+    """Return the smallest cosine of vectors of the same id in two files, an .npz and a Parquet file."""
+    table = pq.read_table(f"{ours}.parquet", columns=["id", "embedding"])
+    found = dict(zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+    with np.load(f"{theirs}.npz") as other:
+        pairs = [(np.array(found[name], np.float64), other[name].astype(np.float64)) for name in other.files]
+    return min(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in pairs)
+
+
 def machine_peak() -> float:
     """Floating-point operations per second of large matrix products, one thread on each core, all at once."""
     with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
@@ -131,8 +214,13 @@ def run(variant: str, model: Path, fasta: Path, out: Path) -> None:
         command = ["-m", "embedome", "embed", str(fasta), "-m", str(model), "-o", f"{out}.parquet", "--device", "cpu"]
     else:
         command = [__file__, "--child", variant, str(model), str(fasta), str(out)]
+    call([sys.executable, *command])
+
+
+def call(command: list[str]) -> None:
+    """Run a command with all cores."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=environment, capture_output=True)
 
 
 def child(variant: str, model: str, fasta: str, out: str) -> None:
