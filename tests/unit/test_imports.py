@@ -49,6 +49,7 @@ def test_the_package_does_not_use_the_snakemake_object(path):
     assert not re.search(r"\bsnakemake\.|import snakemake", path.read_text())
 
 
+@pytest.mark.slow
 def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
     block = f"sys.modules.update(dict.fromkeys({ABSENT!r}))"
     result = python(f"{block}\nfrom embedome.embedding import embed, single_file")
@@ -62,6 +63,7 @@ def test_the_engine_imports_with_torch_transformers_numpy_and_pyarrow_alone():
         *("embedding.shard", "merging.merge", "merging.ledger", "workflow.config", "annotation.annotate", "cli.main"),
     ],
 )
+@pytest.mark.slow
 def test_data_stages_import_no_heavy_package(module):
     result = python(f"import embedome.{module}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert result.returncode == 0, result.stderr

@@ -54,6 +54,7 @@ RULES = {"emb_filter", "emb_split", "emb_embed", "emb_merge", "emb_ledger", "emb
 
 @pytest.mark.parametrize("section", ["", "embedome"])
 @pytest.mark.parametrize("prefix", ["", "emb"])
+@pytest.mark.slow
 def test_a_caller_s_plan_has_all_rules_with_the_defaults(tmp_path, section, prefix):
     write_caller(tmp_path, {"shard": {"train": 3}}, section=section, prefix=prefix)
     result = snakemake(tmp_path, "--dry-run")
@@ -82,6 +83,7 @@ def test_a_fault_in_a_caller_s_configuration_is_one_line(tmp_path):
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.slow
 def test_nested_values_of_the_command_line(tmp_path):
     write_caller(tmp_path, {}, section="embedome")
     result = snakemake(tmp_path, "--dry-run", "--config", "embedome={shard: {train: 2}, cost: {linear: 1e-5}}")
@@ -89,6 +91,7 @@ def test_nested_values_of_the_command_line(tmp_path):
     assert re.search(r"emb_embed +4$", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_snakefile_without_the_library_is_one_line(tmp_path):
     other = tmp_path / "copy"
     (other / "rules").mkdir(parents=True)

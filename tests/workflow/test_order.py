@@ -27,6 +27,7 @@ def outcome(made: Line) -> list[list[tuple]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_order_of_the_input_changes_neither_splits_nor_shards_nor_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

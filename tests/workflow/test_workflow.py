@@ -325,6 +325,7 @@ def test_presets_build_a_plan(demo, tmp_path, preset):
     assert ("evaluate_table" in result.stdout) == bool(tasks)
 
 
+@pytest.mark.slow
 def test_slurm_profile_is_found_by_its_name(tmp_path):
     result = run(tmp_path, SMALL, "--profile", "slurm", "--dry-run", "--quiet", "rules")
     assert result.returncode == 0, result.stdout
@@ -340,6 +341,7 @@ def test_jobs_use_the_library_of_the_rules_whatever_else_is_installed(tmp_path, 
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 def test_an_array_that_would_wait_for_ever_is_refused_before_anything_is_queued(tmp_path, monkeypatch):
     """The programs of Slurm are none: sbatch notes that it was called."""
     programs = {"scontrol": "echo MaxArraySize = 1001", "sbatch": f"touch {tmp_path}/called"}

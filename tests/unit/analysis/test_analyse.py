@@ -103,6 +103,7 @@ class Processes(DaskWorkers):
         return LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
 
 
+@pytest.mark.slow
 def test_workers_in_processes_of_their_own_give_the_same_bytes(folder, found):
     analyse(folder, "processes", families=folder / "families.tsv.gz", workers=Processes(threads=2))
     assert tree(folder / "processes") == tree(folder / "report")

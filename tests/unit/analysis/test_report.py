@@ -83,6 +83,7 @@ def test_the_same_numbers_give_the_same_bytes(folder):
 
 
 @pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.slow
 def test_plots_have_a_title_and_axes_with_units_and_say_how_many(folder, name):
     found = texts(folder / "report" / f"{name}.svg")
     expected = {
@@ -234,6 +235,7 @@ def test_dots_are_at_the_scores_and_bars_at_the_intervals():
     assert [line.get_ydata()[0] for line in lines] == [0.25]
 
 
+@pytest.mark.slow
 def test_the_leakage_s_page_is_what_was_measured(folder, tmp_path):
     def split(counts: list[int], total: int) -> dict:
         thresholds = [

@@ -48,6 +48,7 @@ def write(path, rows, header=("id", "label")):
 
 @settings(max_examples=60)
 @given(ROWS, st.sampled_from(["t.tsv", "t.csv", "t.tsv.gz", "t.CSV.gz", "t.parquet"]))
+@pytest.mark.slow
 def test_every_form_gives_the_labels_of_each_id(tmp_path_factory, rows, name):
     path = tmp_path_factory.mktemp("labels") / name
     joined = [(name, ";".join(labels)) for name, labels in rows]

@@ -39,6 +39,7 @@ def by_loop(ids, table):
 
 
 @given(st.integers(0, 10**6))
+@pytest.mark.slow
 def test_each_id_stands_for_what_a_loop_finds(data, tmp_path_factory, seed):
     rng = random.Random(seed)
     ids = sorted(name for table in data.tables(["id"]) for name in table["id"].to_pylist())

@@ -487,6 +487,7 @@ def test_bad_input_is_told_of_from_a_worker_process(tmp_path: Path, monkeypatch:
     assert tree(tmp_path / "out") == {}
 
 
+@pytest.mark.slow
 def test_duplicate_id_is_found_over_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever it is: also one that a range begins with."""
     records = random_proteins(60, length=5)
@@ -606,6 +607,7 @@ assert len(made) > 5
 """
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     path = write_fasta(tmp_path / "x.fasta", random_proteins(4000))
     duration_s = run_python(FILTER, path, tmp_path / "whole")

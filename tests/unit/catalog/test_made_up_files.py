@@ -195,6 +195,7 @@ def scratch() -> Iterator[Path]:
     block_bytes=st.sampled_from([4, 7, 33, 1 << 20]),
     run_batches=st.sampled_from([1, 2, 3, 200]),
 )
+@pytest.mark.slow
 def test_a_corpus_is_what_a_slow_reading_finds(
     scratch: Path,
     first: str,

@@ -73,6 +73,7 @@ def test_a_reader_that_has_enough_is_no_error(arguments, codes):
     assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_vectors_to_a_reader_that_has_enough(embedded):
     ids = [line[1:] for line in (embedded.parent / "in.fasta").read_text().splitlines() if line[:1] == ">"]
     line = f"{sys.executable} -m embedome get {embedded} {' '.join(ids)} | head -1; echo ${{PIPESTATUS[0]}}"
@@ -85,6 +86,7 @@ def test_vectors_to_a_reader_that_has_enough(embedded):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_signals_end_a_run_with_their_codes_and_it_goes_on(model, tmp_path, number, code, workers):
     fasta, out = write_fasta(tmp_path / "in.fasta", random_records(2, [60] * 4000)), tmp_path / "out.parquet"
     arguments = command("embed", fasta, "-m", model, "-o", out, "--device", "cpu", "--workers", workers)
@@ -109,6 +111,7 @@ def refused(*arguments: object, what: str, path: object) -> None:
     assert ".tmp" not in line
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_one_line(model, embedded, read_only):
     fasta = embedded.parent / "in.fasta"
     out = read_only / "out.npy"

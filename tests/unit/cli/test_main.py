@@ -154,6 +154,7 @@ def test_each_architecture_embeds_every_sequence_that_it_takes(families, tmp_pat
         (("--dtype", "float16"), "embed.dtype is float16, which T5 models overflow; use bfloat16 or float32"),
     ],
 )
+@pytest.mark.slow
 def test_what_a_t5_has_not_is_said_in_one_line(families, tmp_path, processes, options, message):
     model, records = families["ankh-base"], random_records(4, [20, 200])
     code, said = embed_quickly(processes, tmp_path, records, "-m", model, "-o", tmp_path / "out.parquet", *options)
@@ -288,6 +289,7 @@ def run_with_room(free, arguments, said):
     run_main(arguments, said)
 
 
+@pytest.mark.slow
 def test_a_run_without_room_is_refused_before_it_begins(model, records, tmp_path, processes):
     out = tmp_path / "out.parquet"
     options = ["-m", model, "-o", out]
@@ -311,6 +313,7 @@ def run_with_small_files(arguments, said):
     run_main(arguments, said)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_meanwhile_is_named(model, records, tmp_path, processes):
     """A limit to the size of files strikes as a full disk does, at Arrow's writes and at others."""
     out = tmp_path / "out.parquet"
@@ -334,6 +337,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(made, model, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["killed.parquet"]
 
 
+@pytest.mark.slow
 def test_a_file_is_written_by_one_process_at_a_time(model, tmp_path, processes):
     """The other says so and touches nothing; once the first is killed, nothing is in the way of a third."""
     records = random_records(5, range(20, 60))
@@ -363,6 +367,7 @@ def test_a_file_is_written_by_one_process_at_a_time(model, tmp_path, processes):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "in.fasta", "out.parquet", "said"]
 
 
+@pytest.mark.slow
 def test_a_run_without_any_work_leaves_no_folder_for_it(model, tmp_path, processes):
     twice = [("a", "MKT"), ("a", "MKTA")]
     code, said = embed_quickly(processes, tmp_path, twice, "-m", model, "-o", tmp_path / "out.parquet")

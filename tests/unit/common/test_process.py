@@ -29,6 +29,7 @@ def sleep_in_workers(files: list[Path]) -> None:
         list(map_in_order(pool, eval, code, len(files)))
 
 
+@pytest.mark.slow
 def test_sigterm_ends_workers_whatever_they_do(tmp_path: Path, processes: Processes) -> None:
     begun = [tmp_path / "one", tmp_path / "two"]
     process = processes.start(partial(stoppable, partial(sleep_in_workers, begun)))

@@ -91,6 +91,7 @@ def reads_as(folder: Path) -> dict[str, Any] | None:
         return None if "_manifest.json" in str(error) else {}
 
 
+@pytest.mark.slow
 def test_no_bit_of_the_manifest_can_flip_unseen(sound: Path, tmp_path: Path) -> None:
     """Nor at reading: but for what means the same, as 1E-05 for 1e-05, which `verify` finds."""
     whole = (sound / "_manifest.json").read_bytes()

@@ -160,6 +160,7 @@ print(rows, peak_memory())
 """
 
 
+@pytest.mark.slow
 def test_memory_of_batches_does_not_grow_with_the_data_set(tmp_path):
     files, again, peaks = 6, 6, []
     folder = make_dataset(tmp_path, {"train": [GROUP_ROWS] * files}, 512)
@@ -285,6 +286,7 @@ def rows_of(loader: DataLoader, batches: bool) -> tuple[list[str], np.ndarray, l
 
 @pytest.mark.parametrize("shuffle", [0, 1000, 10**12])
 @pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.slow
 def test_loaders_give_every_row_once(data, truth, workers, shuffle):
     expected = truth["train"]
     stream = data.to_torch("train", rows=256, columns=["taxid", "state"], shuffle=shuffle)
@@ -346,6 +348,7 @@ def test_a_shuffle_moves_rows_far(data):
 
 @settings(max_examples=25)
 @given(ranks=st.integers(1, 9), workers=st.integers(1, 4), shuffle=st.integers(0, 1))
+@pytest.mark.slow
 def test_ranks_and_workers_share_every_row_evenly(data, ranks, workers, shuffle):
     seen, sizes = [], []
     for rank in range(ranks):

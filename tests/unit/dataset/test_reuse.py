@@ -114,6 +114,7 @@ def test_the_data_set_is_that_of_embedding_all(
 
 
 @pytest.mark.parametrize("method", ["cluster", "bionemo"])
+@pytest.mark.slow
 def test_sequences_that_clusters_reject_are_not_reused(method: str, old: Line, model: Path, tmp_path: Path) -> None:
     """The earlier data set has their vectors, under the same ids and under others."""
     records = next_release(5, OLD)

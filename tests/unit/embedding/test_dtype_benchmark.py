@@ -95,6 +95,7 @@ def test_what_is_fast_and_wrong_is_not_named(model: Path, tmp_path: Path, monkey
     assert find_fastest(found).dtype != "bfloat16"
 
 
+@pytest.mark.slow
 def test_speeds_are_measured(model: Path) -> None:
     found, _ = bench_dtypes(model, "cpu", LENGTHS, 0.2)
     assert all(each.speed > 0 and each.found["cost"]["longest"] == MAX_RESIDUES for each in found)

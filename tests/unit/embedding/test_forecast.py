@@ -200,6 +200,7 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_plans_by_name_by_directory_and_by_measurement_agree(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +237,7 @@ def test_the_document_on_choosing_has_the_hours_that_a_plan_predicts(capsys: pyt
         assert float(shown) == pytest.approx(hours[name], rel=0.05), name
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_is_predicted_and_what_holds_the_gpu_up(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "-m", "esm1nv", "--uniref50", "1000000", "--gpu", "L40S"])
     rows = capsys.readouterr().out
@@ -251,6 +253,7 @@ def test_a_plan_says_what_is_predicted_and_what_holds_the_gpu_up(capsys: pytest.
     assert float(printed["quadratic"]) == pytest.approx(expected.quadratic, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_fused_kernels_are_planned_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     plain, fused = (planned(capsys, "-m", "esm1nv", *options) for options in ([], ["--fused"]))
     assert fused["device_hours"] < 0.95 * plain["device_hours"]

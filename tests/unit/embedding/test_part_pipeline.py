@@ -413,6 +413,7 @@ def write_slowly(work: Callable[[], object], begun: Path, seconds: float) -> Non
 
 
 @pytest.mark.parametrize("writers", [1, 3])
+@pytest.mark.slow
 def test_sigterm_waits_for_one_write_of_each_writer(
     model: Path, shard: Path, tmp_path: Path, processes: Processes, writers: int
 ) -> None:

@@ -210,6 +210,7 @@ def new_settings(**changes: object) -> Callable[[Path, Path, Path], tuple]:
         (new_settings(source={"release": "next"}), 16),
     ],
 )
+@pytest.mark.slow
 def test_what_changes_the_numbers_recomputes(
     model: Path, shard: Path, tmp_path: Path, make: Callable[..., tuple], n_changed: int
 ) -> None:

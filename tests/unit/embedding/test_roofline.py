@@ -73,6 +73,7 @@ def test_what_holds_a_gpu_up_follows_its_memory_and_its_arithmetic() -> None:
     assert predict(encoder, replace(device, products=1e18, passes=1e15), longest, 285).batch.bound == LAUNCHES
 
 
+@pytest.mark.slow
 def test_the_cost_is_of_the_time_of_a_batch() -> None:
     """Ten times the arithmetic and the bytes per second take a tenth of the time, beside gaps between kernels."""
     encoder, _ = load_planned_encoder("esm2-650m")
@@ -140,6 +141,7 @@ def test_a_shard_of_a_preset_is_10_to_60_minutes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_the_cost_of_a_preset_is_what_plan_prints(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     given = CostModel(**config["cost"])

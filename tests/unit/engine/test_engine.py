@@ -598,6 +598,7 @@ assert not torch.backends.cuda.cudnn_sdp_enabled()
 """
 
 
+@pytest.mark.slow
 def test_float32_is_float32_where_the_environment_says_otherwise() -> None:
     environment = {**os.environ, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
     subprocess.run(python_command(TF32), check=True, env=environment)

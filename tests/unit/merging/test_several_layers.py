@@ -77,6 +77,7 @@ def test_columns_are_named_by_layer_and_pooling(several: Line) -> None:
     verify_dataset(several.dataset)
 
 
+@pytest.mark.slow
 def test_each_vector_is_that_of_a_run_of_its_own(several: Line, single: dict[int, Dataset]) -> None:
     data = open_dataset(several.dataset)
     for name, alone, pooling in pairs(single):

@@ -163,6 +163,7 @@ def with_value(column: str, value: str) -> Callable[[Path], None]:
         (with_value("digest", "SQ.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), "where the catalog has"),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_part_is_named_and_can_be_rebuilt(
     own: Line, merged: Line, model: Path, position: int, damage: Callable[[Path], None], what: str
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_damaged_file_of_residues_is_named_and_can_be_rebuilt(
 
 @pytest.mark.parametrize("position", [0, 7, -1])
 @pytest.mark.parametrize("damage", [without_row(0), without_row(1), without_row(-1), repeated_row])
+@pytest.mark.slow
 def test_a_lost_row_is_found_though_all_sums_are_right(
     own: Line, merged: Line, model: Path, position: int, damage: Callable[[Path], None]
 ) -> None:

@@ -99,6 +99,7 @@ def test_hidden_states_equal_the_class_one_sequence_at_a_time(kind: str, folder:
             assert_equal_hidden(mine, exact.hidden(sequence))
 
 
+@pytest.mark.slow
 def test_vectors_do_not_depend_on_company(kind: str, folder: Path) -> None:
     sequences = randoms(7, [*range(1, 40, 5), 5, 5, 33, 80, 1])
     exact = np.stack([reference(folder).mean(sequence) for sequence in sequences])

@@ -96,6 +96,7 @@ def test_hidden_states_equal_hugging_face(pair: Pair, batch: int) -> None:
 
 
 @pytest.mark.parametrize("length", [127, 128, 129, 300, 511, 767, 1022])
+@pytest.mark.slow
 def test_hidden_states_beyond_the_largest_distance(pair: Pair, length: int) -> None:
     sequences = randoms(length, [length] * 2)
     for mine, sequence in zip(hidden(pair.model, sequences), sequences, strict=True):

@@ -93,6 +93,7 @@ def test_hidden_states_stay_when_torch_writes_the_code(
     check(make(KINDS[kind], tmp_path), kind, "inductor", monkeypatch)
 
 
+@pytest.mark.slow
 def test_gelu_goes_into_the_product_where_it_is_the_tanh_form(tmp_path: Path) -> None:
     for kind, is_tanh in (("megatron", True), ("esm", False), ("blenderbot", False), ("t5, whole", False)):
         encoder = load_model(make(KINDS[kind], tmp_path / kind)).encoder

@@ -352,6 +352,7 @@ def run_command(hub: Hub, folder: Path, *arguments: str, token: str | None = Non
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_says_the_licence_and_no_token(hub: Hub, released: Path, tmp_path: Path) -> None:
     hub.repositories["lab/gated"] = Repository(gated=True, card={"license": "other", "license_name": "terms-of-lab"})
     hub.repositories["lab/gated"].push(files_of(released))

@@ -84,6 +84,7 @@ def test_a_sparse_member_is_as_large_as_it_says(tmp_path: Path) -> None:
     assert "of 134,217,728 bytes" in refusal(tmp_path / "bad.nemo")
 
 
+@pytest.mark.slow
 def test_members_without_end_are_not_listed(tmp_path: Path) -> None:
     with gzipped(tmp_path / "bad.nemo") as tar:
         for number in range(20_000):
@@ -92,6 +93,7 @@ def test_members_without_end_are_not_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [laughs(30), merges(30), "a: &a [*a]", "[" * 100_000])
+@pytest.mark.slow
 def test_yaml_bombs_are_refused(tmp_path: Path, text: str) -> None:
     path = archive(tmp_path / "bad.nemo", {CONFIG: text.encode(), WEIGHTS: saved({"model.x": torch.ones(1)})})
     assert CONFIG in refusal(path)

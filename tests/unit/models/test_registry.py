@@ -35,6 +35,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.slow
 def test_parameters_are_those_of_the_hugging_face_class_at_full_size(name: str) -> None:
     entry = REGISTRY[name]
     config = make_config(name, {}, {})

@@ -64,6 +64,7 @@ def test_hidden_states_equal_hugging_face(folder: Path, batch: int) -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, -1])
+@pytest.mark.slow
 def test_vectors_of_the_decoders_layers_drop_the_end(folder: Path, layer: int) -> None:
     rng = random.Random(5)
     sequences = [random_sequence(rng, length) for length in (1, 7, 30, 7)]

@@ -118,6 +118,7 @@ ODD = st.text(st.sampled_from("ACDEFGHIKLMNPQRSTVWYXBZUOJ" + "JJ**--..acmk 019<>
 
 @settings(max_examples=300, deadline=None)
 @given(text=ODD)
+@pytest.mark.slow
 def test_tables_equal_the_saved_tokenizers_on_odd_strings(
     both: tuple[ResidueTokenizer, PreTrainedTokenizerBase, str], text: str
 ) -> None:

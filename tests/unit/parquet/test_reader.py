@@ -6,6 +6,7 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from embedome.parquet.reader import RowReader, merge_by_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ def test_rows_are_taken_in_order(sizes: list[int], takes: list[int]) -> None:
     cuts=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=4), max_size=4),
     chance=st.randoms(),
 )
+@pytest.mark.slow
 def test_streams_merged_by_id_are_one(numbers: list[int], cuts: list[list[int]], chance: Random) -> None:
     """Whatever the tables of each stream, empty ones too; the other column stays beside its id."""
     owners = {number: chance.randrange(len(cuts)) for number in numbers} if cuts else {}

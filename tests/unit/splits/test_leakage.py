@@ -306,6 +306,7 @@ def drop(run: Filtered, drawn: Path, above: float) -> tuple[Path, dict]:
 
 
 @needs_mmseqs
+@pytest.mark.slow
 def test_after_dropping_no_leak_is_left(related: Filtered, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the first search finds one of a query's many relatives."""
     drawn = run_split(related)

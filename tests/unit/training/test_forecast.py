@@ -53,6 +53,7 @@ def test_windows_and_tokens_of_a_step():
     assert found["micro_batch_tokens"] == 7 * 302
 
 
+@pytest.mark.slow
 def test_longer_sequences_are_cut():
     one, other = (plan(RECIPES["prott5nv"], residues, 10) for residues in (510, 9000))
     assert one["operations"] == other["operations"]

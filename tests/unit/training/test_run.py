@@ -196,6 +196,7 @@ def test_ranks_that_disagree_are_all_told_so_and_nothing_is_written(data, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimisers.pt"])
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_loses_nothing(whole, data, tmp_path, monkeypatch, caplog, name):
     # Files of this process alone may not be as large as that one: writers fail as on a full disk.
     last = find_checkpoints(whole / "run" / "checkpoints")[-1].path
