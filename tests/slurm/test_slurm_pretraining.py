@@ -111,15 +111,17 @@ def parent(pid: int) -> int:
 
 @contextlib.contextmanager
 def without_power(cluster: Cluster, job: str, node: str) -> Iterator[None]:
-    """A node is gone in the block: its daemon and the job's step die, and a rank does not answer."""
+    """A node is gone in the block: nothing of it answers, and no connection is closed."""
     rank = ranks(job)[node]
-    os.kill(rank, signal.SIGSTOP)
-    os.kill(parent(rank), signal.SIGKILL)
+    gone = [rank, parent(rank)]
+    for pid in gone:
+        os.kill(pid, signal.SIGSTOP)
     cluster.stop(node, signal.SIGKILL)
     try:
         yield
     finally:
-        os.kill(rank, signal.SIGKILL)
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
         cluster.start(node)
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from embedome.common.errors import UserError
 
+# Slurm sends SIGTERM to a job's steps this many seconds before its time is over: for a checkpoint.
+WARNING_S = 120
+
 
 def resources_of_nodes(nodes: int) -> dict[str, Any]:
     """Return what a job on several nodes asks for beside the rest, in Snakemake's resources; nothing for one node.
@@ -14,7 +17,10 @@ def resources_of_nodes(nodes: int) -> dict[str, Any]:
     (`training.slurm_step`); it then wants to know the tasks, of which there is one a node, with all of the rule's
     threads. ``tasks_per_gpu`` keeps it from asking for that many tasks on each GPU.
     """
-    return {"nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0, "mpi": "srun"} if nodes > 1 else {}
+    if nodes == 1:
+        return {}
+    warning = f"--signal=TERM@{WARNING_S}"
+    return {"nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0, "mpi": "srun", "slurm_extra": warning}
 
 
 def check_nodes(nodes: int, ranks: int, resources: Mapping[str, Any], *, in_slurm: bool) -> None:

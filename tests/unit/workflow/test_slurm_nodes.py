@@ -25,7 +25,7 @@ def options(**resources):
 
 def test_sbatch_is_asked_for_nodes_with_a_task_each_and_their_gpus():
     found = options(**resources_of_nodes(8), gpu=0, gres="gpu:8", mem_mb=8000)
-    assert {"--nodes=8", "--ntasks=8", "--cpus-per-task=8", "--gres=gpu:8"} <= set(found)
+    assert {"--nodes=8", "--ntasks=8", "--cpus-per-task=8", "--gres=gpu:8", "--signal=TERM@120"} <= set(found)
     assert not any(option.startswith(("--ntasks-per", "--gpus")) for option in found)
     assert resources_of_nodes(1) == {}
 
