@@ -1,4 +1,5 @@
 # The configuration checked, and where files are; no rules. What is computed from it is in scripts/embedome/workflow.
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -37,6 +38,7 @@ from embedome.workflow.resources import (
     further_vectors_mb,
 )
 from embedome.workflow.slurm_arrays import check_arrays
+from embedome.workflow.slurm_nodes import check_nodes, resources_of_nodes
 
 # Not another version of it that is installed.
 use_in_jobs(str(SCRIPTS))
@@ -109,5 +111,16 @@ onstart:
             getattr(executor, "max_array_size", 1),
             min(at_once),
         )
+        in_slurm = type(executor).__module__.startswith(
+            "snakemake_executor_plugin_slurm"
+        )
+        for job in workflow.dag.needrun_jobs():
+            if job.rule.name == "pretrain":
+                check_nodes(
+                    config["model"]["pretrain"]["nodes"],
+                    config["model"]["pretrain"]["ranks"],
+                    job.resources,
+                    in_slurm=in_slurm or "SLURM_JOB_ID" in os.environ,
+                )
     except UserError as error:
         sys.exit(str(error))

@@ -22,6 +22,7 @@ if config["model"]["pretrain"]:
             "../envs/model.yaml"
         threads: config["model"]["pretrain"]["threads"] * config["model"]["pretrain"]["ranks"]
         resources:
+            **resources_of_nodes(config["model"]["pretrain"]["nodes"]),
             mem_mb=by_attempt(8000),
             runtime=by_attempt(1440),
             gpu=0,

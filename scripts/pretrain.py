@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedome.common.log import rule_log
+from embedome.embedding.part_pipeline import Machine
 from embedome.training.pretrain import pretrain_splits
 from embedome.training.settings import PretrainSettings
 
@@ -18,7 +19,8 @@ with rule_log(snakemake.log):
         Path(snakemake.output.summary).parent,
         Path(snakemake.output.config).parent,
         settings=PretrainSettings.from_config(
-            snakemake.params.name, snakemake.params.pretrain, snakemake.resources.gpu
+            snakemake.params.name, snakemake.params.pretrain, Machine.of_job(snakemake.resources).device
         ),
         ranks=snakemake.params.pretrain["ranks"],
+        nodes=snakemake.params.pretrain["nodes"],
     )

@@ -3,27 +3,25 @@
 Nothing here has a GPU: EMBEDOME_DEVICE runs the jobs on the CPU, while Slurm gives each a GPU all the same.
 """
 
-import contextlib
 import json
 import logging
 import os
 import re
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.made_tasks import write_flip_pairs, write_own_residues
-from helpers.slurm_cluster import NODES, Cluster, run, wait_for, why_not
-from helpers.workflow_runs import ROOT, SMALL, changed, command, digests
+from helpers.slurm_cluster import NODES, Cluster, run, wait_for
+from helpers.slurm_runs import SlurmRun, needs_slurm, processes
+from helpers.workflow_runs import SMALL, changed, digests
 from helpers.workflow_runs import run as run_here
 
 log = logging.getLogger(__name__)
-REASON = why_not()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+pytestmark = needs_slurm
 
 # Shards of one size, two of which are under way while two wait; each of 19 parts, some ten seconds of work.
 SLOW = changed(
@@ -43,19 +41,8 @@ SLOW = changed(
     },
     embed={"part_sequences": 20},
 )
-FAST_CHECKS = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
 # What --set-resources says on the command line takes the place of all that the profile says there.
 EMBED, LEDGER = ("--until", "embed"), ("--until", "ledger")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    folder = Path("/run") / f"embedome-slurm-{os.getpid()}"
-    try:
-        with Cluster(folder) as cluster:
-            yield cluster
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -78,32 +65,8 @@ def sharded(here: Path, tmp_path: Path) -> Path:
     return folder
 
 
-class Run:
-    """snakemake under way, on the cluster."""
-
-    def __init__(self, folder: Path, config: dict | None, *arguments: str, device: str | None = "cpu") -> None:
-        line = command(folder, config, "--profile", "slurm", *FAST_CHECKS, *arguments)
-        at = line.index("--cores")
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        if device:
-            environment["EMBEDOME_DEVICE"] = device
-        self.folder = folder
-        self.log = folder / "snakemake.log"
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                line[:at] + line[at + 2 :], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def wait(self, seconds: float = 900) -> int:
-        """Wait for the end; the exit code."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise AssertionError(f"no end after {seconds:.0f} s: {self.text()}") from None
-
-    def text(self) -> str:
-        return self.log.read_text()
+class Run(SlurmRun):
+    """One that embeds."""
 
     def parts(self) -> dict[Path, tuple[int, int]]:
         """The finished parts: which file, and when it was written."""
@@ -236,18 +199,6 @@ def test_a_fault_costs_no_finished_part_and_no_byte(
     Run.assert_completed(first, here, before)
     ended = [job for job in cluster.jobs() if job not in known]
     assert states <= {job["State"].split()[0] for job in ended}
-
-
-def processes(job: str, script: str = "embed") -> list[int]:
-    """The processes of a job that embed, or run another script; none where it has just begun or is over."""
-    mark = f"SLURM_JOB_ID={run('squeue', '-h', '-j', job, '-o', '%A', check=False).strip()}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            runs = f".{script}.py".encode() in (folder / "cmdline").read_bytes()
-            if runs and mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
 
 
 @pytest.mark.slow

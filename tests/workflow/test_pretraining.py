@@ -23,6 +23,7 @@ TRAINED = {
         "positions": 64,
         "init": None,
         "seed": 0,
+        "nodes": 1,
         "ranks": 1,
         "threads": 1,
     },

@@ -1,14 +1,15 @@
-"""A run as a process of its own, or as several by torchrun: what command and rule start, and what is started.
+"""A run in this process, as several by torchrun, or on several nodes by srun: what is started, and by what.
 
 python -m embedome.training.launch JOB.json
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import embedome
 from embedome.common.errors import UserError, user_errors
 from embedome.common.json_files import read_json, write_json
 from embedome.common.log import setup_logging
-from embedome.common.process import exit_on_sigterm
+from embedome.common.process import TERMINATED_EXIT, exit_on_sigterm
 from embedome.training.run import SUMMARY, train_run
 from embedome.training.settings import PretrainSettings
+from embedome.training.slurm_step import find_job, meeting_point, requeue, step_command, take_place
+
+log = logging.getLogger(__name__)
 
 JOB = "job.json"
 
@@ -31,46 +35,93 @@ def train_on(
     run: str | os.PathLike,
     model: str | os.PathLike,
     settings: PretrainSettings,
+    nodes: int = 1,
 ) -> dict[str, Any]:
     """Do what `train_run` does, in this process or, of several ranks, in one for each.
+
+    Parameters
+    ----------
+    ranks : int
+        Processes on each node.
+    train, val, run, model, settings
+        As for `train_run`.
+    nodes : int
+        Of the Slurm job that this process is in; the result depends on the number of all ranks alone.
 
     Raises
     ------
     UserError
-        As `train_run`; where a rank has failed, its own line is in the log.
+        As `train_run`; where a rank has failed, its own line is in the log. Where several nodes are asked for outside
+        of Slurm.
     SystemExit
         On SIGTERM, once the ranks have written a checkpoint.
     """
-    if ranks < 1:
-        raise UserError(f"ranks is {ranks}; expected 1 or more")
-    if ranks == 1:
+    for name, count in (("ranks", ranks), ("nodes", nodes)):
+        if count < 1:
+            raise UserError(f"{name} is {count}; expected 1 or more")
+    if nodes == ranks == 1:
         return train_run(train, val, run, model, settings)
     paths = {"train": train, "val": val, "run": run, "model": model}
     job = Path(run) / JOB
     write_json(job, {**{name: str(path) for name, path in paths.items()}, "settings": asdict(settings)})
-    run_ranks(ranks, job)
+    program = ["-m", "embedome.training.launch", str(job)]
+    if nodes > 1:
+        run_on_nodes(nodes, ranks, settings.threads, program)
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        check_ended(start([*torchrun, *program]), ranks)
     return read_json(Path(run) / SUMMARY)
 
 
-def run_ranks(ranks: int, job: Path) -> None:
-    """Start the ranks of a job, wait for them, and pass SIGTERM on to them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+def run_on_nodes(nodes: int, ranks: int, threads: int | None, program: Sequence[str]) -> None:
+    """Run the ranks in a step of this Slurm job; where they were told to stop and this process was not, requeue it.
+
+    Slurm signals the steps alone some time before it ends a job, where that is asked for (``--signal``), and when a
+    job with a grace period is preempted. A job that ends then would count as failed.
+    """
+    job = find_job(nodes)
+    others = meeting_point(job, nodes, ranks)
+    code = start(step_command(nodes, ranks, threads, [sys.executable, *program]), others)
+    if code == TERMINATED_EXIT:
+        if requeue(job):
+            log.info("told to stop, a checkpoint is written; Slurm job %s is back in the queue", job)
+        sys.exit(code)
+    check_ended(code, nodes * ranks)
+
+
+def start(command: Sequence[str], others: Mapping[str, str] | None = None) -> int:
+    """Run the ranks of a job, pass SIGTERM on to them, and return the exit code.
+
+    Parameters
+    ----------
+    command : sequence of str
+    others : mapping, optional
+        Further variables of their environment.
+    """
     path = os.pathsep.join(filter(None, [str(Path(embedome.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [*command, "-m", "embedome.training.launch", str(job)], env={**os.environ, "PYTHONPATH": path}
-    )
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, **(others or {})})
     try:
-        code = process.wait()
+        return process.wait()
     except (SystemExit, KeyboardInterrupt):
         process.send_signal(signal.SIGTERM)
         process.wait()
         raise
+
+
+def check_ended(code: int, ranks: int) -> None:
+    """Check that all ranks have ended well.
+
+    Raises
+    ------
+    UserError
+    """
     if code:
         raise UserError(f"a rank of {ranks} has failed, as the log above says; finished work is kept, run again")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a rank; the first one logs."""
+    take_place(os.environ)
     if os.environ.get("RANK", "0") == "0":
         setup_logging()
     exit_on_sigterm()

@@ -26,6 +26,7 @@ def pretrain_splits(
     *,
     settings: PretrainSettings,
     ranks: int,
+    nodes: int = 1,
 ) -> dict[str, Any]:
     """Train a model on the split train, and validate it on val.
 
@@ -39,7 +40,9 @@ def pretrain_splits(
         The model directory to write.
     settings : PretrainSettings
     ranks : int
-        Processes, one for each device.
+        Processes on each node, one for each device.
+    nodes : int
+        Of the Slurm job that this process is in.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def pretrain_splits(
     run = Path(run)
     settings = check_settings(run, model, settings)
     store_splits(catalog, splits, summary, run / DATA)
-    return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, model, settings)
+    return train_on(ranks, run / DATA / TRAIN, run / DATA / VAL, run, model, settings, nodes)
 
 
 def pretrain_fasta(

@@ -45,11 +45,11 @@ class PretrainSettings:
     threads: int | None = None
 
     @classmethod
-    def from_config(cls, name: str, section: Mapping[str, Any], gpus: int = 0) -> "PretrainSettings":
-        """Take the configuration's section ``model.pretrain``, of a model of this name, for a job with these GPUs."""
-        values = {key: value for key, value in section.items() if key not in (*SIZES, "ranks")}
+    def from_config(cls, name: str, section: Mapping[str, Any], device: str = "cpu") -> "PretrainSettings":
+        """Take the configuration's section ``model.pretrain``, of a model of this name, for a job on this device."""
+        values = {key: value for key, value in section.items() if key not in (*SIZES, "nodes", "ranks")}
         sizes = {key: section[key] for key in SIZES if section[key] is not None}
-        return cls(name, sizes=sizes, device="cuda" if gpus else "cpu", **values)
+        return cls(name, sizes=sizes, device=device, **values)
 
     def make_recipe(self) -> Recipe:
         """Return the recipe with what is set otherwise.

@@ -165,6 +165,8 @@ class Trainer:
             for micro in look_ahead(pool, self.micro_batches()):
                 if self.must_stop():
                     self.save()
+                    # Launchers end the other ranks when one has ended.
+                    self.ranks.wait()
                     sys.exit(TERMINATED_EXIT)
                 if self.ranks.is_first and self.log.peak_share is None:
                     self.log.peak_share = self.peak_share(micro)
