@@ -25,6 +25,7 @@ TRAINED = {
         "seed": 0,
         "ranks": 1,
         "threads": 1,
+        "shard": False,
     },
 }
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from embedome.training.alphabet import Alphabet
 from embedome.training.forecast import Devices, counted_operations, plan_pretraining, sequence_operations, state_values
+from embedome.training.memory import fitting_tokens, token_bytes
 from embedome.training.optimisers import make_optimisers, set_rate
 from embedome.training.recipes import RECIPES
-from embedome.training.run import fitting_tokens, token_bytes
 from helpers.training_models import SMALL, small_model
 
 ONE = Devices(1, peak=1e15, share=0.5, memory=80e9)
