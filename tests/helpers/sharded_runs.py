@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from embedome.common.errors import UserError
-from embedome.training import trainer
+from embedome.training import run, trainer
 from embedome.training.sharding import own_part
 from helpers.training_runs import train_as_rank
 
@@ -30,6 +30,12 @@ def stop_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, cha
         return must_stop(self)
 
     trainer.Trainer.must_stop = told
+    train_as_rank(rank, ranks, port, data, folder, changes)
+
+
+def cut_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """A rank's part of a run with several micro-batches in each step."""
+    run.token_budget = lambda model, device, shards: 100
     train_as_rank(rank, ranks, port, data, folder, changes)
 
 

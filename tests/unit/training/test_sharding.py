@@ -10,7 +10,7 @@ from embedome.training.average import average_run
 from embedome.training.checkpoints import find_checkpoints
 from embedome.training.device_batch import to_device
 from embedome.training.sharding import recompute
-from helpers.sharded_runs import STEPS, changes_of, count_as_rank, fill_disk_as_rank, stop_as_rank
+from helpers.sharded_runs import STEPS, changes_of, count_as_rank, cut_as_rank, fill_disk_as_rank, stop_as_rank
 from helpers.small_run import snapshot
 from helpers.stores import random_sequences, store_of
 from helpers.training_models import CPU, corrupted, small_model
@@ -77,6 +77,19 @@ def test_a_split_model_is_trained_to_the_bytes_of_one_that_is_not(data, tmp_path
     assert norms[0] == norms[1]
     assert max(norms[0]) > 1
     assert all((each.path / "weights").is_dir() for each in find_checkpoints(folder / "run" / "checkpoints"))
+
+
+@pytest.mark.slow
+def test_gradients_of_several_micro_batches_add_up(data, tmp_path, processes):
+    for shard in (False, True):
+        changes = {**changes_of("esm1nv"), "shard": shard}
+        for process in start_ranks(processes, 2, data, tmp_path / str(shard), cut_as_rank, **changes):
+            process.join(120)
+            assert process.exitcode == 0
+    # Averaged after each micro-batch, or once in the end.
+    assert curve_of(tmp_path / "True") == pytest.approx(curve_of(tmp_path / "False"), rel=1e-5)
+    norms = [[line["norm"] for line in lines_of(tmp_path / str(each)) if "norm" in line] for each in (True, False)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -178,9 +191,9 @@ def test_a_val_smaller_than_the_ranks_is_enough_for_a_split_model(tmp_path, proc
 
 @pytest.mark.slow
 def test_one_process_averages_what_two_have_written(split, tmp_path):
-    assert average_run(split / "run", tmp_path / "mean", 2) == [STEPS - 1, STEPS]
+    assert average_run(split / "run", tmp_path / "mean" / "model", 2) == [STEPS - 1, STEPS]
     parts = [each.weights() for each in find_checkpoints(split / "run" / "checkpoints")]
-    average_run(split / "run", tmp_path / "last", 1)
+    average_run(split / "run", tmp_path / "last" / "model", 1)
     mean, last, other = (weights_of(folder) for folder in (tmp_path / "mean", tmp_path / "last", split))
     assert all(torch.equal(last[name], other[name]) for name in other)
     name, table = "bert.embeddings.word_embeddings.weight", "encoder.words.weight"
