@@ -26,6 +26,7 @@ TRAINED = {
         "nodes": 1,
         "ranks": 1,
         "threads": 1,
+        "shard": False,
     },
 }
 

@@ -65,6 +65,9 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--peak", type=float, metavar="T", help="with --pretrain: TFLOP/s of a device (default: the GPU's)"
     )
+    parser.add_argument(
+        "--shard", action="store_true", help="with --pretrain: as `embedome pretrain --shard`, on all --devices"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run_plan)
 
@@ -86,6 +89,8 @@ def run_plan(options: argparse.Namespace) -> None:
         return
     if options.share or options.peak:
         raise UserError("--share and --peak are of --pretrain; without it the cost is --bench's or predicted")
+    if options.shard:
+        raise UserError("--shard is of --pretrain; a model that embeds is whole on each device")
     encoder, held = load_planned_encoder(options.model)
     longest = longest_costed(LongPolicy(max_residues=options.max_residues), held)
     lengths = read_lengths(options)
@@ -112,7 +117,7 @@ def plan_training(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is of embedding; leave it out with --pretrain")
     gpu, lengths, share = find_device(options.gpu or DEFAULT_DEVICE), read_lengths(options), options.share or SHARE
     peak = options.peak * 1e12 if options.peak else gpu.peak
-    devices = Devices(options.devices, peak, share, gpu.memory)
+    devices = Devices(options.devices, peak, share, gpu.memory, options.shard)
     plan = plan_pretraining(find_recipe(options.pretrain), lengths.length, lengths.count, devices)
     basis = f"{share:.0%} of {peak / 1e12:,.0f} TFLOP/s, assumed; nothing is measured (see training.jsonl of a run)"
     plan |= {"basis": basis}

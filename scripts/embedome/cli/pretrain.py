@@ -51,6 +51,9 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one (default)")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes, one for each GPU (default: 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="of each process on a CPU (default: as torch has it)")
+    parser.add_argument(
+        "--shard", action="store_true", help="split the model over the ranks, for one that does not fit a GPU"
+    )
     parser.set_defaults(run=run_pretrain)
     mean = commands.add_parser(
         "average",
@@ -79,6 +82,7 @@ def run_pretrain(options: argparse.Namespace) -> None:
         init=options.init,
         device=choose_device(options),
         threads=options.threads,
+        shard=options.shard,
     )
     summary = pretrain_fasta(options.fasta, held_out(options.val), out, settings=settings, ranks=options.ranks)
     print(f"{out / MODEL}: {json.dumps(summary)}")

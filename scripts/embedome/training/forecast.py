@@ -13,18 +13,17 @@ from embedome.models.create import make_config
 from embedome.training.alphabet import Alphabet
 from embedome.training.checkpoints import RESUMABLE
 from embedome.training.device_batch import to_device
+from embedome.training.memory import BYTES, fitting_tokens, gathered_bytes, token_bytes
 from embedome.training.model import TrainedModel
 from embedome.training.model_files import empty_model
 from embedome.training.objectives import TokenGroup
 from embedome.training.optimisers import muon_matrices
 from embedome.training.recipes import Adafactor, Muon, Optimiser, Recipe
-from embedome.training.run import fitting_tokens, longest, token_bytes
+from embedome.training.run import longest
 from embedome.training.utilisation import step_operations
 
 # Sequences whose operations are counted, so that the number of hidden residues is near its mean.
 COUNTED = 32
-# Of a value in float32.
-BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,15 @@ class Devices:
         Of the peak, that training reaches.
     memory : float
         Bytes of each.
+    shard : bool
+        Whether the model is split over them (`settings.PretrainSettings`).
     """
 
     count: int
     peak: float
     share: float
     memory: float
+    shard: bool = False
 
 
 def plan_pretraining(recipe: Recipe, length: np.ndarray, count: np.ndarray, devices: Devices) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def plan_pretraining(recipe: Recipe, length: np.ndarray, count: np.ndarray, devi
     -------
     dict
         Bytes of a device are those of weights, gradients and optimiser, in float32, and an estimate of what a
-        micro-batch keeps for its backward pass.
+        micro-batch keeps for its backward pass; of a model that is split the parts of one device, and the layers
+        that are whole for the time.
     """
     alphabet, config = Alphabet.of_model(recipe.model), make_config(recipe.model, recipe.sizes, {})
     model = empty_model(config, 0.0).eval()
@@ -79,7 +82,9 @@ def plan_pretraining(recipe: Recipe, length: np.ndarray, count: np.ndarray, devi
         operations += taken * (per_token * mean + per_pair * square)
     parameters = sum(each.numel() for name, each in model.named_parameters() if "token_types" not in name)
     state, weights = BYTES * state_values(model, recipe.optimiser), BYTES * parameters
-    micro_batch = round(min(fitting_tokens(model, devices.memory), step_tokens / devices.count))
+    shards = devices.count if devices.shard else 0
+    parts, gathered = max(1, shards), gathered_bytes(model, shards)
+    micro_batch = round(min(fitting_tokens(model, devices.memory, shards), step_tokens / devices.count))
     hours = operations / (devices.peak * devices.share) / 3600
     return {
         "recipe": recipe.name,
@@ -94,10 +99,11 @@ def plan_pretraining(recipe: Recipe, length: np.ndarray, count: np.ndarray, devi
         "wall_clock_hours": hours / devices.count,
         "micro_batch_tokens": micro_batch,
         "bytes_of_device": {
-            "weights": weights,
-            "gradients": weights,
-            "optimiser": state,
-            "micro_batch": micro_batch * token_bytes(model),
+            "weights": -(-weights // parts),
+            "gradients": -(-weights // parts),
+            "optimiser": -(-state // parts),
+            **({"gathered": gathered} if gathered else {}),
+            "micro_batch": micro_batch * token_bytes(model, shards),
         },
         "bytes_on_disk": {
             "data": int((length * count).sum()) + 8 * (int(count.sum()) + 1),

@@ -7,7 +7,8 @@ K dimension of a head, V vocabulary, N labels of a micro-batch.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -65,12 +66,23 @@ class Scores(NamedTuple):
     """Hidden residues that are guessed right."""
 
 
+def run_plainly(compute: Callable[..., Tensor], layer: nn.Module, *inputs: Any) -> Tensor:
+    """Compute something with a layer, and keep what its backward pass needs."""
+    return compute(layer, *inputs)
+
+
 class TrainedModel(nn.Module):
     """A model that is trained: what the three have in common.
 
     Parameters
     ----------
     dropout : float
+
+    Attributes
+    ----------
+    run_layer : callable
+        Given what is to be computed with a layer, the layer, and further arguments of the former, does so: all that
+        uses a layer's weights goes through it (`sharding`).
     """
 
     prefix = ""
@@ -84,6 +96,7 @@ class TrainedModel(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
+        self.run_layer: Callable[..., Tensor] = run_plainly
 
     def forward(self, batch: DeviceBatch) -> Scores:
         """Score a micro-batch."""
@@ -107,6 +120,11 @@ class TrainedModel(nn.Module):
     def settle(self) -> None:
         """Do what remains to be done once all tensors are filled."""
         self.encoder.settle()
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Return the layers, of the encoder, and of the decoder where there is one."""
+        decoder = getattr(self, "decoder", None)
+        return chain(self.encoder.layers, decoder.layers if decoder else ())
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:
@@ -180,8 +198,12 @@ class PreLNModel(TrainedModel):
     def encode(self, layers: Sequence[PreLNLayer], x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
         """Map hidden states [T, D], or embedded tokens, to those after some layers."""
         for layer in layers:
-            x = self.feed_forward(layer, self.self_attend(layer, x, shapes))
+            x = self.run_layer(self.encode_layer, layer, x, shapes)
         return x
+
+    def encode_layer(self, layer: PreLNLayer, x: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+        """Map hidden states [T, D] to those after a layer of the encoder."""
+        return self.feed_forward(layer, self.self_attend(layer, x, shapes))
 
 
 class MaskedModel(PreLNModel):
@@ -207,7 +229,7 @@ class MaskedModel(PreLNModel):
         shapes = [tokens.shape for tokens in batch.tokens]
         *layers, last = of_kind(self.encoder.layers, PreLNLayer)
         x = join([self.embed(tokens, starts) for tokens, starts in zip(batch.tokens, batch.starts, strict=True)])
-        x = self.see_hidden(last, self.encode(layers, x, shapes), shapes, batch)
+        x = self.run_layer(self.see_hidden, last, self.encode(layers, x, shapes), shapes, batch)
         logits = self.head(self.encoder.final_norm(x), self.words).float()
         return Guesses(logits, batch.labels, None)
 
@@ -301,10 +323,21 @@ class PreLNSeq2Seq(PreLNModel):
         encoded = self.encoder.final_norm(encoded)
         x = join([self.embed(target) for target in batch.targets])
         for layer in of_kind(self.decoder.layers, CrossLayer):
-            x = self.self_attend(layer, x, targets, causal=True)
-            x = self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources))
+            x = self.run_layer(self.decode_layer, layer, x, targets, encoded, sources)
         logits = functional.linear(self.decoder.final_norm(x), self.words, self.bias[0]).float()
         return Guesses(logits, batch.labels, batch.residues)
+
+    def decode_layer(
+        self,
+        layer: CrossLayer,
+        x: Tensor,
+        targets: Sequence[torch.Size],
+        encoded: Tensor,
+        sources: Sequence[torch.Size],
+    ) -> Tensor:
+        """Map hidden states [T, D] to those after a layer of the decoder."""
+        x = self.self_attend(layer, x, targets, causal=True)
+        return self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources))
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:

@@ -53,6 +53,14 @@ def new_model(like: str, config: "PreTrainedConfig", dropout: float) -> TrainedM
     return model
 
 
+def whole_model(config: "PreTrainedConfig", weights: Mapping[str, Tensor]) -> TrainedModel:
+    """Return a model, without dropout, with weights that have the module's own names."""
+    model = empty_model(config, 0.0)
+    model.settle()
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
 def read_model(directory: str | os.PathLike, config: "PreTrainedConfig", dropout: float) -> TrainedModel:
     """Return a model with the weights of a directory, which has its shape; activation and head may be others.
 

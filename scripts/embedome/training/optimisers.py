@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from embedome.training.recipes import Adafactor, Adam, Optimiser
+from embedome.training.sharding import is_split, mean_of_all, mean_of_rows, own_part, split_like
 
 # Of Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon): momentum, and a polynomial that pulls singular
 # values to about 1, with the number of times it is applied. Times 0.2 sqrt(longer side) an update is as large as Adam's
@@ -83,7 +84,7 @@ class MuonOptimiser(torch.optim.Optimizer):
                 alike = [(each, each.grad) for each in same if each.grad is not None]
                 if not alike:
                     continue
-                updates = orthogonal(torch.stack([self.moved(each, gradient) for each, gradient in alike]))
+                updates = orthogonal_alike([self.moved(each, gradient) for each, gradient in alike])
                 for (parameter, _), update in zip(alike, updates, strict=True):
                     parameter *= 1 - group["lr"] * group["weight_decay"]
                     parameter -= group["lr"] * LIKE_ADAM * math.sqrt(max(shape)) * update
@@ -94,6 +95,15 @@ class MuonOptimiser(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         return gradient.lerp(state["momentum"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
+
+
+def orthogonal_alike(matrices: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Return what `orthogonal` makes of matrices of one shape; those that are split are gathered, one at a time."""
+    if not is_split(matrices[0]):
+        yield from orthogonal(torch.stack(list(matrices)))
+        return
+    for matrix in matrices:
+        yield split_like(orthogonal(matrix.full_tensor()[None])[0], matrix)  # type: ignore[attr-defined]
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -141,10 +151,11 @@ class AdafactorOptimiser(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter -= group["lr"] * self.update(parameter, parameter.grad)
+                    values = own_part(parameter)
+                    values -= group["lr"] * self.update(parameter, own_part(parameter.grad))
 
     def update(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """Return what is subtracted from a parameter at a learning rate of 1."""
+        """Return what is subtracted from a parameter at a learning rate of 1; of one that is split its rows here."""
         state = self.state[parameter]
         step = state["step"] = state.get("step", 0) + 1
         beta, squares = 1 - math.pow(step, DECAY), gradient.square() + TINY
@@ -152,22 +163,22 @@ class AdafactorOptimiser(torch.optim.Optimizer):
             mean = decay(state, "mean", squares, beta)
         else:
             rows = decay(state, "rows", squares.mean(-1, keepdim=True), beta)
-            columns = decay(state, "columns", squares.mean(-2, keepdim=True), beta)
-            mean = rows * columns / rows.mean(-2, keepdim=True)
+            columns = decay(state, "columns", mean_of_rows(squares, parameter), beta)
+            mean = rows * columns / mean_of_rows(rows, parameter)
         update = gradient * mean.rsqrt()
-        update /= max(1.0, root_mean_square(update).item() / CLIPPED)
-        return update * max(LEAST_SCALE, root_mean_square(parameter).item())
+        update /= max(1.0, root_mean_square(update, parameter).item() / CLIPPED)
+        return update * max(LEAST_SCALE, root_mean_square(own_part(parameter), parameter).item())
 
 
 def decay(state: dict, name: str, values: Tensor, beta: float) -> Tensor:
     """Take new values into a moving average, and return it."""
-    state[name] = values if name not in state else state[name].lerp_(values, 1 - beta)
+    state[name] = values if name not in state else own_part(state[name]).lerp_(values, 1 - beta)
     return state[name]
 
 
-def root_mean_square(values: Tensor) -> Tensor:
-    """Return the root of the mean of squares."""
-    return values.square().mean().sqrt()
+def root_mean_square(values: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return the root of the mean of squares over a parameter, given those of its rows that are here."""
+    return mean_of_all(values.square(), parameter).sqrt()
 
 
 def set_rate(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:

@@ -4,12 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
 
 from embedome.common.errors import UserError
 from embedome.engine.device import use_device
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,21 @@ class Ranks:
         if self.count > 1:
             distributed.all_reduce(values)
         return values
+
+    def least(self, value: int) -> int:
+        """Return the least of all processes' values."""
+        if self.count == 1:
+            return value
+        least = torch.tensor(value, device=self.device)
+        distributed.all_reduce(least, distributed.ReduceOp.MIN)
+        return int(least.item())
+
+    def first_has(self, value: Value | None) -> Value:
+        """Return the first process's value, in all of them."""
+        values = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(values)
+        return cast("Value", values[0])
 
     def wait(self) -> None:
         """Wait until all processes have come here."""

@@ -22,7 +22,6 @@ from embedome.common.errors import UserError, quote_value
 from embedome.common.json_files import json_sha256, read_json, round_digits, write_json
 from embedome.common.locks import try_lock
 from embedome.common.process import keep_freed_memory
-from embedome.engine.device import TOKEN_BUDGET, unused_memory
 from embedome.models.checkpoint import weights_sha256
 from embedome.models.create import make_config
 from embedome.models.directory import PRETRAINING, check_model_directory
@@ -30,13 +29,15 @@ from embedome.training.alphabet import Alphabet
 from embedome.training.batches import Batches
 from embedome.training.beginning import INIT
 from embedome.training.checkpoints import average, find_checkpoints, milestones
+from embedome.training.memory import token_budget
 from embedome.training.model import MaskedModel, TrainedModel
-from embedome.training.model_files import new_model, read_model, save_model
+from embedome.training.model_files import new_model, read_model, save_model, whole_model
 from embedome.training.objectives import SpanCorruption
 from embedome.training.own_model import check_own_model
 from embedome.training.ranks import Ranks, join_ranks
 from embedome.training.recipes import Recipe, describe_recipe
 from embedome.training.settings import PretrainSettings
+from embedome.training.sharding import recompute, shard
 from embedome.training.store import Store, open_store
 from embedome.training.trainer import Trainer
 from embedome.training.validation import Validation, measure_baselines
@@ -50,9 +51,6 @@ RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 # What else may lie in the folder of a run before it begins, beside temporary files.
 BEFORE = {LOCK, INIT, "data", "model", "job.json"}
 FORMAT = "embedome pretraining 1"
-# Of a GPU's free memory, what micro-batches may take, and bytes that a token takes for each layer and dimension: about
-# 34 of a layer in bfloat16 (Korthikanti et al. 2022, arXiv:2205.05198), and as many again for what autocast keeps.
-MEMORY_SHARE, TOKEN_BYTES = 0.5, 68
 
 
 def train_run(
@@ -209,8 +207,13 @@ class Pretraining:
         self.batches = Batches(train, recipe.objective, self.alphabet, recipe.phases, recipe.residues, settings.seed)
         for phase in self.batches.phases:
             check_step(phase.size, ranks.count)
-        self.model = self.begin().to(ranks.device)
-        self.budget = token_budget(self.model, ranks.device)
+        self.model, shards = self.begin(), ranks.count if settings.shard else 0
+        if shards > 1:
+            shard(self.model, ranks)
+        elif shards:
+            recompute(self.model)
+        self.model.to(ranks.device)
+        self.budget = ranks.least(token_budget(self.model, ranks.device, shards))
 
     def begin(self) -> TrainedModel:
         """Return the model as it is before the first step."""
@@ -232,21 +235,26 @@ class Pretraining:
         log.info("%s parameters, %s sequences, %s steps", f"{size:,}", f"{len(self.train):,}", f"{self.recipe.steps:,}")
         trainer = Trainer(self.model, self.recipe, self.batches, self.validation, self.run, self.ranks, self.budget)
         trainer.run()
+        last = milestones(find_checkpoints(trainer.checkpoints), self.recipe.every)[-self.recipe.average :]
+        if self.ranks.is_first or trainer.is_sharded:
+            self.model.load_state_dict(average(last, self.model.state_dict()))
+            # By the first rank alone, as all have the same weights; by all at once where each has a part of them.
+            trainer.held_out, trainer.idle = self.validation.micro_batches(self.budget, trainer.width), []
+            trainer.ranks = replace(self.ranks, rank=0, count=1)
+            validation = trainer.evaluate()
         summary: dict[str, Any] = {}
         if self.ranks.is_first:
-            last = milestones(find_checkpoints(trainer.checkpoints), self.recipe.every)[-self.recipe.average :]
-            self.model.load_state_dict(average(last))
-            # By this rank alone: all of them have the same weights.
-            trainer.held_out = self.validation.micro_batches(self.budget, trainer.width)
-            trainer.ranks = replace(self.ranks, rank=0, count=1)
-            summary = self.summarise(trainer, [each.step for each in last], size)
+            summary = self.summarise(trainer, [each.step for each in last], size, validation)
             about = {"name": self.settings.name, "trained": True, PRETRAINING: {**summary, "data": identity["data"]}}
-            save_model(directory, self.recipe.model, self.recipe.sizes, self.model.cpu(), about)
+            model = whole_model(self.config, average(last)) if trainer.is_sharded else self.model.cpu()
+            save_model(directory, self.recipe.model, self.recipe.sizes, model, about)
             write_json(self.run / SUMMARY, summary)
         self.ranks.wait()
         return summary
 
-    def summarise(self, trainer: Trainer, averaged: list[int], size: int) -> dict[str, Any]:
+    def summarise(
+        self, trainer: Trainer, averaged: list[int], size: int, validation: Mapping[str, float]
+    ) -> dict[str, Any]:
         """Return what came of the run; without times, as the model's own bytes depend on it."""
         baselines = measure_baselines(self.train, self.validation, self.alphabet)
         return {
@@ -258,7 +266,7 @@ class Pretraining:
             "epochs": round_digits(self.batches.epoch(self.recipe.steps)),
             "skipped_steps": trainer.skipped,
             "averaged": averaged,
-            "validation": {name: round_digits(value) for name, value in trainer.evaluate().items()},
+            "validation": {name: round_digits(value) for name, value in validation.items()},
             "baselines": {name: round_digits(value) for name, value in asdict(baselines).items()},
             "versions": {"embedome": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
@@ -292,21 +300,3 @@ def sinusoids(positions: int, dimension: int) -> torch.Tensor:
     """Sines and cosines of positions at falling frequencies, of mean square 1 (Vaswani et al. 2017); float32 [P, D]."""
     angle = torch.arange(positions)[:, None] * 10_000.0 ** (-torch.arange(0, dimension, 2) / dimension)
     return 2**0.5 * torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dimension]
-
-
-def token_budget(model: TrainedModel, device: torch.device) -> int:
-    """Tokens of a micro-batch: on a GPU as many as its memory holds, by an estimate, and not more than is of use."""
-    return TOKEN_BUDGET["cpu"] if device.type == "cpu" else fitting_tokens(model, unused_memory(device))
-
-
-def fitting_tokens(model: TrainedModel, memory: float) -> int:
-    """Tokens of a micro-batch that a GPU holds in `memory` bytes that are free."""
-    # Gradients and optimisers take three times the weights' memory.
-    weights = 12 * sum(parameter.numel() for parameter in model.parameters())
-    return max(512, min(TOKEN_BUDGET["cuda"], int(MEMORY_SHARE * (memory - weights) / token_bytes(model))))
-
-
-def token_bytes(model: TrainedModel) -> int:
-    """Bytes that a token of a micro-batch keeps for the backward pass, by an estimate."""
-    layers = sum(name.endswith("mlp_norm") for name, _ in model.named_modules())
-    return TOKEN_BYTES * layers * model.encoder.dimension

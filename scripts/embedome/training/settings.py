@@ -32,6 +32,9 @@ class PretrainSettings:
         ``cpu`` or ``cuda``.
     threads : int or None
         Of each process on a CPU; results depend on it. None: as torch chooses.
+    shard : bool
+        Whether weights, gradients and optimiser state are split over the ranks, and layers computed again in the
+        backward pass.
     """
 
     name: str
@@ -43,6 +46,7 @@ class PretrainSettings:
     init: str | None = None
     device: str = "cpu"
     threads: int | None = None
+    shard: bool = False
 
     @classmethod
     def from_config(cls, name: str, section: Mapping[str, Any], device: str = "cpu") -> "PretrainSettings":

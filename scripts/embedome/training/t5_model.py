@@ -79,15 +79,31 @@ class T5Seq2Seq(TrainedModel):
         encoded = self.drop(join([self.encoder.words(source) for source in batch.sources]))
         biases = [self.encoder.bias(length) for _, length in sources]
         for layer in of_kind(self.encoder.layers, T5Layer):
-            encoded = self.feed_forward(layer, self.self_attend(layer, encoded, sources, biases))
+            encoded = self.run_layer(self.encode_layer, layer, encoded, sources, biases)
         encoded = self.drop(self.encoder.final_norm(encoded))
         x = self.drop(join([self.encoder.words(target) for target in batch.targets]))
         biases = [self.decoder.bias(length) for _, length in targets]
         for block in of_kind(self.decoder.layers, T5DecoderLayer):
-            x = self.self_attend(block, x, targets, biases)
-            x = self.feed_forward(block, self.cross_attend(block, x, targets, encoded, sources, scale=1.0))
+            x = self.run_layer(self.decode_layer, block, x, targets, biases, encoded, sources)
         logits = functional.linear(self.drop(self.decoder.final_norm(x)), self.head).float()
         return Guesses(logits, batch.labels, batch.residues)
+
+    def encode_layer(self, layer: T5Layer, x: Tensor, shapes: Sequence[torch.Size], biases: Sequence[Tensor]) -> Tensor:
+        """Map hidden states [T, D] to those after a layer of the encoder."""
+        return self.feed_forward(layer, self.self_attend(layer, x, shapes, biases))
+
+    def decode_layer(
+        self,
+        layer: T5DecoderLayer,
+        x: Tensor,
+        targets: Sequence[torch.Size],
+        biases: Sequence[Tensor],
+        encoded: Tensor,
+        sources: Sequence[torch.Size],
+    ) -> Tensor:
+        """Map hidden states [T, D] to those after a layer of the decoder."""
+        x = self.self_attend(layer, x, targets, biases)
+        return self.feed_forward(layer, self.cross_attend(layer, x, targets, encoded, sources, scale=1.0))
 
     @staticmethod
     def tensor_map(config: Mapping) -> TensorMap:

@@ -22,7 +22,7 @@ from embedome.common.errors import UserError
 from embedome.common.parallel import look_ahead, threads
 from embedome.common.process import TERMINATED_EXIT
 from embedome.training.batches import Batches, deal
-from embedome.training.checkpoints import last_checkpoint, save_checkpoint
+from embedome.training.checkpoints import last_checkpoint, save_checkpoint, save_parts
 from embedome.training.counter_random import combine
 from embedome.training.device_batch import DeviceBatch, to_device
 from embedome.training.model import Scores, TrainedModel
@@ -30,6 +30,7 @@ from embedome.training.objectives import Group
 from embedome.training.optimisers import make_optimisers, set_rate
 from embedome.training.ranks import Ranks
 from embedome.training.recipes import Recipe
+from embedome.training.sharding import gradient_norm, is_sharded, own_part
 from embedome.training.training_log import TrainingLog
 from embedome.training.utilisation import peak_rate, step_operations
 from embedome.training.validation import Validation
@@ -119,8 +120,11 @@ class Trainer:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.optimisers = make_optimisers(model, recipe.optimiser)
         self.parameters = list(model.parameters())
-        self.width = model.encoder.dimension
+        self.width, self.is_sharded = model.encoder.dimension, is_sharded(model)
         self.held_out = validation.micro_batches(budget, self.width, ranks.rank, ranks.count)
+        # What the first rank has more of, and this one runs along: the others need its part of the weights.
+        first = validation.micro_batches(budget, self.width, 0, ranks.count) if self.is_sharded else []
+        self.idle = first[len(self.held_out) :]
         self.step, self.sums, self.tokens, self.skipped, self.in_a_row = 0, Sums(), 0, 0, 0
         self.stopped = False
 
@@ -157,7 +161,7 @@ class Trainer:
 
     def train(self) -> None:
         """Go through all steps that are left."""
-        wrapped, saved = self.ranks.wrap(self.model), time.monotonic()
+        wrapped, saved = self.model if self.is_sharded else self.ranks.wrap(self.model), time.monotonic()
         if self.step == 0:
             self.log.log_validation(0, self.evaluate())
         with threads(1) as pool:
@@ -168,14 +172,14 @@ class Trainer:
                     # Launchers end the other ranks when one has ended.
                     self.ranks.wait()
                     sys.exit(TERMINATED_EXIT)
-                if self.ranks.is_first and self.log.peak_share is None:
+                if (self.ranks.is_first or self.is_sharded) and self.log.peak_share is None:
                     self.log.peak_share = self.peak_share(micro)
                 scores.append(self.run_micro(wrapped, micro))
                 if not micro.is_last:
                     continue
                 self.finish_step(torch.stack(scores).sum(0))
                 scores = []
-                if self.is_milestone() or time.monotonic() - saved > SAVE_S:
+                if self.is_milestone() or self.is_due(time.monotonic() - saved > SAVE_S):
                     self.save()
                     saved = time.monotonic()
 
@@ -210,7 +214,10 @@ class Trainer:
 
     def forward(self, model: torch.nn.Module, batch: DeviceBatch) -> Scores:
         """Score a batch; on GPUs with matrix products in bfloat16, of weights in float32."""
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.ranks.device.type == "cuda"):
+        on_gpu = self.ranks.device.type == "cuda"
+        # Copies in bfloat16 of all layers' weights would be kept until the end.
+        kept = not self.is_sharded
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=on_gpu, cache_enabled=kept):
             return model(batch)
 
     def backward(self, scores: Scores, tokens: int) -> Tensor:
@@ -224,10 +231,12 @@ class Trainer:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         # Sums, over all ranks averaged by now; what is wanted is the mean over labels.
         scale = self.ranks.count / max(1.0, sums[1])
-        norm = torch.nn.utils.get_total_norm(gradients).item() * scale
+        norm = gradient_norm(gradients).item() * scale
         rate = self.recipe.schedule.rate(self.step)
         if math.isfinite(sums[0]) and math.isfinite(norm):
-            torch._foreach_mul_(gradients, scale * min(1.0, self.recipe.clip / max(norm, 1e-12)))
+            torch._foreach_mul_(
+                [own_part(each) for each in gradients], scale * min(1.0, self.recipe.clip / max(norm, 1e-12))
+            )
             set_rate(self.optimisers, rate)
             for optimiser in self.optimisers:
                 optimiser.step()
@@ -279,15 +288,23 @@ class Trainer:
         for groups in self.held_out:
             scores = self.forward(self.model, to_device(groups, self.ranks.device))
             total += torch.stack([value.double() for value in scores])
+        for groups in self.idle:
+            self.forward(self.model, to_device(groups, self.ranks.device))
         return Sums(*self.ranks.total(total).tolist()).means()
 
+    def is_due(self, late: bool) -> bool:
+        """Whether it is time for a checkpoint, by the first rank's clock where all of them write it."""
+        return self.ranks.first_has(late) if self.is_sharded else late
+
     def save(self) -> None:
-        """Write a checkpoint; all ranks have the same state, and the first one writes."""
-        if self.ranks.is_first:
-            values = [getattr(self.sums, name) for name in Sums.__slots__]
-            state = {"sums": values, "tokens": self.tokens, "skipped": self.skipped, "in_a_row": self.in_a_row}
-            keep, every = self.recipe.average, self.recipe.every
-            save_checkpoint(self.checkpoints, self.step, self.model, self.optimisers, state, keep, every)
+        """Write a checkpoint; all ranks have the same state, and the first one writes, or each its part."""
+        values = [getattr(self.sums, name) for name in Sums.__slots__]
+        state = {"sums": values, "tokens": self.tokens, "skipped": self.skipped, "in_a_row": self.in_a_row}
+        what = (self.checkpoints, self.step, self.model, self.optimisers, state, self.recipe.average, self.recipe.every)
+        if self.is_sharded:
+            save_parts(*what, self.ranks)
+        elif self.ranks.is_first:
+            save_checkpoint(*what)
 
     def must_stop(self) -> bool:
         """Whether any rank was told to stop; all have to leave the step together."""

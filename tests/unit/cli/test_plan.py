@@ -37,6 +37,7 @@ def test_the_peak_is_the_gpu_s(capsys):
         (["--pretrain", "demo", "--share", "0"], "--share is 0.0; expected more than 0"),
         (["--pretrain", "demo", "--share", "40"], "--share is 40.0; expected 1 or less"),
         (["-m", "esm1nv", "--share", "0.5"], "--share and --peak are of --pretrain"),
+        (["-m", "esm1nv", "--shard"], "--shard is of --pretrain; a model that embeds is whole on each device"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message, caplog, capsys):

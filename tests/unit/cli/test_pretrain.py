@@ -35,13 +35,16 @@ def test_a_model_is_trained_and_averaged(tmp_path, fasta, capsys):
 
 
 @pytest.mark.slow
-def test_two_ranks_are_started(tmp_path, fasta):
-    arguments = ["pretrain", str(fasta), "-o", str(tmp_path / "run"), "--val", "0.1", *SHORT, "--ranks", "2"]
+@pytest.mark.parametrize("options", [[], ["--shard"]])
+def test_two_ranks_are_started(tmp_path, fasta, options):
+    arguments = ["pretrain", str(fasta), "-o", str(tmp_path / "run"), "--val", "0.1", *SHORT, "--ranks", "2", *options]
     command = python_command("from embedome.cli.main import main\nmain(sys.argv[1:])", *arguments)
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.partition(": ")[2])["steps"] == 6
     assert load_model(tmp_path / "run" / "model").encoder.dimension == 16
+    parts = [(each.path / "weights").is_dir() for each in find_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert all(parts) if options else not any(parts)
 
 
 @pytest.mark.parametrize(

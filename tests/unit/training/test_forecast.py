@@ -7,9 +7,9 @@ import pytest
 import torch
 from embedome.training.alphabet import Alphabet
 from embedome.training.forecast import Devices, counted_operations, plan_pretraining, sequence_operations, state_values
+from embedome.training.memory import fitting_tokens, gathered_bytes, token_bytes
 from embedome.training.optimisers import make_optimisers, set_rate
 from embedome.training.recipes import RECIPES
-from embedome.training.run import fitting_tokens, token_bytes
 from helpers.training_models import SMALL, small_model
 
 ONE = Devices(1, peak=1e15, share=0.5, memory=80e9)
@@ -43,6 +43,25 @@ def test_the_card_of_esm1nv_by_hand():
         # Weights of 47, and two to go on from, with the optimiser's state.
         "checkpoints": 49 * weights + 2 * 2 * weights,
         "model": weights,
+    }
+
+
+def test_a_model_that_is_split_by_hand():
+    devices = Devices(8, 1e15, 0.5, 80e9)
+    whole, split = (plan(RECIPES["ankh2-ext2"], 511, 1000, replace(devices, shard=shard)) for shard in (False, True))
+    # Of a decoder's layer: queries, keys, values and output, twice, of 16 heads of 64; a gated feed-forward; norms.
+    layer = 2 * 4 * 1536 * 16 * 64 + 3 * 1536 * 3840 + 3 * 1536
+    # Two tables, distances of two times 64 buckets and 16 heads, two norms.
+    rest = 2 * 144 * 1536 + 2 * 64 * 16 + 2 * 1536
+    memory = split["bytes_of_device"]
+    assert memory["weights"] == memory["gradients"] == 4 * 1_878_705_152 // 8
+    assert memory["optimiser"] == -(-whole["bytes_of_device"]["optimiser"] // 8)
+    assert memory["gathered"] == 4 * 4 * (layer + rest)
+    # Of a token: the inputs of 72 layers in float32, and all of one.
+    assert memory["micro_batch"] == split["micro_batch_tokens"] * (68 + 4 * 72) * 1536
+    assert split["micro_batch_tokens"] > 8 * whole["micro_batch_tokens"]
+    assert {key: split[key] for key in ("tokens", "operations")} == {
+        key: whole[key] for key in ("tokens", "operations")
     }
 
 
@@ -95,3 +114,5 @@ def test_a_micro_batch_takes_half_of_what_weights_leave():
     assert (fitting_tokens(model, 0), fitting_tokens(model, 1e15)) == (512, 65536)
     # A layer and dimension of a token: 68 bytes.
     assert token_bytes(model) == 68 * 2 * 64
+    left = weights / 4 + gathered_bytes(model, 4) + 2 * 5000 * token_bytes(model, 4)
+    assert fitting_tokens(model, left, 4) == 5000

@@ -146,7 +146,7 @@ def test_the_curve_is_the_same_on_any_number_of_ranks(whole, data, tmp_path, pro
 
 
 def test_micro_batches_of_any_size_give_the_same_curve(whole, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "token_budget", lambda model, device: 100)
+    monkeypatch.setattr(run_module, "token_budget", lambda model, device, shards: 100)
     train_in(data, tmp_path)
     assert curve_of(tmp_path) == pytest.approx(curve_of(whole), rel=1e-4)
 
