@@ -68,13 +68,13 @@ lint: setup
 	$(BIN)/mypy --package embedome
 	$(BIN)/mypy scripts/*.py
 	$(BIN)/codespell
-	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakefmt --check Snakefile workflow rules
 	$(BIN)/snakemake --lint
 
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/snakefmt Snakefile workflow rules
 
 clean:
 	rm -rf results resources .snakemake report.html .embedome.lock

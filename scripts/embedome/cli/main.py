@@ -18,13 +18,14 @@ from embedome.cli.models import add_models
 from embedome.cli.plan import add_plan
 from embedome.cli.pretrain import add_pretrain
 from embedome.cli.translate import add_translate
+from embedome.cli.workflow import add_workflow
 from embedome.common.errors import user_errors
 from embedome.common.log import setup_logging
 from embedome.common.process import exit_on_interrupt, exit_on_sigterm
 
 EPILOG = """\
-The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
-FASTA files on this machine, and reads what either wrote.
+The workflow for whole databases is run with snakemake, in a checkout or a folder of `embedome workflow`. This command
+does the same for one or a few FASTA files on this machine, and reads what either wrote.
 """
 
 
@@ -73,4 +74,5 @@ def make_parser() -> argparse.ArgumentParser:
     add_finetune(commands)
     add_bench(commands)
     add_plan(commands)
+    add_workflow(commands)
     return parser
