@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from embedome import __version__
 from embedome.cli.annotate import add_annotate
 from embedome.cli.bench import add_bench
+from embedome.cli.clean import add_clean
 from embedome.cli.dataset import add_dataset
 from embedome.cli.embed import add_embed
 from embedome.cli.evaluate import add_evaluate
@@ -75,4 +76,5 @@ def make_parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_plan(commands)
     add_workflow(commands)
+    add_clean(commands)
     return parser
