@@ -164,6 +164,7 @@ def test_a_finished_run_keeps_what_its_model_is_the_mean_of_and_does_not_train_a
     assert line.snapshot(trained / "model") == before
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_ended_and_one_that_is_held_keep_all(trained):
     with try_lock(trained / "run/lock"):
         assert find_unneeded(trained / "run") == []
@@ -175,6 +176,7 @@ def test_a_run_that_has_not_ended_and_one_that_is_held_keep_all(trained):
 # Evaluation
 
 
+@pytest.mark.slow
 def test_features_that_no_result_names_go_and_no_others_are_computed_again(tmp_path, monkeypatch):
     task, out = write_flip_pairs(tmp_path / "data"), tmp_path / "results/evaluation"
     sizes = {"layers": 2, "hidden": 16, "heads": 2, "feed_forward": 24, "positions": 26}
