@@ -2,6 +2,7 @@
 # make test    run the tests, but for the slowest (all: ARGS="-m ''")     make lint     check the code
 # make fuzz    run the tests of made-up input files on 10,000 of them
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
+# make lock    the digests of all builds of the versions in requirements.lock, after some were changed; needs uv
 # make report  one HTML file with the last run's plots, ledger and run times
 PYTHON ?= python3
 CORES ?= all
@@ -24,9 +25,13 @@ INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
 	echo "MMseqs2 cannot be installed: sudo apt-get install mmseqs2" >&2
 
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+UV ?= uv
+# PyTorch's own build of the locked torch for CPUs: Linux on x86-64, Python 3.11.
+TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup run report test fuzz test-slurm lint format clean
+.PHONY: setup lock run report test fuzz test-slurm lint format clean
 
 setup: .venv/ready
 
@@ -34,10 +39,18 @@ setup: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "embedome is pinned for Python 3.11 to 3.13, not " + sys.version)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(INSTALL_VENV)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(PIP) --no-deps --require-hashes --requirement requirements.lock
+	@# A torch with CUDA brings libraries beside it, in versions that it names itself; the CPU's has none.
+	$(PIP) "$$(grep -o '^torch==[^ ]*' requirements.lock)"
 	@# embedome itself, as it lies here. The build is the lock's setuptools: nothing is downloaded.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps --editable .
+	$(PIP) --no-index --no-build-isolation --no-deps --editable .
 	touch $@
+
+# For Python 3.11 to 3.13 on any machine. The torch for CPUs is in an index of its own, which uv does not ask.
+lock:
+	set -o pipefail; { grep '^#' requirements.lock; grep -o '^[^# ]*==[^ ]*' requirements.lock | $(UV) pip compile --no-config --quiet \
+		--no-deps --universal --python-version 3.11 --generate-hashes --no-annotate --no-header - | \
+		sed 's|^torch==.*|&\n    --hash=$(TORCH_CPU) \\|'; } >requirements.new && mv requirements.new requirements.lock
 
 # A lock that ends with its holder, so that a killed run leaves nothing to unlock (Snakemake's own locks would stay).
 run: setup
@@ -68,13 +81,13 @@ lint: setup
 	$(BIN)/mypy --package embedome
 	$(BIN)/mypy scripts/*.py
 	$(BIN)/codespell
-	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakefmt --check Snakefile workflow rules
 	$(BIN)/snakemake --lint
 
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/snakefmt Snakefile workflow rules
 
 clean:
 	rm -rf results resources .snakemake report.html .embedome.lock

@@ -9,12 +9,21 @@ from snakemake.io import local, strip_wildcard_constraints
 
 # Of this file, whoever's workflow uses it as a module: workflow.basedir is the caller's.
 RULES = workflow.current_basedir.get_path_or_uri(secret_free=True)
+# The library is beside them in a checkout. A folder of `embedome workflow` and a module that Snakemake fetches have the
+# rules alone: then it is the installed one, of this version.
+VERSION = "0.2.0.dev0"
 SCRIPTS = Path(RULES).parent / "scripts"
-if not SCRIPTS.is_dir():
+if (SCRIPTS / "embedome").is_dir():
+    sys.path.insert(0, str(SCRIPTS))
+try:
+    from embedome import __version__ as found
+except ModuleNotFoundError:
+    found = "none"
+if found != VERSION:
     sys.exit(
-        f"{RULES}: the rules come without the library; clone the repository, and name its Snakefile as the module's"
+        f"{RULES}: the rules are those of embedome {VERSION}, and {sys.executable} has {found}; install that version "
+        "there, or name the Snakefile of a clone (docs/install.md)"
     )
-sys.path.insert(0, str(SCRIPTS))
 
 from embedome.common.errors import UserError
 from embedome.common.terms import SPLITS
@@ -41,7 +50,7 @@ from embedome.workflow.slurm_arrays import check_arrays
 from embedome.workflow.slurm_nodes import check_nodes, resources_of_nodes
 
 # Not another version of it that is installed.
-use_in_jobs(str(SCRIPTS))
+use_in_jobs(Path())
 
 # As a module's it holds what the caller names alone, and of the command line text in place of numbers.
 schema = load_schema(workflow.source_path("../schemas/config.schema.yaml"))

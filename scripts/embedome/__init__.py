@@ -1,3 +1,3 @@
 """embedome: from a protein sequence database to a verified table of language-model embeddings."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -16,7 +16,7 @@ INSTEAD = {
     r"which see for": "see there for",
     r"the one that is none": "one that is not valid",
 }
-FOLDERS = ("scripts", "tests", "benchmarks", "docs", "rules", "schemas", "slurm", "presets", "envs")
+FOLDERS = ("scripts", "tests", "benchmarks", "docs", "workflow", "rules", "schemas", "slurm", "presets", "envs")
 TEXTS = [
     path
     for folder in FOLDERS

@@ -13,7 +13,19 @@ from helpers.paths import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Of a checkout, what Snakemake needs.
-CHECKOUT = ("Snakefile", "config.yaml", "rules", "schemas", "scripts", "docs", "envs", "presets", "profiles", "slurm")
+CHECKOUT = (
+    "Snakefile",
+    "workflow",
+    "config.yaml",
+    "rules",
+    "schemas",
+    "scripts",
+    "docs",
+    "envs",
+    "presets",
+    "profiles",
+    "slurm",
+)
 PROTEINS = ">P1 a protein\nMKTAYIAKQR\n>P2\nMKTAYIAKQL\n"
 # Followed by test_antibodies.py, where its weights can be fetched.
 FETCHES = "antibodies.md"
@@ -119,6 +131,7 @@ def test_commands_are_found():
         "cluster.md": 2,
         "evaluation.md": 3,
         "fine-tuning.md": 6,
+        "install.md": 2,
         "models.md": 6,
         "performance.md": 2,
         "pretraining.md": 6,

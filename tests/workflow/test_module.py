@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from embedome import __version__
+from embedome.workflow.run_folder import list_workflow
 from helpers.workflow_runs import ROOT, SMALL, changed
 
 # Only what differs, as a caller writes it; config.yaml has the rest.
@@ -91,16 +93,66 @@ def test_nested_values_of_the_command_line(tmp_path):
     assert re.search(r"emb_embed +4$", result.stdout, re.MULTILINE)
 
 
+def write_rules_alone(folder: Path) -> Path:
+    """A git repository with the workflow, and no library; gives the Snakefile."""
+    for path in list_workflow(ROOT):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes((ROOT / path).read_bytes())
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    return folder / "Snakefile"
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Have Python find another library than the one of the checkout."""
+    (folder / "embedome").mkdir(parents=True)
+    (folder / "embedome" / "__init__.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def write_caller_of_github(folder: Path, config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a workflow that uses this one as snakedeploy has it, of a repository that Snakemake has cloned before."""
+    repository = write_rules_alone(folder / "copy").parent
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    clone = folder / "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/an/embedome"
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(repository), str(clone)], check=True)
+    write_caller(folder, config, snakefile="it")
+    text = (folder / "Snakefile").read_text()
+    fetched = 'github("an/embedome", path="workflow/Snakefile", tag="v1")'
+    (folder / "Snakefile").write_text(text.replace('"it"', fetched))
+
+
 @pytest.mark.slow
-def test_a_snakefile_without_the_library_is_one_line(tmp_path):
-    other = tmp_path / "copy"
-    (other / "rules").mkdir(parents=True)
-    for name in ("Snakefile", "config.yaml", "rules/common.smk"):
-        (other / name).write_text((ROOT / name).read_text())
-    write_caller(tmp_path, {}, snakefile=other / "Snakefile")
+def test_rules_that_snakemake_fetches_use_the_library_that_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "scripts"))
+    write_caller_of_github(tmp_path, {"shard": {"train": 3}}, monkeypatch)
+    result = snakemake(tmp_path, "--dry-run")
+    assert result.returncode == 0, result.stdout
+    assert planned(result.stdout) >= RULES
+
+
+@pytest.mark.slow
+def test_jobs_of_rules_that_snakemake_fetches_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "scripts"))
+    write_caller_of_github(tmp_path, SMALL, monkeypatch)
+    result = snakemake(tmp_path, "--until", "emb_split")
+    assert result.returncode == 0, result.stdout
+    assert (tmp_path / "results/splits.parquet").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [("raise ModuleNotFoundError('gone')", "none"), ("__version__ = '0.0.9'", "0.0.9")],
+)
+def test_rules_without_their_library_are_one_line(tmp_path, monkeypatch, program, found):
+    write_caller(tmp_path, {}, snakefile=write_rules_alone(tmp_path / "copy"))
+    install(tmp_path / "installed", monkeypatch, program)
     result = snakemake(tmp_path, "--dry-run")
     assert result.returncode == 1
-    assert "copy/rules: the rules come without the library; clone the repository" in result.stdout
+    said = f"copy/rules: the rules are those of embedome {__version__}, and {sys.executable} has {found}; install"
+    assert said in result.stdout
     assert "Traceback" not in result.stdout
 
 

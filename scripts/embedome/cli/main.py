@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from embedome import __version__
 from embedome.cli.annotate import add_annotate
 from embedome.cli.bench import add_bench
+from embedome.cli.clean import add_clean
 from embedome.cli.dataset import add_dataset
 from embedome.cli.embed import add_embed
 from embedome.cli.evaluate import add_evaluate
@@ -18,13 +19,14 @@ from embedome.cli.models import add_models
 from embedome.cli.plan import add_plan
 from embedome.cli.pretrain import add_pretrain
 from embedome.cli.translate import add_translate
+from embedome.cli.workflow import add_workflow
 from embedome.common.errors import user_errors
 from embedome.common.log import setup_logging
 from embedome.common.process import exit_on_interrupt, exit_on_sigterm
 
 EPILOG = """\
-The workflow for whole databases is run with snakemake, see README.md. This command does the same for one or a few
-FASTA files on this machine, and reads what either wrote.
+The workflow for whole databases is run with snakemake, in a checkout or a folder of `embedome workflow`. This command
+does the same for one or a few FASTA files on this machine, and reads what either wrote.
 """
 
 
@@ -73,4 +75,6 @@ def make_parser() -> argparse.ArgumentParser:
     add_finetune(commands)
     add_bench(commands)
     add_plan(commands)
+    add_workflow(commands)
+    add_clean(commands)
     return parser

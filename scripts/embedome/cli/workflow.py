@@ -1,0 +1,40 @@
+"""The command `embedome workflow`."""
+
+import argparse
+import shlex
+from importlib.util import find_spec
+
+NEXT = """\
+{folder}: the workflow of embedome {version}, {files} files. Next:
+{install}    cd {quoted}
+    snakemake --cores all                           # the demo; its data set is results/dataset/esm1nv-demo
+    snakemake --cores all --configfile my.yaml      # your own: my.yaml names what differs from config.yaml"""
+INSTALL = "    pip install 'embedome[workflow]'                # Snakemake, and what reports need\n"
+
+
+def add_workflow(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the parser of `workflow`."""
+    parser = commands.add_parser(
+        "workflow",
+        help="put the workflow for whole databases into a folder",
+        description="Put the files of the Snakemake workflow into a folder to run it there. No file is written over.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder to run in; it may be there")
+    parser.set_defaults(run=run_workflow)
+
+
+def run_workflow(options: argparse.Namespace) -> None:
+    """Lay the workflow's files, and say what to do next."""
+    from embedome import __version__
+    from embedome.workflow.run_folder import lay_workflow
+
+    paths = lay_workflow(options.folder)
+    print(
+        NEXT.format(
+            folder=options.folder,
+            version=__version__,
+            files=len(paths),
+            quoted=shlex.quote(options.folder),
+            install="" if find_spec("snakemake") else INSTALL,
+        )
+    )
