@@ -4,6 +4,7 @@ ANALYSIS = f"results/analysis/{MODEL}"
 REPORT = f"results/report/{MODEL}"
 # By category: the files' names, and what the report calls them.
 PLOTS = {
+    "Run": {"flow": "What became of every record"},
     "Sequences": {"lengths": "Lengths", "composition": "Residues"},
     "Embeddings": {
         "norms": "Norms",
@@ -61,6 +62,7 @@ rule report:
         leakage=paths.leakage,
         training=paths.training,
         evaluation=paths.evaluation_table,
+        annotation=paths.annotated_parts,
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(
@@ -74,6 +76,12 @@ rule report:
             category="Run",
             labels={"what": "Provenance"},
             caption="../docs/report/provenance.rst",
+        ),
+        map=report(
+            f"{REPORT}/map.html",
+            category="Embeddings",
+            labels={"what": "Interactive map"},
+            caption="../docs/report/map.rst",
         ),
         numbers=report(
             f"{REPORT}/numbers.html",
