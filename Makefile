@@ -2,7 +2,7 @@
 # make test    run the tests, but for the slowest (all: ARGS="-m ''")     make lint     check the code
 # make fuzz    run the tests of made-up input files on 10,000 of them
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
-# make report  one HTML file with the last run's plots, ledger and run times
+# make report  one HTML file about the last run: the numbers that matter first, then plots, tables and the map
 PYTHON ?= python3
 CORES ?= all
 # Options for snakemake, e.g. make run ARGS="--configfile my.yaml"

@@ -5,15 +5,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedome.analysis import analyse, plots
+import pyarrow as pa
+
+from embedome.analysis import analyse, number_names, plots
 from embedome.analysis.drawing import save
 from embedome.analysis.drift import REFERENCE
 from embedome.analysis.evaluation_scores import plot_scores, read_scores, scores_table
 from embedome.analysis.interactive_map import write_map
 from embedome.analysis.labels import sample_annotation, sample_labels
 from embedome.analysis.ledger_flow import plot_flow
+from embedome.analysis.number_names import name_numbers
 from embedome.analysis.report_tables import is_number, write_page, write_tsv
 from embedome.analysis.training_curve import plot_training, read_training
+from embedome.common.errors import UserError
 from embedome.common.json_files import read_json
 from embedome.common.terms import SPLITS
 from embedome.dataset.part_file import read_rows
@@ -58,7 +62,7 @@ def write_report(
     write_tsv(folder / "ledger.tsv", header, rows)
     write_page(folder / "ledger.html", "What became of every record", header, rows)
     numbers = flatten({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
-    write_page(folder / "numbers.html", "Numbers about the data set", ("number", "value"), numbers)
+    write_page(folder / "numbers.html", "Numbers about the data set", number_names.HEADER, name_numbers(numbers))
     write_page(folder / "provenance.html", "Provenance", ("what", "value"), flatten(statistics["provenance"]))
     if leakage:
         header, rows = leakage_table(read_json(leakage))
@@ -72,7 +76,7 @@ def write_report(
         header, rows = scores_table(scores)
         write_page(folder / "evaluation.html", "What vectors are worth: scores on test", header, rows)
         save(plot_scores(scores), folder / "evaluation.svg")
-    sample = read_rows(analysis / analyse.SAMPLE)
+    sample = read_sample(analysis / analyse.SAMPLE)
     labels, annotated = sample_labels(sample), list(annotation)
     coloured = [labels, sample_annotation(sample["id"].to_pylist(), annotated)] if annotated else [labels]
     explained, model = statistics["components"]["explained"], statistics["provenance"]["model"]["name"]
@@ -95,6 +99,20 @@ def write_report(
     }
     for name, draw in figures.items():
         save(draw(), folder / f"{name}.svg")
+
+
+def read_sample(path: Path) -> pa.Table:
+    """Read the sampled sequences.
+
+    Raises
+    ------
+    UserError
+        Where they were written by an earlier version, without their lengths and norms.
+    """
+    sample = read_rows(path)
+    if missing := [name for name in ("length", "norm") if name not in sample.column_names]:
+        raise UserError(f"{path}: no column {missing[0]}; an earlier version wrote it: delete it and run again")
+    return sample
 
 
 def ledger_rows(ledger: Mapping[str, Any]) -> list[tuple]:

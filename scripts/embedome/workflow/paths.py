@@ -269,7 +269,7 @@ class Paths:
         return [
             f"results/dataset/{self.model}/_manifest.json",
             "results/ledger.json",
-            f"results/runtimes/{self.model}.tsv",
+            f"results/overview/{self.model}.html",
             *self.annotation,
             *self.finetuned,
         ]

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,6 +21,7 @@ from embedome.analysis.plots import norm_edges, plot_lengths, plot_points
 from embedome.analysis.report import flatten, write_report
 from embedome.analysis.report_tables import write_page
 from embedome.analysis.runtimes import write_runtimes
+from embedome.common.errors import UserError
 from embedome.common.json_files import write_json
 from embedome.evaluation.results import COLUMNS
 from helpers.filtered import tree
@@ -304,6 +306,23 @@ def test_pages_are_escaped_and_numbers_stand_to_the_right(tmp_path):
     assert f'<td class="long">{"x" * 64}</td>' in text
     write_page(tmp_path / "none.html", "none", ("a", "b"), [])
     assert "<th>a</th><th>b</th>" in (tmp_path / "none.html").read_text()
+
+
+def test_the_page_of_numbers_has_a_name_and_a_unit_for_each(folder):
+    statistics = json.loads((folder / "analysis" / "statistics.json").read_text())
+    rows = cells(folder / "report" / "numbers.html")
+    expected = flatten({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
+    assert [row[4] for row in rows] == [path for path, _ in expected]
+    assert [row[2] for row in rows][:2] == ["115", "8"]
+    assert [row for row in rows if not row[3] or row[0] == row[4]] == []
+
+
+def test_a_sample_of_an_earlier_version_is_refused_with_the_remedy(folder, tmp_path):
+    shutil.copytree(folder / "analysis", tmp_path / "analysis")
+    sample = pq.read_table(tmp_path / "analysis" / "sample.parquet")
+    pq.write_table(sample.drop_columns(["norm"]), tmp_path / "analysis" / "sample.parquet")
+    with pytest.raises(UserError, match=r"sample\.parquet: no column norm; .* delete it and run again"):
+        write_report(tmp_path / "analysis", folder / "ledger.json", tmp_path / "report")
 
 
 def test_nested_json_becomes_one_line_per_value():
