@@ -3,7 +3,7 @@
 # make fuzz    run the tests of made-up input files on 10,000 of them
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make lock    the digests of all builds of the versions in requirements.lock, after some were changed; needs uv
-# make report  one HTML file with the last run's plots, ledger and run times
+# make report  one HTML file about the last run: the numbers that matter first, then plots, tables and the map
 PYTHON ?= python3
 CORES ?= all
 # Options for snakemake, e.g. make run ARGS="--configfile my.yaml"

@@ -4,6 +4,7 @@ ANALYSIS = f"results/analysis/{MODEL}"
 REPORT = f"results/report/{MODEL}"
 # By category: the files' names, and what the report calls them.
 PLOTS = {
+    "Run": {"flow": "What became of every record"},
     "Sequences": {"lengths": "Lengths", "composition": "Residues"},
     "Embeddings": {
         "norms": "Norms",
@@ -14,6 +15,15 @@ PLOTS = {
     },
     "Splits": {"drift": "Drift from train"},
 }
+
+
+# On the report's first page, in this order: figures with their headings, and with the texts that are their captions.
+SHOWN = {
+    **{name: label for names in PLOTS.values() for name, label in names.items()},
+    **({"training": "Training of the model"} if paths.training else {}),
+    **({"evaluation": "Evaluation"} if paths.evaluation_table else {}),
+}
+CAPTIONS = Path(RULES).parent / "docs" / "report"
 
 
 rule analyse:
@@ -61,6 +71,7 @@ rule report:
         leakage=paths.leakage,
         training=paths.training,
         evaluation=paths.evaluation_table,
+        annotation=paths.annotated_parts,
     output:
         table=f"{REPORT}/ledger.tsv",
         ledger=report(
@@ -74,6 +85,12 @@ rule report:
             category="Run",
             labels={"what": "Provenance"},
             caption="../docs/report/provenance.rst",
+        ),
+        map=report(
+            f"{REPORT}/map.html",
+            category="Embeddings",
+            labels={"what": "Interactive map"},
+            caption="../docs/report/map.rst",
         ),
         numbers=report(
             f"{REPORT}/numbers.html",
@@ -168,3 +185,36 @@ rule runtimes:
         "Adding up the rules' run times"
     script:
         "../scripts/runtimes.py"
+
+
+# Beside run times, as it has the time, too. It is the text of the report's first page (docs/report/workflow.rst).
+rule overview:
+    input:
+        figures=[f"{REPORT}/{name}.svg" for name in SHOWN],
+        statistics=rules.analyse.output.statistics,
+        ledger="results/ledger.json",
+        leakage=paths.leakage,
+        runtimes=rules.runtimes.output.table,
+    output:
+        page=report(
+            f"results/overview/{MODEL}.html",
+            category="Overview",
+            labels={"what": "The run at a glance"},
+            caption="../docs/report/overview.rst",
+        ),
+    log:
+        f"results/logs/overview_{MODEL}.log",
+    benchmark:
+        f"results/benchmarks/overview_{MODEL}.tsv"
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        captions={
+            name: (label, (CAPTIONS / f"{name}.rst").read_text(encoding="utf-8"))
+            for name, label in SHOWN.items()
+        },
+    message:
+        "Writing the report's first page"
+    script:
+        "../scripts/overview.py"

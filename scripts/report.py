@@ -17,5 +17,6 @@ with rule_log(snakemake.log):
         leakage=snakemake.input.get("leakage"),
         training=snakemake.input.get("training"),
         evaluation=snakemake.input.get("evaluation"),
+        annotation=snakemake.input.annotation,
         pca_sequences=snakemake.params.pca_sequences,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from backports import zstd
+from helpers.chromium import needs_chromium, open_page
 from helpers.workflow_runs import ROOT, SMALL, changed, digests, run, run_and_kill, take_model
 
 
@@ -120,11 +121,41 @@ def test_report_is_one_html_file_with_the_plots(demo):
     text = (demo / "report.html").read_text()
     for name in ("lengths.svg", "pca.svg", "drift.svg", "ledger.html", "provenance.html"):
         assert f"results/report/esm1nv-demo/{name}" in text
-    assert "results/runtimes/esm1nv-demo.html" in text
+        assert "results/runtimes/esm1nv-demo.html" in text
+    assert "results/overview/esm1nv-demo.html" in text
+    # One can be sent by mail, or nearly.
+    assert len(text) + (demo / "results/report/esm1nv-demo/map.html").stat().st_size < 15e6
+
     table = (demo / "results/runtimes/esm1nv-demo.tsv").read_text().splitlines()
     rules = [line.split("\t")[0] for line in table[1:]]
     assert {"filter", "split", "shard", "embed", "merge", "ledger", "analyse", "report"} <= set(rules)
     assert dict(zip(rules, [line.split("\t")[1] for line in table[1:]], strict=True))["embed"] == "4"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_report_opens_on_the_numbers_with_a_warning_of_random_weights(demo, tmp_path):
+    assert run(demo, SMALL, "--report", "first.html").returncode == 0
+    with open_page((demo / "first.html").as_uri(), tmp_path / "profile") as page:
+        page.wait_for("document.querySelectorAll('.overview dl > div').length == 10")
+        pairs = "names => names.map(name => [name.innerText, name.nextElementSibling.innerText])"
+        shown = page.run(f"({pairs})([...document.querySelectorAll('.overview dt')])")
+        bottom = "element => element.getBoundingClientRect().bottom"
+        bottoms = page.run(f"[...document.querySelectorAll('.overview dl > div')].map({bottom})")
+        assert max(bottoms) < page.run("innerHeight")
+        assert "random" in page.run("document.querySelector('.overview [role=alert]').innerText")
+        # Below the numbers, where it does not hide them.
+        assert page.run("document.querySelector('.overview').getBoundingClientRect().top") >= 0
+        assert [url for url in page.requests[1:] if not url.startswith("data:")] == []
+    files = f"'{demo}/results/dataset/esm1nv-demo/split=*/*.parquet'"
+    [(rows, distinct)] = duckdb.sql(f"select count(*), count(distinct digest) from {files}").fetchall()
+    states = dict(duckdb.sql(f"select state, count(*) from {files} group by state").fetchall())
+    [(rejected,)] = duckdb.sql(f"select count(*) from '{demo}/results/rejects.parquet'").fetchall()
+    numbers = {name: value.replace(",", "") for name, value in shown}
+    expected = {"Sequences": rows, "Kept": 300 - rejected, "Rejected": rejected, "Duplicates": rows - distinct}
+    expected |= {"Truncated": states["truncated"], "Dimension": 32}
+    assert {name: int(numbers[name]) for name in expected} == expected
+    assert numbers["Leakage"] == "not measured"
 
 
 def test_the_analysis_counts_what_the_ledger_counts(demo):

@@ -89,7 +89,7 @@ class FileSums:
     hashes: np.ndarray
     """uint64: of the vector of each distinct sequence."""
     sample: pa.Table
-    """Columns rank, id, taxid, embedding."""
+    """Columns rank, id, length, taxid, embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class DatasetPass:
     hashes: dict[str, np.ndarray]
     """By split: uint64, sorted, of the vectors of its distinct sequences."""
     sample: pa.Table
-    """Columns rank, id, taxid, embedding, split; k rows by rank, no duplicates."""
+    """Columns rank, id, length, taxid, embedding, split; k rows by rank, no duplicates."""
 
     def with_all(self) -> dict[str, SplitSums]:
         """Return the sums by split, and of all rows under `ALL`."""
@@ -186,7 +186,8 @@ def scan_file(folder: Path, column: str, dimension: int, limit: int, entry: dict
         ranks = hash_ids(batch["id"], SAMPLE_KEY)
         drawn = np.flatnonzero(distinct & (ranks <= limit))
         some = batch.take(pa.array(drawn))
-        samples.append(sample_rows([ranks[drawn], some["id"], some["taxid"], vector_array(vectors[drawn])], dimension))
+        known = [ranks[drawn], *(some[name] for name in ("id", "length", "taxid"))]
+        samples.append(sample_rows([*known, vector_array(vectors[drawn])], dimension))
     if sums.moments.count != entry["rows"]:
         raise UserError(
             f"{path}: {sums.moments.count:,} rows, the manifest says {entry['rows']:,}; merge the data set again"
@@ -200,6 +201,7 @@ def sample_rows(columns: list, dimension: int) -> pa.Table:
     types = {
         "rank": pa.uint64(),
         "id": pa.string(),
+        "length": pa.int32(),
         "taxid": pa.int32(),
         "embedding": pa.list_(pa.float16(), dimension),
     }

@@ -1,11 +1,14 @@
 """What vectors are worth, for the report: scores beside those of baselines, from the table of evaluations."""
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from embedome.analysis.plots import PALETTE, new_plot
+from embedome.analysis.drawing import new_plot
+from embedome.analysis.palette import REFERENCE_LINE, Style, assign_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +16,6 @@ if TYPE_CHECKING:
 
 # The method whose scores are dots, and those that others published; the rest are baselines.
 FROZEN, PUBLISHED = "frozen", "published"
-GREY = "#777777"
 DASHES = {"random": "-", "one-hot": "--", "composition": "-."}
 # Of the distance between two layers, what the dots of several models and heads take.
 SPREAD = 0.6
@@ -57,10 +59,11 @@ def plot_scores(rows: list[dict[str, Any]]) -> "Figure":
     main = [row for row in rows if row["main"]]
     tasks = list(dict.fromkeys(row["task"] for row in main))
     title = "Heads on frozen vectors: scores on test, 95 % intervals over proteins"
+    styles = assign_styles(Counter(series_name(row) for row in main if row["method"] == FROZEN))
     figure, panels = new_plot(title, len(tasks), stacked=True)
     for axes, task in zip(panels, tasks, strict=True):
         mine = [row for row in main if row["task"] == task]
-        draw_dots(axes, [row for row in mine if row["method"] == FROZEN])
+        draw_dots(axes, [row for row in mine if row["method"] == FROZEN], styles)
         draw_lines(axes, [row for row in mine if row["method"] != FROZEN])
         axes.set(title=task, xlabel="layer", ylabel=f"{mine[0]['metric']} on test")
         if axes.get_legend_handles_labels()[0]:
@@ -68,13 +71,18 @@ def plot_scores(rows: list[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def draw_dots(axes: "Axes", rows: list[dict[str, Any]]) -> None:
-    """Draw scores of frozen vectors by layer, a colour for each model and head."""
+def series_name(row: dict[str, Any]) -> str:
+    """Return what the legend calls a model with a head."""
+    return f"{row['model']}, {row['head']}"
+
+
+def draw_dots(axes: "Axes", rows: list[dict[str, Any]], styles: Mapping[str, Style]) -> None:
+    """Draw scores of frozen vectors by layer, a style for each model and head, which is the same for all tasks."""
     from matplotlib.ticker import MaxNLocator
 
-    series = list(dict.fromkeys((row["model"], row["head"]) for row in rows))
-    for number, (model, head) in enumerate(series):
-        mine = [row for row in rows if (row["model"], row["head"]) == (model, head)]
+    series = list(dict.fromkeys(series_name(row) for row in rows))
+    for number, name in enumerate(series):
+        mine, style = [row for row in rows if series_name(row) == name], styles[name]
         shift = SPREAD * ((number + 0.5) / len(series) - 0.5)
         values = [row["value"] for row in mine]
         lengths = [
@@ -82,8 +90,8 @@ def draw_dots(axes: "Axes", rows: list[dict[str, Any]]) -> None:
             [max(0.0, row["high"] - row["value"]) for row in mine],
         ]
         places = [row["layer"] + shift for row in mine]
-        color = PALETTE[number % len(PALETTE)]
-        axes.errorbar(places, values, lengths, fmt="o", markersize=4, capsize=2, color=color, label=f"{model}, {head}")
+        drawn: dict[str, Any] = {"fmt": style.marker, "color": style.color, "markersize": 4, "capsize": 2}
+        axes.errorbar(places, values, lengths, label=name, **drawn)
     layers = sorted({row["layer"] for row in rows}) or [0]
     axes.set_xlim(layers[0] - 0.7, layers[-1] + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -98,7 +106,7 @@ def draw_lines(axes: "Axes", rows: list[dict[str, Any]]) -> None:
             continue
         color, dashes, label = "#000000", DASHES.get(row["method"], ":"), f"{row['method']}, {row['head']}"
         if row["method"] == PUBLISHED:
-            color, label = GREY, f"{row['model']}, published"
+            color, label = REFERENCE_LINE, f"{row['model']}, published"
         elif row["layer"] is not None:
             label = f"{label} ({row['model']}, layer {row['layer']})"
         label = f"{label}: {row['value']:.3f}"

@@ -1,11 +1,6 @@
-"""The report's plots, drawn from the tables of the analyse stage: SVG, the same bytes each time.
-
-On white, so that they read the same in dark mode; colours are Okabe & Ito's, distinct with any colour vision, and
-lines differ in their dashes too.
-"""
+"""The report's plots, drawn from the tables of the analyse stage. No plot needs colour alone (palette.py)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -13,40 +8,94 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedome.common.atomic_files import atomic_path
-from embedome.common.terms import SPLITS, TEST, TRAIN, VAL
+from embedome.analysis.drawing import (
+    add_legend,
+    component_labels,
+    each_split,
+    hatched,
+    line,
+    new_plot,
+    percent,
+    plain_ticks,
+    plot_nothing,
+)
+from embedome.analysis.labels import Labels
+from embedome.analysis.palette import OTHERS, PALETTE, REFERENCE_LINE, SPLIT_STYLES, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-OTHER = "#BBBBBB"
-# Train, which the others are compared with, is grey and lies below them.
-COLORS = {SPLITS[TRAIN]: "#777777", SPLITS[VAL]: "#0072B2", SPLITS[TEST]: "#D55E00"}
-DASHES = {SPLITS[TRAIN]: "-", SPLITS[VAL]: "-", SPLITS[TEST]: "--"}
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 LENGTH_BINS = 50
 NORM_BINS = 60
+# A bin of a split with fewer rows has few of them, and its bars are mostly noise.
+SMALL_SPLIT = 1000
 # Cosine distances below are of float32's rounding.
 SMALLEST_DISTANCE = 1e-6
 # More points are drawn as a picture, as each would be an element of the SVG.
 VECTOR_POINTS = 5000
-WIDTH, HEIGHT = 7.0, 4.2
+# Whether a sequence and its nearest share a label: they do, they do not, it is not known.
+AGREEMENT = (Style(PALETTE[0]), Style(PALETTE[4], hatch="//"), Style(OTHERS.color, hatch=".."))
 
 
 def plot_lengths(lengths: pa.Table) -> "Figure":
-    """Plot the lengths of each split's sequences, as shares of the split."""
-    figure, (axes,) = new_plot(f"Lengths of {total(lengths):,} sequences, duplicates included")
+    """Plot the lengths of each split's sequences, as shares of the split and added up."""
     longest = pc.max(lengths["length"]).as_py() or 1
     shortest = pc.min(lengths["length"]).as_py() or 1
     edges = np.unique(np.round(np.geomspace(shortest, longest + 1, LENGTH_BINS + 1)).astype(int))
-    for split, rows, label in each_split(lengths, "sequences"):
-        counts, _ = np.histogram(rows["length"].to_numpy(), edges, weights=rows["sequences"].to_numpy())
-        axes.stairs(percent(counts), edges, label=label, **line(split))
-    axes.set(xscale="log", xlabel="length (residues)", ylabel="share of the split's sequences (%)")
-    plain_ticks(axes.xaxis)
-    add_legend(axes, "split (sequences)")
+    title = f"Lengths of {total(lengths):,} sequences, duplicates included"
+    figure = plot_distribution(title, lengths, "length", edges, "sequences")
+    for axes in figure.axes:
+        axes.set(xscale="log", xlabel="length (residues)")
+        plain_ticks(axes.xaxis)
+    return figure
+
+
+def plot_norms(norms: pa.Table) -> "Figure":
+    """Plot the norms of each split's vectors, as shares of the split and added up."""
+    bins = np.unique(norms["low"].to_numpy())
+    edges = norm_edges(bins[0], pc.max(norms["high"]).as_py()) if len(bins) else np.array([0.0, 1.0])
+    figure = plot_distribution(f"Norms of {total(norms):,} vectors", norms, "low", edges, "vectors")
+    for axes in figure.axes:
+        axes.set_xlabel("Euclidean norm of the embedding")
+    return figure
+
+
+def plot_distribution(title: str, table: pa.Table, column: str, edges: np.ndarray, counted: str) -> "Figure":
+    """Plot how a number is distributed: a histogram of large splits, and cumulative curves of all.
+
+    Parameters
+    ----------
+    title : str
+    table : pyarrow.Table
+        Columns split, `column` and sequences.
+    column : str
+        The number.
+    edges : numpy.ndarray
+        Of the histogram's bins.
+    counted : str
+        What is counted, in the plural.
+    """
+    splits = each_split(table, "sequences")
+    large = [each for each in splits if total(each[1]) >= SMALL_SPLIT]
+    figure, panels = new_plot(title, 2 if large else 1)
+    for split, rows, label in large:
+        shares, _ = np.histogram(rows[column].to_numpy(), edges, weights=rows["sequences"].to_numpy())
+        panels[0].stairs(percent(shares), edges, label=label, **line(split))
+    for split, rows, label in splits:
+        rows = rows.sort_by(column)
+        values, added = rows[column].to_numpy(), percent(rows["sequences"].to_numpy()).cumsum()
+        # From 0 on, and level to the end.
+        x = np.concatenate([values[:1], values, [max(edges[-1], values[-1])]])
+        panels[-1].step(x, np.concatenate([[0], added, added[-1:]]), where="post", label=label, **line(split))
+    if large:
+        panels[0].set_ylabel(f"share of the split's {counted} (%)")
+        panels[0].set_title(f"splits of {SMALL_SPLIT:,} {counted} or more", fontsize=10)
+        panels[1].set_title("all splits, added up", fontsize=10)
+        add_legend(panels[0], f"split ({counted})")
+    panels[-1].set(ylabel="share up to this value (%)", ylim=(0, 102))
+    add_legend(panels[-1], f"split ({counted})")
     return figure
 
 
@@ -67,24 +116,10 @@ def plot_composition(composition: pa.Table, kept: Mapping[str, Mapping[str, int]
     middles = np.append(np.arange(len(STANDARD)), len(STANDARD) + 0.7)
     for number, (split, values) in enumerate(shares.items()):
         places = middles + width * (number - (len(shares) - 1) / 2)
-        axes.bar(places, values[order], width, color=COLORS[split], label=labels[split])
+        axes.bar(places, values[order], width, label=labels[split], **hatched(SPLIT_STYLES[split]))
     axes.set_xticks(middles, [*letters[order[:-1]], "other"])
     axes.set(xlabel="residue", ylabel="share of the split's residues (%)")
     add_legend(axes, "split (residues)")
-    return figure
-
-
-def plot_norms(norms: pa.Table) -> "Figure":
-    """Plot the norms of each split's vectors, as shares of the split."""
-    figure, (axes,) = new_plot(f"Norms of {total(norms):,} vectors")
-    bins = np.unique(norms["low"].to_numpy())
-    if len(bins):
-        edges = norm_edges(bins[0], pc.max(norms["high"]).as_py())
-        for split, rows, label in each_split(norms, "sequences"):
-            counts, _ = np.histogram(rows["low"].to_numpy() * 1.0001, edges, weights=rows["sequences"].to_numpy())
-            axes.stairs(percent(counts), edges, label=label, **line(split))
-    axes.set(xlabel="Euclidean norm of the embedding", ylabel="share of the split's vectors (%)")
-    add_legend(axes, "split (vectors)")
     return figure
 
 
@@ -107,7 +142,7 @@ def plot_spectrum(components: pa.Table, rows: int, rank: float) -> "Figure":
     left.plot(numbers[seen], shares[seen], color=PALETTE[0], marker=".", markersize=4, linewidth=1)
     left.set(xlabel="principal component", ylabel="share of the variance (%)", yscale="log" if seen.any() else "linear")
     right.plot(numbers, shares.cumsum(), color=PALETTE[0], linewidth=1.5)
-    right.axvline(rank, color="#777777", linestyle=":", linewidth=1.2, label="effective rank")
+    right.axvline(rank, color=REFERENCE_LINE, linestyle=":", linewidth=1.2, label=f"effective rank, {rank:.1f}")
     right.set(xlabel="principal components", ylabel="share of the variance, added up (%)", ylim=(0, 102))
     add_legend(right)
     for axes in (left, right):
@@ -116,57 +151,72 @@ def plot_spectrum(components: pa.Table, rows: int, rank: float) -> "Figure":
     return figure
 
 
-def plot_pca(sample: pa.Table, count: int, explained: Sequence[float]) -> "Figure":
+def plot_pca(sample: pa.Table, labels: Labels, count: int, explained: Sequence[float]) -> "Figure":
     """Plot the first `count` sampled sequences on two axes of largest variance, by split and, where known, family."""
-    sample = sample[:count]
-    labels = [
-        f"principal component {number} ({share:.0%} of the variance)"
-        for number, share in enumerate([*explained, 0.0][:2], 1)
-    ]
-    title = f"{len(sample):,} sampled sequences on the principal axes of all vectors"
-    return plot_points(title, sample, ("pc1", "pc2"), labels)
+    drawn = np.arange(len(sample)) < count
+    title = f"{drawn.sum():,} sampled sequences on the principal axes of all vectors"
+    return plot_points(
+        title, sample, labels, drawn, dict(zip(("pc1", "pc2"), component_labels(explained), strict=True))
+    )
 
 
-def plot_umap(sample: pa.Table, reason: str | None) -> "Figure":
+def plot_umap(sample: pa.Table, labels: Labels, reason: str | None) -> "Figure":
     """Plot the map, by split and, where known, family; without one, write why."""
-    sample = sample.filter(pc.is_valid(sample["umap1"]))
     if reason:
         return plot_nothing(f"There is no map: {reason}")
-    title = f"UMAP of {len(sample):,} sampled sequences"
-    return plot_points(title, sample, ("umap1", "umap2"), ["UMAP 1 (no unit)", "UMAP 2 (no unit)"])
+    drawn = pc.is_valid(sample["umap1"]).to_numpy()
+    title = f"UMAP of {drawn.sum():,} sampled sequences"
+    return plot_points(title, sample, labels, drawn, {"umap1": "UMAP 1 (no unit)", "umap2": "UMAP 2 (no unit)"})
 
 
-def plot_points(title: str, sample: pa.Table, columns: Sequence[str], labels: Sequence[str]) -> "Figure":
-    """Scatter sampled sequences: a panel by split and, where families are known, one by family."""
-    points = np.stack([sample[column].to_numpy() for column in columns], 1)
-    known = sample["family"].null_count < len(sample)
-    figure, panels = new_plot(title, 2 if known else 1, height=5.0)
-    splits = np.array(sample["split"].to_pylist(), object)
-    there = [split for split in COLORS if (splits == split).any()]
-    scatter(panels[0], points, splits, there, [COLORS[split] for split in there])
+def plot_points(
+    title: str, sample: pa.Table, labels: Labels, drawn: np.ndarray, axes_labels: Mapping[str, str]
+) -> "Figure":
+    """Scatter sampled sequences: a panel by split and, where families are known, one by family.
+
+    Parameters
+    ----------
+    title : str
+    sample : pyarrow.Table
+        Of k rows.
+    labels : Labels
+        Of them.
+    drawn : numpy.ndarray, dtype=bool, shape=(k,)
+        Which of them are drawn.
+    axes_labels : mapping
+        The two columns that are drawn, with their labels.
+    """
+    points = np.stack([sample[column].to_numpy() for column in axes_labels], 1)[drawn]
+    families = labels.kind == "family"
+    figure, panels = new_plot(title, 2 if families else 1, height=5.0)
+    splits = np.array(sample["split"].to_pylist(), object)[drawn]
+    scatter(panels[0], points, splits, {split: style for split, style in SPLIT_STYLES.items() if split in set(splits)})
     add_legend(panels[0], "split (sequences)", below=True)
-    if known:
-        families = np.array([name or "unknown" for name in sample["family"].to_pylist()], object)
-        names, counts = np.unique(families, return_counts=True)
-        largest = names[np.argsort(-counts, kind="stable")][: len(PALETTE)].tolist()
-        scatter(panels[1], points, families, largest, PALETTE)
+    if families:
+        scatter(panels[1], points, np.array(labels.values, object)[drawn], labels.styles)
         add_legend(panels[1], "family (sequences), the largest ones", below=True)
-    for axes in panels:
-        axes.set(xlabel=labels[0], ylabel=labels[1])
+    for panel in panels:
+        panel.set(**dict(zip(("xlabel", "ylabel"), axes_labels.values(), strict=True)))
     return figure
 
 
-def scatter(axes: "Axes", points: np.ndarray, groups: np.ndarray, names: Sequence[str], colors: Sequence[str]) -> None:
-    """Draw points [n, 2], each named group in its colour over what was drawn before, all others in grey below."""
-    rest = ~np.isin(groups, names)
-    pieces = [(f"others ({rest.sum():,})", OTHER, rest)] if rest.any() else []
-    pieces += [
-        (f"{name} ({(groups == name).sum():,})", color, groups == name)
-        for name, color in zip(names, colors, strict=False)
-    ]
-    for label, color, mine in pieces:
+def scatter(axes: "Axes", points: np.ndarray, groups: np.ndarray, styles: Mapping[str, Style]) -> None:
+    """Draw points [n, 2], each group that has a style over what was drawn before, all others in grey below."""
+    rest = ~np.isin(groups, list(styles))
+    pieces = [("others", OTHERS, rest)] if rest.any() else []
+    pieces += [(name, style, groups == name) for name, style in styles.items()]
+    for name, style, mine in pieces:
         x, y = points[mine].T
-        axes.scatter(x, y, s=8, color=color, label=label, linewidths=0, rasterized=len(points) > VECTOR_POINTS)
+        axes.scatter(
+            x,
+            y,
+            s=10,
+            color=style.color,
+            marker=style.marker,
+            label=f"{name} ({mine.sum():,})",
+            linewidths=0,
+            rasterized=len(points) > VECTOR_POINTS,
+        )
 
 
 def plot_drift(dimensions: pa.Table, drift: Mapping[str, Any], reference: Mapping[str, Any]) -> "Figure":
@@ -220,13 +270,16 @@ def plot_neighbours(sample: pa.Table, about: Mapping[str, Any] | None) -> "Figur
     figure, (axes,) = new_plot(f"Nearest neighbours among {len(rows):,} sampled sequences")
     edges = np.geomspace(distances.min() / 1.001, distances.max() * 1.001, LENGTH_BINS)
     groups = {f"same {kind}": same, f"another {kind}": known & ~same, f"{kind} unknown": ~known}
-    colors = (PALETTE[0], PALETTE[4], OTHER)
-    shown = [(name, group, color) for (name, group), color in zip(groups.items(), colors, strict=True) if group.any()]
+    styled = zip(groups.items(), AGREEMENT, strict=True)
+    shown = [(name, group, style) for (name, group), style in styled if group.any()]
     axes.hist(
         [distances[group] for _, group, _ in shown],
         edges.tolist(),
         stacked=True,
-        color=[color for *_, color in shown],
+        color=[style.color for *_, style in shown],
+        hatch=[style.hatch for *_, style in shown],
+        edgecolor="#ffffff",
+        linewidth=0,
         label=[f"{name} ({group.sum():,})" for name, group, _ in shown],
     )
     near = 1 - about["near_cosine"]
@@ -238,83 +291,6 @@ def plot_neighbours(sample: pa.Table, about: Mapping[str, Any] | None) -> "Figur
     return figure
 
 
-def plot_nothing(reason: str) -> "Figure":
-    """Make a figure that says why there is no plot."""
-    figure, (axes,) = new_plot("")
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, reason, ha="center", va="center", wrap=True)
-    return figure
-
-
-def new_plot(
-    title: str, panels: int = 1, height: float = HEIGHT, *, stacked: bool = False
-) -> "tuple[Figure, Sequence[Axes]]":
-    """Make an empty figure of `panels` panels side by side, or one below the other with a legend beside each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    # Without the first the file would differ from run to run; text as text can be found and read aloud.
-    matplotlib.rcParams.update({"svg.hashsalt": "embedome", "svg.fonttype": "none", "font.size": 10})
-    from matplotlib import pyplot
-
-    rows, columns = (panels, 1) if stacked else (1, panels)
-    size = (WIDTH + 3, height * panels) if stacked else (WIDTH + 3 * (panels - 1), height)
-    figure, found = pyplot.subplots(rows, columns, figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    all_axes = np.atleast_1d(found)
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, all_axes.tolist()
-
-
-def each_split(table: pa.Table, counted: str) -> list[tuple[str, pa.Table, str]]:
-    """Return each split that has any, train first, with its rows and its label in a legend."""
-    found = []
-    for split in COLORS:
-        rows = table.filter(pc.equal(table["split"], split))
-        if count := pc.sum(rows[counted]).as_py():
-            found.append((split, rows, f"{split} ({count:,})"))
-    return found
-
-
 def total(table: pa.Table) -> int:
     """Return the number of sequences of all rows."""
     return pc.sum(table["sequences"]).as_py() or 0
-
-
-def percent(counts: np.ndarray) -> np.ndarray:
-    """Return counts as percents of their sum."""
-    return 100 * counts / max(counts.sum(), 1)
-
-
-def line(split: str) -> dict[str, Any]:
-    """Return how a split's line is drawn."""
-    return {"color": COLORS[split], "linestyle": DASHES[split], "linewidth": 1.5}
-
-
-def add_legend(axes: "Axes", title: str | None = None, *, below: bool = False) -> None:
-    """Add a legend where there is something to label, inside the axes or below them."""
-    if not axes.get_legend_handles_labels()[0]:
-        return
-    place: dict[str, Any] = {}
-    if below:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3, "markerscale": 2}
-    axes.legend(title=title, frameon=False, **place)
-
-
-def plain_ticks(axis: Any) -> None:
-    """Label a logarithmic axis with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(10, (1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as SVG."""
-    from matplotlib import pyplot
-
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg", dpi=200, metadata={"Date": None})
-    pyplot.close(figure)

@@ -12,7 +12,8 @@ from embedome.analysis.report_tables import write_page, write_tsv
 log = logging.getLogger(__name__)
 
 
-HEADER = ("rule", "jobs", "time of all (h:mm:ss)", "longest job (s)", "largest memory (MB)", "processor time (s)")
+TIME = "time of all (h:mm:ss)"
+HEADER = ("rule", "jobs", TIME, "longest job (s)", "largest memory (MB)", "processor time (s)")
 # Columns of a benchmark file: seconds, resident memory in MB, seconds of processor time; - or NA where not measured.
 SECONDS, MEMORY, PROCESSOR = "s", "max_rss", "cpu_time"
 
@@ -34,6 +35,13 @@ def write_runtimes(
     write_tsv(Path(table), HEADER, rows)
     write_page(Path(page), "Run times", HEADER, rows)
     log.info("run times of %d rules", len(rows))
+
+
+def read_total(table: Path) -> int:
+    """Return the seconds of all jobs, from the table."""
+    with open(table, newline="", encoding="utf-8") as handle:
+        times = [row[TIME].split(":") for row in csv.DictReader(handle, delimiter="\t")]
+    return sum(3600 * int(hours) + 60 * int(minutes) + int(seconds) for hours, minutes, seconds in times)
 
 
 def summarise(rule: str, files: list[Path]) -> tuple[Any, ...]:

@@ -40,7 +40,7 @@ class Sampled:
 
     def __init__(self, sample: pa.Table, components: Components, families: str | os.PathLike | None) -> None:
         self.ids = sample["id"].to_pylist()
-        self.splits, self.taxa = sample["split"], sample["taxid"]
+        self.splits, self.lengths, self.taxa = sample["split"], sample["length"], sample["taxid"]
         self.vectors = vector_matrix(sample["embedding"])
         self.families = read_families(families, self.ids) if families else None
         self.points = components.project(self.vectors)
@@ -88,6 +88,8 @@ class Sampled:
             {
                 "id": pa.array(self.ids, pa.string()),
                 "split": self.splits,
+                "length": self.lengths,
+                "norm": np.linalg.norm(self.vectors.astype(np.float64), axis=1).astype(np.float32),
                 "taxid": self.taxa,
                 "family": pa.array(self.families or [None] * count, pa.string()),
                 "pc1": self.points[:, 0],

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedome.analysis.plots import COLORS, DASHES, OTHER, PALETTE, add_legend, new_plot
+from embedome.analysis.drawing import add_legend, line, new_plot
+from embedome.analysis.palette import OTHER, PALETTE
 from embedome.common.json_files import read_json
 from embedome.common.terms import SPLITS, TRAIN, VAL
 
@@ -34,8 +35,8 @@ def read_training(summary: str | os.PathLike) -> tuple[dict[str, Any], list[dict
 
 def plot_training(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> "Figure":
     """Loss of hidden residues in training and in validation, the baselines, and the learning rate."""
-    steps = [line for line in lines if "validation" not in line]
-    held_out = [line for line in lines if "validation" in line]
+    steps = [each for each in lines if "validation" not in each]
+    held_out = [each for each in lines if "validation" in each]
     result = summary["validation"]["residue_loss"]
     figure, (left, right) = new_plot(
         f"Recipe {summary['recipe']}: {summary['steps']:,} steps, {summary['tokens']:,} tokens, "
@@ -43,10 +44,10 @@ def plot_training(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
         panels=2,
     )
     train, val = SPLITS[TRAIN], SPLITS[VAL]
-    at, loss = average_neighbours([line["step"] for line in steps], [line["residue_loss"] for line in steps])
-    left.plot(at, loss, color=COLORS[train], linestyle=DASHES[train], label="train, masks of the recipe")
-    losses = [line["validation"]["residue_loss"] for line in held_out]
-    left.plot([line["step"] for line in held_out], losses, color=COLORS[val], label="val, fixed masks")
+    at, loss = average_neighbours([each["step"] for each in steps], [each["residue_loss"] for each in steps])
+    left.plot(at, loss, label="train, masks of the recipe", **line(train))
+    losses = [each["validation"]["residue_loss"] for each in held_out]
+    left.plot([each["step"] for each in held_out], losses, label="val, fixed masks", marker=".", **line(val))
     for name, dashes in BASELINES.items():
         value = summary["baselines"][name]
         left.axhline(value, color="#000000", linestyle=dashes, linewidth=0.8, label=f"{name} ({value:.3f})")
@@ -54,7 +55,7 @@ def plot_training(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
     highest = summary["baselines"]["unigram"] + 0.6 * (summary["baselines"]["unigram"] - lowest)
     left.set(xlabel="step", ylabel="nats per hidden residue", ylim=(lowest - 0.02, highest))
     add_legend(left)
-    right.plot([line["step"] for line in steps], [line["rate"] for line in steps], color=PALETTE[0])
+    right.plot([each["step"] for each in steps], [each["rate"] for each in steps], color=PALETTE[0])
     right.set(xlabel="step", ylabel="learning rate")
     right.grid(color=OTHER, linewidth=0.4)
     return figure

@@ -221,6 +221,12 @@ class Paths:
         return [f"results/annotation/{self.model}/_summary.json"] if self.config["annotate"]["labels"] else []
 
     @property
+    def annotated_parts(self) -> list[str]:
+        """The annotation's files, a label of each sequence in every row, where a table of labels is given."""
+        pattern = f"results/annotation/{self.model}/split={{split}}/part-{{shard}}.parquet"
+        return self.all_shards(pattern) if self.annotation else []
+
+    @property
     def sequences_to_compare(self) -> str | list[str]:
         """The catalog, where annotated proteins above some identity are left out."""
         return "results/catalog" if self.config["annotate"]["max_identity"] is not None else []
@@ -263,7 +269,7 @@ class Paths:
         return [
             f"results/dataset/{self.model}/_manifest.json",
             "results/ledger.json",
-            f"results/runtimes/{self.model}.tsv",
+            f"results/overview/{self.model}.html",
             *self.annotation,
             *self.finetuned,
         ]

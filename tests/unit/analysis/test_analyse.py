@@ -183,9 +183,11 @@ def test_the_sample_are_the_smallest_hashes_and_their_nearest_those_of_scikit_le
     rows = table(folder, "sample.parquet")
     assert [row["id"] for row in rows] == [protein.id for protein in expected]
     assert [row["split"] for row in rows] == [protein.split for protein in expected]
+    assert [row["length"] for row in rows] == [len(protein.sequence) for protein in expected]
     vectors = np.stack([protein.vector for protein in expected]).astype(np.float64)
     distances, nearest = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(vectors).kneighbors()
     np.testing.assert_allclose([row["cosine"] for row in rows], 1 - distances[:, 0], atol=1e-6)
+    np.testing.assert_allclose([row["norm"] for row in rows], np.linalg.norm(vectors, axis=1), rtol=1e-6)
     apart = distances[:, 0] > 1e-6
     assert apart.sum() > 50
     assert all(

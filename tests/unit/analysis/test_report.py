@@ -4,25 +4,30 @@ import csv
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from embedome.analysis.analyse import Samples, analyse_dataset
+from embedome.analysis.drawing import save
 from embedome.analysis.evaluation_scores import plot_scores
-from embedome.analysis.plots import norm_edges, plot_points, save
+from embedome.analysis.labels import sample_labels
+from embedome.analysis.plots import norm_edges, plot_lengths, plot_points
 from embedome.analysis.report import flatten, write_report
 from embedome.analysis.report_tables import write_page
 from embedome.analysis.runtimes import write_runtimes
+from embedome.common.errors import UserError
 from embedome.common.json_files import write_json
 from embedome.evaluation.results import COLUMNS
 from helpers.filtered import tree
 from helpers.written_dataset import Protein, write_dataset
 
-PLOTS = ("lengths", "composition", "norms", "spectrum", "pca", "umap", "neighbours", "drift")
+PLOTS = ("flow", "lengths", "composition", "norms", "spectrum", "pca", "umap", "neighbours", "drift")
 LEDGER = {
     "read": 130,
     "rejected": {"too-short": 10},
@@ -87,6 +92,7 @@ def test_the_same_numbers_give_the_same_bytes(folder):
 def test_plots_have_a_title_and_axes_with_units_and_say_how_many(folder, name):
     found = texts(folder / "report" / f"{name}.svg")
     expected = {
+        "flow": ["What became of every record", "rejected: too-short", "10 (7.7%)", "embedded whole", "115 (88.5%)"],
         "lengths": ["Lengths of 115 sequences, duplicates included", "length (residues)", "val (10)", "train (85)"],
         "composition": ["share of the split's residues (%)", "residue", "other"],
         "norms": ["Norms of 115 vectors", "Euclidean norm of the embedding", "test (20)"],
@@ -127,10 +133,47 @@ def test_families_have_a_panel_of_their_own_and_the_map_is_drawn(folder, tmp_pat
     sample = pq.read_table(folder / "analysis" / "sample.parquet")
     names = [f"F{number % 9}" for number in range(len(sample))]
     sample = sample.set_column(sample.column_names.index("family"), "family", [names])
-    save(plot_points("two panels", sample, ("pc1", "pc2"), ["one", "other"]), tmp_path / "points.svg")
+    drawn = np.arange(len(sample)) < 40
+    figure = plot_points("two panels", sample, sample_labels(sample), drawn, {"pc1": "one", "pc2": "other"})
+    save(figure, tmp_path / "points.svg")
     found = texts(tmp_path / "points.svg")
     assert "family (sequences), the largest ones" in found
-    assert f"others ({names.count('F7') + names.count('F8')})" in found
+    assert f"others ({sum(name in ('F7', 'F8') for name in names[:40])})" in found
+
+
+def test_a_family_has_its_colour_and_marker_in_every_figure(folder):
+    sample = pq.read_table(folder / "analysis" / "sample.parquet")
+    names = [f"F{number % 9}" for number in range(len(sample))]
+    sample = sample.set_column(sample.column_names.index("family"), "family", [names])
+
+    def drawn(rows: np.ndarray) -> dict[str, tuple]:
+        figure = plot_points("", sample, sample_labels(sample), rows, {"pc1": "one", "pc2": "other"})
+        groups = figure.axes[1].collections
+        markers = [len(group.get_paths()[0].vertices) for group in groups]
+        colors = [tuple(group.get_facecolor()[0]) for group in groups]
+        return {
+            group.get_label().split(" (")[0]: (color, marker)
+            for group, color, marker in zip(groups, colors, markers, strict=True)
+        }
+
+    # Another family is the commonest among these.
+    some = drawn(np.array([number % 9 == 5 or number < 10 for number in range(len(sample))]))
+    assert len(some) == 8
+    assert some == drawn(np.ones(len(sample), bool))
+
+
+def test_small_splits_are_cumulative_curves_and_large_ones_histograms_too():
+    counts = {"train": [400, 500, 300], "val": [1, 0, 3]}
+    rows = [(split, 100 * place, n) for split, each in counts.items() for place, n in enumerate(each, 1) if n]
+    lengths = pa.table(dict(zip(("split", "length", "sequences"), zip(*rows, strict=True), strict=True)))
+    left, right = plot_lengths(lengths).axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["train (1,200)"]
+    curves = {line.get_label(): line for line in right.lines}
+    assert list(curves) == ["train (1,200)", "val (4)"]
+    assert curves["val (4)"].get_xdata().tolist() == [100, 100, 300, 301]
+    assert curves["val (4)"].get_ydata().tolist() == [0, 25, 100, 100]
+    [alone] = plot_lengths(lengths.filter(pc.equal(lengths["split"], "val"))).axes
+    assert [line.get_label() for line in alone.lines] == ["val (4)"]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +306,23 @@ def test_pages_are_escaped_and_numbers_stand_to_the_right(tmp_path):
     assert f'<td class="long">{"x" * 64}</td>' in text
     write_page(tmp_path / "none.html", "none", ("a", "b"), [])
     assert "<th>a</th><th>b</th>" in (tmp_path / "none.html").read_text()
+
+
+def test_the_page_of_numbers_has_a_name_and_a_unit_for_each(folder):
+    statistics = json.loads((folder / "analysis" / "statistics.json").read_text())
+    rows = cells(folder / "report" / "numbers.html")
+    expected = flatten({key: value for key, value in statistics.items() if key not in ("schema", "provenance")})
+    assert [row[4] for row in rows] == [path for path, _ in expected]
+    assert [row[2] for row in rows][:2] == ["115", "8"]
+    assert [row for row in rows if not row[3] or row[0] == row[4]] == []
+
+
+def test_a_sample_of_an_earlier_version_is_refused_with_the_remedy(folder, tmp_path):
+    shutil.copytree(folder / "analysis", tmp_path / "analysis")
+    sample = pq.read_table(tmp_path / "analysis" / "sample.parquet")
+    pq.write_table(sample.drop_columns(["norm"]), tmp_path / "analysis" / "sample.parquet")
+    with pytest.raises(UserError, match=r"sample\.parquet: no column norm; .* delete it and run again"):
+        write_report(tmp_path / "analysis", folder / "ledger.json", tmp_path / "report")
 
 
 def test_nested_json_becomes_one_line_per_value():

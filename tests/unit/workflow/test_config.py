@@ -276,7 +276,7 @@ def test_the_digest_covers_clusters_and_leaks_where_they_decide():
     assert config_sha256(merged(CONFIG, {**clustered, "cluster": {"identity": 0.3}})) not in digests
 
 
-CONDA_NAMES = {"pytorch": "torch", "python-isal": "isal"}
+CONDA_NAMES = {"pytorch": "torch", "python-isal": "isal", "jinja2": "Jinja2"}
 # Programs: pinned in their environment alone.
 NO_PYTHON_PACKAGES = {"mmseqs2"}
 
