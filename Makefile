@@ -3,6 +3,7 @@
 # make fuzz    run the tests of made-up input files on 10,000 of them
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make report  one HTML file with the last run's plots, ledger and run times
+# make docs    the documentation as a site in site/, to be opened by a browser from there
 PYTHON ?= python3
 CORES ?= all
 # Options for snakemake, e.g. make run ARGS="--configfile my.yaml"
@@ -26,7 +27,7 @@ INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
 BIN := .venv/bin
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup run report test fuzz test-slurm lint format clean
+.PHONY: setup run report docs test fuzz test-slurm lint format clean
 
 setup: .venv/ready
 
@@ -49,6 +50,19 @@ run: setup
 
 report: setup
 	$(BIN)/snakemake --cores 1 --nolock --report report.html $(ARGS)
+
+# A warning is an error: a link or heading that is not there, a page in no menu, a name that the package has not.
+docs: .venv-docs/ready
+	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
+	@echo "$(CURDIR)/site/index.html"
+
+.venv-docs/ready: docs/requirements.txt .venv/ready
+	$(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@# The API is read from the package, which needs what .venv has. The site's own packages come first.
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-docs/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/embedome.pth"
+	touch $@
 
 test: setup
 	@$(INSTALL_MMSEQS)
@@ -77,4 +91,4 @@ format: setup
 	$(BIN)/snakefmt Snakefile rules
 
 clean:
-	rm -rf results resources .snakemake report.html .embedome.lock
+	rm -rf results resources .snakemake report.html site .embedome.lock
