@@ -49,7 +49,7 @@ def test_nothing_is_fetched_from_a_network(site):
     pages = list(site.rglob("*.html"))
     fetched = {address for page in pages for address in Fetched(page.read_text()).addresses}
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
-    fetched |= set(re.findall(r"(?:url\(|@import )\s*[\"']?([^\"')]+)", styles))
+    fetched |= set(re.findall(r"(?:url\(\s*[\"']?|@import\s+[\"'])([^\"')]+)", styles))
     assert len(fetched) > len(pages) > 20
     assert {address for address in fetched if REMOTE.match(address)} == set()
 
