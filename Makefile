@@ -4,6 +4,7 @@
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make lock    the digests of all builds of the versions in requirements.lock, after some were changed; needs uv
 # make report  one HTML file about the last run: the numbers that matter first, then plots, tables and the map
+# make docs    the documentation as a site in site/, to be opened by a browser from there
 PYTHON ?= python3
 CORES ?= all
 # Options for snakemake, e.g. make run ARGS="--configfile my.yaml"
@@ -31,7 +32,7 @@ UV ?= uv
 TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup lock run report test fuzz test-slurm lint format clean
+.PHONY: setup lock run report docs test fuzz test-slurm lint format clean
 
 setup: .venv/ready
 
@@ -63,6 +64,19 @@ run: setup
 report: setup
 	$(BIN)/snakemake --cores 1 --nolock --report report.html $(ARGS)
 
+# A warning is an error: a link or heading that is not there, a page in no menu, a name that the package has not.
+docs: .venv-docs/ready
+	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
+	@echo "$(CURDIR)/site/index.html"
+
+.venv-docs/ready: docs/requirements.txt .venv/ready
+	$(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@# The API is read from the package, which needs what .venv has. The site's own packages come first.
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-docs/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/embedome.pth"
+	touch $@
+
 test: setup
 	@$(INSTALL_MMSEQS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
@@ -90,4 +104,4 @@ format: setup
 	$(BIN)/snakefmt Snakefile workflow rules
 
 clean:
-	rm -rf results resources .snakemake report.html .embedome.lock
+	rm -rf results resources .snakemake report.html site .embedome.lock

@@ -1,7 +1,6 @@
 """docs/antibodies.md, block by block, with the trained weights of Sapiens and AntiBERTy."""
 
 import csv
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import torch
 from embedome.dataset import open_dataset
 from embedome.decoding.masked_lm import load_masked_lm
 from embedome.models.directory import load_model
-from helpers.paths import ROOT, SCRIPTS
+from helpers import documents
+from helpers.paths import ROOT
 from helpers.small_run import assert_within_one_ulp
 from torch import Tensor
 from transformers import BertModel, BertTokenizer, RobertaForMaskedLM
@@ -23,20 +23,7 @@ pytestmark = pytest.mark.slow
 
 DOCUMENT = ROOT / "docs" / "antibodies.md"
 SECOND = "## A larger model"
-BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DOWNLOAD = re.compile(r"^python -m (pip download .+)\n", re.MULTILINE)
-# As a user's shell has it, but of this checkout.
-EMBEDOME = 'set -e\nembedome() { python -m embedome "$@"; }\n'
-
-
-def run(folder: Path, command: list[str], text: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    result = subprocess.run(
-        command, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, f"{text}\n{result.stdout}{result.stderr}"
-    return result.stdout
 
 
 def download(folder: Path, command: str) -> None:
@@ -52,16 +39,9 @@ def download(folder: Path, command: str) -> None:
 
 def follow(folder: Path, text: str) -> None:
     """Do what a part of the document says; what it shows must be what is printed."""
-    printed = ""
-    for language, block in BLOCK.findall(text):
-        if language == "text":
-            assert printed == block
-        elif language == "python":
-            printed = run(folder, [sys.executable, "-"], block)
-        else:
-            for command in DOWNLOAD.findall(block):
-                download(folder, command)
-            run(folder, ["bash", "-c", EMBEDOME + DOWNLOAD.sub("", block)], "")
+    for command in DOWNLOAD.findall(text):
+        download(folder, command)
+    documents.follow(folder, text, {"python -m pip download": ""})
 
 
 @pytest.fixture(scope="module")

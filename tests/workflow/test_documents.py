@@ -3,34 +3,24 @@
 import gzip
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from embedome.cli.main import make_parser
+from helpers.documents import DOCUMENTS, TUTORIALS, blocks, copy_checkout, name_of, shell_lines
 from helpers.paths import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Of a checkout, what Snakemake needs.
-CHECKOUT = (
-    "Snakefile",
-    "workflow",
-    "config.yaml",
-    "rules",
-    "schemas",
-    "scripts",
-    "docs",
-    "envs",
-    "presets",
-    "profiles",
-    "slurm",
-)
 PROTEINS = ">P1 a protein\nMKTAYIAKQR\n>P2\nMKTAYIAKQL\n"
-# Followed by test_antibodies.py, where its weights can be fetched.
-FETCHES = "antibodies.md"
+# Followed block by block by test_antibodies.py, where its weights can be fetched, and by test_tutorials.py.
+FOLLOWED = [ROOT / "docs" / "antibodies.md", *TUTORIALS]
 # The first words of commands that these tests run.
 COMMANDS = ("embedome", "printf", "source", "snakemake")
+# Commands that are parsed and not run, and why.
+PARSED = {"embedome models fetch": "downloads gigabytes from the Hugging Face Hub"}
 
 
 def shell(folder: Path, line: str, text: str | None = None) -> str:
@@ -54,10 +44,12 @@ def shell(folder: Path, line: str, text: str | None = None) -> str:
 def programs() -> list:
     found = []
     for path in DOCUMENTS:
-        if path.name == FETCHES:
+        if path in FOLLOWED:
             continue
-        blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
-        found += [pytest.param(block, id=f"{path.name}-{number}") for number, block in enumerate(blocks)]
+        found += [
+            pytest.param(block, id=f"{path.name}-{number}")
+            for number, (_, block) in enumerate(blocks(path.read_text(), "python"))
+        ]
     return found
 
 
@@ -76,10 +68,7 @@ def gaf_line(name: str, number: int) -> str:
 @pytest.fixture(scope="module")
 def checkout(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout after `make run`, in which lie the files that the documents take for the user's."""
-    folder = tmp_path_factory.mktemp("a checkout") / "embedome"
-    folder.mkdir()
-    for name in CHECKOUT:
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    folder = copy_checkout(tmp_path_factory.mktemp("a checkout") / "embedome")
     for name in ("results", "resources"):
         shutil.copytree(demo / name, folder / name, symlinks=True)
     (folder / ".venv").symlink_to(Path(sys.prefix))
@@ -92,9 +81,16 @@ def checkout(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "goa.gaf").write_text("".join(gaf_line(name, k) for k, name in enumerate(ids)))
     (folder / "go.obo").write_text("[Term]\nid: GO:0\n\n[Term]\nid: GO:1\nis_a: GO:0\n")
     shell(folder, "embedome models export resources/models/esm1nv-demo esm1nv.nemo")
-    small = "--layers 1 --hidden 16 --heads 2 --feed-forward 16 --positions 32"
-    shell(folder, f"embedome models init prott5nv models/prott5nv {small} --decoder-layers 1")
+    small = "--layers 1 --hidden 16 --heads 2 --feed-forward 16"
+    shell(folder, f"embedome models init prott5nv models/prott5nv {small} --positions 32 --decoder-layers 1")
+    shell(folder, f"embedome models init esm2-650m models/esm2-650m {small}")
+    shell(folder, "embedome embed proteins.fasta -m models/esm2-650m -o vectors.parquet")
     return folder
+
+
+def parse(line: str) -> None:
+    """Parse a command of embedome as the command line does, and do nothing."""
+    make_parser().parse_args(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize("program", programs())
@@ -104,14 +100,16 @@ def test_python_programs_run(checkout, program):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_the_commands_of_a_document_run_one_after_the_other(checkout, path, tmp_path):
     folder = shutil.copytree(checkout, tmp_path / "embedome", symlinks=True)
     activated = ""
     if path.name in ("performance.md", "cluster.md"):
         shell(folder, "embedome models import esm1nv.nemo models/esm1nv")
     for line in command_lines(path):
-        if line.startswith("source"):
+        if line.startswith(tuple(PARSED)):
+            parse(line)
+        elif line.startswith("source"):
             activated = f"{line} && "
         elif line.startswith("snakemake"):
             # The plan of a run: what is in these presets takes days.
@@ -120,6 +118,14 @@ def test_the_commands_of_a_document_run_one_after_the_other(checkout, path, tmp_
             shell(folder, f"{activated}{line} --dry-run")
         else:
             shell(folder, activated + line)
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path not in FOLLOWED], ids=name_of)
+def test_blocks_that_are_not_run_are_parsed(path):
+    for _, block in blocks(path.read_text(), "sh"):
+        for line in shell_lines(block):
+            assert line.startswith("embedome "), f"{line}: not a command that can be parsed"
+            parse(line)
 
 
 def test_commands_are_found():
@@ -140,7 +146,7 @@ def test_commands_are_found():
     }
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if target.startswith("http"):
@@ -153,7 +159,7 @@ def test_links_lead_somewhere(path):
             assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_make_targets_that_are_named_are_there(path):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^    |`)make ([a-z]+)", path.read_text(), re.MULTILINE)) <= targets
