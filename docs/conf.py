@@ -31,8 +31,6 @@ nitpick_ignore_regex = [("py:.*", r"(?!embedome).*")]
 
 html_theme = "furo"
 html_title = "embedome"
-html_static_path = ["_static"]
-html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}

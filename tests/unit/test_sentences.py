@@ -1,15 +1,19 @@
-"""Sentences of README and docs/ are short: 35 words at most."""
+"""Sentences of documents, captions, help texts and configuration files are short: 35 words at most."""
 
+import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from embedome.cli.main import make_parser
 from helpers.documents import DOCUMENTS, name_of
+from helpers.paths import ROOT
 
 LONGEST = 35
 # Being rewritten for other reasons.
 NOT_YET = ("analysis.md", "fine-tuning.md", "pretraining.md")
+CONFIGURATION = [ROOT / "config.yaml", ROOT / "slurm" / "config.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 # What is no prose: fenced blocks, indented commands, tables, images, and the addresses of links.
 NO_PROSE = re.compile(r"^(```|~~~).*?^\1|^ {4}.*?$|^\|.*?$|^!\[.*?$", re.MULTILINE | re.DOTALL)
 ADDRESS = re.compile(r"\]\([^)]*\)")
@@ -32,10 +36,43 @@ def words(sentence: str) -> int:
     return len([word for word in re.sub(r"`[^`]*`", "code", sentence).split() if re.search(r"\w", word)])
 
 
+def too_long(text: str) -> list[str]:
+    """Return the sentences with too many words, and how many."""
+    return [f"{words(each)} words: {each}" for each in sentences(text) if words(each) > LONGEST]
+
+
+def help_texts(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield descriptions, epilogs and the help of all options of a parser and its commands."""
+    yield parser.description or ""
+    yield parser.epilog or ""
+    for action in parser._actions:
+        yield action.help or ""
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from help_texts(command)
+
+
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name not in NOT_YET], ids=name_of)
 def test_sentences_are_short(path: Path) -> None:
-    found = [f"{words(each)} words: {each}" for each in sentences(path.read_text()) if words(each) > LONGEST]
-    assert found == []
+    assert too_long(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "report").glob("*.rst")), ids=name_of)
+def test_sentences_of_captions_are_short(path: Path) -> None:
+    assert too_long(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", CONFIGURATION, ids=name_of)
+def test_sentences_of_comments_are_short(path: Path) -> None:
+    comments = re.findall(r"(?:^|\s)#+ (.*)$", path.read_text(), re.MULTILINE)
+    assert comments
+    assert [found for comment in comments for found in too_long(comment)] == []
+
+
+def test_sentences_of_help_texts_are_short() -> None:
+    texts = list(help_texts(make_parser()))
+    assert len(texts) > 100
+    assert [found for text in texts for found in too_long(text)] == []
 
 
 def test_sentences_are_told_apart() -> None:

@@ -12,9 +12,9 @@ The table has a row for each id, or several: .tsv, .csv (also .gz) or .parquet; 
 by semicolons, or by what --separator says. A GAF file of GO annotations (.gaf, .gaf.gz) is read as it is: what is
 denied (NOT) is left out, and so is what has no evidence of --evidence. Ids are those of the FASTA headers, or the
 accessions in them: P12345 of sp|P12345|AATM_RABIT or UniRef50_P12345.
-To see how good the result is, hold splits out (--hold-out val test): their labels are not used, and compared with what
-was carried over; with --max-identity, proteins that an alignment would have found do not count. The workflow does the
-same with one job for each shard (annotate in config.yaml). See docs/annotation.md.
+To see how good the result is, hold splits out (--hold-out val test). Their labels are not used, and are compared with
+what was carried over. With --max-identity, proteins that an alignment would have found do not count. The workflow does
+the same with one job for each shard (annotate in config.yaml). See docs/annotation.md.
 """
 
 

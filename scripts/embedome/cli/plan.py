@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from embedome.models.encoders.grouped import StreamEncoder
 
 PLAN_EPILOG = """\
-The cost of a sequence comes from --bench, a file of `embedome bench`; or else it is predicted for a GPU in bfloat16,
-from the kernels, bytes and operations of the model's layers and from what the GPU can do at most. Such figures are
-not measured, and may be off by a fifth. The cost is printed as it goes into config.yaml.
+The cost of a sequence comes from --bench, a file of `embedome bench`. Without one it is predicted for a GPU in
+bfloat16, from the kernels, bytes and operations of the model's layers and from what the GPU can do at most. Such
+figures are not measured, and may be off by a fifth. The cost is printed as it goes into config.yaml.
 
 With --pretrain: tokens, operations and device hours of a whole recipe at a share of a peak, memory and disk.
 """
