@@ -73,8 +73,12 @@ def test_what_documents_import_is_public():
 
 def test_pins_are_those_of_the_lock():
     lock, site = (
-        dict(re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(), re.MULTILINE))
+        {
+            name.lower(): version
+            for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(), re.MULTILINE)
+        }
         for path in (ROOT / "requirements.lock", ROOT / "docs" / "requirements.txt")
     )
+    assert len(site.keys() & lock.keys()) > 10
     assert {name: version for name, version in site.items() if lock.get(name, version) != version} == {}
-    assert {"Sphinx", "myst-parser", "furo"} <= site.keys()
+    assert {"sphinx", "myst-parser", "furo"} <= site.keys()
