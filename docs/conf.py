@@ -29,8 +29,6 @@ nitpicky = True
 # Types of other libraries, whose documentation is elsewhere.
 nitpick_ignore_regex = [("py:.*", r"(?!embedome).*")]
 
-suppress_warnings = ["toc.empty_glob"]
-
 html_theme = "furo"
 html_title = "embedome"
 html_copy_source = False

@@ -11,8 +11,6 @@ from helpers.documents import DOCUMENTS, name_of
 from helpers.paths import ROOT
 
 LONGEST = 35
-# Being rewritten for other reasons.
-NOT_YET = ("analysis.md", "fine-tuning.md", "pretraining.md")
 CONFIGURATION = [ROOT / "config.yaml", ROOT / "slurm" / "config.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 # What is no prose: fenced blocks, indented commands, tables, images, and the addresses of links.
 NO_PROSE = re.compile(r"^(```|~~~).*?^\1|^ {4}.*?$|^\|.*?$|^!\[.*?$", re.MULTILINE | re.DOTALL)
@@ -52,7 +50,7 @@ def help_texts(parser: argparse.ArgumentParser) -> Iterator[str]:
                 yield from help_texts(command)
 
 
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name not in NOT_YET], ids=name_of)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_sentences_are_short(path: Path) -> None:
     assert too_long(path.read_text()) == []
 
