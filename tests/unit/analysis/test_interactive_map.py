@@ -28,7 +28,9 @@ def made_sample(count: int, on_map: int) -> pa.Table:
             "length": pa.array(rng.integers(20, 3000, count), pa.int32()),
             "norm": pa.array(rng.normal(3, 0.2, count), pa.float32()),
             "taxid": pa.array([9606] * count, pa.int32()),
-            "family": pa.array([f"F{number}<i>" if number < 20 else None for number in rng.geometric(0.1, count)]),
+            "family": pa.array(
+                [f"F{number}</script><i>" if number < 20 else None for number in rng.geometric(0.1, count)]
+            ),
             "pc1": rng.normal(size=count),
             "pc2": rng.normal(size=count),
             "umap1": pa.array(map_points[0], pa.float32()),
@@ -89,7 +91,7 @@ def test_a_legend_s_numbers_add_up():
 
 
 def test_of_an_annotation_the_label_of_rank_1_is_taken(tmp_path):
-    rows = {"id": ["A", "A", "B", "B", "C"], "label": ["x", "y", "v", "u", "w"], "rank": [1, 2, 1, 1, 1]}
+    rows = {"id": ["A", "A", "B", "B", "C"], "label": ["y", "x", "v", "u", "w"], "rank": [2, 1, 1, 1, 1]}
     pq.write_table(pa.table(rows), tmp_path / "part.parquet")
     labels = sample_annotation(["B", "Z", "A"], [tmp_path / "part.parquet"])
     assert labels.values == ["v", None, "x"]
@@ -124,7 +126,7 @@ def test_a_browser_draws_all_finds_ids_and_asks_for_nothing(path, tmp_path, grap
         page.run(ENTER.format("family", "change", "#color"))
         assert page.run(f"{COLORS}.size") == 8
         # A name is text, whatever is in it.
-        assert "F1<i> (" in page.run("document.querySelector('#legend').textContent")
+        assert "F1</script><i> (" in page.run("document.querySelector('#legend').textContent")
         page.run(DRAWN)
         assert page.screenshot() != by_split
         page.run(ENTER.format("length", "change", "#color"))

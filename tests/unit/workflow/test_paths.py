@@ -67,12 +67,12 @@ def test_all_shards_are_those_that_are_configured():
 def test_optional_stages_are_asked_for_where_they_are_switched_on():
     plain = paths()
     assert plain.later_rejects == plain.leakage == plain.reuse_files == plain.earlier_manifest == []
-    assert plain.annotation == plain.sequences_to_compare == []
+    assert plain.annotation == plain.annotated_parts == plain.sequences_to_compare == []
     assert plain.drawn("splits.parquet") == "results/splits.parquet"
     assert plain.targets == [
         "results/dataset/esm1nv-demo/_manifest.json",
         "results/ledger.json",
-        "results/runtimes/esm1nv-demo.tsv",
+        "results/overview/esm1nv-demo.html",
     ]
     rich = paths(
         cluster={"as": "filter"},
@@ -85,6 +85,7 @@ def test_optional_stages_are_asked_for_where_they_are_switched_on():
     assert rich.drawn("splits.parquet") == "results/drawn/splits.parquet"
     assert rich.reuse_files == ["results/reused.parquet", "results/summaries/reuse.json"]
     assert rich.earlier_manifest == "old/data/_manifest.json"
+    assert rich.annotated_parts[0] == "results/annotation/esm1nv-demo/split=val/part-00000.parquet"
     assert rich.sequences_to_compare == "results/catalog"
     assert rich.targets[3:] == ["results/annotation/esm1nv-demo/_summary.json"]
 
