@@ -28,8 +28,7 @@ INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 UV ?= uv
-# PyTorch's own build of the locked torch for CPUs: Linux on x86-64, Python 3.11.
-TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+TORCH = $(shell grep -o '^torch==[^ ]*' requirements.lock)
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: setup lock run report docs test fuzz test-slurm lint format clean
@@ -40,18 +39,19 @@ setup: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "embedome is pinned for Python 3.11 to 3.13, not " + sys.version)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(INSTALL_VENV)
 	$(PYTHON) -m venv .venv
+	@# Torch first, and whichever build the machine has: by digests pip would take the one with CUDA from the package index.
+	$(PIP) --no-deps "$(TORCH)"
 	$(PIP) --no-deps --require-hashes --requirement requirements.lock
-	@# A torch with CUDA brings libraries beside it, in versions that it names itself; the CPU's has none.
-	$(PIP) "$$(grep -o '^torch==[^ ]*' requirements.lock)"
+	@# What a torch with CUDA brings beside it, in versions that it names itself; the CPU's has nothing.
+	$(PIP) "$(TORCH)"
 	@# embedome itself, as it lies here. The build is the lock's setuptools: nothing is downloaded.
 	$(PIP) --no-index --no-build-isolation --no-deps --editable .
 	touch $@
 
-# For Python 3.11 to 3.13 on any machine. The torch for CPUs is in an index of its own, which uv does not ask.
+# For Python 3.11 to 3.13 on any machine.
 lock:
 	set -o pipefail; { grep '^#' requirements.lock; grep -o '^[^# ]*==[^ ]*' requirements.lock | $(UV) pip compile --no-config --quiet \
-		--no-deps --universal --python-version 3.11 --generate-hashes --no-annotate --no-header - | \
-		sed 's|^torch==.*|&\n    --hash=$(TORCH_CPU) \\|'; } >requirements.new && mv requirements.new requirements.lock
+		--no-deps --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -; } >requirements.new && mv requirements.new requirements.lock
 
 # A lock that ends with its holder, so that a killed run leaves nothing to unlock (Snakemake's own locks would stay).
 run: setup

@@ -1,1 +1,1 @@
-"""What only the Snakefile asks: is the configuration right, and where is which file."""
+"""What the Snakefile asks: is the configuration right, where is which file; and a run's folder, laid and cleaned."""

@@ -173,6 +173,20 @@ def test_a_run_that_has_not_ended_and_one_that_is_held_keep_all(trained):
     assert find_unneeded(trained / "run") == []
 
 
+def test_of_a_mean_of_several_all_weights_stay_and_the_optimisers_of_the_last_alone(tmp_path):
+    for step in (4, 8, 11, 12):
+        folder = tmp_path / f"checkpoints/step-{step:08d}"
+        folder.mkdir(parents=True)
+        for name in ("weights.safetensors", "state.json", *(["optimisers.pt"] if step > 4 else [])):
+            (folder / name).write_bytes(b"x")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "summary.json").write_text('{"averaged": [4, 8, 12]}')
+    whole = line.snapshot(tmp_path)
+    assert clean(tmp_path) == ["checkpoints/step-00000008/optimisers.pt", "checkpoints/step-00000011"]
+    left = {path for path in whole if "00000011" not in path} - {"checkpoints/step-00000008/optimisers.pt"}
+    assert {path for path in line.snapshot(tmp_path) if not path.endswith("lock")} == left
+
+
 # Evaluation
 
 
