@@ -22,14 +22,15 @@ HOST = "127.0.0.1"
 DATABASE_PORT, DBD_PORT, CONTROLLER_PORT, NODE_PORT = 33061, 16819, 16817, 17001
 CLUSTER, ACCOUNT, PASSWORD = "embedome", "bio", "only-for-tests"
 
-# Jobs read /etc/slurm/slurm.conf: they do not inherit SLURM_CONF.
+# Jobs read /etc/slurm/slurm.conf: they do not inherit SLURM_CONF. A requeued job waits until credentials have expired,
+# two minutes by default.
 SLURM_CONF = """{mark}ClusterName={cluster}
 SlurmctldHost={host}({address})
 SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=20
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from embedome.common.errors import UserError
 from embedome.training.run import train_run
 from embedome.training.settings import PretrainSettings
+from embedome.training.trainer import Trainer
 from helpers.small_run import Processes
 from helpers.stores import random_sequences, store_of
 
@@ -51,6 +53,18 @@ def disagree_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path,
         train_as_rank(rank, ranks, port, data, folder, {**changes, "seed": rank})
     except UserError as error:
         (data / f"told-{rank}").write_text(str(error))
+
+
+def save_slowly_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """A rank's part of a run whose first rank takes a second for each checkpoint."""
+    save = Trainer.save
+
+    def save_slowly(trainer: Trainer) -> None:
+        time.sleep(rank == 0)
+        save(trainer)
+
+    Trainer.save = save_slowly  # type: ignore[method-assign]
+    train_as_rank(rank, ranks, port, data, folder, changes)
 
 
 def start_ranks(

@@ -90,3 +90,13 @@ def test_what_is_wrong_is_told_before_anything_runs(tmp_path, changes, fault):
     result = run(tmp_path, changed(SMALL, model=model), "--dry-run")
     assert result.returncode
     assert fault in result.stdout
+
+
+def test_several_nodes_without_slurm_are_one_line_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    model = {**TRAINED, "pretrain": {**TRAINED["pretrain"], "nodes": 2}}
+    result = run(tmp_path, changed(SMALL, model=model))
+    assert result.returncode
+    assert "model.pretrain.nodes is 2, but jobs do not go to Slurm; run snakemake with --profile slurm" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert not (tmp_path / "results").exists()

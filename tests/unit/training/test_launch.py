@@ -1,13 +1,15 @@
 """Ranks on several nodes, with programs in the place of Slurm's; on a Slurm that is one: tests/slurm."""
 
 import signal
+import time
 
 import pytest
 from embedome.common.errors import UserError
+from embedome.training.checkpoints import find_checkpoints
 from embedome.training.launch import train_on
 from helpers.fake_slurm import enter_job
 from helpers.paths import SCRIPTS
-from helpers.training_runs import SETTINGS, make_stores
+from helpers.training_runs import SETTINGS, lines_of, make_stores, save_slowly_as_rank, start_ranks
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -30,6 +32,23 @@ def test_the_result_depends_on_the_number_of_all_ranks_alone(data, tmp_path, mon
     assert summary["steps"] == SETTINGS.steps
     one, other = (tmp_path / name / "model" / "model.safetensors" for name in ("one node", "two nodes"))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_no_rank_leaves_before_the_checkpoint_is_written(data, tmp_path, processes):
+    """What has started them ends those that are left."""
+    ranks = start_ranks(processes, 2, data, tmp_path, save_slowly_as_rank, steps=500)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not find_checkpoints(checkpoints):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks[1].terminate()
+    ranks[1].join(60)
+    lines = lines_of(tmp_path)
+    assert find_checkpoints(checkpoints)[-1].step == lines[-1]["step"] < 500
+    ranks[0].join(60)
+    assert [rank.exitcode for rank in ranks] == [TERMINATED] * 2
 
 
 @pytest.mark.parametrize(("state", "asked"), [("RUNNING", ["requeue 7"]), ("COMPLETING", [])])
