@@ -66,6 +66,7 @@ def test_a_caller_s_plan_has_all_rules_with_the_defaults(tmp_path, section, pref
     assert "make_model" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_caller_s_file_is_where_it_says_and_the_model_that_is_made_below_the_prefix(tmp_path):
     (tmp_path / "mine.fasta").write_text(">a\nMKVLAAGIVGLLLAQWERTYACDEFGH\n")
     config = {"source": {"kind": "fasta", "fasta": ["mine.fasta"]}}
@@ -77,6 +78,7 @@ def test_a_caller_s_file_is_where_it_says_and_the_model_that_is_made_below_the_p
     assert all(path.startswith("emb/") for path in files - {"mine.fasta"})
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_caller_s_configuration_is_one_line(tmp_path):
     write_caller(tmp_path, {"shard": {"trian": 3}})
     result = snakemake(tmp_path, "--dry-run")

@@ -211,6 +211,7 @@ def test_all_hits_at_the_distance_of_the_last_count(line, truth, tmp_path):
     assert all(len(found[name]) == 5 for name in truth if name not in copies)
 
 
+@pytest.mark.slow
 def test_partitions_threads_and_how_rows_arrive_change_no_byte(line, table, tmp_path, monkeypatch):
     """Partition by partition, as jobs do, in small batches, with few candidates at first; and the whole in one go."""
     settings = AnnotateSettings(neighbours=3, max_identity=0.6, hold_out=("val",))

@@ -270,6 +270,7 @@ snippets = st.just(b"\xff") | st.sampled_from("\n|\n>|>| |*|\r\n|-|M|k|1|\x07|é
 
 @settings(max_examples=60)
 @given(parts=st.lists(snippets, max_size=40))
+@pytest.mark.slow
 def test_any_file_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
     # A number before each header's text makes ids unique.
     data = (

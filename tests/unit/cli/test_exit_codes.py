@@ -140,6 +140,7 @@ def test_names_that_are_too_long_are_one_line(model, embedded, tmp_path):
     refused("export", embedded, near, "--format", "hdf5", what="File name too long", path=near)
 
 
+@pytest.mark.slow
 def test_standard_input_a_pipe_and_a_folder_are_embedded(model, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -158,6 +159,7 @@ def test_standard_input_a_pipe_and_a_folder_are_embedded(model, tmp_path):
     assert len(one) == 6
 
 
+@pytest.mark.slow
 def test_strict_refuses_dna(model, tmp_path):
     fasta = write_fasta(tmp_path / "dna.fasta", [("gene", "ACGT" * 20)])
     result = embedome("embed", fasta, "-m", model, "-o", tmp_path / "out.parquet", "--strict")

@@ -530,6 +530,7 @@ def test_help_names_every_command():
         (["--label-column", "GO"], "labels.tsv: no column 'GO'; there are id, label"),
     ],
 )
+@pytest.mark.slow
 def test_annotate_says_which_option_is_wrong(made, tmp_path, options, message):
     (tmp_path / "labels.tsv").write_text("id\tlabel\nP0001\tx\n")
     result = embedome("annotate", made[0], "-l", tmp_path / "labels.tsv", "-o", tmp_path / "out", *options)

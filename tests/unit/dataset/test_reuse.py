@@ -171,6 +171,7 @@ def test_sequences_that_were_skipped_are_tried_again(model: Path, tmp_path: Path
     assert rows(made) == rows(first)
 
 
+@pytest.mark.slow
 def test_threads_and_a_second_merge_give_the_same_bytes(old: Line, model: Path, tmp_path: Path) -> None:
     made = whole(tmp_path / "line", next_release(1, OLD), model, old=old)
     before = line.snapshot(made.dataset)

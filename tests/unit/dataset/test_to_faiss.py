@@ -61,6 +61,7 @@ def test_few_rows_are_searched_exactly(vectors, metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.slow
 def test_many_rows_are_searched_in_lists_that_miss_few(vectors, metric):
     indices = [
         build_index(stream(vectors, size), DIMENSION, ROWS, metric=metric, exact_up_to=100, threads=threads)

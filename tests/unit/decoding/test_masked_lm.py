@@ -98,6 +98,7 @@ def test_the_head_of_a_bert_has_the_activation_of_its_layers(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("budget", [1, 100, 4096])
+@pytest.mark.slow
 def test_each_residue_is_scored_with_itself_masked(pair: Pair, budget: int) -> None:
     sequence = random_sequence(random.Random(7), 25)
     tokens = pair.ids(sequence)

@@ -156,6 +156,7 @@ def write_fasta(path: Path, records: dict[str, str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_greedy_decoding_is_the_loop_over_tokens(pair: Pair) -> None:
     rng = random.Random(2)
     sources = [random_sequence(rng, 20) for _ in range(5)]
@@ -164,6 +165,7 @@ def test_greedy_decoding_is_the_loop_over_tokens(pair: Pair) -> None:
     assert any(found)
 
 
+@pytest.mark.slow
 def test_beam_search_finds_what_the_loop_over_beams_finds(pair: Pair) -> None:
     rng = random.Random(3)
     sources = [random_sequence(rng, 9) for _ in range(3)]
@@ -196,6 +198,7 @@ def test_targets_are_scored_token_by_token(pair: Pair) -> None:
         np.testing.assert_allclose(scores, expected, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_a_file_is_translated_in_input_order_whatever_the_batches(pair: Pair, tmp_path: Path, monkeypatch) -> None:
     rng = random.Random(6)
     lengths = [5, 9, 5, 12, 9, 5]

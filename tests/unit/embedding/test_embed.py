@@ -73,6 +73,7 @@ def test_metadata_hold_the_provenance(undisturbed: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize(("policy", "overlap"), [("window", 11), ("skip", 0)])
+@pytest.mark.slow
 def test_long_sequences_in_a_shard(
     shard: Path, model: Path, reference: HuggingFace, tmp_path: Path, policy: str, overlap: int
 ) -> None:

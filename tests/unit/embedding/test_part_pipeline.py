@@ -294,6 +294,7 @@ def test_memory_is_that_of_a_part_whatever_the_shard(model: Path, tmp_path: Path
 # The model and the machine that it runs on
 
 
+@pytest.mark.slow
 def test_new_weights_in_the_same_folder_are_used(model: Path, shard: Path, tmp_path: Path) -> None:
     here = shutil.copytree(model, tmp_path / "model")
     run(shard, here, tmp_path / "out")
@@ -435,6 +436,7 @@ def test_sigterm_waits_for_one_write_of_each_writer(
 
 
 @pytest.mark.parametrize(("policy", "overlap"), [("truncate", 0), ("window", 11)])
+@pytest.mark.slow
 def test_writers_change_no_byte(model: Path, shard: Path, tmp_path: Path, policy: str, overlap: int) -> None:
     rich = {"settings": EmbedSettings(long_sequences=policy, overlap=overlap, per_residue=True)}
     found = [run(shard, model, tmp_path / str(count), machine=Machine(writers=count), **rich) for count in (1, 3)]
@@ -483,6 +485,7 @@ def publish_slowly(work: Callable[[], object], waiting: Path) -> None:
         stoppable(work)
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_three_writers_goes_on(model: Path, shard: Path, tmp_path: Path, processes: Processes) -> None:
     rich, folder, waiting = {"settings": EmbedSettings(per_residue=True)}, tmp_path / "killed", tmp_path / "waiting"
     run(shard, model, tmp_path / "expected", **rich)

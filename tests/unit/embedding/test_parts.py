@@ -72,6 +72,7 @@ def test_parts_keep_order_and_limits(
             assert not fits(after) or abs(nanoseconds - milliseconds * 1e6) <= 1
 
 
+@pytest.mark.slow
 def test_parts_are_cut_by_the_limits_alone(model: Path, shard: Path, tmp_path: Path) -> None:
     def ranges(name: str, **changes: object) -> list[tuple]:
         manifest = run(shard, changes.pop("model", model), tmp_path / name, **changes)
@@ -318,6 +319,7 @@ def test_what_killed_writers_left_is_swept_away(model: Path, shard: Path, undist
 
 @pytest.mark.parametrize("per_residue", [False, True])
 @pytest.mark.parametrize("moment", ["part_tables", "embedding_metadata"])
+@pytest.mark.slow
 def test_a_part_that_another_job_has_written_meanwhile_stays(
     model: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, per_residue: bool
 ) -> None:

@@ -46,6 +46,7 @@ def refused(*arguments: object) -> tuple[str, set[str]]:
         ("{fasta} -m {tmp}/odd -o {tmp}/out.parquet", "config.json: hidden_size is 'many'"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_told_without_torch(
     tmp_path: Path, model: Path, arguments: str, message: str, workers: int
 ) -> None:

@@ -253,6 +253,7 @@ POLICIES = [
         ("ESM-1nv", "int8"),
     ],
 )
+@pytest.mark.slow
 def test_vectors_do_not_depend_on_company(cases: Callable[..., Case], name: str, dtype: str) -> None:
     """Whatever is embedded together, in which order and with which budget, each vector is that of its sequence."""
     skip_without_vnni(dtype)

@@ -110,6 +110,7 @@ def test_vectors_do_not_depend_on_company(kind: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1, -2, -1])
+@pytest.mark.slow
 def test_every_layer_is_the_class_s(kind: str, folder: Path, layer: int) -> None:
     sequences = randoms(8, [3, 9, 9, 40])
     found = Engine(load_model(folder), layer=layer).embed(join(sequences)).vectors["mean"]
@@ -195,6 +196,7 @@ def test_heads_are_left_aside(kind: str, tmp_path: Path) -> None:
         (lambda w: w.update({f"{sorted(w)[3]}.lora_A.default": torch.ones(2)}), "is of an adapter"),
     ],
 )
+@pytest.mark.slow
 def test_tensors_are_used_or_known_or_refused(
     kind: str, tmp_path: Path, change: Callable[[dict], object], what: str
 ) -> None:

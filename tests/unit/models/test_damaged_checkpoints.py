@@ -30,6 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.slow
 def test_what_transformers_saved_is_read(kind: Kind, made: Callable[[Kind], Path]) -> None:
     assert compare(kind, made(kind)) is None
 

@@ -316,6 +316,7 @@ def used_tensors() -> list[str]:
 
 
 @pytest.mark.parametrize("name", used_tensors())
+@pytest.mark.slow
 def test_wrong_shape_of_any_tensor_is_refused(copy: Path, name: str) -> None:
     for dimension in (0, -1):
 

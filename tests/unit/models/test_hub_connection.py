@@ -33,6 +33,7 @@ def ask(request: Request) -> str:
 
 
 @pytest.mark.parametrize("error", [httpx2.ReadError("reset"), httpx2.ReadTimeout("stall"), OSError("fewer bytes")])
+@pytest.mark.slow
 def test_as_long_as_more_arrives(error: Exception) -> None:
     assert ask(Request(10 * TRIES, 1, error)) == "done"
     request = Request(10 * TRIES, 0, error)

@@ -204,6 +204,7 @@ ADDED = [
 
 @pytest.mark.parametrize("add", [add_to_list, add_to_config, add_and_save])
 @pytest.mark.parametrize(("name", "end", "letter"), ADDED)
+@pytest.mark.slow
 def test_an_added_letter_has_its_own_id(
     tmp_path: Path, name: str, end: int, letter: str, add: Callable[[Path, str, int], None]
 ) -> None:

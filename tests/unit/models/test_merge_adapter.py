@@ -136,6 +136,7 @@ def scale_to_infinity(folder: Path) -> None:
         (scale_to_infinity, "NaN or infinity"),
     ],
 )
+@pytest.mark.slow
 def test_what_would_be_merged_wrong_is_refused_in_a_line(esm, damage, what, tmp_path):
     peft_adapter(ESM, esm[0] / "base", tmp_path / "adapter")
     damage(tmp_path / "adapter")

@@ -139,6 +139,7 @@ def test_a_layer_of_ankh() -> None:
     "name", ["esm1nv", "prott5nv", "esm2-8m", "esm1b", "protbert", "esmc-300m", "ankh2-ext2", "prott5-xl"]
 )
 @pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.slow
 def test_operations_are_those_of_the_formula(name: str, fused: bool) -> None:
     encoder = encoder_like(name)
     linear, quadratic = operations(encoder)

@@ -89,6 +89,7 @@ def test_the_document_on_choosing_has_the_figures_of_the_registry() -> None:
 
 
 @pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.slow
 def test_a_small_directory_opens_everywhere(tmp_path: Path, name: str) -> None:
     entry = REGISTRY[name]
     make_untrained(tmp_path / "model", "small", name, SMALL, 1)

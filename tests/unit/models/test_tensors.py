@@ -233,6 +233,7 @@ def test_released_esm2_checkpoints_are_read(copy: Callable[[str], Path]) -> None
 
 @pytest.mark.parametrize("form", ["bin", "shards", "safetensors"])
 @pytest.mark.parametrize("kind", ["t5, whole", "t5, decoder"])
+@pytest.mark.slow
 def test_released_t5_checkpoints_are_read(copy: Callable[[str], Path], kind: str, form: str) -> None:
     """Whole, in half precision, tables under several names, as ProtT5, ProstT5 and Ankh are published."""
     folder = copy(kind)
@@ -296,6 +297,7 @@ def test_names_of_another_program_are_told(copy: Callable[[str], Path], kind: st
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module.", "base_model.model."])
 @pytest.mark.parametrize("kind", ["esm, head", "megatron", "blenderbot, head", "t5, whole", "t5, decoder"])
+@pytest.mark.slow
 def test_what_wrappers_put_before_all_names_is_taken_away(copy: Callable[[str], Path], kind: str, wrapper: str) -> None:
     folder = copy(kind)
     expected = by_class(KINDS[kind], folder, TOKENS)

@@ -98,6 +98,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(whole, data, tmp_pa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_at_once_and_the_run_goes_on_from_it(whole, data, tmp_path, processes, monkeypatch):
     [process] = start_ranks(processes, 1, data, tmp_path)
     deadline = time.monotonic() + 60
@@ -113,6 +114,7 @@ def test_sigterm_writes_a_checkpoint_at_once_and_the_run_goes_on_from_it(whole, 
     assert snapshot(tmp_path / "model") == snapshot(whole / "model")
 
 
+@pytest.mark.slow
 def test_means_of_several_steps_are_those_of_a_run_that_was_not_stopped(data, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "LINES", 2)
     train_in(data, tmp_path / "whole")
