@@ -23,7 +23,6 @@ SHOWN = {
     **({"training": "Training of the model"} if paths.training else {}),
     **({"evaluation": "Evaluation"} if paths.evaluation_table else {}),
 }
-CAPTIONS = Path(RULES).parent / "docs" / "report"
 
 
 rule analyse:
@@ -211,7 +210,12 @@ rule overview:
         "../envs/report.yaml"
     params:
         captions={
-            name: (label, (CAPTIONS / f"{name}.rst").read_text(encoding="utf-8"))
+            name: (
+                label,
+                Path(workflow.source_path(f"../docs/report/{name}.rst")).read_text(
+                    encoding="utf-8"
+                ),
+            )
             for name, label in SHOWN.items()
         },
     message:

@@ -94,7 +94,7 @@ def test_sapiens_vectors_tell_the_species_of_a_germline_segment_better_than_base
             assert (row["train"], row["test"]) == ("554", "147")
     assert found.keys() == {"frozen", "random", "one-hot", "composition"}
     assert found["frozen"] >= max(found["random"], found["one-hot"], found["composition"]) + 0.05
-    said = f"tells {found['frozen']:.2f} right"
+    said = f"vectors is right for {found['frozen']:.2f} (95"
     assert said in DOCUMENT.read_text()
 
 
