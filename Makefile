@@ -82,7 +82,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 fuzz: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --hypothesis-profile thorough \
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --hypothesis-profile thorough -m '' \
 		tests/unit/catalog/test_made_up_files.py tests/unit/sequences/test_record_columns.py $(ARGS)
 
 test-slurm: setup
