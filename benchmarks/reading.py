@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (default: 5)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name) / "dataset"
+        folder.mkdir()
         make_dataset(folder, options.files, options.rows // options.files, options.dimension)
         data = open_dataset(folder)
         size = len(data) * data.dimension * 2
@@ -68,7 +69,7 @@ def make_dataset(folder: Path, files: int, rows: int, dimension: int) -> None:
 def scans(data: Dataset, size: int, rounds: int) -> None:
     """All vectors with their ids, each way in turn."""
     paths = [data.folder / file["file"] for file in data.files("train")]
-    cores = available_cores()
+    cores, exported = available_cores(), data.folder.with_suffix(".npy")
     ways: dict[str, Callable[[], object]] = {
         f"pyarrow.parquet.read_table, {cores} threads": lambda: pq.read_table(paths, columns=["id", "embedding"]),
         **{
@@ -77,7 +78,7 @@ def scans(data: Dataset, size: int, rounds: int) -> None:
         },
         f"iter_batches(rows=1024), {cores} threads": lambda: exhaust(data.iter_batches("train", 1024)),
         "to_torch(rows=1024)": lambda: exhaust(data.to_torch("train", 1024)),
-        "export to .npy": lambda: export_npy(data, data.folder / "x.npy"),
+        "export to .npy": lambda: export_npy(data, exported),
     }
     exhaust(data.to_torch("train", 1024))  # imports torch
     seconds: dict[str, list[float]] = {way: [] for way in ways}
