@@ -6,11 +6,12 @@ Shapes: T tokens, K inputs, N outputs of a linear layer, of which each of P part
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from embedome.common.errors import UserError
@@ -22,6 +23,8 @@ from embedome.models.encoders.grouped import StreamEncoder
 TARGETS = ("query", "value", "q", "v", "q_proj", "v_proj")
 # Of the same file: r 16, lora_alpha 16, lora_dropout 0.1, bias none.
 PROTBENCH = AdapterSettings(rank=16, alpha=16, dropout=0.1)
+# That 16 random bits have.
+RANDOM_VALUES = 2**16
 
 
 class Half(nn.Module):
@@ -55,8 +58,16 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [T, K] to [T, N]."""
         # The halves are switched to training; the encoder, which may have dropout of its own, is not.
-        dropped = functional.dropout(x, self.settings.dropout, self.halves[0].training)
-        inner = functional.linear(dropped, torch.cat([half.a for half in self.halves]))
+        dropout = self.settings.dropout if self.halves[0].training else 0.0
+        first: list[Tensor] = [half.a for half in self.halves]
+        second = [half.b for half in self.halves]
+        scale = self.settings.alpha / self.settings.rank
+        if x.device.type == "cpu":
+            found: Tensor = AdaptedProduct.apply(
+                x, self.base.weight, self.base.bias, scale, dropout, self.places, *first, *second
+            )
+            return found
+        inner = functional.linear(functional.dropout(x, dropout), torch.cat(first))
         return self.base(x) + functional.linear(inner, self.spread())
 
     def spread(self) -> Tensor:
@@ -67,6 +78,67 @@ class AdaptedLinear(nn.Module):
             for place, half in zip(self.places, self.halves, strict=True)
         ]
         return self.settings.alpha / self.settings.rank * torch.cat(columns, 1)
+
+
+class AdaptedProduct(torch.autograd.Function):
+    """`AdaptedLinear` on a CPU, of frozen weights: adapters are added in place, to the outputs of their parts alone.
+
+    The same operations as a graph of torch's own take a third longer, a twentieth of a step at width 128.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        dropout: float,
+        places: Sequence[int],
+        *halves: Tensor,
+    ) -> Tensor:
+        """Map [T, K] to [T, N], given A [r, K] of all adapted parts, and then their B [N / P, r]."""
+        first, second = torch.cat(halves[: len(places)]), halves[len(places) :]
+        kept = draw_kept(x, dropout) if dropout else None
+        dropped = x if kept is None else x * kept
+        inner = functional.linear(dropped, first * scale)
+        found = functional.linear(x, weight, bias)
+        for place, own, b in zip(places, inner.chunk(len(places), 1), second, strict=True):
+            rows_of(found, place, b).addmm_(own, b.T)
+        ctx.save_for_backward(weight, kept, dropped, inner, first, *second)
+        ctx.scale, ctx.places = scale, places
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, A and B."""
+        weight, kept, dropped, inner, first, *second = ctx.saved_tensors
+        parts = [rows_of(gradient, place, b) for place, b in zip(ctx.places, second, strict=True)]
+        of_b = [part.T @ own for part, own in zip(parts, inner.chunk(len(parts), 1), strict=True)]
+        of_inner = torch.cat([part @ b for part, b in zip(parts, second, strict=True)], 1).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = of_inner @ first
+            of_x = (of_x if kept is None else of_x.mul_(kept)).addmm_(gradient, weight)
+        of_a = (of_inner.T @ dropped).chunk(len(parts))
+        return of_x, None, None, None, None, None, *of_a, *of_b
+
+
+def rows_of(values: Tensor, place: int, b: Tensor) -> Tensor:
+    """Return the part [T, N / P] of values [T, N] that a B [N / P, r] is added to, as a view."""
+    return values[:, place * len(b) : (place + 1) * len(b)]
+
+
+def draw_kept(x: Tensor, dropout: float) -> Tensor:
+    """Return random factors of the values of `x`: 0 where they are dropped, and else what leaves the mean as it is.
+
+    16 random bits decide, so the probability is a multiple of 2^-16; torch's own dropout takes four times as long.
+    """
+    limit = min(round(dropout * RANDOM_VALUES), RANDOM_VALUES - 1)
+    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = drawn[: x.numel()].view(x.shape) >= limit - RANDOM_VALUES // 2
+    return kept.to(x.dtype).mul_(RANDOM_VALUES / (RANDOM_VALUES - limit))
 
 
 def find_targets(encoder: StreamEncoder, config: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from embedome.common.errors import UserError
-from embedome.evaluation.lora import adapt, matrices_of
+from embedome.evaluation.lora import AdaptedLinear, Half, adapt, draw_kept, matrices_of
 from embedome.models.adapters import AdapterSettings, read_adapter, write_adapter
 from embedome.models.directory import load_model, read_config
 from helpers.adapters import ADAPTED, base_class, hidden_states
@@ -82,6 +82,46 @@ def test_gradients_are_those_of_peft(tmp_path):
         for part, mine in (("A", half.a.grad), ("B", half.b.grad)):
             expected = gradients[f"base_model.model.{name}.lora_{part}.default.weight"]
             assert (mine - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("places", [(0, 2), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_gradients_with_dropout_are_those_of_torch_s_own_graph(places, dropout):
+    torch.manual_seed(0)
+    base = torch.nn.Linear(8, 12).requires_grad_(False)
+    settings = AdapterSettings(3, 4.5, dropout)
+    halves = {place: Half(8, 4, settings) for place in places}
+    for half in halves.values():
+        torch.nn.init.normal_(half.b)
+    x = torch.randn(50, 8, requires_grad=True)
+    wanted = [x, *(matrix for half in halves.values() for matrix in (half.a, half.b))]
+
+    torch.manual_seed(1)
+    mine = AdaptedLinear(base, 3, halves, settings)(x)
+    torch.manual_seed(1)
+    kept = draw_kept(x, dropout) if dropout else torch.ones_like(x)
+    parts = [base(x)[:, 4 * place : 4 * place + 4] for place in range(3)]
+    for place, half in halves.items():
+        parts[place] = parts[place] + 1.5 * (x * kept) @ half.a.T @ half.b.T
+    expected = torch.cat(parts, 1)
+
+    torch.testing.assert_close(mine, expected)
+    for one, other in zip(
+        torch.autograd.grad(mine.sin().sum(), wanted), torch.autograd.grad(expected.sin().sum(), wanted), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9999999])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(dropout):
+    torch.manual_seed(0)
+    kept = draw_kept(torch.empty(1001, 999), dropout)
+    count = kept.numel()
+    dropped = (kept == 0).double().mean()
+    assert abs(dropped - dropout) <= 5 * (dropout * (1 - dropout) / count) ** 0.5 + 2**-16
+    assert len(kept.unique()) == 2
+    if dropout <= 0.5:
+        assert kept.mean() == pytest.approx(1, abs=0.01)
 
 
 def test_what_is_written_is_read_again(tmp_path):
