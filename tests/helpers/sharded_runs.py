@@ -1,12 +1,15 @@
 """Small runs of models that are split over their ranks, and of the same ones that are not."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from embedome.common.errors import UserError
-from embedome.training import run, trainer
+from embedome.training import run, sharding, trainer
+from embedome.training.model import TrainedModel
+from embedome.training.ranks import Ranks
 from embedome.training.sharding import own_part
 from helpers.training_runs import train_as_rank
 
@@ -40,8 +43,22 @@ def cut_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, chan
 
 
 def count_as_rank(rank: int, ranks: int, port: int, data: Path, folder: Path, changes: dict[str, Any]) -> None:
-    """A rank's part of a run; writes how many values it keeps of weights, gradients and optimiser state, by tensor."""
-    finish, kept = trainer.Trainer.finish_step, {}
+    """A rank's part of a run; writes how many values it keeps of weights, gradients and optimiser state, by tensor.
+
+    And how many layers have all of their weights, each time that a layer is computed.
+    """
+    finish, kept, layers = trainer.Trainer.finish_step, {"whole": []}, []
+    split, compute_layer = run.shard, sharding.recomputed
+
+    def split_model(model: TrainedModel, ranks: Ranks) -> None:
+        layers.extend(model.layers())
+        split(model, ranks)
+
+    def watched(layer: torch.nn.Module, compute: Callable[..., torch.Tensor], *inputs: Any) -> torch.Tensor:
+        kept["whole"].append(sum(not sharding.is_sharded(each) for each in layers))
+        return compute_layer(layer, compute, *inputs)
+
+    run.shard, sharding.recomputed = split_model, watched
 
     def counted(self: trainer.Trainer, scores: torch.Tensor) -> None:
         kept["weights"] = {name: own_part(each).numel() for name, each in self.model.named_parameters()}

@@ -160,6 +160,8 @@ def test_each_rank_keeps_its_part_of_weights_gradients_and_optimiser(data, tmp_p
         assert sum(kept[rank]["weights"].values()) <= 0.51 * size
         assert kept[rank]["gradients"] == [*kept[rank]["weights"].values()]
         steps = len(kept[rank]["weights"])
+        # While a layer is computed, the other one is in parts.
+        assert set(kept[rank]["whole"]) == {1}
         assert sum(kept[rank]["states"]) == 2 * sum(kept[rank]["weights"].values()) + steps
 
 
