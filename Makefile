@@ -25,6 +25,11 @@ INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmseqs2; } || \
 	echo "MMseqs2 cannot be installed: sudo apt-get install mmseqs2" >&2
 
+# The interactive map is tested in it; without it those tests are skipped.
+INSTALL_CHROMIUM = command -v chromium >/dev/null || test $$(id -u) != 0 || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
+	echo "Chromium cannot be installed: sudo apt-get install chromium" >&2
+
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 UV ?= uv
@@ -79,6 +84,7 @@ docs: .venv-docs/ready
 
 test: setup
 	@$(INSTALL_MMSEQS)
+	@$(INSTALL_CHROMIUM)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 fuzz: setup
