@@ -32,9 +32,9 @@ def describe_counts(counts: Mapping[str, Any]) -> str:
     '1,200 read, 3 rejected (1 empty-sequence, 2 invalid-residue)'
     """
     return ", ".join(
-        f"{sum(count.values()):,} {name} ({describe_counts(count)})"
-        if isinstance(count, Mapping)
-        else f"{count:,} {name}"
+        f"{count:,} {name}"
+        if not isinstance(count, Mapping)
+        else f"{sum(count.values()):,} {name}" + (f" ({describe_counts(count)})" if count else "")
         for name, count in counts.items()
     )
 

@@ -24,12 +24,12 @@ def run_clean(options: argparse.Namespace) -> Answer:
     """List what is not needed, and remove it where that is asked for."""
     from embedome.workflow.clean import find_unneeded
 
-    found = []
+    total, lines, files = 0, [], []
     for each in find_unneeded(options.folder):
-        entry = {"path": str(each.path), "bytes": each.bytes, "reason": each.reason}
+        size = each.bytes
         if not options.delete or each.remove():
-            found.append(entry)
-    lines = [f"{1e-6 * each['bytes']:12,.1f} MB  {each['path']}  ({each['reason']})" for each in found]
-    total = 1e-6 * sum(each["bytes"] for each in found)
-    lines.append(f"{total:12,.1f} MB  {'removed' if options.delete else 'in all; --delete removes it'}")
-    return Answer({"removed": options.delete, "files": found}, lines)
+            total += size
+            lines.append(f"{1e-6 * size:12,.1f} MB  {each.path}  ({each.reason})")
+            files.append({"path": str(each.path), "bytes": size, "reason": each.reason})
+    lines.append(f"{1e-6 * total:12,.1f} MB  {'removed' if options.delete else 'in all; --delete removes it'}")
+    return Answer({"removed": options.delete, "files": files}, lines)

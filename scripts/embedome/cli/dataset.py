@@ -49,9 +49,9 @@ def add_dataset(commands: Commands) -> None:
 
 def run_describe(options: argparse.Namespace) -> Answer:
     """Give what a data set says of itself."""
-    from embedome.dataset.single_file import describe_dataset
+    from embedome.dataset.any_file import describe_any
 
-    about = describe_dataset(options.dataset)
+    about = describe_any(options.dataset)
     return Answer(about, describe_lines(about))
 
 
@@ -94,7 +94,7 @@ def run_get(options: argparse.Namespace) -> Answer:
 
 def run_verify(options: argparse.Namespace) -> Answer:
     """Check a data set or a file, and give what there is."""
-    from embedome.dataset.single_file import verify_any
+    from embedome.dataset.any_file import verify_any
 
     found = verify_any(options.dataset, available_cores())
     line = f"{options.dataset}: sound, {found['rows']:,} rows in {found['files']:,} files, {found['bytes']:,} bytes"

@@ -133,9 +133,13 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     about = read_about(path, file.metadata.metadata)
     if about is None or "embedding" not in file.schema_arrow.names:
         raise UserError(f"{path}: not an embedome embedding file")
-    dimension = file.schema_arrow.field("embedding").type.list_size
-    info = PartInfo(file.metadata.num_rows, dimension, *(about[field.name] for field in fields(PartInfo)[2:]))
-    if file.schema_arrow.remove_metadata() != info.schema:
+    try:
+        dimension = file.schema_arrow.field("embedding").type.list_size
+        info = PartInfo(file.metadata.num_rows, dimension, *(about[field.name] for field in fields(PartInfo)[2:]))
+        schema = info.schema
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged (its metadata lacks what was written); restore it from a copy") from None
+    if file.schema_arrow.remove_metadata() != schema:
         raise UserError(f"{path}: its columns are not those of format {FILE_FORMAT}")
     return info
 
