@@ -12,6 +12,7 @@ from embedome import __version__
 from embedome.cli.annotate import add_annotate
 from embedome.cli.bench import add_bench
 from embedome.cli.clean import add_clean
+from embedome.cli.completion import add_completion
 from embedome.cli.dataset import add_dataset
 from embedome.cli.embed import add_embed
 from embedome.cli.evaluate import add_evaluate
@@ -104,4 +105,5 @@ def make_parser() -> CommandParser:
     add_plan(commands)
     add_workflow(commands)
     add_clean(commands)
+    add_completion(commands)
     return parser
