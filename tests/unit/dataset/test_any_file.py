@@ -15,6 +15,7 @@ import pytest
 from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.dataset.any_file import describe_any, verify_any
+from embedome.parquet.vectors import vector_array
 from helpers.small_run import fasta_text, flip, random_records, rough_model
 
 RECORDS = [*random_records(3, range(20, 60)), ("copy", random_records(3, range(20, 60))[7][1])]
@@ -113,8 +114,11 @@ def test_foreign_files_are_one_line(
     assert f"{path}: " in refused(path, capsys, command)
 
 
-def test_metadata_that_lacks_what_is_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = pa.table({"id": ["a"], "embedding": [1.0]})
+@pytest.mark.parametrize("vectors", [pa.array([1.0]), vector_array(np.ones((1, 3), np.float16))])
+def test_metadata_that_lacks_what_is_written_is_one_line(
+    tmp_path: Path, vectors: pa.Array, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({"id": ["a"], "embedding": vectors})
     pq.write_table(table.replace_schema_metadata({"embedome": '{"format": 2}'}), tmp_path / "x.parquet")
     for command in ("describe", "verify"):
         assert "x.parquet: damaged (its metadata lacks" in refused(tmp_path / "x.parquet", capsys, command)
