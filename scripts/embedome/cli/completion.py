@@ -32,11 +32,10 @@ def add_completion(commands: Commands) -> None:
 
 def run_completion(options: argparse.Namespace) -> Answer:
     """Write the script."""
-    import shtab
-
     from embedome.cli.main import make_parser
+    from embedome.common.errors import load_optional
 
-    parser = make_parser()
+    shtab, parser = load_optional("shtab", "shtab"), make_parser()
     for action in iter_arguments(parser):
         if action.metavar in FILES | FOLDERS:
             action.complete = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ USAGE_EXIT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; docs/reading.md has the exit codes."""
+    """Run the command line; docs/commands.md has the exit codes."""
     try:
         run_command(arguments)
     except BrokenPipeError:
