@@ -43,4 +43,15 @@ def table_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
     """Return rows of name and value as lines, the values one below the other."""
     rows = list(rows)
     width = max((len(name) for name, _ in rows), default=0)
-    return [f"{name:<{width}}  {value}" for name, value in rows]
+    return [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
+
+
+def count_files(count: int) -> str:
+    """Return a number of files as words.
+
+    Examples
+    --------
+    >>> count_files(1), count_files(1200)
+    ('1 file', '1,200 files')
+    """
+    return f"{count:,} file{'' if count == 1 else 's'}"

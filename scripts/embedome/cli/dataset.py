@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from embedome.cli.answer import Answer, describe_counts, table_lines
+from embedome.cli.answer import Answer, count_files, describe_counts, table_lines
 from embedome.cli.parser import Commands
 from embedome.common.parallel import available_cores
 
@@ -60,7 +60,7 @@ def describe_lines(about: Mapping[str, Any]) -> list[str]:
     rows = [
         ("rows", f"{about['rows']:,}"),
         ("numbers of a vector", f"{about['dimension']:,}"),
-        ("size", f"{about['bytes']:,} bytes in {about['files']:,} files"),
+        ("size", f"{about['bytes']:,} bytes in {count_files(about['files'])}"),
     ]
     for name, split in about.get("splits", {}).items():
         rows.append((f"split {name}", f"{split['rows']:,} rows: {describe_counts(split['states'])}"))
@@ -76,8 +76,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name} ")
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            yield f"{prefix}{name}", shown
+            yield f"{prefix}{name}", show(value)
+
+
+def show(value: Any) -> str:
+    """Return a value of JSON as people write it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {show(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(show, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return str(value) if value != "" else "''"
 
 
 def run_get(options: argparse.Namespace) -> Answer:
@@ -97,5 +109,5 @@ def run_verify(options: argparse.Namespace) -> Answer:
     from embedome.dataset.any_file import verify_any
 
     found = verify_any(options.dataset, available_cores())
-    line = f"{options.dataset}: sound, {found['rows']:,} rows in {found['files']:,} files, {found['bytes']:,} bytes"
-    return Answer(found, [line])
+    size = f"{found['rows']:,} rows in {count_files(found['files'])}, {found['bytes']:,} bytes"
+    return Answer(found, [f"{options.dataset}: sound, {size}"])

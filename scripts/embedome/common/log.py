@@ -31,7 +31,7 @@ def setup_logging(path: str | None = None, level: int = logging.INFO) -> None:
         The file.
     level : int
         The least level of the lines. Of other libraries no line below `logging.INFO` is taken. Where warnings are left
-        out, so are Python's.
+        out, so are those of Python and other libraries.
     """
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter(ON_TERMINAL if sys.stderr.isatty() else IN_FILE))
@@ -40,8 +40,20 @@ def setup_logging(path: str | None = None, level: int = logging.INFO) -> None:
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
     logging.basicConfig(level=max(level, logging.INFO), format=IN_FILE, handlers=handlers, force=True)
     logging.getLogger("embedome").setLevel(level)
-    logging.captureWarnings(level > logging.WARNING)
+    silence_libraries(bars=level > logging.WARNING or not sys.stderr.isatty(), warnings=level > logging.WARNING)
     sys.excepthook = log_uncaught
+
+
+def silence_libraries(*, bars: bool, warnings: bool) -> None:
+    """Leave out what other libraries write to stderr by themselves, in processes that this one starts too.
+
+    Those that read the environment, transformers and huggingface_hub, do so when they are imported.
+    """
+    if bars:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if warnings:
+        os.environ.update(TRANSFORMERS_VERBOSITY="error", PYTHONWARNINGS="ignore")
+    logging.captureWarnings(warnings)
 
 
 @contextmanager

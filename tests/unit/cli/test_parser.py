@@ -174,3 +174,20 @@ def test_lines_have_the_time_where_no_person_reads_along():
 def test_json_is_one_document_and_nothing_else():
     _, out, _ = said("--json", "--verbose")
     assert json.loads(out) == {"made": 1}
+
+
+@pytest.mark.slow
+def test_other_libraries_write_no_bars_into_a_file_and_nothing_in_quiet(tmp_path):
+    size = ["--layers", "1", "--hidden", "16", "--heads", "2", "--feed-forward", "16"]
+    for name, options in (("a", []), ("b", ["--quiet"])):
+        result = subprocess.run(
+            [sys.executable, "-m", "embedome", "models", "init", "esm2-8m", tmp_path / name, *size, *options],
+            env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+        )
+        assert result.stdout.startswith(f"{tmp_path / name}: esm2-8m with random weights, layers 1, hidden 16")
+        assert "%" not in result.stderr
+        assert (result.stderr == "") == bool(options)
