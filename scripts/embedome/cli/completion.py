@@ -1,10 +1,11 @@
 """The command `embedome completion`."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from embedome.cli.answer import Answer
 from embedome.cli.parser import CommandParser, Commands
+from embedome.common.errors import load_optional
 
 SHELLS = ("bash", "zsh", "fish")
 EPILOG = """\
@@ -16,8 +17,8 @@ FILES = {"3DI_FASTA", "DATASET", "FASTA", "FASTA|FRACTION", "FILE", "FILE.nemo",
 FOLDERS = {"ADAPTER", "BASE", "DIR", "MODEL_DIR", "RUN"}
 
 
-def add_completion(commands: Commands) -> None:
-    """Add the parser of `completion`."""
+def add_completion(commands: Commands, make_parser: Callable[[], CommandParser]) -> None:
+    """Add the parser of `completion`; `make_parser` makes that of all commands."""
     parser = commands.add_parser(
         "completion",
         help="print a script by which the shell completes commands, options, names and paths",
@@ -27,22 +28,19 @@ def add_completion(commands: Commands) -> None:
         examples=("embedome completion bash", "embedome completion zsh", "embedome completion fish"),
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
-    parser.set_defaults(run=run_completion)
+    parser.set_defaults(run=lambda options: write_script(make_parser(), options.shell))
 
 
-def run_completion(options: argparse.Namespace) -> Answer:
-    """Write the script."""
-    from embedome.cli.main import make_parser
-    from embedome.common.errors import load_optional
-
-    shtab, parser = load_optional("shtab", "shtab"), make_parser()
+def write_script(parser: CommandParser, shell: str) -> Answer:
+    """Write the script of a parser, in which names and paths are noted."""
+    shtab = load_optional("shtab", "shtab")
     for action in iter_arguments(parser):
         if action.metavar in FILES | FOLDERS:
             action.complete = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.choices is None:
             action.choices = known_names(action)
-    script = shtab.complete(parser, options.shell)
-    return Answer({"shell": options.shell, "script": script}, [script])
+    script = shtab.complete(parser, shell)
+    return Answer({"shell": shell, "script": script}, [script])
 
 
 def iter_arguments(parser: CommandParser) -> Iterator[argparse.Action]:

@@ -105,5 +105,5 @@ def make_parser() -> CommandParser:
     add_plan(commands)
     add_workflow(commands)
     add_clean(commands)
-    add_completion(commands)
+    add_completion(commands, make_parser)
     return parser

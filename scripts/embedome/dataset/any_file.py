@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from embedome.common.errors import UserError
-from embedome.dataset.exported_file import EXPORTED, open_exported
+from embedome.dataset.exported_file import EXPORTED, describe_exported, verify_exported
 from embedome.dataset.open import open_dataset
 from embedome.dataset.verify import verify_dataset
 from embedome.dataset.verify_file import verify_file
@@ -24,8 +24,7 @@ def describe_any(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = check_kind(Path(path))
     if is_exported(path):
-        with open_exported(path) as found:
-            return found.describe()
+        return describe_exported(path)
     return open_dataset(path).describe()
 
 
@@ -39,8 +38,7 @@ def verify_any(path: str | os.PathLike, threads: int = 1) -> dict[str, Any]:
     """
     path = check_kind(Path(path))
     if is_exported(path):
-        with open_exported(path) as found:
-            return found.verify()
+        return verify_exported(path)
     return verify_file(path) if path.is_file() else verify_dataset(path, threads)
 
 

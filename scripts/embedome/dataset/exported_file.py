@@ -1,7 +1,9 @@
 """Files that embedome exported, HDF5 and NumPy: described, and checked as far as they can be without checksums."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,14 @@ import numpy as np
 
 from embedome.common.errors import UserError, first_line, load_optional
 from embedome.common.log import Progress
+from embedome.common.parallel import process_pool
 from embedome.dataset.export_arrays import ITEM_BYTES, ORIGINAL_ID
 from embedome.parquet.vectors import finite_rows
 
 if TYPE_CHECKING:
     import h5py
+
+log = logging.getLogger(__name__)
 
 # Matrix rows that are read at once.
 BLOCK = 8192
@@ -73,21 +78,47 @@ class ExportedFile:
         return {"format": None, "rows": self.rows, "files": len(self.files), "bytes": self.describe()["bytes"]}
 
 
-@contextmanager
-def open_exported(path: Path) -> Iterator[ExportedFile]:
-    """Open a file by what its name ends in.
+HDF5, NPY = (".h5", ".hdf5"), (".npy",)
+EXPORTED = (*HDF5, *NPY)
+
+
+def describe_exported(path: Path) -> dict[str, Any]:
+    """Describe a file, of the kind that its name ends in.
 
     Raises
     ------
     UserError
         Where it is damaged, or not one that embedome exported.
     """
-    with (open_hdf5 if path.suffix.lower() in HDF5 else open_npy)(path) as found:
-        yield found
+    return look(path, ExportedFile.describe)
 
 
-HDF5, NPY = (".h5", ".hdf5"), (".npy",)
-EXPORTED = (*HDF5, *NPY)
+def verify_exported(path: Path) -> dict[str, Any]:
+    """Check a file; as `describe_exported`."""
+    return look(path, ExportedFile.verify)
+
+
+def look(path: Path, what: Callable[[ExportedFile], dict[str, Any]]) -> dict[str, Any]:
+    """Open a file and return what is asked of it; HDF5 in a process of its own, which a damaged file may end.
+
+    Raises
+    ------
+    UserError
+    """
+    if path.suffix.lower() in NPY:
+        return what(open_npy(path))
+    with process_pool(1, __name__) as pool:
+        try:
+            return pool.submit(look_at_hdf5, path, what, log.getEffectiveLevel()).result()
+        except BrokenProcessPool:
+            raise damaged(path, "HDF5", RuntimeError("its library has crashed")) from None
+
+
+def look_at_hdf5(path: Path, what: Callable[[ExportedFile], dict[str, Any]], level: int) -> dict[str, Any]:
+    """Open an HDF5 file and return what is asked of it; `level` is that of the log."""
+    logging.getLogger("embedome").setLevel(level)
+    with open_hdf5(path) as found:
+        return what(found)
 
 
 @contextmanager
@@ -122,8 +153,7 @@ def read_hdf5(path: Path, file: "h5py.File") -> Iterator[tuple[list[str], np.nda
         raise damaged(path, "HDF5", error) from None
 
 
-@contextmanager
-def open_npy(path: Path) -> Iterator[ExportedFile]:
+def open_npy(path: Path) -> ExportedFile:
     """Open a file of `export_arrays.export_npy`, with the ids beside it."""
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -137,7 +167,7 @@ def open_npy(path: Path) -> Iterator[ExportedFile]:
     rows, dimension = matrix.shape
     if path.stat().st_size != matrix.offset + rows * dimension * ITEM_BYTES:
         raise UserError(f"{path}: more bytes than its matrix has; export it again")
-    yield ExportedFile(rows, dimension, None, [path, ids], lambda: read_npy(ids, matrix))
+    return ExportedFile(rows, dimension, None, [path, ids], lambda: read_npy(ids, matrix))
 
 
 def read_npy(ids: Path, matrix: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:

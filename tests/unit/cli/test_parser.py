@@ -77,6 +77,26 @@ def test_a_shared_option_may_stand_before_or_after_the_command(arguments, capsys
     assert {entry["name"] for entry in json.loads(capsys.readouterr().out)} == REGISTRY.keys()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (["workflow", "{tmp}/run"], {"folder", "version", "files"}),
+        (["clean", "{tmp}"], {"removed", "files"}),
+        (["completion", "bash"], {"shell", "script"}),
+        (["plan", "-m", "esm1nv"], {"device_hours", "cost"}),
+        (["plan", "--pretrain", "esm1nv"], {"device_hours", "parameters"}),
+    ],
+)
+def test_a_result_is_words_or_one_json_document(arguments, keys, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    arguments = [each.format(tmp=tmp_path) for each in arguments]
+    main([*arguments, "--json"])
+    assert keys <= json.loads(capsys.readouterr().out).keys()
+    main([each.replace("/run", "/other") for each in arguments])
+    with pytest.raises(ValueError, match=r"Expecting value|Extra data"):
+        json.loads(capsys.readouterr().out)
+
+
 PROGRAM = """
 import logging, sys, warnings
 from embedome.cli import main as cli

@@ -15,7 +15,9 @@ import pytest
 from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.dataset.any_file import describe_any, verify_any
+from embedome.dataset.exported_file import look
 from embedome.parquet.vectors import vector_array
+from helpers.processes import crash
 from helpers.small_run import fasta_text, flip, random_records, rough_model
 
 RECORDS = [*random_records(3, range(20, 60)), ("copy", random_records(3, range(20, 60))[7][1])]
@@ -203,6 +205,12 @@ def test_wrong_numbers_of_an_hdf5_file_are_found(folder: Path) -> None:
         del file[first].attrs["original_id"]
     with pytest.raises(UserError, match=r"x\.h5: not a readable HDF5 file"):
         verify_any(path)
+
+
+def test_a_file_that_crashes_the_library_is_damaged(sound: Path) -> None:
+    """As HDF5's does on some changed bytes."""
+    with pytest.raises(UserError, match=r"x\.h5: not a readable HDF5 file \(its library has crashed\); restore it"):
+        look(sound / "x.h5", crash)
 
 
 @pytest.mark.parametrize(
