@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What h5py raises on a damaged file.
+DAMAGED = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 # Matrix rows that are read at once.
 BLOCK = 8192
 
@@ -117,47 +120,42 @@ def look(path: Path, what: Callable[[ExportedFile], dict[str, Any]]) -> dict[str
 def look_at_hdf5(path: Path, what: Callable[[ExportedFile], dict[str, Any]], level: int) -> dict[str, Any]:
     """Open an HDF5 file and return what is asked of it; `level` is that of the log."""
     logging.getLogger("embedome").setLevel(level)
-    with open_hdf5(path) as found:
-        return what(found)
+    try:
+        with open_hdf5(path) as found:
+            return what(found)
+    except DAMAGED as error:
+        raise damaged(path, "HDF5", error) from None
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[ExportedFile]:
-    """Open a file of `export_arrays.export_hdf5`."""
+    """Open a file of `export_arrays.export_hdf5`; on a damaged one, here or later, h5py raises one of `DAMAGED`."""
     h5py = load_optional("h5py", "h5py")
-    try:
-        file = h5py.File(path)
-    except OSError as error:
-        raise damaged(path, "HDF5", error) from None
-    with file:
-        if "provenance" not in file.attrs:
-            raise UserError(f"{path}: not an HDF5 file that embedome exported (it has no attribute 'provenance')")
-        try:
-            provenance = json.loads(file.attrs["provenance"])
-            first = next(iter(file.values()), None)
-            dimension = first.shape[-1] if first is not None else 0
-        except (OSError, RuntimeError, KeyError, ValueError, AttributeError, IndexError) as error:
-            raise damaged(path, "HDF5", error) from None
+    with h5py.File(path) as file:
+        provenance = json.loads(file.attrs.get("provenance", "null"))
+        if not isinstance(provenance, dict):
+            raise UserError(
+                f"{path}: not an HDF5 file that embedome exported (its attribute 'provenance' does not say)"
+            )
+        first = next(iter(file.values()), None)
+        dimension = first.shape[-1] if first is not None else 0
         yield ExportedFile(len(file), dimension, provenance, [path], lambda: read_hdf5(path, file))
 
 
 def read_hdf5(path: Path, file: "h5py.File") -> Iterator[tuple[list[str], np.ndarray]]:
     """Yield the id and the vectors of each key."""
-    try:
-        for key in file:
-            values = file[key][()]
-            if values.dtype != np.float16 or values.ndim not in (1, 2):
-                raise UserError(f"{path}: {key!r} holds no vectors in float16; export it again")
-            yield [str(file[key].attrs[ORIGINAL_ID])], np.atleast_2d(values)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise damaged(path, "HDF5", error) from None
+    for key in file:
+        values = file[key][()]
+        if values.dtype != np.float16 or values.ndim not in (1, 2):
+            raise UserError(f"{path}: {key!r} holds no vectors in float16; export it again")
+        yield [str(file[key].attrs[ORIGINAL_ID])], np.atleast_2d(values)
 
 
 def open_npy(path: Path) -> ExportedFile:
     """Open a file of `export_arrays.export_npy`, with the ids beside it."""
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         raise damaged(path, "NumPy", error) from None
     if not isinstance(matrix, np.memmap) or matrix.dtype != np.float16 or matrix.ndim != 2:
         raise UserError(f"{path}: not a matrix in float16; expected a file that embedome exported")

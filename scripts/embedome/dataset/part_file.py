@@ -144,6 +144,19 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     return info
 
 
+def has_residues(path: Path, info: PartInfo) -> bool:
+    """Return whether there are per-residue embeddings beside a file.
+
+    Raises
+    ------
+    UserError
+        Where its provenance does not say.
+    """
+    if not isinstance(found := info.provenance.get("per_residue"), bool):
+        raise UserError(f"{path}: damaged (its provenance does not say per_residue); restore it from a copy")
+    return found
+
+
 def is_own_file(path: Path) -> bool:
     """Return whether a file is a Parquet file that embedome made: its metadata says so."""
     try:

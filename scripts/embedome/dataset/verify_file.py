@@ -11,7 +11,7 @@ from embedome.common.errors import UserError
 from embedome.common.log import Progress
 from embedome.common.terms import DUPLICATE, EMBEDDED, TRUNCATED, WINDOWED
 from embedome.dataset.format import RESIDUE_GROUP_ROWS, find_vector_names, residue_schema
-from embedome.dataset.part_file import PartInfo, iter_rows, part_info, residues_path, vectors_finite
+from embedome.dataset.part_file import PartInfo, has_residues, iter_rows, part_info, residues_path, vectors_finite
 from embedome.dataset.provenance import lasting
 from embedome.parquet.file_format import FILE_FORMAT, read_about
 from embedome.parquet.reader import ParquetFile
@@ -42,7 +42,7 @@ def verify_file(path: Path) -> dict[str, Any]:
             last = table["id"][-1].as_py()
             progress.update(len(table))
     files = [path]
-    if info.provenance["per_residue"]:
+    if has_residues(path, info):
         verify_residues(path, info)
         files.append(residues_path(path))
     size = sum(each.stat().st_size for each in files)

@@ -16,6 +16,7 @@ from embedome.cli.main import main
 from embedome.common.errors import UserError
 from embedome.dataset.any_file import describe_any, verify_any
 from embedome.dataset.exported_file import look
+from embedome.dataset.format import embedding_metadata, embedding_schema
 from embedome.parquet.vectors import vector_array
 from helpers.processes import crash
 from helpers.small_run import fasta_text, flip, random_records, rough_model
@@ -124,6 +125,22 @@ def test_metadata_that_lacks_what_is_written_is_one_line(
     pq.write_table(table.replace_schema_metadata({"embedome": '{"format": 2}'}), tmp_path / "x.parquet")
     for command in ("describe", "verify"):
         assert "x.parquet: damaged (its metadata lacks" in refused(tmp_path / "x.parquet", capsys, command)
+
+
+def test_a_provenance_that_does_not_say_whether_there_are_residues_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = embedding_schema(3).empty_table()
+    metadata = embedding_metadata({"pooling": ["mean"]})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "x.parquet")
+    for command in ("describe", "verify"):
+        assert "its provenance does not say per_residue" in refused(tmp_path / "x.parquet", capsys, command)
+
+
+def test_a_damaged_header_of_numpy_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (folder / "x.npy").read_bytes()
+    (folder / "x.npy").write_bytes(data.replace(b"False, 'shape': (41, 32), }", b"False, 'shape': (41, 32(, }"))
+    assert "x.npy: not a readable NumPy file" in refused(folder / "x.npy", capsys)
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
