@@ -135,7 +135,7 @@ def open_hdf5(path: Path) -> Iterator[ExportedFile]:
         provenance = json.loads(file.attrs.get("provenance", "null"))
         if not isinstance(provenance, dict):
             raise UserError(
-                f"{path}: not an HDF5 file that embedome exported (its attribute 'provenance' does not say)"
+                f"{path}: not an HDF5 file that embedome exported (by its attribute 'provenance')"
             )
         first = next(iter(file.values()), None)
         dimension = first.shape[-1] if first is not None else 0
