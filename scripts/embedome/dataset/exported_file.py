@@ -134,9 +134,7 @@ def open_hdf5(path: Path) -> Iterator[ExportedFile]:
     with h5py.File(path) as file:
         provenance = json.loads(file.attrs.get("provenance", "null"))
         if not isinstance(provenance, dict):
-            raise UserError(
-                f"{path}: not an HDF5 file that embedome exported (by its attribute 'provenance')"
-            )
+            raise UserError(f"{path}: not an HDF5 file that embedome exported (by its attribute 'provenance')")
         first = next(iter(file.values()), None)
         dimension = first.shape[-1] if first is not None else 0
         yield ExportedFile(len(file), dimension, provenance, [path], lambda: read_hdf5(path, file))
