@@ -1,5 +1,6 @@
 """Python processes that are started, watched and killed."""
 
+import faulthandler
 import random
 import signal
 import subprocess
@@ -65,3 +66,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def crash(_: object) -> None:
+    """End this process as a fault in a library written in C does."""
+    faulthandler._sigsegv()  # type: ignore[attr-defined]

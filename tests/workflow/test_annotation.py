@@ -92,7 +92,7 @@ def test_a_killed_run_ends_in_the_same_bytes_and_a_second_one_does_nothing(annot
 
 def test_the_command_line_gives_the_same_rows(annotated, tmp_path):
     options = ["-l", LABELS, "--label-column", "family", "--hold-out", "val", "test", "--threads", "1"]
-    options += ["-k", "1", "--max-identity", "0.8", "--catalog", "results/catalog", "-o", tmp_path / "out"]
+    options += ["-k", "1", "--max-identity", "0.8", "--catalog", "results/catalog", "--json", "-o", tmp_path / "out"]
     result = subprocess.run(
         [sys.executable, "-m", "embedome", "annotate", "results/dataset/esm1nv-demo", *options],
         cwd=annotated,

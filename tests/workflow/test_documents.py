@@ -135,6 +135,7 @@ def test_commands_are_found():
         "annotation.md": 3,
         "choosing-a-model.md": 1,
         "cluster.md": 2,
+        "commands.md": 6,
         "evaluation.md": 3,
         "fine-tuning.md": 6,
         "install.md": 2,

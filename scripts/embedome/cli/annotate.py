@@ -1,8 +1,11 @@
 """The command `embedome annotate`."""
 
 import argparse
-import json
 import os
+from typing import Any
+
+from embedome.cli.answer import Answer, describe_counts
+from embedome.cli.parser import Commands
 
 METRICS = ("euclidean", "cosine")
 # As `label_tables.EXPERIMENTAL`, whose packages are imported when there is something to do.
@@ -16,9 +19,13 @@ To see how good the result is, hold splits out (--hold-out val test). Their labe
 what was carried over. With --max-identity, proteins that an alignment would have found do not count. The workflow does
 the same with one job for each shard (annotate in config.yaml). See docs/annotation.md.
 """
+EXAMPLES = (
+    "embedome annotate vectors.parquet --labels go.tsv -o annotation",
+    "embedome annotate results/dataset/esm1nv-demo --labels goa.gaf --ontology go-basic.obo --hold-out test -o go",
+)
 
 
-def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_annotate(commands: Commands) -> None:
     """Add the parser of `annotate`."""
     parser = commands.add_parser(
         "annotate",
@@ -26,6 +33,7 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Carry labels (GO terms, EC numbers, locations, …) over from annotated proteins to those whose "
         "vectors are near, with a reliability, as goPredSim does. Writes a folder of Parquet files and a summary.",
         epilog=EPILOG,
+        examples=EXAMPLES,
     )
     parser.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
     parser.add_argument("-l", "--labels", required=True, metavar="FILE", help="table of ids and labels")
@@ -82,8 +90,8 @@ def add_annotate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run_annotate)
 
 
-def run_annotate(options: argparse.Namespace) -> None:
-    """Annotate a data set and print the summary."""
+def run_annotate(options: argparse.Namespace) -> Answer:
+    """Annotate a data set and give the summary."""
     from embedome.annotation.annotate import annotate_dataset
     from embedome.annotation.labels import LabelSource
     from embedome.annotation.reference_set import AnnotateSettings
@@ -114,7 +122,20 @@ def run_annotate(options: argparse.Namespace) -> None:
         catalog=FastaSequences(options.fasta) if options.fasta else options.catalog,
         threads=options.threads or len(os.sched_getaffinity(0)),
     )
-    print(json.dumps(summary, indent=2, ensure_ascii=False))
+    return Answer(summary, [f"{options.out}: annotated", *summary_lines(summary)])
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the counts of each split, and the score where labels were held out."""
+    lines = [f"split {split}: {describe_counts(readable(counts))}" for split, counts in summary["splits"].items()]
+    if summary["score"]:
+        lines.append(f"accuracy {summary['score']['accuracy']:.4f}, Fmax {summary['score']['fmax']:.4f}")
+    return lines
+
+
+def readable(counts: dict[str, Any]) -> dict[str, Any]:
+    """Return counts with their names as words."""
+    return {name.replace("_", " "): count for name, count in counts.items() if name != "left_out" or count}
 
 
 def check_options(options: argparse.Namespace) -> None:

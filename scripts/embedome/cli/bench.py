@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedome.cli.answer import Answer
 from embedome.cli.options import add_engine_options, choose_device
+from embedome.cli.parser import Commands
 
 if TYPE_CHECKING:
     from embedome.embedding.dtype_benchmark import MeasuredDtype
     from embedome.embedding.length_histogram import Lengths
 
 
-def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_bench(commands: Commands) -> None:
     """Add the parser of `bench`."""
     parser = commands.add_parser(
         "bench",
@@ -22,6 +24,10 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "in each dtype that model and device take, or in the one of --dtype. Of several the fastest is named whose "
         "vectors are within the tolerance of docs/models.md. The cost it prints goes into config.yaml; with --out the "
         "result of that dtype is kept for `embedome plan`.",
+        examples=(
+            "embedome bench -m models/esm2-650m -o bench.json",
+            "embedome bench -m models/esm2-650m --fasta proteins.fasta --dtype bfloat16",
+        ),
     )
     add_engine_options(parser, "each, to name the fastest")
     parser.add_argument("-o", "--out", metavar="FILE", help="JSON file for the result")
@@ -32,8 +38,8 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=run_bench)
 
 
-def run_bench(options: argparse.Namespace) -> None:
-    """Measure and print."""
+def run_bench(options: argparse.Namespace) -> Answer:
+    """Measure, and give the result."""
     from embedome.common.errors import UserError
     from embedome.common.json_files import write_json
     from embedome.common.outputs import check_output
@@ -44,10 +50,10 @@ def run_bench(options: argparse.Namespace) -> None:
     if options.out:
         check_output(options.out, options.fasta or (), is_bench)
     lengths = fasta_lengths(options.fasta) if options.fasta else uniref50_lengths()
-    result = bench_all(options, lengths) if options.dtype == "auto" else bench_one(options, lengths)
+    compared, result = bench_all(options, lengths) if options.dtype == "auto" else ([], bench_one(options, lengths))
     if options.out:
         write_json(options.out, result)
-    print_bench(result)
+    return Answer(result, [*compared, *bench_lines(result)])
 
 
 def bench_one(options: argparse.Namespace, lengths: "Lengths") -> dict[str, Any]:
@@ -62,17 +68,20 @@ def bench_one(options: argparse.Namespace, lengths: "Lengths") -> dict[str, Any]
     return about_run(options, device) | {"dtype": options.dtype, "token_budget": engine.token_budget} | found
 
 
-def bench_all(options: argparse.Namespace, lengths: "Lengths") -> dict[str, Any]:
-    """Measure each dtype, and print how they compare; return the result of the fastest within the tolerance."""
+def bench_all(options: argparse.Namespace, lengths: "Lengths") -> tuple[list[str], dict[str, Any]]:
+    """Measure each dtype; return lines on how they compare, and the result of the fastest within the tolerance."""
     from embedome.embedding.dtype_benchmark import bench_dtypes, find_fastest
 
     device = choose_device(options)
     about = about_run(options, device)
     measured, refused = bench_dtypes(options.model, device, lengths, options.seconds, options.fused)
     fastest = find_fastest(measured)
-    print(f"{about['model']['name']} on {about['device']}, torch {about['torch']}")
-    print(comparison_text(measured, refused))
-    print(f"the fastest within the tolerance: {fastest.dtype}\n")
+    lines = [
+        f"{about['model']['name']} on {about['device']}, torch {about['torch']}",
+        *comparison_lines(measured, refused),
+        f"the fastest within the tolerance: {fastest.dtype}",
+        "",
+    ]
     dtypes = {
         each.dtype: {
             "residues_per_second": each.speed,
@@ -81,7 +90,8 @@ def bench_all(options: argparse.Namespace, lengths: "Lengths") -> dict[str, Any]
         }
         for each in measured
     }
-    return about | {"dtype": fastest.dtype, "token_budget": fastest.token_budget, "dtypes": dtypes} | fastest.found
+    chosen = {"dtype": fastest.dtype, "token_budget": fastest.token_budget, "dtypes": dtypes}
+    return lines, about | chosen | fastest.found
 
 
 def about_run(options: argparse.Namespace, device: str) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def about_run(options: argparse.Namespace, device: str) -> dict[str, Any]:
     return {"model": model_identity(options.model), "device": name, "torch": torch.__version__}
 
 
-def comparison_text(measured: "Sequence[MeasuredDtype]", refused: Mapping[str, str]) -> str:
+def comparison_lines(measured: "Sequence[MeasuredDtype]", refused: Mapping[str, str]) -> list[str]:
     """Return the dtypes as a table: speed, the same beside float32, the smallest cosine, and the least that it may be.
 
     Those that were not measured follow, with the reason.
@@ -106,7 +116,7 @@ def comparison_text(measured: "Sequence[MeasuredDtype]", refused: Mapping[str, s
             f"{each.dtype:>14}  {each.speed:12,.0f}  {each.speed / measured[0].speed:13.2f}x  {each.cosine:15.7f}  "
             f"{each.bound:11.7f}{'' if each.within else '  not within it'}"
         )
-    return "\n".join([*rows, *(f"{dtype:>14}  not measured: {reason}" for dtype, reason in refused.items())])
+    return [*rows, *(f"{dtype:>14}  not measured: {reason}" for dtype, reason in refused.items())]
 
 
 def is_bench(path: str | Path) -> bool:
@@ -117,17 +127,19 @@ def is_bench(path: str | Path) -> bool:
     return isinstance(found, dict) and {"cost", "model"} <= found.keys()
 
 
-def print_bench(result: Mapping[str, Any]) -> None:
-    """Print the result of a dtype: a table, and the cost as in config.yaml."""
-    print(f"{result['model']['name']} on {result['device']}, {result['dtype']}, torch {result['torch']}")
-    print(f"large matrix product: {result['gemm_peak_flop_per_second'] / 1e9:,.1f} GFLOP/s")
-    print(f"{'residues':>14}  {'ms/sequence':>12}  {'residues/s':>12}  {'of the peak':>11}")
-    for length, row in [*result["by_length"].items(), ("distribution", result["distribution"])]:
-        print(
+def bench_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return the result of a dtype: a table, and the cost as in config.yaml."""
+    return [
+        f"{result['model']['name']} on {result['device']}, {result['dtype']}, torch {result['torch']}",
+        f"large matrix product: {result['gemm_peak_flop_per_second'] / 1e9:,.1f} GFLOP/s",
+        f"{'residues':>14}  {'ms/sequence':>12}  {'residues/s':>12}  {'of the peak':>11}",
+        *(
             f"{length:>14}  {1e3 * row['seconds_per_sequence']:12,.3f}  {row['residues_per_second']:12,.0f}  "
             f"{row['fraction_of_gemm_peak']:11.0%}"
-        )
-    print(cost_text(result["cost"]))
+            for length, row in [*result["by_length"].items(), ("distribution", result["distribution"])]
+        ),
+        cost_text(result["cost"]),
+    ]
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:

@@ -1,23 +1,29 @@
 """The command `embedome embed`."""
 
 import argparse
-import json
 from pathlib import Path
 
+from embedome.cli.answer import Answer, describe_counts
 from embedome.cli.export import SUFFIXES, write_export
 from embedome.cli.options import FASTA_HELP, add_engine_options, choose_device, choose_dtype
+from embedome.cli.parser import Commands
 from embedome.common.errors import UserError
 from embedome.common.parallel import available_cores, start_server
 
 OUT = "the Parquet file to write; of a name in .npy, .h5, .h5ad, .csv or .tsv it is <FILE stem>.parquet, and exported"
 
 
-def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_embed(commands: Commands) -> None:
     """Add the parser of `embed`."""
     parser = commands.add_parser(
         "embed",
         help="embed FASTA files into one Parquet file",
         description="Embed FASTA files into one Parquet file, sorted by id. Run again after a crash: it goes on.",
+        examples=(
+            "embedome embed proteins.fasta -m models/esm2-650m -o vectors.parquet",
+            "embedome embed sequences/ -m models/esm2-650m -o vectors.h5",
+            "embedome embed proteins.fasta.gz -m models/prott5-xl -o vectors.parquet --pooling mean max --per-residue",
+        ),
     )
     parser.add_argument(
         "fasta", metavar="FASTA", nargs="+", help=f"{FASTA_HELP}; a folder of them; - for standard input"
@@ -93,7 +99,7 @@ def add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=run_embed)
 
 
-def run_embed(options: argparse.Namespace) -> None:
+def run_embed(options: argparse.Namespace) -> Answer:
     """Embed FASTA files into one file."""
     from embedome.catalog.reading import REFUSE, WARN, ReadSettings
     from embedome.embedding.request import check_request
@@ -149,9 +155,12 @@ def run_embed(options: argparse.Namespace) -> None:
             writers=min(cores, MOST_WRITERS) if device == "cuda" else 1,
         ),
     )
-    print(f"{out}: {json.dumps(account)}")
+    data, lines = {"file": str(out), "export": None, **account}, [f"{out}: {describe_counts(account)}"]
     if export:
-        print(f"{options.out}: {write_export(out, Path(options.out), export):,} proteins")
+        proteins = write_export(out, Path(options.out), export)
+        data["export"] = {"file": options.out, "proteins": proteins}
+        lines.append(f"{options.out}: {proteins:,} proteins")
+    return Answer(data, lines)
 
 
 def choose_output(out: Path) -> tuple[Path, str | None]:

@@ -2,7 +2,9 @@
 
 import argparse
 
+from embedome.cli.answer import Answer
 from embedome.cli.options import DEVICES, DTYPES, choose_device, choose_dtype
+from embedome.cli.parser import Commands
 
 METHODS = ("frozen", "lora", "random", "one-hot", "composition")
 HEADS = ("convolutions", "mlp-256", "mlp-128", "light-attention", "convbert", "linear", "ridge")
@@ -13,13 +15,17 @@ docs/evaluation.md for the tasks and their files.
 """
 
 
-def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_evaluate(commands: Commands) -> None:
     """Add the parser of `evaluate`."""
     parser = commands.add_parser(
         "evaluate",
         help="score a model's vectors on FLIP's and Ankh's tasks, or on your own, beside baselines",
         description="Train small heads on frozen features of a model and on those of baselines, and score them.",
         epilog=EPILOG,
+        examples=(
+            "embedome evaluate models/esm2-650m --task own --data proteins.fasta labels.tsv -o evaluation",
+            "embedome evaluate models/esm2-650m --task own --data proteins.fasta labels.tsv --layer all -o evaluation",
+        ),
     )
     parser.add_argument("model", metavar="MODEL_DIR", nargs="?", help="Hugging Face model directory (default: none)")
     parser.add_argument("--task", required=True, metavar="NAME", help="of docs/evaluation.md, or own")
@@ -60,8 +66,8 @@ def add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run_evaluate)
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    """Evaluate and print the scores."""
+def run_evaluate(options: argparse.Namespace) -> Answer:
+    """Evaluate and give the scores."""
     from embedome.evaluation.evaluate import evaluate
     from embedome.evaluation.settings import EvaluateSettings
 
@@ -80,12 +86,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
         threads=options.threads,
     )
     found = evaluate(options.task, options.data, options.out, model=options.model, settings=settings)
-    for method, result in found.items():
-        for metric, scores in result.items():
-            if metric != "file":
-                for head, value in scores.items():
-                    print(f"{method}, {head}: {metric} {value:.4f}")
-    print(f"{options.out}/table.tsv")
+    lines = [
+        f"{method}, {head}: {metric} {value:.4f}"
+        for method, result in found.items()
+        for metric, scores in result.items()
+        if metric != "file"
+        for head, value in scores.items()
+    ]
+    table = f"{options.out}/table.tsv"
+    return Answer({"table": table, "methods": found}, [*lines, table])
 
 
 def choose_layers(values: list[str]) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from embedome.cli.answer import Answer
+from embedome.cli.parser import Commands
 from embedome.common.errors import UserError
 
 # What a name ends in, and the format that it stands for.
@@ -10,7 +12,7 @@ SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".h5ad": "h5ad", ".cs
 FORMATS = ("npy", "hdf5", "h5ad", "csv", "tsv", "parquet")
 
 
-def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_export(commands: Commands) -> None:
     """Add the parser of `export`."""
     parser = commands.add_parser(
         "export",
@@ -20,6 +22,11 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "that UniProt publishes, with the id as its attribute original_id. .csv, .tsv: a line for each protein. .h5ad: "
         "AnnData. With --format parquet: the same rows and columns in a folder of files that are divided by one more "
         "column than the split.",
+        examples=(
+            "embedome export vectors.parquet vectors.h5",
+            "embedome export results/dataset/esm1nv-demo train.npy --split train",
+            "embedome export results/dataset/esm1nv-demo by-taxon --format parquet --partition-by taxid",
+        ),
     )
     parser.add_argument("dataset", metavar="DATASET", help="folder of a data set, or a file of `embedome embed`")
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write, of parquet a new folder")
@@ -44,7 +51,7 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run_export)
 
 
-def run_export(options: argparse.Namespace) -> None:
+def run_export(options: argparse.Namespace) -> Answer:
     """Export a data set."""
     form = choose_format(options.out, options.format)
     if options.per_residue and (form != "hdf5" or options.pooling):
@@ -54,7 +61,10 @@ def run_export(options: argparse.Namespace) -> None:
     if (form == "parquet") != bool(options.partition_by) or (options.partition_by and options.pooling):
         raise UserError("--partition-by goes with --format parquet, and without --pooling")
     chosen = {name: getattr(options, name) for name in ("split", "pooling", "per_residue", "key", "partition_by")}
-    print(f"{options.out}: {write_export(options.dataset, options.out, form, **chosen):,} proteins")
+    proteins = write_export(options.dataset, options.out, form, **chosen)
+    return Answer(
+        {"file": str(options.out), "format": form, "proteins": proteins}, [f"{options.out}: {proteins:,} proteins"]
+    )
 
 
 def choose_format(out: Path, said: str | None) -> str:

@@ -2,7 +2,9 @@
 
 import argparse
 
+from embedome.cli.answer import Answer
 from embedome.cli.options import DEVICES, choose_device
+from embedome.cli.parser import Commands
 
 HEADS = ("convolutions", "mlp-256", "mlp-128", "light-attention", "convbert")
 EPILOG = """\
@@ -12,7 +14,7 @@ epoch. See docs/fine-tuning.md.
 """
 
 
-def add_finetune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_finetune(commands: Commands) -> None:
     """Add the parser of `finetune`."""
     parser = commands.add_parser(
         "finetune",
@@ -20,6 +22,10 @@ def add_finetune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Train low-rank adapters of a model's queries and values, and a head, on a task of your own or "
         "on one of `embedome evaluate`.",
         epilog=EPILOG,
+        examples=(
+            "embedome finetune models/esm2-650m --task own --data proteins.fasta labels.tsv -o tuned",
+            "embedome finetune models/esm2-650m --task own --data proteins.fasta labels.tsv --rank 8 -o tuned",
+        ),
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="Hugging Face model directory")
     parser.add_argument("--task", required=True, metavar="NAME", help="of docs/evaluation.md, or own")
@@ -48,8 +54,8 @@ def add_finetune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run_finetune)
 
 
-def run_finetune(options: argparse.Namespace) -> None:
-    """Fine-tune a model and print its scores."""
+def run_finetune(options: argparse.Namespace) -> Answer:
+    """Fine-tune a model and give its scores."""
     from embedome.evaluation.finetune import FinetuneSettings, finetune
     from embedome.evaluation.settings import EvaluateSettings
     from embedome.evaluation.tuned import TuneSettings
@@ -75,5 +81,5 @@ def run_finetune(options: argparse.Namespace) -> None:
     )
     result = finetune(options.model, options.task, options.data, options.out, settings=settings)
     metric = result["metric"]
-    print(f"{metric} {result['test'][metric]:.4f} on test, {result['val'][metric]:.4f} on validation")
-    print(f"{options.out}/adapter, {options.out}/model")
+    scores = f"{metric} {result['test'][metric]:.4f} on test, {result['val'][metric]:.4f} on validation"
+    return Answer(result, [scores, f"{options.out}/adapter, {options.out}/model"])

@@ -1,11 +1,12 @@
 """The command `embedome plan`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedome.cli.answer import Answer, table_lines
 from embedome.cli.bench import cost_text, is_bench
+from embedome.cli.parser import Commands
 from embedome.cli.pretrain import RECIPES as PRETRAIN_RECIPES
 
 if TYPE_CHECKING:
@@ -24,13 +25,18 @@ With --pretrain: tokens, operations and device hours of a whole recipe at a shar
 SHARE = 0.4
 
 
-def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_plan(commands: Commands) -> None:
     """Add the parser of `plan`."""
     parser = commands.add_parser(
         "plan",
         help="predict device hours, jobs and disk of a run",
         description="Predict device hours, wall-clock time, jobs and disk of a run, before anything runs.",
         epilog=PLAN_EPILOG,
+        examples=(
+            "embedome plan -m esm2-650m --fasta proteins.fasta --gpu A100",
+            "embedome plan -m models/esm2-650m --bench bench.json --devices 8",
+            "embedome plan --pretrain esm1nv --gpu H100 --devices 8",
+        ),
     )
     planned = parser.add_mutually_exclusive_group(required=True)
     planned.add_argument(
@@ -68,12 +74,11 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--shard", action="store_true", help="with --pretrain: as `embedome pretrain --shard`, on all --devices"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run_plan)
 
 
-def run_plan(options: argparse.Namespace) -> None:
-    """Predict and print."""
+def run_plan(options: argparse.Namespace) -> Answer:
+    """Predict what a run takes."""
     from dataclasses import asdict
 
     from embedome.common.errors import UserError
@@ -85,8 +90,7 @@ def run_plan(options: argparse.Namespace) -> None:
         if (value := getattr(options, name)) is not None and not value > 0:
             raise UserError(f"--{name} is {value}; expected more than 0")
     if options.pretrain:
-        plan_training(options)
-        return
+        return plan_training(options)
     if options.share or options.peak:
         raise UserError("--share and --peak are of --pretrain; without it the cost is --bench's or predicted")
     if options.shard:
@@ -100,11 +104,11 @@ def run_plan(options: argparse.Namespace) -> None:
         cost, basis = predict_cost(options, encoder, longest, lengths)
     job = Job(lengths, cost, encoder.dimension, options.poolings, options.devices, options.minutes)
     plan = make_plan(job) | basis | {"cost": asdict(cost)}
-    print(json.dumps(plan, indent=2) if options.json else plan_text(plan))
+    return Answer(plan, plan_lines(plan))
 
 
-def plan_training(options: argparse.Namespace) -> None:
-    """Predict what a run of a recipe takes, and print."""
+def plan_training(options: argparse.Namespace) -> Answer:
+    """Predict what a run of a recipe takes."""
     from embedome.common.errors import UserError
     from embedome.embedding.roofline import DEFAULT_DEVICE, find_device
     from embedome.training.forecast import Devices, plan_pretraining
@@ -121,10 +125,10 @@ def plan_training(options: argparse.Namespace) -> None:
     plan = plan_pretraining(find_recipe(options.pretrain), lengths.length, lengths.count, devices)
     basis = f"{share:.0%} of {peak / 1e12:,.0f} TFLOP/s, assumed; nothing is measured (see training.jsonl of a run)"
     plan |= {"basis": basis}
-    print(json.dumps(plan, indent=2) if options.json else training_text(plan))
+    return Answer(plan, training_lines(plan))
 
 
-def training_text(plan: dict[str, Any]) -> str:
+def training_lines(plan: dict[str, Any]) -> list[str]:
     """Return the plan of a recipe as a table for people."""
     memory, disk = (
         ", ".join(f"{name.replace('_', ' ')} {size / 1e9:,.2f}" for name, size in plan[place].items())
@@ -141,7 +145,7 @@ def training_text(plan: dict[str, Any]) -> str:
         ("GB of a device", f"{memory} ({plan['micro_batch_tokens']:,} tokens)"),
         ("GB on disk", disk),
     ]
-    return "\n".join(f"{name:<20} {value}" for name, value in rows)
+    return table_lines(rows)
 
 
 def read_cost(options: argparse.Namespace, longest: int | None) -> "tuple[CostModel, dict[str, Any]]":
@@ -219,7 +223,7 @@ def read_lengths(options: argparse.Namespace) -> "Lengths":
     return uniref50_lengths(options.uniref50 or UNIREF50_SEQUENCES)
 
 
-def plan_text(plan: dict[str, Any]) -> str:
+def plan_lines(plan: dict[str, Any]) -> list[str]:
     """Return a plan as a table for people."""
     used = f"{plan['residues_used']:,} of {plan['residues']:,}"
     rows = [
@@ -233,7 +237,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         ("data set", f"{plan['bytes_per_protein'] / 1e9:,.1f} GB"),
         ("per-residue embeddings", f"{plan['bytes_per_residue'] / 1e9:,.1f} GB more, where asked for"),
     ]
-    return "\n".join([*(f"{name:<20} {value}" for name, value in rows), cost_text(plan["cost"])])
+    return [*table_lines(rows), cost_text(plan["cost"])]
 
 
 def bound_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,10 +1,12 @@
 """The commands `embedome pretrain` and `embedome average`."""
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
+from embedome.cli.answer import Answer
 from embedome.cli.options import DEVICES, FASTA_HELP, choose_device
+from embedome.cli.parser import Commands
 
 RECIPES = ("esm1nv", "esm1nv-1024", "esm1nv-legacy", "prott5nv", "ankh2-ext2", "demo", "laptop")
 SIZES = {
@@ -22,13 +24,17 @@ bytes. See docs/pretraining.md.
 """
 
 
-def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_pretrain(commands: Commands) -> None:
     """Add the parsers of `pretrain` and `average`."""
     parser = commands.add_parser(
         "pretrain",
         help="train a model on FASTA files, by the recipe of a founding model",
         description="Train ESM-1nv, ProtT5nv or Ankh2 on protein sequences, from the beginning or from another model.",
         epilog=EPILOG,
+        examples=(
+            "embedome pretrain proteins.fasta -o run",
+            "embedome pretrain proteins.fasta --val held-out.fasta --recipe esm1nv --ranks 8 -o run",
+        ),
     )
     parser.add_argument("fasta", metavar="FASTA", nargs="+", help=FASTA_HELP)
     parser.add_argument(
@@ -59,6 +65,7 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "average",
         help="make a model of the mean of a run's last checkpoints",
         description="Write a model directory with the arithmetic mean of the weights of a run's last checkpoints.",
+        examples=("embedome average run -o averaged --last 5",),
     )
     mean.add_argument("folder", metavar="DIR", help="folder of a run of `embedome pretrain`")
     mean.add_argument("-o", "--out", required=True, metavar="MODEL", help="the model directory to write")
@@ -66,8 +73,8 @@ def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     mean.set_defaults(run=run_average)
 
 
-def run_pretrain(options: argparse.Namespace) -> None:
-    """Train a model and print the summary."""
+def run_pretrain(options: argparse.Namespace) -> Answer:
+    """Train a model and give the summary."""
     from embedome.training.pretrain import MODEL, pretrain_fasta
     from embedome.training.settings import PretrainSettings
 
@@ -85,7 +92,16 @@ def run_pretrain(options: argparse.Namespace) -> None:
         shard=options.shard,
     )
     summary = pretrain_fasta(options.fasta, held_out(options.val), out, settings=settings, ranks=options.ranks)
-    print(f"{out / MODEL}: {json.dumps(summary)}")
+    return Answer(summary, summary_lines(out / MODEL, summary))
+
+
+def summary_lines(model: Path, summary: dict[str, Any]) -> list[str]:
+    """Return what was trained, and its loss beside the baselines."""
+    baselines = ", ".join(f"{name} {loss:.4f}" for name, loss in summary["baselines"].items())
+    return [
+        f"{model}: {summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['tokens']:,} tokens",
+        f"loss on held-out proteins {summary['validation']['residue_loss']:.4f}; baselines: {baselines}",
+    ]
 
 
 def held_out(val: list[str]) -> list[str] | float:
@@ -107,9 +123,10 @@ def held_out(val: list[str]) -> list[str] | float:
     return fraction
 
 
-def run_average(options: argparse.Namespace) -> None:
+def run_average(options: argparse.Namespace) -> Answer:
     """Write a model of the mean of checkpoints."""
     from embedome.training.average import average_run
 
     steps = average_run(options.folder, options.out, options.last)
-    print(f"{options.out}: the mean of the checkpoints of steps {', '.join(map(str, steps))}")
+    line = f"{options.out}: the mean of the checkpoints of steps {', '.join(map(str, steps))}"
+    return Answer({"directory": options.out, "steps": list(steps)}, [line])

@@ -1,13 +1,14 @@
 """The command `embedome translate`."""
 
 import argparse
-import json
 from pathlib import Path
 
+from embedome.cli.answer import Answer, describe_counts
 from embedome.cli.options import FASTA_HELP, add_machine_options, choose_device
+from embedome.cli.parser import Commands
 
 
-def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_translate(commands: Commands) -> None:
     """Add the parser of `translate`."""
     parser = commands.add_parser(
         "translate",
@@ -15,6 +16,10 @@ def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description="Translate sequences with a whole encoder-decoder (ProtT5nv, ProtT5-XL, ProstT5, Ankh): FASTA in, "
         "FASTA out, in the same order. With --target nothing is generated: the likelihood of the given translations is "
         "written as a table.",
+        examples=(
+            "embedome translate proteins.fasta -m models/prostt5 -o translated.fasta",
+            "embedome translate proteins.fasta -m models/prott5nv --target targets.fasta -o likelihoods.tsv",
+        ),
     )
     parser.add_argument("fasta", metavar="FASTA", help=FASTA_HELP)
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the FASTA file, or table, to write")
@@ -30,7 +35,7 @@ def add_translate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(run=run_translate)
 
 
-def run_translate(options: argparse.Namespace) -> None:
+def run_translate(options: argparse.Namespace) -> Answer:
     """Translate or score a FASTA file."""
     from embedome.common.errors import UserError
     from embedome.common.outputs import check_output
@@ -54,4 +59,4 @@ def run_translate(options: argparse.Namespace) -> None:
         account = score_targets(options.fasta, options.target, model, options.out)
     else:
         account = translate_fasta([options.fasta], model, options.out, Decoding(options.beams, options.max_length))
-    print(f"{options.out}: {json.dumps(account)}")
+    return Answer({"file": options.out, **account}, [f"{options.out}: {describe_counts(account)}"])

@@ -40,21 +40,23 @@ class UserError(Exception):
 def user_errors() -> Iterator[None]:
     """End the program in one line: code 2 on a `UserError`, or where a place is full or barred; 130 on Ctrl-C."""
     code = USER_ERROR_EXIT
+    fault: BaseException
     try:
         yield
     except UserError as error:
-        message = str(error)
+        message, fault = str(error), error
     except BrokenPipeError:
         raise
     except OSError as error:
         if error.errno not in FULL + BARRED:
             raise
-        message = describe_place(error)
-    except KeyboardInterrupt:
-        message, code = INTERRUPTED, INTERRUPTED_EXIT
+        message, fault = describe_place(error), error
+    except KeyboardInterrupt as error:
+        message, fault, code = INTERRUPTED, error, INTERRUPTED_EXIT
     else:
         return
     log.error("%s", message)
+    log.debug("where it was found:", exc_info=fault)
     sys.exit(code)
 
 

@@ -13,18 +13,47 @@ from typing import Self
 from embedome.common.errors import user_errors
 from embedome.common.process import exit_on_sigterm
 
+log = logging.getLogger(__name__)
+
 LINE_EVERY_S, FOLLOW_EVERY_S = 30.0, 1.0
+ON_TERMINAL = "%(levelname)s %(message)s"
+IN_FILE = f"%(asctime)s {ON_TERMINAL}"
 
 
-def setup_logging(path: str | None = None) -> None:
-    """Send log lines to stderr and, where given, to a file; uncaught exceptions go there too."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+def setup_logging(path: str | None = None, level: int = logging.INFO) -> None:
+    """Send log lines to stderr and, where given, to a file; uncaught exceptions go there too.
+
+    Lines have the time, but not on a terminal, where a person sees them come.
+
+    Parameters
+    ----------
+    path : str, optional
+        The file.
+    level : int
+        The least level of the lines. Of other libraries no line below `logging.INFO` is taken. Where warnings are left
+        out, so are those of Python and other libraries.
+    """
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter(ON_TERMINAL if sys.stderr.isatty() else IN_FILE))
+    handlers: list[logging.Handler] = [terminal]
     if path:
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
-    )
+    logging.basicConfig(level=max(level, logging.INFO), format=IN_FILE, handlers=handlers, force=True)
+    logging.getLogger("embedome").setLevel(level)
+    silence_libraries(bars=level > logging.WARNING or not sys.stderr.isatty(), warnings=level > logging.WARNING)
     sys.excepthook = log_uncaught
+
+
+def silence_libraries(*, bars: bool, warnings: bool) -> None:
+    """Leave out what other libraries write to stderr by themselves, in processes that this one starts too.
+
+    Those that read the environment, transformers and huggingface_hub, do so when they are imported.
+    """
+    if bars:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if warnings:
+        os.environ.update(TRANSFORMERS_VERBOSITY="error", PYTHONWARNINGS="ignore")
+    logging.captureWarnings(warnings)
 
 
 @contextmanager
@@ -66,7 +95,8 @@ class Progress:
         self.label, self.unit, self.total = label, unit, total
         self.done = 0
         self.started = self.line_at = time.monotonic()
-        self.bar = tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True, disable=not sys.stderr.isatty())
+        shown = sys.stderr.isatty() and log.getEffectiveLevel() <= logging.WARNING
+        self.bar = tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True, disable=not shown)
 
     def update(self, count: int) -> None:
         """Add `count` to the work done."""
@@ -74,7 +104,7 @@ class Progress:
         self.bar.update(count)
         if self.bar.disable and time.monotonic() - self.line_at >= LINE_EVERY_S:
             self.line_at = time.monotonic()
-            logging.getLogger(__name__).info("%s", self.line())
+            log.info("%s", self.line())
 
     @contextmanager
     def follow(self, read: Callable[[], int]) -> Iterator[None]:

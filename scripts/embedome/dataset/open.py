@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from embedome.dataset.dataset import Dataset
 from embedome.dataset.format import SKIPPED_FILE
 from embedome.dataset.manifest import read_manifest
-from embedome.dataset.part_file import part_info, read_rows, residues_path
+from embedome.dataset.part_file import has_residues, part_info, read_rows, residues_path
 
 
 def open_dataset(path: str | os.PathLike) -> Dataset:
@@ -41,7 +41,7 @@ def open_file(path: Path) -> Dataset:
         "last_id": ids[-1].as_py() if info.rows else None,
         "bytes": path.stat().st_size,
     }
-    residues = [{**entry, "file": residues_path(path).name}] if info.provenance["per_residue"] else []
+    residues = [{**entry, "file": residues_path(path).name}] if has_residues(path, info) else []
     splits = {"all": {"rows": info.rows, "states": count_states(table), "files": [entry], "residues": residues}}
     manifest = {"rows": info.rows, "dimension": info.dimension, "splits": splits, "provenance": info.provenance}
     skipped = pa.Table.from_pylist(info.skipped) if info.skipped else None

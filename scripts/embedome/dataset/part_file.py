@@ -133,11 +133,28 @@ def part_info(path: str | os.PathLike) -> PartInfo:
     about = read_about(path, file.metadata.metadata)
     if about is None or "embedding" not in file.schema_arrow.names:
         raise UserError(f"{path}: not an embedome embedding file")
-    dimension = file.schema_arrow.field("embedding").type.list_size
-    info = PartInfo(file.metadata.num_rows, dimension, *(about[field.name] for field in fields(PartInfo)[2:]))
-    if file.schema_arrow.remove_metadata() != info.schema:
+    try:
+        dimension = file.schema_arrow.field("embedding").type.list_size
+        info = PartInfo(file.metadata.num_rows, dimension, *(about[field.name] for field in fields(PartInfo)[2:]))
+        schema = info.schema
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged (its metadata lacks what was written); restore it from a copy") from None
+    if file.schema_arrow.remove_metadata() != schema:
         raise UserError(f"{path}: its columns are not those of format {FILE_FORMAT}")
     return info
+
+
+def has_residues(path: Path, info: PartInfo) -> bool:
+    """Return whether there are per-residue embeddings beside a file.
+
+    Raises
+    ------
+    UserError
+        Where its provenance does not say.
+    """
+    if not isinstance(found := info.provenance.get("per_residue"), bool):
+        raise UserError(f"{path}: damaged (its provenance does not say per_residue); restore it from a copy")
+    return found
 
 
 def is_own_file(path: Path) -> bool:

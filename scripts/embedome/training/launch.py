@@ -26,6 +26,8 @@ from embedome.training.slurm_step import find_job, meeting_point, requeue, step_
 log = logging.getLogger(__name__)
 
 JOB = "job.json"
+# Of the first rank, as that of the process that starts the ranks.
+LOG_LEVEL = "log_level"
 
 
 def train_on(
@@ -63,7 +65,8 @@ def train_on(
         return train_run(train, val, run, model, settings)
     paths = {"train": train, "val": val, "run": run, "model": model}
     job = Path(run) / JOB
-    write_json(job, {**{name: str(path) for name, path in paths.items()}, "settings": asdict(settings)})
+    places = {name: str(path) for name, path in paths.items()}
+    write_json(job, {**places, "settings": asdict(settings), LOG_LEVEL: log.getEffectiveLevel()})
     program = ["-m", "embedome.training.launch", str(job)]
     if nodes > 1:
         run_on_nodes(nodes, ranks, settings.threads, program)
@@ -122,10 +125,11 @@ def check_ended(code: int, ranks: int) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run a rank; the first one logs."""
     take_place(os.environ)
-    if os.environ.get("RANK", "0") == "0":
-        setup_logging()
-    exit_on_sigterm()
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    level = job.pop(LOG_LEVEL)
+    if os.environ.get("RANK", "0") == "0":
+        setup_logging(level=level)
+    exit_on_sigterm()
     settings = PretrainSettings(**job.pop("settings"))
     with user_errors():
         train_run(**job, settings=settings)

@@ -49,7 +49,8 @@ def annotate(folder, fasta, gaf, capsys, *options):
     embed = ["embed", str(folder / "in.fasta"), "-m", str(model), "-o", str(folder / "x.parquet")]
     main([*embed, "--device", "cpu", "--workers", "1"])
     capsys.readouterr()
-    main(["annotate", str(folder / "x.parquet"), "-l", str(folder / "goa.gaf"), "-o", str(folder / "out"), *options])
+    arguments = ["annotate", str(folder / "x.parquet"), "-l", str(folder / "goa.gaf"), "-o", str(folder / "out")]
+    main([*arguments, "--json", *options])
     rows = f"from '{folder}/out/_lookup/rows.parquet'"
     names = [name for (name,) in duckdb.sql(f"select label from '{folder}/out/_lookup/labels.parquet'").fetchall()]
     found = {

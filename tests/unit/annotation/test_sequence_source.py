@@ -39,7 +39,7 @@ def test_near_copies_are_left_out_by_the_sequences_of_the_fasta_files(files, tmp
     without = dict(annotate(files, tmp_path / "without"))
     assert sum(label == name[1:] for name, label in without.items()) > 15
     capsys.readouterr()
-    found = dict(annotate(files, tmp_path / "with", "--max-identity", "0.8", *fasta))
+    found = dict(annotate(files, tmp_path / "with", "--max-identity", "0.8", *fasta, "--json"))
     assert not any(label == name[1:] for name, label in found.items())
     assert len(found) == 40
     left_out = json.loads(capsys.readouterr().out)["splits"]["all"]["left_out"]

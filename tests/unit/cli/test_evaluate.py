@@ -1,5 +1,7 @@
 """`embedome evaluate`: options, what it prints, errors of one line."""
 
+import json
+
 import pytest
 from embedome.cli import evaluate as cli
 from embedome.cli.main import main
@@ -17,7 +19,8 @@ def task(tmp_path):
 def test_scores_are_printed_and_what_it_takes_is_said_before(tmp_path, task, capsys):
     make_untrained(tmp_path / "small", "small", "esm1nv", {"layers": 1, "hidden": 8, "heads": 2, "feed_forward": 8}, 0)
     arguments = ["--task", "secondary_structure", "--data", str(task), "-o", str(tmp_path / "out"), "--device", "cpu"]
-    main(["evaluate", str(tmp_path / "small"), *arguments, "--head", "ridge", "--layer", "all"])
+    arguments = ["evaluate", str(tmp_path / "small"), *arguments, "--head", "ridge", "--layer", "all"]
+    main(arguments)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [line.partition(":")[0] for line in lines[:-1]] == [
@@ -28,6 +31,10 @@ def test_scores_are_printed_and_what_it_takes_is_said_before(tmp_path, task, cap
     log = printed.err
     assert log.index("in all: about") < log.index("accuracy")
     assert "other numbers of proteins than published: train 30 of 9,712" in log
+    main([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["table"] == lines[-1]
+    assert f"frozen, ridge, layer 1: accuracy {found['methods']['frozen']['accuracy']['ridge, layer 1']:.4f}" in lines
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def made(tmp_path_factory, model, records):
     """The file that `embedome embed` makes of the records."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "in.fasta").write_text(fasta_text(records))
-    result = embedome("embed", folder / "in.fasta", "-m", model, "-o", folder / "out.parquet", "--workers", 1)
+    result = embedome("embed", folder / "in.fasta", "-m", model, "-o", folder / "out.parquet", "--workers", 1, "--json")
     assert result.returncode == 0, result.stderr
     return folder / "out.parquet", result
 
@@ -106,7 +106,8 @@ def test_embed_writes_every_id_once_in_order_with_the_reference_vector(made, mod
 
 def test_embed_prints_an_account_that_adds_up_and_leaves_only_the_file(made, records):
     path, result = made
-    account = json.loads(result.stdout.split(": ", 1)[1])
+    account = json.loads(result.stdout)
+    assert account["file"] == str(path)
     assert account["read"] == len(records)
     assert account["embedded"] + account["truncated"] + account["duplicate"] == len(records)
     assert sorted(each.name for each in path.parent.iterdir()) == ["in.fasta", "out.parquet"]
@@ -227,10 +228,11 @@ def test_dropped_records_are_listed_with_their_reasons(model, tmp_path):
         ">good\nMKTAYIAK\n>gap\nMK-TA\n>empty\n>long\n" + "MKTAYIAK" * 10 + "\n>long2\n" + "MKTAYIAK" * 10
     )
     out = tmp_path / "out.parquet"
-    result = embedome("embed", tmp_path / "in.fasta", "-m", model, "-o", out, "--long", "skip")
+    result = embedome("embed", tmp_path / "in.fasta", "-m", model, "-o", out, "--long", "skip", "--json")
     assert result.returncode == 0, result.stderr
-    account = json.loads(result.stdout.split(": ", 1)[1])
+    account = json.loads(result.stdout)
     assert account == {
+        "file": str(out), "export": None,
         "read": 5, "embedded": 1, "skipped": 2, "rejected": {"empty-sequence": 1, "invalid-residue": 1}
     }  # fmt: skip
     with open(f"{out}.dropped.tsv", newline="") as handle:
@@ -399,7 +401,7 @@ def test_vectors_of_residues_of_an_earlier_run_do_not_stay_beside_other_rows(mod
 
 def test_describe_prints_counts_schema_and_provenance(made, records):
     path, _ = made
-    about = json.loads(embedome("describe", path).stdout)
+    about = json.loads(embedome("describe", path, "--json").stdout)
     assert about["rows"] == len(records)
     assert about["bytes"] == path.stat().st_size
     assert about["schema"]["embedding"].startswith("fixed_size_list")
@@ -497,17 +499,18 @@ def test_models_are_listed_with_sizes_and_licences():
 def test_sequences_are_scored_filled_and_translated(model, records, tmp_path):
     (tmp_path / "in.fasta").write_text(fasta_text(records[:4]))
     result = embedome("models", "score", tmp_path / "in.fasta", "-m", model, "-o", tmp_path / "scores.tsv")
-    assert json.loads(result.stdout.split(": ", 1)[1]) == {"read": 4, "scored": 4}
+    assert result.stdout == f"{tmp_path}/scores.tsv: 4 read, 4 scored\n"
     with open(tmp_path / "scores.tsv") as handle:
         assert [row["id"] for row in csv.DictReader(handle, delimiter="\t")] == [name for name, _ in records[:4]]
     result = embedome("models", "fill", "MK<mask>A<mask>", "-m", model, "--top", 2)
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["3", "3", "5", "5"]
     t5 = rough_model(tmp_path / "t5", 1, "ankh-base", {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 32})
     fasta = tmp_path / "in.fasta"
-    result = embedome("translate", fasta, "-m", t5, "-o", tmp_path / "out.fasta", "--beams", 2, "--max-length", 4)
-    assert json.loads(result.stdout.split(": ", 1)[1])["read"] == 4
+    options = ("--beams", 2, "--max-length", 4, "--json")
+    result = embedome("translate", fasta, "-m", t5, "-o", tmp_path / "out.fasta", *options)
+    assert json.loads(result.stdout)["read"] == 4
     result = embedome("translate", fasta, "-m", t5, "-o", tmp_path / "t.tsv", "--target", fasta)
-    assert json.loads(result.stdout.split(": ", 1)[1]) == {"read": 4, "scored": 4}
+    assert result.stdout == f"{tmp_path}/t.tsv: 4 read, 4 scored\n"
 
 
 def test_help_names_every_command():

@@ -47,7 +47,10 @@ def test_a_sound_data_set_passes(sound: Path, threads: int) -> None:
 
 def test_the_command_prints_what_there_is(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["verify", str(sound)])
-    assert json.loads(capsys.readouterr().out.split(": ", 1)[1]) == verify_dataset(sound)
+    found = verify_dataset(sound)
+    assert capsys.readouterr().out.startswith(f"{sound}: sound, {found['rows']} rows in {found['files']} files, ")
+    main(["verify", str(sound), "--json"])
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def change(path: Path) -> None:
