@@ -65,7 +65,7 @@ def test_faults_name_the_file_and_the_row(tmp_path):
         list(DataFile(tmp_path / "b.csv").table())
     with pytest.raises(UserError, match=r"splits.zip: no zip archive, or a damaged one"):
         open_sources([tmp_path / "splits.zip"])
-    with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
+    with pytest.raises(UserError, match=r"nowhere: no such file; check the path"):
         open_sources([tmp_path / "nowhere"])
 
 
