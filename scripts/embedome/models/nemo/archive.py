@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError, cut, first_line, quote_value
+from embedome.common.inputs import check_input
 from embedome.common.yaml_aliases import check_aliases
 from embedome.models.checkpoint import load_plain_tensors
 
@@ -41,6 +42,7 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
     UserError
         Where the file is no tar archive, or a member is a link, a device or leaves the archive's folder.
     """
+    check_input(archive, "a .nemo archive")
     with tempfile.TemporaryDirectory(prefix="embedome-nemo-") as folder:
         found: dict[str, Path] = {}
         try:
@@ -55,8 +57,6 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
                         assert source is not None, "a member that is no folder is a file"
                         with open(found[name], "wb") as target:
                             shutil.copyfileobj(source, target, BLOCK_BYTES)
-        except FileNotFoundError:
-            raise UserError(f"{archive}: no such file") from None
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
