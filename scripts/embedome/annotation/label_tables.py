@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from embedome.common.errors import UserError, first_line
-from embedome.common.inputs import check_input
+from embedome.common.inputs import check_input, check_line
 from embedome.parquet.reader import ParquetFile
 
 log = logging.getLogger(__name__)
@@ -253,6 +253,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[pa.BinaryArray]:
         rest = stream.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK)
         while block := stream.read(BLOCK_BYTES):
             text, end, rest = (rest + block).rpartition(b"\n")
+            check_line(path, len(rest))
             if end:
                 yield split_lines(text)
         if rest:

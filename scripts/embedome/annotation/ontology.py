@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embedome.annotation.reference_set import ranges
 from embedome.common.errors import UserError, first_line
-from embedome.common.inputs import check_input
+from embedome.common.inputs import MOST_LINE_BYTES, check_input, check_line
 from embedome.common.json_files import file_sha256
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,8 @@ def read_stanzas(path: str | os.PathLike) -> Iterator[list[str]]:
     lines: list[str] | None = None
     try:
         with open_obo(path) as stream:
-            for line in stream:
+            while line := stream.readline(MOST_LINE_BYTES + 1):
+                check_line(path, len(line))
                 if line.startswith("["):
                     if lines:
                         yield lines

@@ -1,11 +1,15 @@
-"""Files that a user names to be read: they are read more than once, which standard input and pipes do not allow."""
+"""Files that a user names to be read: regular ones, as they are read more than once; of what may fit the memory."""
 
 import os
+import tarfile
 from pathlib import Path
+from typing import Self
 
 from embedome.common.errors import UserError
 
 STANDARD_INPUT = "-"
+# Of a line, and of what a tar archive says of a member before its bytes: both are read into memory.
+MOST_LINE_BYTES, MOST_ATTRIBUTE_BYTES = 64 << 20, 1 << 20
 
 
 def check_input(path: str | os.PathLike, expected: str) -> None:
@@ -32,3 +36,21 @@ def check_input(path: str | os.PathLike, expected: str) -> None:
     if path.exists():
         raise UserError(f"{path} is no regular file; expected {expected}: write what it yields to one")
     raise UserError(f"{path}: no such file; check the path")
+
+
+def check_line(path: object, size: int) -> None:
+    """Refuse a file with a line of very many bytes: a few compressed ones may stand for gigabytes."""
+    if size > MOST_LINE_BYTES:
+        raise UserError(f"{path}: a line is longer than {MOST_LINE_BYTES >> 20} MiB; is this a text file?")
+
+
+class BoundedHeader(tarfile.TarInfo):
+    """A header of a tar archive; long names and other attributes, which are read before the member, are bounded."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As `tarfile.TarInfo.frombuf`."""
+        found = super().frombuf(buf, encoding, errors)
+        if not found.isfile() and found.size > MOST_ATTRIBUTE_BYTES:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedome.common.errors import UserError, cut
-from embedome.common.inputs import check_input
+from embedome.common.inputs import check_input, check_line
 from embedome.common.json_files import file_sha256
 from embedome.evaluation.tasks import SPLITS
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
@@ -75,6 +75,7 @@ class DataFile:
         try:
             for block in self.blocks():
                 *whole, rest = (rest + block).split(b"\n")
+                check_line(self, len(rest))
                 yield from (f"{line.decode()}\n" for line in whole)
             if rest:
                 yield rest.decode()

@@ -164,3 +164,12 @@ def test_a_line_whose_label_was_taken_off_with_its_tab_has_none(tmp_path):
     (tmp_path / "t.tsv").write_text("id\tlabel\nP1\ta\nP2\n")
     table = read_labels(LabelSource(tmp_path / "t.tsv"))
     assert (table.ids.to_pylist(), table.rows, table.empty) == (["P1"], 2, 1)
+
+
+def test_a_line_of_gigabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_tables, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("embedome.common.inputs.MOST_LINE_BYTES", 1 << 20)
+    path = tmp_path / "x.tsv.gz"
+    path.write_bytes(gzip.compress(b"id\tlabel\nP1\t" + bytes(2 << 20)))
+    with pytest.raises(UserError, match=r"x.tsv.gz: a line is longer than 1 MiB; is this a text file\?"):
+        pairs(LabelSource(path))

@@ -381,3 +381,9 @@ def test_a_file_larger_than_may_be_is_not_downloaded(mirror, target, fault):
     assert "stream: more than the 0.0001 GB of source.max_gb" in message
     assert left(target) is None
     fetch(mirror.url, target, max_gb=len(DATA) / 1e9)
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "X-Total-Results", "Retry-After"])
+def test_a_number_of_thousands_of_digits_is_as_none(mirror, target, header):
+    mirror.data, mirror.faults = PROTEINS, [answer(PROTEINS, **{header: "9" * 5000})]
+    fetch(mirror.url, target, PROTEINS)
