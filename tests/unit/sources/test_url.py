@@ -377,11 +377,12 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(mirror, target, mon
     fetch(mirror.url, target)
 
 
-@pytest.mark.parametrize("fault", [serve, unannounced()], ids=["of known size", "of unknown size"])
+@pytest.mark.parametrize("fault", [serve, unannounced(), trickle], ids=["of known size", "of unknown size", "slowly"])
 def test_a_file_larger_than_may_be_is_not_downloaded(mirror, target, fault):
     mirror.faults = [fault]
     message = refuse(mirror.url, target, max_gb=1e-4)
     assert "stream: more than the 0.0001 GB of source.max_gb" in message
+    assert len(mirror.ranges) == 1
     assert left(target) is None
     fetch(mirror.url, target, max_gb=len(DATA) / 1e9)
 
