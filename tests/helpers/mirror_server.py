@@ -109,11 +109,11 @@ def drop(at: int = HALF) -> Fault:
 
 
 def trickle(handler: Handler, data: bytes) -> None:
-    """Send a byte every hundredth of a second, until the client has gone."""
+    """Send a byte every hundredth of a second, for some seconds, or until the client has gone."""
     status, start, headers = handler.wanted(data)
     handler.send(status, headers, b"")
     with suppress(OSError):
-        for place in range(start, len(data)):
+        for place in range(start, min(start + 300, len(data))):
             handler.wfile.write(data[place : place + 1])
             time.sleep(0.01)
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from embedome.common.errors import UserError, first_line
+from embedome.common.inputs import check_input, check_line
 from embedome.parquet.reader import ParquetFile
 
 log = logging.getLogger(__name__)
@@ -94,13 +95,12 @@ class LabelRows:
             Where the file is missing or not readable, or lacks a column.
         """
         path = Path(self.source.path)
+        check_input(path, "a table of labels")
         kind = Path(path.name.lower().removesuffix(".gz")).suffix
         readers = {".tsv": read_tsv, ".csv": read_csv, ".gaf": self.read_gaf, ".parquet": read_parquet}
         if kind not in readers:
             known = ".tsv, .csv, .gaf (.gz) or .parquet"
             raise UserError(f"{path}: cannot tell what it is; expected a name that ends in {known}")
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
         try:
             yield from readers[kind](self.source)
         except (pa.ArrowException, OSError) as error:
@@ -253,6 +253,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[pa.BinaryArray]:
         rest = stream.read(BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK)
         while block := stream.read(BLOCK_BYTES):
             text, end, rest = (rest + block).rpartition(b"\n")
+            check_line(path, len(rest))
             if end:
                 yield split_lines(text)
         if rest:

@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from embedome.annotation.reference_set import ranges
 from embedome.common.errors import UserError, first_line
+from embedome.common.inputs import MOST_LINE_BYTES, check_input, check_line
 from embedome.common.json_files import file_sha256
 
 log = logging.getLogger(__name__)
@@ -106,12 +106,12 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
 
 def read_stanzas(path: str | os.PathLike) -> Iterator[list[str]]:
     """Yield the lines of each ``[Term]`` of an OBO file."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+    check_input(path, "an OBO file")
     lines: list[str] | None = None
     try:
         with open_obo(path) as stream:
-            for line in stream:
+            while line := stream.readline(MOST_LINE_BYTES + 1):
+                check_line(path, len(line))
                 if line.startswith("["):
                     if lines:
                         yield lines

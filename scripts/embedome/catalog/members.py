@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 MEMBERS_GROUP_ROWS = 1 << 17
 STATISTICS = ["id", "member", "accession", "uniparc", "taxid", "length"]
-KEPT = pa.schema([CATALOG.field("id"), CATALOG.field("n_members")])
+KEPT = pa.schema([CATALOG.field(name) for name in ("id", "n_members", "record")])
 
 
 def write_members(
@@ -44,8 +44,8 @@ def write_members(
     Returns
     -------
     dict
-        ``read``, ``kept``, ``rejected`` (of clusters that were rejected), and ``clusters_that_differ``: kept ones with
-        another number of members than they say.
+        ``read``, ``kept``, ``rejected`` (of entries that were rejected, repeats too), and ``clusters_that_differ``:
+        kept ones with another number of members than they say.
     """
     clusters = KeptClusters(Path(catalog))
     kept, n_differ = 0, 0
@@ -60,24 +60,24 @@ def write_members(
             table = batches.combine_chunks()
             order = sort_order(table)
             known = clusters.take_among(table["id"], table["id"][int(order[-1])])
-            differ = other_counts(table.select(["id"]), known)
+            differ = other_counts(table.select(["entry"]), known)
             if differ and not n_differ:
                 log.warning("%s holds another number of members than it says; others may, too", min(differ))
             n_differ += len(differ)
             for start in range(0, len(order), MEMBERS_GROUP_ROWS):
                 rows = table.take(pa.array(order[start : start + MEMBERS_GROUP_ROWS]))
-                members = rows.filter(pc.is_in(rows["id"], value_set=known["id"].combine_chunks()))
+                members = rows.filter(pc.is_in(rows["entry"], value_set=known["record"].combine_chunks()))
                 sink.write(members.select(MEMBERS.names))
                 kept += len(members)
                 progress.update(len(rows))
     return {"read": n_read, "kept": kept, "rejected": n_read - kept, "clusters_that_differ": n_differ}
 
 
-def other_counts(ids: pa.Table, clusters: pa.Table) -> list[str]:
-    """List the clusters with another number of members than they say; `ids` has the cluster of each member."""
-    counts = ids.group_by("id").aggregate([("id", "count")])
-    both = clusters.join(counts, "id", join_type="left outer")
-    return both.filter(pc.not_equal(both["n_members"], pc.fill_null(both["id_count"], 0)))["id"].to_pylist()
+def other_counts(entries: pa.Table, clusters: pa.Table) -> list[str]:
+    """List the clusters with another number of members than they say; `entries` has the record of each member's."""
+    counts = entries.group_by("entry").aggregate([("entry", "count")])
+    both = clusters.join(counts, "record", "entry", join_type="left outer")
+    return both.filter(pc.not_equal(both["n_members"], pc.fill_null(both["entry_count"], 0)))["id"].to_pylist()
 
 
 class KeptClusters:

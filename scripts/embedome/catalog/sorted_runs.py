@@ -117,7 +117,7 @@ def make_run(task: RunTask) -> tuple[SortedRun, np.ndarray]:
     table = table.take(pa.array(order[is_row[order]]))
     records = write_run(task.folder, table)
     tables = [members for _, _, members, _ in found if members is not None]
-    members = pa.concat_tables(tables) if tables else MEMBER_RUN.empty_table()
+    members = number_entries(pa.concat_tables(tables), task) if tables else MEMBER_RUN.empty_table()
     index = write_run(task.folder, in_order(members)) if len(members) else None
     nameless = pc.sum(pc.equal(table["reason"], "no-id")).as_py() or 0
     nucleic = Nucleic.of_all(each for *_, each in found)
@@ -210,6 +210,12 @@ def dropped_digests(task: RunTask, rows: Sequence[Record]) -> list[str]:
     found = task.structures.of_ids(pa.array([row.id for row in rows], pa.string()))
     states = (each or UNKNOWN * len(text) for each, text in zip(found, texts, strict=True))
     return refget_digests([text + each.lower() for text, each in zip(texts, states, strict=True)], STRUCTURE_PREFIX)
+
+
+def number_entries(members: pa.Table, task: RunTask) -> pa.Table:
+    """Return members with the record of their cluster, as the catalog has it, for the number of its entry."""
+    records = pc.add(members["entry"], task.before - 1)
+    return members.set_column(members.schema.get_field_index("entry"), MEMBER_RUN.field("entry"), records)
 
 
 def as_run(columns: Mapping[str, object], count: int) -> pa.Table:

@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 
 from embedome.common.errors import UserError
+from embedome.common.inputs import BoundedHeader
 
 NODES, MERGED = "nodes.dmp", "merged.dmp"
 LARGEST = 2**27
@@ -93,7 +94,7 @@ def read_pairs(taxonomy: str | os.PathLike, name: str) -> np.ndarray:
 def open_member(path: Path, name: str) -> Iterator[IO[str]]:
     """Open a file of the dump, whether it lies in a folder or in the archive."""
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=BoundedHeader) as archive:
             member = next((each for each in archive if each.name.removeprefix("./") == name), None)
             if member is None:
                 raise FileNotFoundError(name)

@@ -153,9 +153,11 @@ def read_cost(options: argparse.Namespace, longest: int | None) -> "tuple[CostMo
     from dataclasses import replace
 
     from embedome.common.errors import UserError
+    from embedome.common.inputs import check_input
     from embedome.common.json_files import read_json
     from embedome.embedding.cost import CostModel
 
+    check_input(options.bench, "a file of `embedome bench`")
     if not is_bench(options.bench):
         raise UserError(f"{options.bench}: not a file of `embedome bench`")
     found = read_json(options.bench)

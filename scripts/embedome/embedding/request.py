@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedome.catalog.reading import ReadSettings
-from embedome.common.errors import UserError
 from embedome.common.outputs import check_output
 from embedome.models.directory import check_model_directory
 from embedome.sequences.any_format import is_blank
 from embedome.sequences.compressed import read_blocks
 from embedome.sequences.dropped_records import check_dropped
-from embedome.sequences.input_files import STANDARD_INPUT, is_stream
+from embedome.sequences.input_files import check_streams, is_stream
 
 
 def check_request(
@@ -38,8 +37,7 @@ def check_request(
         Where a FASTA file is missing, empty or cannot be read, an output would replace what embedome did not make, and
         as `check_model_directory`.
     """
-    if [os.fspath(path) for path in fasta].count(STANDARD_INPUT) > 1:
-        raise UserError("-: standard input is named twice; it can be read once")
+    check_streams(fasta)
     for path in fasta:
         if not is_stream(path) and not (reading and reading.skip_empty and is_blank(path)):
             next(read_blocks(path), None)

@@ -104,15 +104,16 @@ def embed_fasta(
     cost = estimate_cost(described.encoder, longest, SUSTAINED_FLOPS[machine.device])
     dimension = described.encoder.dimension
     with work_folder(out) as work:
-        account = filter_records(
-            keep_streams(fasta, work),
-            Criteria(),
-            catalog=work / "catalog",
-            rejects=work / "rejects.parquet",
-            summary=work / "filter.json",
-            listed=out,
-            reading=reading,
-        )
+        with keep_streams(fasta, work) as kept:
+            account = filter_records(
+                kept,
+                Criteria(),
+                catalog=work / "catalog",
+                rejects=work / "rejects.parquet",
+                summary=work / "filter.json",
+                listed=out,
+                reading=reading,
+            )
         source = source_identity(work / "filter.json")
         warn_of_replaced(out, lambda: make_provenance(model, settings, source))
         if settings.per_residue:

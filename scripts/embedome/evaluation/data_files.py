@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedome.common.errors import UserError, cut
+from embedome.common.inputs import check_input, check_line
 from embedome.common.json_files import file_sha256
 from embedome.evaluation.tasks import SPLITS
 from embedome.sequences.compressed import BLOCK_BYTES, read_blocks
@@ -74,6 +75,7 @@ class DataFile:
         try:
             for block in self.blocks():
                 *whole, rest = (rest + block).split(b"\n")
+                check_line(self, len(rest))
                 yield from (f"{line.decode()}\n" for line in whole)
             if rest:
                 yield rest.decode()
@@ -191,8 +193,7 @@ def files_in(path: Path) -> list[DataFile]:
     """
     if path.is_dir():
         return [DataFile(each) for each in sorted(path.iterdir()) if each.is_file()]
-    if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; check --data")
+    check_input(path, "a file, a folder or a zip archive")
     if not is_archive(path):
         return [DataFile(path)]
     try:

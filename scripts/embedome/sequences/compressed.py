@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from embedome.common.errors import UserError
+from embedome.common.inputs import check_input
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -207,16 +208,11 @@ def open_regular(path: Path) -> io.BufferedReader:
     UserError
         Where it is missing, is not a regular file, or cannot be read.
     """
-    if path.name == "-" and not path.exists():
-        raise UserError("-: standard input cannot be read here; write it to a file, and name that")
-    if path.exists() and not path.is_file():
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; expected a FASTA file: name those in it, {path}/*.fasta")
-        raise UserError(f"{path} is no regular file; expected a FASTA file: write what it yields to one")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; expected a FASTA file: name those in it, {path}/*.fasta")
+    check_input(path, "a FASTA file")
     try:
         return open(path, "rb")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected a FASTA file") from None
 

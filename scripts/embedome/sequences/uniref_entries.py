@@ -82,7 +82,7 @@ class Found:
             if kind in ("representativeMember", "member"):
                 check_no_text(element)
                 member = reference(element)
-                self.members.add(cluster, member, kind != "member")
+                self.members.add(cluster, number, member, kind != "member")
                 if kind != "member":
                     representative = element, member
         if begins:

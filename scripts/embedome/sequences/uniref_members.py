@@ -25,8 +25,9 @@ MEMBERS = pa.schema(
         pa.field("is_seed", pa.bool_(), nullable=False),
     ]
 )
-# The record of a member is its place among all members of a file.
-MEMBER_RUN = MEMBERS.append(pa.field("record", pa.int64(), nullable=False))
+# The record of a member is its place among all members of a file, its entry that which it stands in, from 1.
+PLACES = [pa.field(name, pa.int64(), nullable=False) for name in ("record", "entry")]
+MEMBER_RUN = pa.schema([*MEMBERS, *PLACES])
 PROPERTIES = {"uniparc": "UniParc ID", **{f"uniref{level}": f"UniRef{level} ID" for level in (100, 90, 50)}}
 
 
@@ -34,9 +35,9 @@ class MemberColumns:
     """Members of a chunk, column by column."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, list[Any]] = {name: [] for name in MEMBERS.names}
+        self.columns: dict[str, list[Any]] = {name: [] for name in [*MEMBERS.names, "entry"]}
 
-    def add(self, cluster: str, reference: Element, is_representative: bool) -> None:
+    def add(self, cluster: str, entry: int, reference: Element, is_representative: bool) -> None:
         """Add a member, by its ``dbReference``. Of properties that are given more than once the first one counts."""
         name = reference.get("id")
         accessions: list[str] = []
@@ -60,6 +61,7 @@ class MemberColumns:
         columns["length"].append(to_int(known.get("length")))
         columns["is_representative"].append(is_representative)
         columns["is_seed"].append(known.get("isSeed") == "true")
+        columns["entry"].append(entry)
 
     def table(self, offset: int) -> pa.Table:
         """Return rows of the `MEMBER_RUN` schema, numbered from an offset on."""

@@ -21,6 +21,7 @@ from gzip import BadGzipFile
 from typing import TYPE_CHECKING, Any
 
 from embedome.common.errors import UserError
+from embedome.common.inputs import BoundedHeader
 from embedome.common.log import Progress
 from embedome.sequences.compressed import GZIP_MAGIC
 from embedome.sources.http import (
@@ -197,7 +198,7 @@ def readable_tar(stream: io.RawIOBase | io.BufferedReader) -> Iterator[tarfile.T
         buffered = io.BufferedReader(stream, BLOCK_BYTES)
         packed = buffered.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
         plain = igzip.IGzipFile(fileobj=buffered, mode="rb") if packed else buffered
-        with tarfile.open(fileobj=plain, mode="r|", bufsize=TAR_BUFFER_BYTES) as tar:
+        with tarfile.open(fileobj=plain, mode="r|", bufsize=TAR_BUFFER_BYTES, tarinfo=BoundedHeader) as tar:
             yield tar
         buffered.detach()  # or it would close the stream with itself
     except (tarfile.TarError, EOFError, IsalError, BadGzipFile) as error:  # type: ignore[misc]  # isal's stub is wrong

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 4 << 20
+# Of a number of bytes or records.
+MOST_DIGITS = 18
 
 
 def download_url(
@@ -152,9 +154,9 @@ def check_one_page(response: "requests.Response", name: str) -> None:
 
 
 def header_number(response: "requests.Response", header: str) -> int | None:
-    """Return the number that an answer's header holds, if it does."""
+    """Return the number that an answer's header holds, if it does, and it is none of thousands of digits."""
     text = response.headers.get(header, "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def release_facts(response: "requests.Response") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from embedome.catalog.table import check_catalog, count_rows, read_catalog
 from embedome.common.atomic_files import scratch_directory
 from embedome.common.counts import check_equal
 from embedome.common.errors import UserError
+from embedome.common.inputs import check_input
 from embedome.common.json_files import file_sha256, read_json, write_json
 from embedome.splits.split_methods import SplitSettings, hash_splits
 from embedome.splits.split_table import write_splits
@@ -100,6 +101,8 @@ def store_fasta(
 
 def identify(fasta: Sequence[str | os.PathLike], val: Sequence[str | os.PathLike] | float) -> dict[str, Any]:
     """Return the digests of files, and what is held out."""
+    for path in (*fasta, *(() if isinstance(val, float) else val)):
+        check_input(path, "a FASTA file")
     held_out = val if isinstance(val, float) else [file_sha256(path) for path in val]
     return {"fasta": [file_sha256(path) for path in fasta], "val": held_out}
 

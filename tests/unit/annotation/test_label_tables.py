@@ -8,6 +8,7 @@ from embedome.annotation.label_tables import ALL_EVIDENCE, EVIDENCE, EXPERIMENTA
 from embedome.common.errors import UserError
 from helpers.gaf_files import gaf_line
 from helpers.paths import SHARED_DATA
+from helpers.processes import output_of
 
 # Database, id, qualifier, term and evidence of each row; the rest of a row is made up.
 ANNOTATIONS = [
@@ -164,3 +165,40 @@ def test_a_line_whose_label_was_taken_off_with_its_tab_has_none(tmp_path):
     (tmp_path / "t.tsv").write_text("id\tlabel\nP1\ta\nP2\n")
     table = read_labels(LabelSource(tmp_path / "t.tsv"))
     assert (table.ids.to_pylist(), table.rows, table.empty) == (["P1"], 2, 1)
+
+
+def test_a_line_of_gigabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_tables, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("embedome.common.inputs.MOST_LINE_BYTES", 1 << 20)
+    path = tmp_path / "x.tsv.gz"
+    path.write_bytes(gzip.compress(b"id\tlabel\nP1\t" + bytes(2 << 20)))
+    with pytest.raises(UserError, match=r"x.tsv.gz: a line is longer than 1 MiB; is this a text file\?"):
+        pairs(LabelSource(path))
+
+
+STREAM = """
+from embedome.annotation import label_tables
+from embedome.annotation.label_tables import LabelRows, LabelSource
+from embedome.common.process import peak_memory
+label_tables.BLOCK_BYTES = 1 << 18
+print(sum(len(rows) for rows in LabelRows(LabelSource(sys.argv[1]))), peak_memory())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv", "x.gaf"])
+def test_memory_of_reading_a_table_does_not_grow_with_it(tmp_path, name):
+    path, rows, again, peaks, sizes = tmp_path / name, 100_000, 4, [], []
+    line = {
+        "x.gaf": gaf_line("P1", "enables", "GO:0000001", "IDA", 17),
+        "x.tsv": f"P1\tGO:1\t{'x' * 100}",
+        "x.csv": f"P1,GO:1,{'x' * 100}",
+    }
+    head = {"x.gaf": "!gaf-version: 2.2", "x.tsv": "id\tlabel\tother", "x.csv": "id,label,other"}
+    for count in (rows, again * rows):
+        path.write_text(f"{head[name]}\n" + f"{line[name]}\n" * count)
+        read, peak = map(int, output_of(STREAM, path).split())
+        assert read == count
+        peaks.append(peak)
+        sizes.append(path.stat().st_size)
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 2, (peaks, sizes)

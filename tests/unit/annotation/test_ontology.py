@@ -224,3 +224,12 @@ def test_other_files_are_one_line(tmp_path, content, message):
 def test_labels_of_another_ontology_are_refused(obo):
     with pytest.raises(UserError, match=r"none of the 2 labels \('a', …\) is a term of it"):
         imply_labels(read_ontology(obo), pa.array(["a", "b"]))
+
+
+def test_a_line_of_gigabytes_is_refused(tmp_path, monkeypatch):
+    for place in ("common.inputs", "annotation.ontology"):
+        monkeypatch.setattr(f"embedome.{place}.MOST_LINE_BYTES", 1 << 20)
+    path = tmp_path / "x.obo.gz"
+    path.write_bytes(gzip.compress(b"[Term]\nid: " + bytes(2 << 20)))
+    with pytest.raises(UserError, match=r"x.obo.gz: a line is longer than 1 MiB; is this a text file\?"):
+        read_ontology(path)

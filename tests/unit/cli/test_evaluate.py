@@ -43,7 +43,7 @@ def test_scores_are_printed_and_what_it_takes_is_said_before(tmp_path, task, cap
         (["--task", "nothing"], "no task is called 'nothing'"),
         (["--layer", "last"], "--layer is last; expected numbers, or all"),
         (["--seeds", "0"], "seeds: 0; expected 1 or more"),
-        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--data", "nowhere"], "nowhere: no such file; check the path"),
     ],
 )
 def test_bad_options_are_errors_of_one_line(tmp_path, task, options, fault, capsys):

@@ -1,13 +1,19 @@
 """How commands end: a pipe that is closed, Ctrl-C, SIGTERM, places that cannot be written."""
 
+import argparse
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
+from embedome.cli.main import main, make_parser
+from embedome.common.errors import UserError
 from helpers.filtered import write_fasta
 from helpers.paths import SCRIPTS
 from helpers.processes import wait_for
@@ -125,6 +131,8 @@ def test_a_place_that_cannot_be_written_is_one_line(model, embedded, read_only):
         assert result.returncode == 2, (arguments, result.returncode, result.stderr)
         assert "Read-only file system" in result.stderr or "Permission denied" in result.stderr
         assert "Traceback" not in result.stderr
+        # Python's words, not those of HDF5.
+        assert "nable to" not in result.stderr
         # The vectors are made beside the file, before they are exported.
         assert str(out.with_suffix("")) in result.stderr.splitlines()[-1]
 
@@ -165,3 +173,98 @@ def test_strict_refuses_dna(model, tmp_path):
     result = embedome("embed", fasta, "-m", model, "-o", tmp_path / "out.parquet", "--strict")
     assert result.returncode == 2
     assert "1 records look like DNA or RNA, the first is record 1" in result.stderr.splitlines()[-1]
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Names of all commands, such as ``models score``."""
+    below = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    for name, inner in [item for each in below for item in each.choices.items()]:
+        deeper = [f"{name} {each}" for each in leaves(inner)]
+        yield from deeper or [name]
+
+
+# Enough of each command's arguments to be parsed; what it does is replaced.
+ARGUMENTS = {
+    "annotate": "d -l l -o o",
+    "average": "d -o o --last 1",
+    "bench": "-m m",
+    "clean": "d",
+    "describe": "d",
+    "embed": "f -m m -o o",
+    "evaluate": "--task own --data f -o o",
+    "export": "d o",
+    "finetune": "m --task own --data f -o o",
+    "get": "d P1",
+    "models export": "d f",
+    "models fetch": "n",
+    "models fill": "s -m m",
+    "models import": "s d",
+    "models init": "n d",
+    "models list": "",
+    "models merge-adapter": "b a d",
+    "models score": "f -m m -o o",
+    "plan": "-m m",
+    "pretrain": "f -o o",
+    "translate": "f -m m -o o",
+    "verify": "d",
+    "workflow": "d",
+}
+ENDS = (
+    (UserError("x: is wrong; correct it"), 2),
+    (OSError(errno.ENOSPC, "No space left on device", "x"), 2),
+    (KeyboardInterrupt(), 130),
+    (BrokenPipeError(), 141),
+    (SystemExit(143), 143),
+    (None, 0),
+)
+
+
+def test_every_command_is_among_them() -> None:
+    assert sorted(leaves(make_parser())) == sorted(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_command_ends_with_the_documented_codes(name, monkeypatch, capfd):
+    monkeypatch.setattr("embedome.cli.main.exit_on_sigterm", lambda: None)
+    monkeypatch.setattr("embedome.cli.main.exit_on_interrupt", lambda: None)
+    parser, arguments = make_parser(), [*name.split(), *ARGUMENTS[name].split()]
+    options = parser.parse_args(arguments)
+    for error, code in ENDS:
+
+        def run(_: argparse.Namespace, error: BaseException | None = error) -> None:
+            if error:
+                raise error
+
+        options.run = run
+        monkeypatch.setattr("embedome.cli.main.make_parser", lambda: SimpleNamespace(parse_args=lambda _: options))
+        assert ended(arguments) == code
+        assert "Traceback" not in capfd.readouterr().err
+
+
+def ended(arguments: list[str]) -> int:
+    """The code with which the command line ends within this process, whose standard output stays."""
+    out = os.dup(1)
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code
+    finally:
+        os.dup2(out, 1)
+        os.close(out)
+    return 0
+
+
+@pytest.mark.slow
+def test_empty_files_are_passed_over_where_asked_for(model, tmp_path):
+    fasta, empty = write_fasta(tmp_path / "in.fasta", random_records(3, [30] * 2)), tmp_path / "empty.fasta"
+    empty.touch()
+    arguments = ("embed", empty, fasta, "-m", model, "-o", tmp_path / "out.parquet", "--workers", 1)
+    refused = embedome(*arguments)
+    assert (refused.returncode, refused.stderr.splitlines()[-1].partition(" ERROR ")[2]) == (
+        2,
+        f"{empty}: the file is empty; expected FASTA records",
+    )
+    passed = embedome(*arguments, "--skip-empty")
+    assert passed.returncode == 0, passed.stderr
+    assert f"{empty}: holds no record, and is passed over" in passed.stderr
+    assert duckdb.sql(f"select count(*) from '{tmp_path}/out.parquet'").fetchall() == [(2,)]

@@ -1,6 +1,7 @@
 """Dask workers: tasks at once, errors as they were raised, and the Slurm jobs that would be asked for."""
 
 import shlex
+import subprocess
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from embedome.common.dask_workers import DaskWorkers
 from embedome.common.errors import UserError
 from helpers.paths import SCRIPTS
+from helpers.processes import python_command
 
 BARRIER = threading.Barrier(3, timeout=20)
 
@@ -28,6 +30,28 @@ def test_local_workers_run_one_task_more_at_once_than_they_have_cores() -> None:
 def test_a_task_s_error_is_raised_as_it_was() -> None:
     with DaskWorkers().client() as client, pytest.raises(UserError, match=r"^part 7 is bad$"):
         client.get_executor(pure=False).submit(fail, "part 7 is bad").result()
+
+
+FAIL = """
+from embedome.common.dask_workers import DaskWorkers
+from embedome.common.errors import UserError
+
+def fail():
+    raise UserError("part 7 is bad")
+
+with DaskWorkers().client() as client:
+    try:
+        client.submit(fail).result()
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_dask_says_nothing_of_an_error_that_whoever_asked_is_told() -> None:
+    result = subprocess.run(python_command(FAIL), capture_output=True, text=True, check=True)
+    assert result.stdout == "part 7 is bad\n"
+    assert "Compute Failed" not in result.stderr
 
 
 def test_slurm_workers_ask_for_what_is_configured_in_the_account_and_partition_of_the_job(

@@ -14,6 +14,7 @@ from embedome.dataset.export_text import ROWS, all_numbers, export_text
 from embedome.dataset.format import embedding_metadata
 from embedome.dataset.part_file import write_part
 from helpers.made_dataset import PROVENANCE, make_dataset, random_rows
+from helpers.processes import output_of
 from helpers.small_run import vectors
 
 SIZES = {"val": [30, 0, 3], "test": [0], "train": [ROWS + 5, 20]}
@@ -68,6 +69,29 @@ def test_the_same_data_set_gives_the_same_bytes_and_a_file_is_not_replaced(folde
     with pytest.raises(UserError, match=r"1\.csv: is there already"):
         export_text(open_dataset(folder), tmp_path / "1.csv", "val")
     assert (tmp_path / "1.csv").read_bytes() == before
+
+
+EXPORT = """
+from pathlib import Path
+from embedome.cli.export import choose_format, write_export
+from embedome.common.process import peak_memory
+out = Path(sys.argv[2])
+print(write_export(sys.argv[1], out, choose_format(out, None)), peak_memory())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x.npy", "x.csv", "x.h5ad"])
+def test_memory_of_an_export_does_not_grow_with_the_data_set(tmp_path, name):
+    rows, dimension, peaks = 8192, 512, []
+    # So many that as many files as are read ahead are read in either.
+    for files in (4, 16):
+        folder = make_dataset(tmp_path / f"{files}", {"train": [rows] * files}, dimension)
+        count, peak = map(int, output_of(EXPORT, folder, tmp_path / f"{files}-{name}").split())
+        assert count == rows * files
+        peaks.append(peak)
+    grown = (16 - 4) * rows * dimension * 2
+    assert peaks[1] - peaks[0] < grown * 3 / 4, peaks
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.h5", "x.hdf5", "x.h5ad", "x.csv", "X.TSV"])

@@ -65,7 +65,7 @@ def test_faults_name_the_file_and_the_row(tmp_path):
         list(DataFile(tmp_path / "b.csv").table())
     with pytest.raises(UserError, match=r"splits.zip: no zip archive, or a damaged one"):
         open_sources([tmp_path / "splits.zip"])
-    with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
+    with pytest.raises(UserError, match=r"nowhere: no such file; check the path"):
         open_sources([tmp_path / "nowhere"])
 
 
@@ -77,3 +77,10 @@ def test_a_member_that_is_cut_short_is_refused(tmp_path):
     [source] = open_sources([path])
     with pytest.raises(UserError, match="the archive cannot be read"):
         list(source.find("sampled.fasta").records())
+
+
+def test_a_line_of_gigabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedome.common.inputs.MOST_LINE_BYTES", 1 << 20)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"id,label\nP1," + bytes(3 << 20)))
+    with pytest.raises(UserError, match=r"x.csv.gz: a line is longer than 1 MiB; is this a text file\?"):
+        list(DataFile(tmp_path / "x.csv.gz").lines())

@@ -260,6 +260,29 @@ def test_xml_and_fasta_in_one_run_and_one_id_in_both(tmp_path, three_proteins):
         run_filter(tmp_path / "out", three_proteins, path, min_length=1)
 
 
+def test_an_entry_that_is_there_again_is_an_exact_repeat_and_so_are_its_members(tmp_path, small_pieces, caplog):
+    small_pieces()
+    found = [one("UniRef50_A", "MKVLA", 3), one("UniRef50_B", "MKV", 2), one("UniRef50_A", "MKVLA", 4)]
+    two = tmp_path / "two"
+    two.write_bytes(document(one("UniRef50_B", "MKV", 5).xml(), one("UniRef50_C", "MKA", 1).xml()))
+    one_file = tmp_path / "one"
+    one_file.write_bytes(document(*(each.xml() for each in found)))
+    run = run_filter(tmp_path / "out", one_file, two, min_length=1)
+    assert run.rows("id, n_members, record") == [("UniRef50_A", 3, 0), ("UniRef50_B", 2, 1), ("UniRef50_C", 1, 4)]
+    assert run.account["rejected"] == {"exact-repeat": 2}
+    assert run.account["members"] == {"read": 15, "kept": 6, "rejected": 9, "clusters_that_differ": 0}
+    assert [row[0][-1] for row in run.member_rows("id")] == list("AAABBC")
+    assert "another number of members" not in caplog.text
+
+
+def test_of_an_entry_that_is_rejected_and_its_repeat_the_members_of_the_other_are_kept(tmp_path, small_pieces):
+    small_pieces()
+    found = [one("UniRef50_A", "MKVLA", 2, name="Some (Fragment)"), one("UniRef50_A", "MKVLA", 3)]
+    run = filter_xml(tmp_path, document(*(each.xml() for each in found)), min_length=1, fragments=False)
+    assert run.account["rejected"] == {"fragment": 1}
+    assert run.account["members"] == {"read": 5, "kept": 3, "rejected": 2, "clusters_that_differ": 0}
+
+
 @pytest.mark.slow
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path, small_pieces, monkeypatch):
     small_groups(monkeypatch)

@@ -327,6 +327,11 @@ def test_archive_that_is_none_is_refused_although_its_md5_is_right(folder, targe
     assert f"{ARCHIVE}: damaged before byte" in refuse(target, folder(data))
 
 
+def test_a_name_of_megabytes_is_damage(folder, target):
+    data = release_archive(("x" * (2 << 20), b""), uniref("uniref50", WANTED))
+    assert "(a header of 2,097,153 bytes)" in refuse(target, folder(data))
+
+
 def test_memory_does_not_grow_with_the_archive(folder, target):
     mirror = folder(release_archive(("big", bytes(200 << 20)), uniref("uniref50", WANTED)))
     tracemalloc.start()

@@ -367,17 +367,27 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(mirror, target, mon
     monkeypatch.setattr(http, "SPEED_WINDOW_S", 0.2)
     monkeypatch.setattr(http, "LEAST_BYTES_S", 10_000)
     mirror.faults = [trickle] * 6
+    began = time.monotonic()
     message = refuse(mirror.url, target)
+    # Each try ends when it is seen to be slow, not when the server has done with it, after 3 s.
+    assert time.monotonic() - began < 6 * 3
     assert re.search(r"stream: \d+ bytes a second, fewer than 10,000, given up after 6 tries", message)
     # The download is resumed after what has arrived, once the server is quick.
     mirror.faults = [trickle]
     fetch(mirror.url, target)
 
 
-@pytest.mark.parametrize("fault", [serve, unannounced()], ids=["of known size", "of unknown size"])
+@pytest.mark.parametrize("fault", [serve, unannounced(), trickle], ids=["of known size", "of unknown size", "slowly"])
 def test_a_file_larger_than_may_be_is_not_downloaded(mirror, target, fault):
     mirror.faults = [fault]
     message = refuse(mirror.url, target, max_gb=1e-4)
     assert "stream: more than the 0.0001 GB of source.max_gb" in message
+    assert len(mirror.ranges) == 1
     assert left(target) is None
     fetch(mirror.url, target, max_gb=len(DATA) / 1e9)
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "X-Total-Results", "Retry-After"])
+def test_a_number_of_thousands_of_digits_is_as_none(mirror, target, header):
+    mirror.data, mirror.faults = PROTEINS, [answer(PROTEINS, **{header: "9" * 5000})]
+    fetch(mirror.url, target, PROTEINS)

@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from embedome.common.atomic_files import atomic_path
 from embedome.common.errors import UserError, cut, first_line, quote_value
+from embedome.common.inputs import BoundedHeader, check_input
 from embedome.common.yaml_aliases import check_aliases
 from embedome.models.checkpoint import load_plain_tensors
 
@@ -29,7 +30,7 @@ RANK_FOLDER = re.compile(r"(?:mp|tp)_rank_(\d+)")
 BLOCK_BYTES = 1 << 20
 # Weights are compressed to half their size at best, where their type is wider than they are precise.
 MOST_EXPANSION, MOST_OTHER_BYTES = 10, 1 << 26
-MOST_TEXT_BYTES, MOST_ATTRIBUTE_BYTES, MOST_MEMBERS = 1 << 26, 1 << 20, 10_000
+MOST_TEXT_BYTES, MOST_MEMBERS = 1 << 26, 10_000
 
 
 @contextmanager
@@ -41,10 +42,11 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
     UserError
         Where the file is no tar archive, or a member is a link, a device or leaves the archive's folder.
     """
+    check_input(archive, "a .nemo archive")
     with tempfile.TemporaryDirectory(prefix="embedome-nemo-") as folder:
         found: dict[str, Path] = {}
         try:
-            with tarfile.open(archive, "r:*", tarinfo=Member) as tar:
+            with tarfile.open(archive, "r:*", tarinfo=BoundedHeader) as tar:
                 budget = Budget(archive)
                 for number, member in enumerate(tar):
                     name = safe_name(archive, member)
@@ -55,8 +57,6 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
                         assert source is not None, "a member that is no folder is a file"
                         with open(found[name], "wb") as target:
                             shutil.copyfileobj(source, target, BLOCK_BYTES)
-        except FileNotFoundError:
-            raise UserError(f"{archive}: no such file") from None
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -64,18 +64,6 @@ def open_archive(archive: str | os.PathLike) -> Iterator[dict[str, Path]]:
                 f"{archive}: not a readable .nemo archive ({cut(first_line(error))}); copy it again"
             ) from None
         yield found
-
-
-class Member(tarfile.TarInfo):
-    """A header of an archive; long names and other attributes, which are read before the member, are bounded."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """As `tarfile.TarInfo.frombuf`."""
-        found = super().frombuf(buf, encoding, errors)
-        if not found.isfile() and found.size > MOST_ATTRIBUTE_BYTES:
-            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
-        return found
 
 
 class Budget:
