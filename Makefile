@@ -4,6 +4,8 @@
 # make test-slurm   run the tests on a real Slurm that they start on this machine; as root, on Debian or Ubuntu
 # make lock    the digests of all builds of the versions in requirements.lock, after some were changed; needs uv
 # make report  one HTML file about the last run: the numbers that matter first, then plots, tables and the map
+# make image   a container image of the command and the workflow, by buildah (BUILDER="podman build", "docker build")
+# make test-image   build the image on a base that is made of Debian's packages, and run it; as root, on Debian or Ubuntu
 # make docs    the documentation as a site in site/, to be opened by a browser from there
 PYTHON ?= python3
 CORES ?= all
@@ -30,13 +32,25 @@ INSTALL_CHROMIUM = command -v chromium >/dev/null || test $$(id -u) != 0 || \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
 	echo "Chromium cannot be installed: sudo apt-get install chromium" >&2
 
+# Without root the tests of the image say what they miss and are skipped.
+INSTALL_BUILDAH = test $$(id -u) != 0 || { command -v buildah && command -v mmdebstrap; } >/dev/null || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah mmdebstrap; } || \
+	echo "buildah and mmdebstrap cannot be installed: sudo apt-get install buildah mmdebstrap" >&2
+
+# What the image is made of; TORCH_FROM are options of pip that say where torch is from.
+WHEELS ?= build/wheels
+TORCH_FROM ?=
+BUILDER ?= buildah build
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+WHEEL = $(BIN)/pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELS)
 UV ?= uv
 TORCH = $(shell grep -o '^torch==[^ ]*' requirements.lock)
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup lock run report docs test fuzz test-slurm lint format clean
+.PHONY: setup lock run report wheels image docs test fuzz test-slurm test-image lint format clean
 
 setup: .venv/ready
 
@@ -69,6 +83,18 @@ run: setup
 report: setup
 	$(BIN)/snakemake --cores 1 --nolock --report report.html $(ARGS)
 
+# Packages are checked against their digests, but torch: which build it is, the machine says.
+wheels: setup
+	rm -rf $(WHEELS) && mkdir -p $(WHEELS)
+	grep -o '^[^# ]*==[^ ]*' requirements.lock > $(WHEELS)/constraints.txt
+	sed '/^torch==/,/[^\\]$$/d' requirements.lock > $(WHEELS)/requirements.txt
+	$(WHEEL) --no-deps --require-hashes --requirement $(WHEELS)/requirements.txt
+	$(WHEEL) $(TORCH_FROM) --find-links $(WHEELS) --constraint $(WHEELS)/constraints.txt "$(TORCH)"
+	$(WHEEL) --no-deps --no-build-isolation .
+
+image: wheels
+	$(BUILDER) --file Containerfile --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) --tag embedome .
+
 # A warning is an error: a link or heading that is not there, a page in no menu, a name that the package has not.
 docs: .venv-docs/ready
 	.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
@@ -94,6 +120,10 @@ fuzz: setup
 test-slurm: setup
 	@$(INSTALL_SLURM)
 	$(BIN)/pytest tests/slurm -m '' $(ARGS)
+
+test-image: setup
+	@$(INSTALL_BUILDAH)
+	$(BIN)/pytest tests/image -m '' $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check
