@@ -62,13 +62,13 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value))
 def test_bash_completes(scripts: Path, words: list[str], expected: set[str]) -> None:
     found = run(scripts, "bash", "-c", BASH, "bash", "./bash", "embedome", *words)
     assert {each.rstrip("/ ") for each in found} == expected
 
 
-@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value))
 def test_fish_completes(scripts: Path, words: list[str], expected: set[str]) -> None:
     found = run(scripts, "fish", "--no-config", "-c", FISH, "./fish", " ".join(["embedome", *words]))
     # After a tab stands the help; fish completes parts within a name too.
