@@ -45,6 +45,10 @@ def run(folder: Path, *command: str) -> list[str]:
     return result.stdout.splitlines()
 
 
+def join_words(value: list[str] | set[str]) -> str:
+    return " ".join(sorted(value) if isinstance(value, set) else value)
+
+
 EXPECTED = [
     (["pre"], {"pretrain"}),
     (["models", "f"], {"fetch", "fill"}),
@@ -62,13 +66,13 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value))
+@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=join_words)
 def test_bash_completes(scripts: Path, words: list[str], expected: set[str]) -> None:
     found = run(scripts, "bash", "-c", BASH, "bash", "./bash", "embedome", *words)
     assert {each.rstrip("/ ") for each in found} == expected
 
 
-@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value))
+@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=join_words)
 def test_fish_completes(scripts: Path, words: list[str], expected: set[str]) -> None:
     found = run(scripts, "fish", "--no-config", "-c", FISH, "./fish", " ".join(["embedome", *words]))
     # After a tab stands the help; fish completes parts within a name too.
