@@ -10,6 +10,7 @@ import sys
 
 import duckdb
 import pytest
+from embedome.cli.annotate import summary_lines
 from helpers.workflow_runs import ROOT, SMALL, changed, run, run_and_kill
 
 # The whole module runs the workflow once: minutes.
@@ -111,6 +112,18 @@ def test_the_command_line_gives_the_same_rows(annotated, tmp_path):
     assert of_command == of_workflow
     assert len(of_command) > 200
     assert json.loads(result.stdout) == json.loads((annotated / FOLDER / "_summary.json").read_text())
+
+
+def test_the_summary_in_words_has_the_score_beside_the_baselines(annotated):
+    summary = json.loads((annotated / FOLDER / "_summary.json").read_text())
+    score = summary["score"]
+    *_, line = summary_lines(summary)
+    assert line.startswith(f"held-out labels: {score['proteins']} proteins, accuracy ")
+    for name, values in score["accuracy"].items():
+        assert f"{'' if name == 'carried_over' else name.replace('_', ' ') + ' '}{values:.3f}" in line
+    assert f"Fmax {score['fmax']['carried_over']['fmax']:.3f} (commonest label" in line
+    both = summary | {"score": score | {"namespaces": {"cellular_component": score, "molecular_function": None}}}
+    assert summary_lines(both)[-1] == line.replace("held-out labels", "of cellular_component")
 
 
 def test_labels_that_the_workflow_makes_may_be_asked_for_before_they_are_there(tmp_path):

@@ -128,9 +128,25 @@ def run_annotate(options: argparse.Namespace) -> Answer:
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the counts of each split, and the score where labels were held out."""
     lines = [f"split {split}: {describe_counts(readable(counts))}" for split, counts in summary["splits"].items()]
-    if summary["score"]:
-        lines.append(f"accuracy {summary['score']['accuracy']:.4f}, Fmax {summary['score']['fmax']:.4f}")
+    score = summary["score"]
+    if score:
+        lines.append(f"held-out labels: {score_words(score)}")
+        lines += [f"of {space}: {score_words(each)}" for space, each in score.get("namespaces", {}).items() if each]
     return lines
+
+
+def score_words(score: dict[str, Any]) -> str:
+    """Return accuracy and Fmax of the labels carried over, and those of the baselines in brackets."""
+    found = []
+    for name, values in (
+        ("accuracy", score["accuracy"]),
+        ("Fmax", {name: each["fmax"] for name, each in score["fmax"].items()}),
+    ):
+        others = ", ".join(
+            f"{other.replace('_', ' ')} {value:.3f}" for other, value in values.items() if other != "carried_over"
+        )
+        found.append(f"{name} {values['carried_over']:.3f} ({others})")
+    return f"{score['proteins']:,} proteins, {', '.join(found)}"
 
 
 def readable(counts: dict[str, Any]) -> dict[str, Any]:
