@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import duckdb
 import pytest
+from embedome.cli.answer import Answer
 from embedome.cli.main import main, make_parser
 from embedome.common.errors import UserError
 from helpers.filtered import write_fasta
@@ -189,6 +190,7 @@ ARGUMENTS = {
     "average": "d -o o --last 1",
     "bench": "-m m",
     "clean": "d",
+    "completion": "bash",
     "describe": "d",
     "embed": "f -m m -o o",
     "evaluate": "--task own --data f -o o",
@@ -231,9 +233,10 @@ def test_every_command_ends_with_the_documented_codes(name, monkeypatch, capfd):
     options = parser.parse_args(arguments)
     for error, code in ENDS:
 
-        def run(_: argparse.Namespace, error: BaseException | None = error) -> None:
+        def run(_: argparse.Namespace, error: BaseException | None = error) -> Answer:
             if error:
                 raise error
+            return Answer({}, [])
 
         options.run = run
         monkeypatch.setattr("embedome.cli.main.make_parser", lambda: SimpleNamespace(parse_args=lambda _: options))
