@@ -104,7 +104,7 @@ class AdaptedProduct(torch.autograd.Function):
         inner = functional.linear(dropped, first * scale)
         found = functional.linear(x, weight, bias)
         for place, own, b in zip(places, inner.chunk(len(places), 1), second, strict=True):
-            rows_of(found, place, b).addmm_(own, b.T)
+            view_part(found, place, b).addmm_(own, b.T)
         ctx.save_for_backward(weight, kept, dropped, inner, first, *second)
         ctx.scale, ctx.places = scale, places
         return found
@@ -114,7 +114,7 @@ class AdaptedProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A and B."""
         weight, kept, dropped, inner, first, *second = ctx.saved_tensors
-        parts = [rows_of(gradient, place, b) for place, b in zip(ctx.places, second, strict=True)]
+        parts = [view_part(gradient, place, b) for place, b in zip(ctx.places, second, strict=True)]
         of_b = [part.T @ own for part, own in zip(parts, inner.chunk(len(parts), 1), strict=True)]
         of_inner = torch.cat([part @ b for part, b in zip(parts, second, strict=True)], 1).mul_(ctx.scale)
         of_x = None
@@ -125,7 +125,7 @@ class AdaptedProduct(torch.autograd.Function):
         return of_x, None, None, None, None, None, *of_a, *of_b
 
 
-def rows_of(values: Tensor, place: int, b: Tensor) -> Tensor:
+def view_part(values: Tensor, place: int, b: Tensor) -> Tensor:
     """Return the part [T, N / P] of values [T, N] that a B [N / P, r] is added to, as a view."""
     return values[:, place * len(b) : (place + 1) * len(b)]
 

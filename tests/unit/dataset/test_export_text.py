@@ -84,7 +84,7 @@ print(write_export(sys.argv[1], out, choose_format(out, None)), peak_memory())
 @pytest.mark.parametrize("name", ["x.npy", "x.csv", "x.h5ad"])
 def test_memory_of_an_export_does_not_grow_with_the_data_set(tmp_path, name):
     rows, dimension, peaks = 8192, 512, []
-    # So many that as many files as are read ahead are read in either.
+    # Both have at least as many files as are read ahead, so that memory for these is the same.
     for files in (4, 16):
         folder = make_dataset(tmp_path / f"{files}", {"train": [rows] * files}, dimension)
         count, peak = map(int, output_of(EXPORT, folder, tmp_path / f"{files}-{name}").split())
