@@ -16,26 +16,11 @@ ARGS ?=
 INSTALL_VENV = { test $$(id -u) = 0 && apt-get update -qq && apt-get install -y -qq python3-venv; } || \
 	{ echo "python3-venv is missing: sudo apt-get install python3-venv" >&2; exit 1; }
 
-# Without root the tests say what they miss and are skipped.
-SLURM := slurm-wlm slurmdbd munge mariadb-server
-INSTALL_SLURM = test $$(id -u) != 0 || { command -v slurmctld && command -v mariadbd; } >/dev/null || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM); } || \
-	echo "Slurm's packages cannot be installed: $(SLURM)" >&2
-
-# Clusters and leakage are tested with it; without it those tests are skipped.
-INSTALL_MMSEQS = command -v mmseqs >/dev/null || test $$(id -u) != 0 || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmseqs2; } || \
-	echo "MMseqs2 cannot be installed: sudo apt-get install mmseqs2" >&2
-
-# The interactive map is tested in it; without it those tests are skipped.
-INSTALL_CHROMIUM = command -v chromium >/dev/null || test $$(id -u) != 0 || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
-	echo "Chromium cannot be installed: sudo apt-get install chromium" >&2
-
-# Without root the tests of the image say what they miss and are skipped.
-INSTALL_BUILDAH = test $$(id -u) != 0 || { command -v buildah && command -v mmdebstrap; } >/dev/null || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah mmdebstrap; } || \
-	echo "buildah and mmdebstrap cannot be installed: sudo apt-get install buildah mmdebstrap" >&2
+# $(call INSTALL,programs,packages): Debian's packages, where one of the programs is missing. Without root nothing is
+# installed: tests that miss something say what, and are skipped.
+INSTALL = test $$(id -u) != 0 || { $(foreach program,$(1),command -v $(program) &&) true; } >/dev/null || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); } || \
+	echo "Packages of the tests cannot be installed: sudo apt-get install $(2)" >&2
 
 # What the image is made of; TORCH_FROM are options of pip that say where torch is from.
 WHEELS ?= build/wheels
@@ -109,8 +94,9 @@ docs: .venv-docs/ready
 	touch $@
 
 test: setup
-	@$(INSTALL_MMSEQS)
-	@$(INSTALL_CHROMIUM)
+	@# For clusters and leakage, and for the interactive map.
+	@$(call INSTALL,mmseqs,mmseqs2)
+	@$(call INSTALL,chromium,chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 fuzz: setup
@@ -118,11 +104,11 @@ fuzz: setup
 		tests/unit/catalog/test_made_up_files.py tests/unit/sequences/test_record_columns.py $(ARGS)
 
 test-slurm: setup
-	@$(INSTALL_SLURM)
+	@$(call INSTALL,slurmctld mariadbd,slurm-wlm slurmdbd munge mariadb-server)
 	$(BIN)/pytest tests/slurm -m '' $(ARGS)
 
 test-image: setup
-	@$(INSTALL_BUILDAH)
+	@$(call INSTALL,buildah mmdebstrap,buildah mmdebstrap)
 	$(BIN)/pytest tests/image -m '' $(ARGS)
 
 lint: setup
