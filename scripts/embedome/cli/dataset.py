@@ -1,11 +1,12 @@
 """The commands `embedome describe`, `get` and `verify`."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from embedome.cli.answer import Answer, count_files, describe_counts, table_lines
 from embedome.cli.parser import Commands
+from embedome.common.json_files import flatten_json
 from embedome.common.parallel import available_cores
 
 DATASET_HELP = "folder of a data set, or a file of `embedome embed`"
@@ -67,16 +68,8 @@ def describe_lines(about: Mapping[str, Any]) -> list[str]:
     if "skipped" in about:
         rows.append(("skipped sequences", f"{about['skipped']:,}"))
     rows += [(f"column {name}", kind) for name, kind in about.get("schema", {}).items()]
-    return table_lines([*rows, *flatten(about["provenance"] or {"provenance": "not in this file"})])
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested values with their path as name: `model name`."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", show(value)
+    made = flatten_json(about["provenance"] or {"provenance": "not in this file"}, " ")
+    return table_lines([*rows, *((name, show(value)) for name, value in made.items())])
 
 
 def show(value: Any) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ def json_sha256(value: Any) -> str:
 def json_text(value: Any) -> str:
     """Return a JSON value as files have it: indented for reading, keys in the order given."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def flatten_json(value: Any, separator: str, name: str = "") -> dict[str, Any]:
+    """Return the values of nested JSON objects by their names, joined by a separator; `name` is that of all.
+
+    Examples
+    --------
+    >>> flatten_json({"model": {"name": "esm1nv", "layers": [6]}}, ".")
+    {'model.name': 'esm1nv', 'model.layers': [6]}
+    """
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {
+        path: each
+        for key, part in value.items()
+        for path, each in flatten_json(part, separator, f"{name}{separator}{key}" if name else key).items()
+    }
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

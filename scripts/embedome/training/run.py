@@ -19,7 +19,7 @@ import torch
 
 from embedome import __version__
 from embedome.common.errors import UserError, quote_value
-from embedome.common.json_files import json_sha256, read_json, round_digits, write_json
+from embedome.common.json_files import flatten_json, json_sha256, read_json, round_digits, write_json
 from embedome.common.locks import try_lock
 from embedome.common.process import keep_freed_memory
 from embedome.models.checkpoint import weights_sha256
@@ -151,8 +151,8 @@ def check_run(run: Path, identity: Mapping[str, Any]) -> None:
     check_new_run(run)
     if not (run / RUN).is_file():
         return
-    before = flat(read_json(run / RUN))
-    for key, value in flat(identity).items():
+    before = flatten_json(read_json(run / RUN), ".")
+    for key, value in flatten_json(identity, ".").items():
         if key not in before or before[key] != value:
             old = quote_value(before.get(key, "nothing"))
             raise UserError(
@@ -173,13 +173,6 @@ def check_new_run(run: Path) -> None:
     names = os.listdir(run) if run.is_dir() else [run.name]
     if other := sorted(name for name in names if name not in BEFORE and not name.endswith(".tmp")):
         raise UserError(f"{run}: holds {other[0]!r}, which embedome did not make; name another folder")
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the values of nested JSON objects, by their names with dots between them."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    return {k: v for key, each in value.items() for k, v in flat(each, f"{name}.{key}" if name else key).items()}
 
 
 class Pretraining:
